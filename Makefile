@@ -1,17 +1,17 @@
 # Every stage is a subcommand of `mp4sr`. The targets use `mp4sr run`, which first brings the earlier stages up to date.
 # PIPELINE=pipelines/x.toml   the pipeline
 # Values may contain spaces and quotes. Switches (QUIET, CUDA, MPI, QUICK) accept 1, true, yes, on and 0, false, no, off.
-# DATA=folder                 the folder of the raw files, in place of the pipeline's dataset.data
-# RUN=name                    the run, in place of the pipeline's run.name
+# DATA=folder                 the folder of the raw files, instead of the pipeline's dataset.data
+# RUN=name                    the run, instead of the pipeline's run.name
 # ARTIFACTS=folder            the folder that everything is written to, in place of artifacts
 # SET='a.b=1 c.d=["x", "y"]'  replaces keys of the pipeline; spaces within quotes and brackets belong to the value
 # QUIET=1                     prints only results and errors
-# CUDA=1                      also builds for NVIDIA cards (run.device=cuda:0), which requires the CUDA toolkit
+# CUDA=1                      also builds for NVIDIA GPUs (run.device=cuda:0), which requires the CUDA toolkit
 # MPI=1                       also builds training by several processes (docs/scale.md), which requires Open MPI or MPICH, and libclang
 # For tables, figures and studies:
 # QUICK=1                     makes a smoke run with few events and epochs, which takes minutes
 # SEEDS=n                     the number of runs per row; by default 3, 5 for fig3, 1 with QUICK
-# JOBS=n                      the number of runs to make at once
+# JOBS=n                      the number of runs to train at once
 
 PIPELINE ?= pipelines/sample.toml
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
@@ -67,7 +67,7 @@ preprocess extract pretrain finetune evaluate recommend report: build
 # FORMAT="a,b"   the formats: lists-parquet, vectors-npy, recbole, huggingface, ... (mp4sr export --help)
 # OUT=folder     the folder to write, in place of `export` in the folder of the run
 # TOP=k          the length of a list
-export: build ## Export lists, vectors, data sets or a model folder of a run for other programs
+export: build ## Export lists, vectors, datasets or a model folder of a run for other programs
 	@$(MP4SR) run --until finetune $(FLAGS)
 	@$(MP4SR) export $(FLAGS) --format $(call quoted,$(or $(FORMAT),lists-parquet)) $(if $(OUT),--out $(call quoted,$(OUT))) \
 	    $(if $(TOP),--top $(TOP))
@@ -111,8 +111,8 @@ cold-start: ## Cold items, items never trained on, users with one to three event
 study-mixup: ## Mixup with a fixed swap probability
 study-image-features: ## Words of CLIP, its vectors, ResNet's, none
 study-noise: ## Items that lose features or get those of others
-# TEXT="model model"    text encoders, each in place of the pipeline's
-# IMAGE="model model"   image encoders, each in place of the pipeline's image features
+# TEXT="model model"    text encoders, each instead of the pipeline's
+# IMAGE="model model"   image encoders, each instead of the pipeline's image features
 study-encoders: ## Text and image encoders side by side
 $(STUDIES): build
 	@$(MP4SR) study $@ $(STUDY_FLAGS)
@@ -139,12 +139,12 @@ format-check: ## Check the formatting
 lint: ## Run clippy; a warning is an error
 	@cargo clippy --release --workspace --all-targets --quiet -- -D warnings
 
-# The code for cards is only checked if the CUDA toolkit is installed. Its tests need a card.
-lint-cuda: ## Run clippy on the code for NVIDIA cards
+# The code for GPUs is only checked if the CUDA toolkit is installed. Its tests need a GPU.
+lint-cuda: ## Run clippy on the code for NVIDIA GPUs
 	@if [ -x "$${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ] || command -v nvcc > /dev/null; then \
 	    cargo clippy --release --workspace --all-targets --quiet --features mp4sr-ops/cuda -- -D warnings; \
 	else \
-	    echo "no CUDA toolkit was found: the code for cards is not compiled"; \
+	    echo "no CUDA toolkit was found: the code for GPUs is not compiled"; \
 	fi
 
 # The code for several processes is only checked if MPI is installed.
@@ -229,7 +229,7 @@ bench-peer: build ## Time steps and ranking against PyTorch, in turn
 # MODEL=name   one step in place of all: lightgcn, sine, ..., unisrec-pretrain, unisrec-finetune
 # QUICK=1      uses a small world and one round
 # GROWTH=1     times how steps grow with users, items and events
-bench-baselines: build ## Time a step of every baseline against PyTorch, in turn
+bench-baselines: build ## Time a step of each baseline of the paper against PyTorch, in turn
 	@$(or $(PYTHON),python3) tools/bench_baselines/compare.py --ours $(BIN)/mp4sr-bench $(if $(MODEL),--model $(MODEL)) \
 	    $(if $(call on,$(QUICK)),--quick) $(if $(call on,$(GROWTH)),--growth) $(PEER_FLAGS)
 

@@ -8,7 +8,16 @@ set -eu
 stage=$1 parts=$2
 shift 2
 program=${MP4SR:-mp4sr}
+# ssh passes no environment on, so parts would run without the settings that only the environment has. Secrets are left out, because the
+# other machines would show them in their lists of processes.
+forwarded=
+if [ -n "${HOSTS:-}" ]; then
+    for name in $(env | grep -oE '^(RAYON_NUM_THREADS|MP4SR_[A-Z_]+|HF_(HOME|ENDPOINT|HUB_[A-Z_]+)|SSL_CERT_FILE)=' | tr -d =); do
+        case $name in MP4SR_KEYS | MP4SR_STORE) ;; *) forwarded="$forwarded --env $name" ;; esac
+    done
+fi
+# shellcheck disable=SC2086 # These are several arguments.
 seq "$parts" | parallel --will-cite --quote --line-buffer --tag --retries 3 --halt soon,fail=1 --joblog "$stage.joblog" \
-    ${JOBS:+--jobs "$JOBS"} ${HOSTS:+--sshlogin "$HOSTS" --workdir .} \
+    ${JOBS:+--jobs "$JOBS"} ${HOSTS:+--sshlogin "$HOSTS" --workdir .} $forwarded \
     "$program" "$stage" --shard "{}/$parts" "$@"
 exec "$program" "$stage" "$@"

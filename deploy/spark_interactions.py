@@ -8,16 +8,32 @@ are those of the events that are kept, and the first line of every user and item
 these lines, `mp4sr preprocess` with the same pipeline makes the same dataset as from all lines.
 
 The files must be JSON lines, or delimited text with a header and without quotation marks, in UTF-8, with or without gzip (`.gz`). Times
-must be numbers.
+must be Unix times. Whatever `mp4sr preprocess` would read differently is refused.
 """
-import argparse, json, sys, tomllib
+import argparse, collections, datetime, decimal, json, sys, tomllib
 from pyspark import StorageLevel
 from pyspark.sql import SparkSession, Window, functions as F
 
-FIELDS = {"amazon-2014": ("reviewerID", "asin", "unixReviewTime"), "amazon-2018": ("reviewerID", "asin", "unixReviewTime"),
-          "amazon-2023": ("user_id", "parent_asin", "timestamp")}
+# The fields of the user, the item and the time, and the unit of time. Of several names for the item, the first one that a line has counts.
+FIELDS = {"amazon-2014": ("reviewerID", ("asin",), "unixReviewTime", "s"), "amazon-2018": ("reviewerID", ("asin",), "unixReviewTime", "s"),
+          "amazon-2023": ("user_id", ("parent_asin", "asin"), "timestamp", "ms")}
 PRESETS = {"strict-5core": (5, 5), "released": (5, 0), "table1": (5, 0)}
-REFUSED = {"where": "", "since": "", "until": "", "recent": 0, "items_without_events": "drop"}
+# The number of decimal digits of a second in each unit; the bounds of Unix times are those of `mp4sr preprocess`.
+DIGITS = {"s": 0, "seconds": 0, "ms": 3, "milliseconds": 3, "us": 6, "microseconds": 6, "ns": 9, "nanoseconds": 9}
+EARLIEST, LATEST = 100_000_000, 4_102_444_800
+# The values that are supported, of keys that determine which events `mp4sr preprocess` reads; the first one is the default.
+SUPPORTED = {
+    "source.format": ("amazon-2018", "amazon-2014", "amazon-2023", "tabular", "recbole"),
+    "source.time": ("", *DIGITS),
+    "source.encoding": ("", "utf-8", "UTF-8"), "source.quoting": ("recognised",), "source.quote_escape": ("",),
+    "source.decimal_comma": (False,), "source.interactions_header": ([],),
+    "source.columns.position": ("",), "source.columns.item_separator": ("",),
+    "preprocess.where": ("",), "preprocess.since": ("",), "preprocess.until": ("",), "preprocess.recent": (0,),
+    "preprocess.items_without_events": ("drop",), "preprocess.repeated": ("last", "first", "all"), "preprocess.preset": tuple(PRESETS),
+}
+# The number of lines from which the unit of time is recognised.
+SAMPLED = 1000
+BLANK = r"^\p{IsWhite_Space}*$"
 
 
 def main():
@@ -27,35 +43,42 @@ def main():
     args = parser.parse_args()
     with open(args.pipeline, "rb") as file:
         pipeline = tomllib.load(file)
-    source, settings = pipeline["source"], pipeline.get("preprocess", {})
-    for key, usual in REFUSED.items():
-        if settings.get(key, usual) != usual:
-            sys.exit(f"`preprocess.{key}` is not applied here, and what follows depends on it; leave it out, or use `mp4sr preprocess` alone")
-    columns = {"user": "user_id", "item": "item_id", "time": "timestamp"} | source.get("columns", {})
-    names = FIELDS.get(source.get("format", "amazon-2018"), (columns["user"], columns["item"], columns["time"]))
-    user_core, item_core = PRESETS[settings.get("preset", "strict-5core")]
+    for key, supported in SUPPORTED.items():
+        value = setting(pipeline, key)
+        if value not in supported:
+            refuse(f"`{key}` = {json.dumps(value)} is not supported by this job")
+    files = pipeline.get("source", {}).get("interactions") or refuse("`source.interactions` is empty", "name the files")
+    user_core, item_core = PRESETS[setting(pipeline, "preprocess.preset")]
+    settings = pipeline.get("preprocess", {})
     bounds = {"user": settings.get("user_core", user_core), "item": settings.get("item_core", item_core)}
     spark = SparkSession.builder.appName("mp4sr interactions").getOrCreate()
     # By default, Spark 4 fails on a time that is not a number. With this setting, the time is null and the line is rejected.
     spark.conf.set("spark.sql.ansi.enabled", "false")
 
     # Identifies a line by the number of its file, the start of its block and its position there, which also orders all lines.
-    place = F.struct(F.col("file"), F.col("_metadata.file_block_start").alias("block"), F.monotonically_increasing_id().alias("row"))
-    read = [spark.read.text(f"{args.data}/{name}", lineSep="\n").withColumn("file", F.lit(number)).select("file", place.alias("at"), "value",
-            parsed(spark, f"{args.data}/{name}", source, names).alias("event")) for number, name in enumerate(source["interactions"])]
+    position = F.struct(F.col("file"), F.col("_metadata.file_block_start").alias("block"), F.monotonically_increasing_id().alias("row"))
+    read = [spark.read.text(f"{args.data}/{name}", lineSep="\n").withColumn("file", F.lit(number)).select("file", position.alias("at"), "value",
+            parsed(spark, f"{args.data}/{name}", pipeline).alias("event")) for number, name in enumerate(files)]
     lines = read[0]
     for further in read[1:]:
         lines = lines.unionAll(further)
-    lines = lines.where("trim(value) != ''").persist(StorageLevel.DISK_ONLY)
-    sound = "event.problem is null and length(trim(event.user)) > 0 and length(trim(event.item)) > 0 and event.time is not null"
-    accepted = lines.where(sound).select("at", F.trim("event.user").alias("user"), F.trim("event.item").alias("item"), "event.time")
-    accepted = accepted.persist(StorageLevel.DISK_ONLY)
-    is_header = F.col("event.problem") == "header"
-    counts = {"lines": lines.where(~F.coalesce(is_header, F.lit(False))).count(), "raw": sizes(accepted)}
+    lines = lines.persist(StorageLevel.DISK_ONLY)
+    refused = lines.where("event.refused is not null").select("event.refused").first()
+    if refused:
+        refuse(refused[0])
+    accepted = lines.where("event.problem is null and event.time is not null")
+    # An id is used unchanged, but must not be blank.
+    for key in bounds:
+        accepted = accepted.where(~F.col(f"event.{key}").rlike(BLANK))
+    accepted = accepted.select("at", "event.user", "event.item", "event.time").persist(StorageLevel.DISK_ONLY)
+    is_header = F.coalesce(F.col("event.problem") == "header", F.lit(False))
+    counts = {"lines": lines.where(~is_header).count(), "raw": sizes(accepted)}
     counts["rejected"] = counts["lines"] - counts["raw"]["events"]
+    if counts["raw"]["events"] == 0:
+        refuse(f"none of the {counts['lines']} lines has a user, an item and a Unix time", "correct `source.columns` or `source.time`")
 
     events = accepted
-    repeated = settings.get("repeated", "last")
+    repeated = setting(pipeline, "preprocess.repeated")
     if repeated != "all":
         order = [F.desc("time"), F.desc("at")] if repeated == "last" else [F.asc("time"), F.asc("at")]
         rank = F.row_number().over(Window.partitionBy("user", "item").orderBy(*order))
@@ -78,28 +101,111 @@ def main():
         firsts = accepted.join(events.select(key).distinct(), key, "left_semi").groupBy(key).agg(F.min("at").alias("at"))
         kept = kept.unionAll(firsts.select("at"))
     kept = lines.join(kept.distinct(), "at", "left_semi").select(lines.columns).unionAll(lines.where(is_header))
-    for number, name in enumerate(source["interactions"]):
+    for number, name in enumerate(files):
         of_file = kept.where(F.col("file") == number).orderBy("at").select("value")
         of_file.write.text(f"{args.out}/{name}", compression="gzip" if name.endswith(".gz") else "none", lineSep="\n")
     print(json.dumps(counts))
 
 
-def parsed(spark, path, source, names):
-    """The user, item and time of a line, or the reason why it has none."""
-    if ".json" in path or source.get("format", "amazon-2018") in FIELDS:
-        fields = ", ".join(f"`{name}` string" for name in names)
+def refuse(problem, remedy="use `mp4sr preprocess` on all lines instead"):
+    sys.exit(f"{problem}; {remedy}")
+
+
+def setting(pipeline, key):
+    *sections, name = key.split(".")
+    for section in sections:
+        pipeline = pipeline.get(section, {})
+    return pipeline.get(name, SUPPORTED[key][0])
+
+
+def parsed(spark, path, pipeline):
+    """The user, item and time of a line of a file, or the problem why it has none, or why the whole file is refused."""
+    source = pipeline["source"]
+    columns = {"user": "user_id", "item": "item_id", "time": "timestamp"} | source.get("columns", {})
+    format = setting(pipeline, "source.format")
+    user, items, time, unit = FIELDS.get(format, (columns["user"], (columns["item"],), columns["time"], ""))
+    unit = setting(pipeline, "source.time") or unit
+    text = spark.read.text(path, lineSep="\n")
+    first = text.where("trim(value) != ''").first() or refuse(f"`{path}` has no lines", "name another file in `source.interactions`")
+    header = first[0].rstrip("\r")
+    name = path.lower().removesuffix(".gz")
+    if name.endswith((".parquet", ".pq")) or header.startswith("PAR1"):
+        refuse(f"`{path}` is a Parquet file, which is not supported here")
+    if "\0" in header or "\ufffd" in header:
+        refuse(f"`{path}` is neither UTF-8 text nor a gzip file named `.gz`")
+    is_table = name.endswith((".csv", ".tsv", ".tab", ".inter")) or format == "recbole"
+    if name.endswith((".json", ".jsonl", ".ndjson")) or not is_table and (format in FIELDS or header.lstrip().startswith(("{", "["))):
+        if header.lstrip().startswith("[") or header.strip() == "{":
+            refuse(f"`{path}` does not have one JSON object per line")
+        fields = ", ".join(f"`{name}` string" for name in (user, *items, time))
         found = F.from_json("value", f"{fields}, problem string", {"columnNameOfCorruptRecord": "problem"})
-        user, item, time = (found[name] for name in names)
         problem = F.when(found.isNull(), F.lit("not JSON")).otherwise(found["problem"])
+        user, item, time = found[user], F.coalesce(*(found[name] for name in items)), found[time]
+        refused = F.when(F.col("value").rlike(r"^\s*\{\s*u?'"), F.lit(f"`{path}` has Python dictionaries, which are not supported here"))
     else:
-        header = spark.read.text(path, lineSep="\n").first()[0]
-        separator = source.get("separator") or max("\t,;|", key=header.count)
-        named = [name.split(":")[0].strip() for name in header.rstrip("\r").split(separator)]
-        found = F.split(F.regexp_replace("value", "\r$", ""), f"\\Q{separator}\\E")
-        user, item, time = (found[named.index(name)] for name in names)
-        problem = F.when(F.col("value") == header, F.lit("header")).when(F.size(found) != len(named), F.lit("other columns"))
-    return F.struct(user.alias("user"), item.alias("item"), time.cast("decimal(38, 9)").alias("time"),
-                    problem.alias("problem"))
+        separator, named = header_of(header, path, source, (user, items[0], time))
+        found = F.split(F.regexp_replace("value", "\r$", ""), f"\\Q{separator}\\E", -1)
+        user, item, time = (found[named.index(name)] for name in (user, items[0], time))
+        problem = F.when(F.col("value") == first[0], F.lit("header")).when(F.size(found) != len(named), F.lit("other columns"))
+        quoted = F.col("value").contains('"') if len(separator) == 1 else F.lit(False)
+        refused = F.when(quoted, F.lit(f"`{path}` has quotation marks, which are not supported here"))
+        # `mp4sr preprocess` reads a decimal comma if semicolons separate the columns.
+        time = F.regexp_replace(time, ",", ".") if separator == ";" else time
+    lists = F.when(F.ltrim(item).startswith("["), F.lit(f"`{path}` has lists of items, which are not supported here"))
+    refused = F.coalesce(refused, lists)
+    if not unit:
+        sample = text.select(F.when(problem.isNull(), time)).take(SAMPLED)
+        unit = unit_of([row[0] for row in sample if row[0] and row[0].strip()], path)
+    digits = DIGITS[unit]
+    number = time.cast("decimal(38, 9)")
+    least = EARLIEST * 10**digits if digits else 0
+    is_time = (number >= least) & (F.floor(number) <= LATEST * 10**digits)
+    # Files may have different units, so times are compared in nanoseconds.
+    time = F.when(is_time, F.floor(number.cast("decimal(29, 9)") * decimal.Decimal(10 ** (9 - digits))))
+    return F.struct(user.alias("user"), item.alias("item"), time.alias("time"), problem.alias("problem"), refused.alias("refused"))
+
+
+def header_of(header, path, source, wanted):
+    """The separator and the names of the columns, as `mp4sr preprocess` recognises them."""
+    name = path.lower().removesuffix(".gz")
+    separators = [{"\\t": "\t", "tab": "\t"}.get(source["separator"], source["separator"])] if source.get("separator") else \
+        [","] * name.endswith(".csv") + ["\t", ",", ";", "::", "|", " "]
+    for separator in separators:
+        named = [column.strip() for column in header.split(separator)]
+        if source.get("format") == "recbole" or name.endswith(".inter"):
+            named = [column.rpartition(":")[0] if column.endswith((":token", ":token_seq", ":float", ":float_seq")) else column
+                     for column in named]
+        if all(named.count(column) == 1 for column in wanted):
+            return separator, named
+    refuse(f"the first line of `{path}`, `{header[:80]}`, does not name each of the columns {', '.join(wanted)} once",
+           "correct `source.columns` or `source.separator`")
+
+
+def unit_of(times, path):
+    """The unit that most of the first times have, as `mp4sr preprocess` recognises it."""
+    numbers = [number for number in map(number_of, times) if number is None or number > 0]
+    if numbers and (numbers.count(None) * 2 > len(numbers) or all(map(is_day, times))):
+        refuse(f"the times of `{path}`, such as `{times[0]}`, are not Unix times; other notations are not supported here")
+    votes = collections.Counter(next((unit for unit, digits in DIGITS.items() if number <= LATEST * 10**digits), "s")
+                                for number in numbers if number is not None)
+    return max(votes, key=votes.get, default="s")
+
+
+def number_of(text):
+    try:
+        number = decimal.Decimal(text.strip())
+    except decimal.InvalidOperation:
+        return None
+    return number if number.is_finite() else None
+
+
+def is_day(text):
+    """Whether it is a date of digits without separators."""
+    pattern = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}.get(len(text.strip()))
+    try:
+        return pattern is not None and datetime.datetime.strptime(text.strip(), pattern).year >= 1970
+    except ValueError:
+        return False
 
 
 def sizes(events):

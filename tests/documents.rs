@@ -1,12 +1,12 @@
-//! Checks that everything that the documents name exists: files that they link to or mention, keys of a pipeline file, and make targets.
-//! Also checks that the book holds every document and that its links work.
+//! Checks that everything that the documents name exists: files that they link to or mention, functions, tests, keys of a pipeline file,
+//! make targets, subcommands and flags. Also checks that the book holds every document and that its links work.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use mp4sr_artifact::{Result, files};
-use mp4sr_tests::root;
+use mp4sr_tests::{command, root};
 
 /// All Markdown documents except the changelog, which names things that earlier releases had.
 fn documents() -> Result<Vec<(PathBuf, String)>> {
@@ -23,6 +23,10 @@ fn documents() -> Result<Vec<(PathBuf, String)>> {
 
 fn entries(folder: &Path) -> Vec<PathBuf> {
     std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+fn is_source(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|end| end == "rs")
 }
 
 /// The texts between single backticks of one line.
@@ -131,14 +135,129 @@ fn every_make_target_that_a_document_names_exists() {
         .collect();
     let mut unknown = Vec::new();
     for (path, text) in documents().unwrap() {
-        for span in text.lines().flat_map(code_spans).filter(|span| span.starts_with("make ")) {
-            let target = span.split_whitespace().skip(1).find(|word| !word.contains('=')).unwrap_or("help");
+        for command in commands(&text).filter(|command| command.starts_with("make ")) {
+            let target = command.split_whitespace().skip(1).find(|word| !word.contains('=')).unwrap_or("help");
             if target.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') && !phony.contains(target) {
-                unknown.push(format!("{}: {span}", path.display()));
+                unknown.push(format!("{}: {command}", path.display()));
             }
         }
     }
     assert!(unknown.is_empty(), "{unknown:#?}");
+}
+
+/// The commands of a document: the texts between backticks, and indented lines.
+fn commands(text: &str) -> impl Iterator<Item = &str> {
+    let indented = text.lines().filter_map(|line| line.strip_prefix("    ")).map(str::trim_start);
+    text.lines().flat_map(code_spans).chain(indented)
+}
+
+/// The help of `mp4sr` with the words of a subcommand; `None` if there is no such subcommand.
+fn help(words: &[&str]) -> Option<String> {
+    let output = command("demo").get_program().to_owned();
+    let output = Command::new(output).args(words).arg("--help").output().expect("the program starts");
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// What is wrong with the words that follow `mp4sr` in a command; `None` if its subcommand and all of its flags exist.
+fn fault(words: &[&str], helps: &mut BTreeMap<String, Option<String>>) -> Option<String> {
+    let mut of = |words: &[&str]| helps.entry(words.join(" ")).or_insert_with(|| help(words)).clone();
+    let is_name = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase() || c == '-') && !word.starts_with('-');
+    let names: Vec<&str> = words.iter().copied().take_while(is_name).collect();
+    let mut found = of(&names[..names.len().min(1)]);
+    if names.len() > 1 && found.as_ref().is_some_and(|help| help.contains("\nCommands:\n")) {
+        found = of(&names[..2]);
+    }
+    let Some(help) = found else { return Some(format!("no subcommand `{}`", names.join(" "))) };
+    let flags = words.iter().filter(|word| word.starts_with("--") && word.len() > 2);
+    let flags = flags.map(|word| word.split('=').next().unwrap_or(word).trim_end_matches([')', ',', '.', ';', ']']));
+    let has = |flag: &str| help.split([' ', ',', '\n', '<', '[', '=']).any(|word| word == flag);
+    flags.filter(|flag| !has(flag)).map(|flag| format!("no flag `{flag}`")).next()
+}
+
+#[test]
+fn every_subcommand_and_flag_that_a_document_names_exists() {
+    let (mut seen, mut faults, mut helps) = (0, Vec::new(), BTreeMap::new());
+    for (path, text) in documents().unwrap() {
+        for command in commands(&text) {
+            let command = command.split(['#', '|', '&', ';', '>']).next().unwrap_or_default();
+            let words: Vec<&str> = command.split_whitespace().map(|word| word.trim_matches(['[', ']'])).collect();
+            // `mp4sr <stage>` stands for any of them.
+            let Some(at) = words.iter().position(|word| *word == "mp4sr").filter(|at| at + 1 < words.len()) else {
+                continue;
+            };
+            if at > 0 && !["mpirun", "srun"].contains(&words[0]) && !words[0].contains('=')
+                || words[at + 1].starts_with('<')
+            {
+                continue;
+            }
+            seen += 1;
+            faults.extend(
+                fault(&words[at + 1..], &mut helps).map(|fault| format!("{}: {command}: {fault}", path.display())),
+            );
+        }
+    }
+    assert!(seen > 80, "{seen}");
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+/// The question of each crate in ARCHITECTURE.md is answered by files of that crate.
+#[test]
+fn every_file_that_the_architecture_names_is_in_its_crate() {
+    let text = files::read_to_string(&root().join("ARCHITECTURE.md")).unwrap();
+    let (_, list) = text.split_once("## Where to look").unwrap();
+    let (list, _) = list.split_once("\n## ").unwrap();
+    let (mut seen, mut missing) = (0, Vec::new());
+    for bullet in list.split("\n- **").skip(1) {
+        let (question, answer) = bullet.split_once("**").unwrap();
+        let name = question.split('`').nth(1).unwrap();
+        let source = root().join("crates").join(name).join("src");
+        for file in answer.lines().flat_map(code_spans).filter(|span| is_source(span) || span.ends_with('/')) {
+            seen += 1;
+            if !source.join(file).exists() {
+                missing.push(format!("{name}: {file}"));
+            }
+        }
+    }
+    assert!(seen > 60, "{seen}");
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// Every function, test and golden case in the tables of docs/paper.md exists: a name behind a file is in that file, and any other name
+/// is a test or a golden case.
+#[test]
+fn every_function_and_test_that_the_paper_s_tables_name_exists() {
+    let text = files::read_to_string(&root().join("docs/paper.md")).unwrap();
+    let golden: BTreeSet<String> = entries(&root().join("tests/golden"))
+        .iter()
+        .filter_map(|path| path.file_stem()?.to_str().map(str::to_owned))
+        .collect();
+    let tests = ["tests/studies.rs", "tests/walk.rs", "crates/run/tests/configuration.rs"];
+    let tests: String = tests.iter().map(|file| files::read_to_string(&root().join(file)).unwrap()).collect();
+    let is_name = |span: &str| span.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':');
+    let (mut seen, mut missing) = (0, Vec::new());
+    for cell in text.lines().filter(|line| line.starts_with('|')).flat_map(|line| line.split(" | ")) {
+        let mut file = None;
+        for span in code_spans(cell) {
+            if is_source(span) {
+                let folder = if span.contains('/') { root() } else { root().join("crates/study/src/experiment") };
+                // A unit test is named by its file, which the row names in full in another column.
+                file = files::read_to_string(&folder.join(span)).ok();
+                continue;
+            }
+            if !is_name(span) {
+                continue;
+            }
+            seen += 1;
+            let name = span.rsplit("::").next().unwrap_or(span);
+            let is_in =
+                |text: &str| ["fn", "struct", "enum"].iter().any(|kind| text.contains(&format!("{kind} {name}")));
+            if !file.as_deref().is_some_and(is_in) && !is_in(&tests) && !golden.contains(name) {
+                missing.push(format!("{span} in {cell}"));
+            }
+        }
+    }
+    assert!(seen > 60, "{seen}");
+    assert!(missing.is_empty(), "{missing:#?}");
 }
 
 #[test]

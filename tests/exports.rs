@@ -1,4 +1,4 @@
-//! Exports of trained runs, and imports of data sets of other programs. `make test` builds the program first.
+//! Exports of trained runs, and imports of datasets of other programs. `make test` builds the program first.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "a test says what it skips")]
@@ -255,7 +255,7 @@ fn run_imported(pipeline: &Path, artifacts: &Path) -> String {
 }
 
 #[test]
-fn a_dataset_goes_out_and_comes_back_the_same_however_it_is_divided() {
+fn a_dataset_round_trips_whatever_its_split() {
     let splits: [&[&str]; 3] = [
         &[],
         &["preprocess.split=ratio", "preprocess.split_ratio=[0.7, 0.1, 0.2]"],
@@ -294,7 +294,7 @@ fn a_dataset_goes_out_and_comes_back_the_same_however_it_is_divided() {
 
 /// Times from 1970, positions in place of times, and parts that leave-one-out would also give.
 #[test]
-fn times_come_back_whatever_they_are() {
+fn times_of_any_kind_round_trip() {
     for (key, times) in [
         ("", ["1970-01-05", "1970-01-02", "1970-01-01", "1970-01-03"]),
         ("position = \"timestamp\"\n", ["3", "7", "1", "9"]),
@@ -349,7 +349,7 @@ fn a_dataset_that_is_there_is_not_replaced_by_one_of_its_name() {
 
 /// The item lines are in another order, and the feature rows are stored beside the format; both must be matched by id.
 #[test]
-fn exported_rows_follow_their_items() {
+fn exported_rows_are_in_the_order_of_their_items() {
     let world = Project::small();
     world.run("run", &["--until", "extract"]);
     let out = export(&world, &["--format", "recbole"]);
@@ -436,7 +436,7 @@ fn programs_read(world: &World, out: &Path) {
 }
 
 #[test]
-fn changed_features_are_those_that_come_in() {
+fn changed_features_are_imported() {
     let world = Project::small();
     world.run("run", &["--until", "extract"]);
     let out = export(&world, &["--format", "mmrec"]);
@@ -455,7 +455,7 @@ fn changed_features_are_those_that_come_in() {
 /// Files in the form in which RecBole publishes them: types in the header, quoted cells, sequences of tokens, sessions, and times as
 /// floats.
 #[test]
-fn recbole_s_own_data_sets_come_in() {
+fn datasets_of_recbole_are_imported() {
     let world = Project::new("x", "");
     world.write_raw(
         "ml.inter",
@@ -513,7 +513,7 @@ fn parts_and_lists_of_recbole_become_parts_and_sequences() {
 
 /// A random division, as in MMRec's preprocessing, is kept, and test events are not trained on.
 #[test]
-fn mmrec_s_own_data_sets_come_in() {
+fn datasets_of_mmrec_are_imported() {
     let world = Project::new("x", "");
     world.write_raw(
         "baby.inter",
@@ -544,8 +544,8 @@ fn folders_that_cannot_be_imported_are_refused_by_file_and_line() {
     let inter = "userID\titemID\trating\ttimestamp\tx_label\n";
     let typed = "user_id:token\titem_id:token\ttimestamp:float\n";
     // The program, its files with their content, and a part of the expected message.
-    type Case<'c> = (&'c str, &'c [(&'c str, &'c str)], &'c str);
-    let cases: [Case<'_>; 10] = [
+    type ImportCase<'c> = (&'c str, &'c [(&'c str, &'c str)], &'c str);
+    let cases: [ImportCase<'_>; 10] = [
         ("mmrec", &[], "has no file `NAME.inter`"),
         ("mmrec", &[("a.inter", "user\titemID\n1\t2\n")], "line 1: no column `userID`"),
         ("mmrec", &[("a.inter", &format!("{inter}0\t0\t1\t5\t3\n"))], "line 2: `x_label` is 3"),
@@ -553,12 +553,12 @@ fn folders_that_cannot_be_imported_are_refused_by_file_and_line() {
         (
             "mmrec",
             &[("a.inter", &format!("{inter}0\t9\t1\t5\t0\n")), ("i_id_mapping.csv", "asin\titemID\na\t0\n")],
-            "has no id of the number 1",
+            "has no id for the number 1",
         ),
         ("mmrec", &[("a.inter", &format!("{inter}0\t0\t1\t5\t0\n")), ("text_feat.npy", "x")], "is not a `.npy` file"),
         ("recbole", &[("a.inter", typed), ("b.inter", typed)], "has 2 files of interactions"),
         ("recbole", &[("a.inter", "user_id\titem_id\n1\t2\n")], "has no type"),
-        ("recbole", &[("a.inter", &format!("{typed}1\t2\n"))], "line 2: 2 columns between tabs, expected 3"),
+        ("recbole", &[("a.inter", &format!("{typed}1\t2\n"))], "line 2: 2 columns separated by tabs, expected 3"),
         ("recbole", &[("a.train.inter", typed), ("a.test.inter", typed)], "0 files of the part `valid`"),
     ];
     for (form, content, part) in cases {
@@ -576,7 +576,7 @@ fn folders_that_cannot_be_imported_are_refused_by_file_and_line() {
 
 /// The folder must suffice on a machine that has nothing else.
 #[test]
-fn a_model_folder_recommends_wherever_it_lies() {
+fn a_model_folder_recommends_wherever_it_is() {
     let world = Project::small();
     world.run("run", &["--until", "evaluate"]);
     let out = export(&world, &["--format", "huggingface"]);

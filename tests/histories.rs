@@ -39,7 +39,7 @@ fn of_stage(world: &Project, run: &str) -> Vec<(String, Vec<String>, List)> {
 }
 
 #[test]
-fn a_new_person_gets_the_list_of_a_known_one_with_the_same_history() {
+fn a_new_user_gets_the_list_of_a_known_user_with_the_same_history() {
     let world = Project::small();
     world.run("run", &["--until", "recommend"]);
     let before = world.bytes("a/runs/mp4sr/recommendations.parquet");
@@ -92,7 +92,7 @@ fn a_new_person_gets_the_list_of_a_known_one_with_the_same_history() {
 }
 
 #[test]
-fn candidates_are_limited_unknown_ids_are_named_and_nobody_is_left_without_a_list() {
+fn candidates_are_limited_unknown_ids_are_named_and_every_user_gets_a_list() {
     let world = Project::small();
     world.run("run", &["--until", "finetune"]);
     let all = ["--history", "i3,i4,i5", "--top", "30"];
@@ -147,7 +147,7 @@ fn candidates_are_limited_unknown_ids_are_named_and_nobody_is_left_without_a_lis
         (&["--histories", "gone.jsonl"], "gone.jsonl"),
         (&["--history", "i3", "--only-where", "tilte = 'x'"], "did you mean `title`?"),
         (&["--history", "i3", "--only-where", "events > 100000"], "leave none of 30 items"),
-        (&["--history", "i3", "--format", "parquet"], "Parquet goes to a file"),
+        (&["--history", "i3", "--format", "parquet"], "Parquet cannot be printed"),
         (&["--history", "i3", "--out", "lists.xyz"], "cannot be determined"),
     ] {
         let message = world.run_badly("recommend", words);
@@ -156,7 +156,7 @@ fn candidates_are_limited_unknown_ids_are_named_and_nobody_is_left_without_a_lis
 }
 
 #[test]
-fn general_models_fold_new_people_in_or_refuse_them() {
+fn general_models_fold_in_new_users_or_refuse_them() {
     let world = Project::small();
     let run = |model: &str, words: &[&str]| {
         let name = format!("model.name={model}");
@@ -184,7 +184,7 @@ fn general_models_fold_new_people_in_or_refuse_them() {
     let output = run("grcn", &["--histories", &file]);
     assert_eq!(output.status.code(), Some(1));
     let reported = said(&output);
-    assert!(reported.contains("the user `somebody new` has no row in the dataset, and `grcn` ranks by"), "{reported}");
+    assert!(reported.contains("the user `somebody new` is not in the dataset, and `grcn` ranks by"), "{reported}");
 }
 
 /// Without item ids, the model knows an item only by its features, so a copy has the score of the original.
@@ -256,15 +256,15 @@ fn items_that_a_run_cannot_take_are_refused_whole() {
     let refused =
         |name: &str, more: &[&str]| world.run_badly("items", &[&["add", "--items", &path(name)][..], more].concat());
     let message = refused("new.jsonl", &["--run", "sasrec", "--set", "model.name=sasrec"]);
-    assert!(message.contains("`sasrec` needs an id that was trained for every item"), "{message}");
-    assert!(refused("known.jsonl", &[]).contains("all 1 items are in the dataset already"));
+    assert!(message.contains("`sasrec` needs a trained id embedding for every item"), "{message}");
+    assert!(refused("known.jsonl", &[]).contains("all 1 items are already in the dataset"));
     assert!(refused("empty.jsonl", &[]).contains("have no usable text or image"));
     assert!(world.run_badly("items", &["remove", "--item", "n1"]).contains("not added to the run: `n1`"));
     assert!(world.run("items", &["list"]).is_empty());
     // A catalogue contains both kinds: items of the dataset are skipped.
     let reported = world.run_stderr("items", &["add", "--items", &path("both.jsonl")]);
     assert!(
-        reported.contains("1 items are in the dataset already and stay as they are") && reported.contains("1 added"),
+        reported.contains("1 items are already in the dataset and are not changed") && reported.contains("1 added"),
         "{reported}"
     );
     assert_eq!(world.run("items", &["list"]), "n2\tx\n");

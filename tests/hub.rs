@@ -120,14 +120,14 @@ fn a_cache_that_another_program_filled_serves_without_a_network_where_it_is_comp
     // Without `modules.json` in the cache, it is unknown whether the model has one.
     std::fs::remove_file(model.join("snapshots/abc123/modules.json")).unwrap();
     let reported = world.fails("me/words", NOWHERE, &[]);
-    assert!(reported.contains("has no `modules.json` in the hub's cache, and the hub cannot be asked"), "{reported}");
+    assert!(reported.contains("has no `modules.json` in the hub's cache, and the hub cannot be reached"), "{reported}");
     std::fs::remove_file(model.join("snapshots/abc123/model.safetensors")).unwrap();
     let reported = world.fails("me/words", NOWHERE, &[("HF_HUB_OFFLINE", "1")]);
     assert!(reported.contains("`HF_HUB_OFFLINE` is on"), "{reported}");
 }
 
 #[test]
-fn what_the_hub_does_not_give_has_its_own_sentence() {
+fn each_failure_of_the_hub_has_its_own_message() {
     let (world, hub) = (World::new(), hub());
     let url = hub.url("");
     let reported = world.fails("me/pickled", &url, &[]);
@@ -146,7 +146,7 @@ fn what_the_hub_does_not_give_has_its_own_sentence() {
     let reported = world.fails("me/nobody", &url, &[]);
     assert!(reported.contains("has no `config.json` on the hub at the revision `main`"), "{reported}");
     let reported = world.fails("me/words", NOWHERE, &[]);
-    assert!(reported.contains("in the hub's cache, and the hub cannot be asked"), "{reported}");
+    assert!(reported.contains("in the hub's cache, and the hub cannot be reached"), "{reported}");
 }
 
 #[test]

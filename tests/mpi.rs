@@ -9,6 +9,12 @@ use std::time::{Duration, Instant};
 
 use mp4sr_artifact::{EpochLine, files};
 use mp4sr_tests::{Project, said};
+use safetensors::{Dtype, SafeTensors};
+
+/// The relative tolerance of an epoch's loss after several epochs, between different numbers of processes.
+const LOSSES: f64 = 1e-6;
+/// The tolerance of weights after several epochs, between different numbers of processes.
+const WEIGHTS: f32 = 1e-5;
 
 /// A world with features; its training phases have many short steps.
 fn world() -> Project {
@@ -73,6 +79,31 @@ fn checkpoint(world: &Project, phase: &str) -> PathBuf {
     world.path(&format!("a/runs/mp4sr/{phase}.safetensors"))
 }
 
+/// Compares the weights of two checkpoints by name, and returns the largest difference between two values.
+fn weights_off(a: &[u8], b: &[u8]) -> f32 {
+    let (a, b) = (SafeTensors::deserialize(a).unwrap(), SafeTensors::deserialize(b).unwrap());
+    let mut names: Vec<&str> = a.names().into_iter().collect();
+    let mut others: Vec<&str> = b.names().into_iter().collect();
+    names.sort_unstable();
+    others.sort_unstable();
+    assert_eq!(names, others);
+    let mut off = 0.0f32;
+    for name in names {
+        let (a, b) = (a.tensor(name).unwrap(), b.tensor(name).unwrap());
+        assert_eq!((a.dtype(), a.shape()), (b.dtype(), b.shape()), "{name}");
+        if a.dtype() != Dtype::F32 {
+            assert!(a.data() == b.data(), "{name}");
+            continue;
+        }
+        let values = |data: &[u8]| data.as_chunks().0.iter().map(|&bits| f32::from_le_bytes(bits)).collect::<Vec<_>>();
+        for (a, b) in values(a.data()).iter().zip(values(b.data())) {
+            assert!(a.is_finite() && b.is_finite(), "{name}");
+            off = off.max((a - b).abs());
+        }
+    }
+    off
+}
+
 fn losses(world: &Project) -> Vec<f64> {
     let text = files::read_to_string(&world.path("a/runs/mp4sr/metrics.jsonl")).unwrap();
     text.lines().map(|line| serde_json::from_str::<EpochLine>(line).unwrap().loss).collect()
@@ -94,7 +125,7 @@ fn a_program_without_mpi_refuses_to_train_twice_in_one_folder() {
 }
 
 #[test]
-fn two_and_four_processes_train_as_one_does_and_the_same_bytes_every_time() {
+fn two_and_four_processes_train_like_one_and_always_to_the_same_bytes() {
     let alone = world();
     if !has_mpi(&alone) {
         return;
@@ -114,8 +145,16 @@ fn two_and_four_processes_train_as_one_does_and_the_same_bytes_every_time() {
                     "one process writes messages: {reported}"
                 );
             }
-            for (a, b) in losses(&alone).iter().zip(losses(&world)) {
-                assert!((a - b).abs() < 1e-4 * a, "{size} processes: {:?} {:?}", losses(&alone), losses(&world));
+            let (one, many) = (losses(&alone), losses(&world));
+            assert_eq!((one.len(), many.len()), (4, 4), "two epochs of two phases");
+            for (a, b) in one.iter().zip(&many) {
+                assert!((a - b).abs() < LOSSES * a, "{size} processes: {one:?} {many:?}");
+            }
+            for phase in ["pretrain", "finetune"] {
+                let bytes = |world: &Project| files::read(&checkpoint(world, phase)).unwrap();
+                let off = weights_off(&bytes(&alone), &bytes(&world));
+                println!("{size} processes: weights of {phase} within {off:.1e}");
+                assert!(off < WEIGHTS, "{size} processes, {phase}: weights are off by {off}");
             }
             assert!(succeed(&world, size, "finetune", &[]).contains("finetune: up to date"));
             // The run is evaluated like any other.
@@ -144,8 +183,23 @@ fn workers(parent: u32) -> Vec<u32> {
     }
 }
 
-/// Kills one of the processes of mpirun after an epoch of fine-tuning; mpirun then ends the others.
-fn kill_one(mpirun: &mut Child, log: &Path) {
+/// The process that writes files, or the last one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Victim {
+    First,
+    Last,
+}
+
+/// Whether the process is the first of the launch, as its environment says.
+fn is_first(process: u32) -> bool {
+    let environment = std::fs::read(format!("/proc/{process}/environ")).unwrap_or_default();
+    let first = [&b"OMPI_COMM_WORLD_RANK=0"[..], b"PMI_RANK=0"];
+    environment.split(|&byte| byte == 0).any(|variable| first.contains(&variable))
+}
+
+/// Kills one of the processes of mpirun after an epoch of fine-tuning; mpirun then ends the others. Returns what was written to standard
+/// error.
+fn kill_one(mut mpirun: Child, victim: Victim, log: &Path) -> String {
     let started = Instant::now();
     let is_under_way = || files::read_to_string(log).is_ok_and(|text| text.contains("finetune"));
     while !is_under_way() {
@@ -153,31 +207,62 @@ fn kill_one(mpirun: &mut Child, log: &Path) {
         assert!(mpirun.try_wait().unwrap().is_none(), "training ended before it could be killed");
         std::thread::sleep(Duration::from_millis(2));
     }
-    let last = workers(mpirun.id()).into_iter().max().unwrap();
-    Command::new("kill").args(["-9", &last.to_string()]).status().unwrap();
-    assert!(!mpirun.wait().unwrap().success(), "mpirun fails when a process was killed");
+    let mut workers = workers(mpirun.id());
+    workers.retain(|&process| is_first(process) == (victim == Victim::First));
+    let process = workers.into_iter().max().unwrap();
+    let sent = Command::new("kill").args(["-9", &process.to_string()]).status().unwrap();
+    assert!(sent.success(), "the process has ended before it could be killed");
+    let output = mpirun.wait_with_output().unwrap();
+    assert!(!output.status.success(), "mpirun fails when a process was killed");
+    said(&output)
+}
+
+/// Trains until one of two processes is killed.
+fn train_and_kill(world: &Project, victim: Victim, words: &[&str]) {
+    let started = mpirun(world, 2, "finetune", words).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let reported = kill_one(started, victim, &world.path("a/runs/mp4sr/metrics.jsonl"));
+    assert!(reported.matches("error: ").count() <= 1, "{victim:?}: {reported}");
+    assert!(!reported.contains("panicked") && !reported.contains("internal error"), "{victim:?}: {reported}");
+    assert!(!checkpoint(world, "finetune").exists());
+    assert!(world.path("a/runs/mp4sr/state.finetune.safetensors").exists());
 }
 
 #[test]
-fn after_a_process_was_killed_training_resumes_to_the_same_bytes() {
+fn after_a_process_was_killed_training_resumes_to_the_same_bytes_or_with_another_number() {
     let world = world();
     if !has_mpi(&world) {
         return;
     }
     let words = ["--set", "finetune.epochs=12", "--set", "finetune.patience=12", "--set", "finetune.batch=16"];
     succeed(&world, 2, "pretrain", &words);
+    let run = world.path("a/runs/mp4sr");
+    let pretrained: Vec<(PathBuf, Vec<u8>)> =
+        files::list(&run).unwrap().into_iter().map(|path| (path.clone(), files::read(&path).unwrap())).collect();
     succeed(&world, 2, "finetune", &words);
-    let bytes = || files::read(&checkpoint(&world, "finetune")).unwrap();
-    let unkilled = bytes();
-    files::remove_dir_if_present(&world.path("a/runs")).unwrap();
-    succeed(&world, 2, "pretrain", &words);
-    let mut killed = mpirun(&world, 2, "finetune", &words).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
-    kill_one(&mut killed, &world.path("a/runs/mp4sr/metrics.jsonl"));
-    assert!(!checkpoint(&world, "finetune").exists());
-    assert!(world.path("a/runs/mp4sr/state.finetune.safetensors").exists());
-    let reported = succeed(&world, 2, "finetune", &words);
-    assert!(reported.contains("resuming after epoch"), "{reported}");
-    assert!(bytes() == unkilled);
+    let ended = || (files::read(&checkpoint(&world, "finetune")).unwrap(), losses(&world));
+    let unkilled = ended();
+    let resume_after = |victim: Victim, size: usize| {
+        files::remove_dir_if_present(&run).unwrap();
+        for (path, bytes) in &pretrained {
+            files::write_bytes(path, bytes).unwrap();
+        }
+        train_and_kill(&world, victim, &words);
+        let reported = succeed(&world, size, "finetune", &words);
+        assert!(reported.contains("resuming after epoch"), "{reported}");
+        ended()
+    };
+    for victim in [Victim::First, Victim::Last] {
+        assert!(resume_after(victim, 2) == unkilled, "{victim:?}");
+    }
+    // Another number of processes resumes from the same state, and differs by rounding.
+    let resumed = resume_after(Victim::Last, 4);
+    assert_eq!((unkilled.1.len(), resumed.1.len()), (14, 14), "two epochs and twelve");
+    for (a, b) in unkilled.1.iter().zip(&resumed.1) {
+        assert!((a - b).abs() < LOSSES * a, "resumed by 4: {:?} {:?}", unkilled.1, resumed.1);
+    }
+    let off = weights_off(&unkilled.0, &resumed.0);
+    println!("resumed by 4: weights within {off:.1e}");
+    assert!(off < WEIGHTS, "resumed by 4: weights are off by {off}");
 }
 
 #[test]
@@ -193,6 +278,14 @@ fn what_cannot_be_trained_is_refused_once_and_by_a_sentence() {
             "`finetune.batch` is 3, which cannot be divided among 4",
         ),
         (vec!["--set", "run.seeds=3"], "run.seeds"),
+        (
+            vec!["--set", "pretrain.enabled=false", "--set", "run.device=\"cuda:0\""],
+            "several processes train on the CPU, found `run.device = \"cuda:0\"`",
+        ),
+        (
+            vec!["--set", "pretrain.enabled=false", "--set", "finetune.candidates=64"],
+            "several processes compare with all items, found `finetune.candidates = 64`",
+        ),
     ];
     // The first process cannot write its log. The others wait for it, and must be stopped.
     let log = world.path("a/runs/mp4sr/metrics.jsonl");

@@ -112,7 +112,7 @@ fn a_pipeline_is_brought_to_a_stage_and_no_further() {
 
 /// Runs the example of docs/artifacts.md through make, which must not generate the sample world for another pipeline.
 #[test]
-fn make_takes_values_with_blanks_and_quotes() {
+fn make_accepts_values_with_spaces_and_quotes() {
     let document = files::read_to_string(&root().join("docs/artifacts.md")).unwrap();
     let example = document.split('`').find(|code| code.starts_with("model.modalities = [{")).unwrap();
     let world = Project::small();
@@ -222,7 +222,7 @@ fn a_pipeline_reads_sounds_as_a_modality() {
 
 /// Runs the commands of docs/serving.md and docs/exports.md, and of their section in the README, on the sample world.
 #[test]
-fn the_commands_of_the_guides_to_serving_and_exports_work_as_they_stand() {
+fn the_commands_of_the_guides_to_serving_and_exports_work_as_written() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| files::write_bytes(&folder.path().join(name), text.as_bytes()).unwrap();
     write("pipelines/sample.toml", &files::read_to_string(&root().join("pipelines/sample.toml")).unwrap());
@@ -277,7 +277,7 @@ const SHORT: &str = "pretrain.epochs=1 finetune.epochs=1 model.transformer.feed_
 
 /// Runs the ten commands of docs/guide.md, and the others that it shows, from the generated shop to the service.
 #[test]
-fn the_commands_of_the_guide_work_as_they_stand() {
+fn the_commands_of_the_guide_work_as_written() {
     let folder = tempfile::tempdir().unwrap();
     let guide = files::read_to_string(&root().join("docs/guide.md")).unwrap();
     let commands: Vec<&str> = guide.lines().filter_map(|line| line.strip_prefix("    mp4sr ")).collect();

@@ -92,9 +92,14 @@ fn what_cannot_be_compared_is_not_or_is_marked() {
     trained(&world, "twin", &sasrec);
     let refused = |words: &[&str]| world.run_badly("compare", words);
     let other = refused(&["x=a,b"]);
-    assert!(other.contains("its `finetune.learning_rate` is 0.01 and not 0.001, as that of the run `a`"), "{other}");
+    assert!(
+        other.contains(
+            "its `finetune.learning_rate` is 0.01, but the run `a`, which should differ only by its seed, has 0.001"
+        ),
+        "{other}"
+    );
     let twice = refused(&["x=a,twin"]);
-    assert!(twice.contains("it has the seed of the run `a`, and one seed counts once"), "{twice}");
+    assert!(twice.contains("it has the same seed as the run `a`, and each seed counts only once"), "{twice}");
     world.run("evaluate", &[&sasrec[..], &["--run", "twin", "--set", "evaluate.seen_items=\"remove\""]].concat());
     let beside = world.run("compare", &["a", "twin"]);
     assert!(beside.contains("The candidates differ") && beside.contains("left out for twin"), "{beside}");
@@ -279,7 +284,7 @@ fn what_a_study_started_ends_with_it_however_it_is_ended() {
 }
 
 #[test]
-fn what_is_typed_wins_over_what_is_inherited_and_an_error_names_what_gave_the_value() {
+fn typed_values_win_over_inherited_ones_and_errors_name_the_source_of_a_value() {
     let world = Project::small();
     let elsewhere = world.folder().join("elsewhere");
     std::fs::create_dir(&elsewhere).unwrap();
@@ -316,7 +321,7 @@ fn what_is_typed_wins_over_what_is_inherited_and_an_error_names_what_gave_the_va
 }
 
 #[test]
-fn make_hands_on_paths_and_values_with_blanks_and_switches_that_are_off() {
+fn make_passes_on_paths_and_values_with_spaces_and_switches_that_are_off() {
     let dry = |variables: &[&str], target: &str| {
         let output = Command::new("make").args(["-n", target]).args(variables).current_dir(root()).output().unwrap();
         let printed = String::from_utf8(output.stdout).unwrap();
@@ -336,7 +341,7 @@ fn make_hands_on_paths_and_values_with_blanks_and_switches_that_are_off() {
 }
 
 #[test]
-fn where_recall_cannot_tell_epochs_apart_another_metric_does() {
+fn where_recall_is_equal_in_all_epochs_another_metric_selects() {
     let world = Project::small();
     let sasrec = ["--set", "model.name=sasrec", "--set", "preprocess.item_core=1"];
     for stage in ["preprocess", "extract"] {

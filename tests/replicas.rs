@@ -261,8 +261,8 @@ fn an_item_that_one_replica_added_is_recommended_by_the_other_with_the_same_scor
         assert_eq!(service.post("/v1/recommend", &request).list(), expected);
         let item = service.get("/v1/items/new%2Fone").json();
         assert_eq!((&item["is_new"], &item["sentences"][1]), (&json!(true), &json!("It is red.")));
-        let picture = service.get(item["images"][0].as_str().unwrap());
-        assert_eq!((picture.status, picture.headers["content-type"].as_str()), (200, "image/png"));
+        let image = service.get(item["images"][0].as_str().unwrap());
+        assert_eq!((image.status, image.headers["content-type"].as_str()), (200, "image/png"));
         assert_eq!(service.get("/readyz").json()["store"], "reachable");
     }
     assert_eq!(nginx.send("POST", "/v1/recommend", &request).list(), expected);
@@ -373,12 +373,12 @@ fn lists_are_served_without_the_store_and_changes_are_asked_to_retry() {
     // The tables are dropped while the service runs.
     store.sql("drop table mp4sr_features");
     let answer = put(&service, &items);
-    assert!(answer.status == 503 && answer.body.contains("its tables are not there"), "{}", answer.body);
+    assert!(answer.status == 503 && answer.body.contains("its tables are missing"), "{}", answer.body);
     assert!(!answer.body.contains("s3cret"));
 }
 
 #[test]
-fn what_is_wrong_with_a_store_is_said_in_one_sentence_without_the_password() {
+fn errors_of_a_store_are_one_sentence_without_the_password() {
     let Some(store) = Postgres::start() else { return };
     let world = trained();
     let serve = |address: &str| {
@@ -395,14 +395,17 @@ fn what_is_wrong_with_a_store_is_said_in_one_sentence_without_the_password() {
             ["rejected the password of the user `mp4sr`", "correct the user"],
         ),
         (format!("postgres://mp4sr@127.0.0.1:{port}/postgres"), ["requires a password", "`env:NAME`"]),
-        (format!("postgres://mp4sr:{ENCODED}@127.0.0.1:{port}/nope"), ["no database `nope`", "createdb"]),
+        (
+            format!("postgres://mp4sr:{ENCODED}@127.0.0.1:{port}/nope"),
+            ["the database `nope` does not exist", "createdb"],
+        ),
         (
             format!("postgres://mp4sr:s3cret@127.0.0.1:{}/postgres", free_port()),
             ["error connecting", "start PostgreSQL"],
         ),
         (
             format!("postgres://reader:s3cret@127.0.0.1:{port}/postgres"),
-            ["`reader` may not do this", "`deploy/store.sql`"],
+            ["`reader` lacks the permission", "`deploy/store.sql`"],
         ),
         (format!("postgres://mp4sr:{ENCODED}@127.0.0.1:{port}/postgres?sslmode=require"), ["TLS", "`serve.store`"]),
         (format!("postgres://mp4sr:s3cret@127.0.0.1:{port}/postgres?sslmode=always"), ["is not an address", "%XX"]),

@@ -4,7 +4,7 @@
 #![allow(clippy::print_stdout, reason = "a test says what it skips")]
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use mp4sr_artifact::files;
@@ -26,7 +26,11 @@ fn content(folder: &Path, is_wanted: impl Fn(&str) -> bool) -> Vec<(String, Vec<
 }
 
 fn features(world: &Project) -> Vec<(String, Vec<u8>)> {
-    content(&world.path("a/features"), |name| name.ends_with(".safetensors") || name.ends_with(".parquet"))
+    features_in(&world.path("a/features"))
+}
+
+fn features_in(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    content(folder, |name| name.ends_with(".safetensors") || name.ends_with(".parquet"))
 }
 
 /// A world without features and cached vectors, and the features that one process made in it.
@@ -35,6 +39,29 @@ fn world_to_extract() -> (Project, Vec<(String, Vec<u8>)>) {
     world.run("run", &["--until", "extract"]);
     let expected = features(&world);
     assert_eq!(expected.len(), 3, "texts, words of images, and which words they are");
+    forget(&world);
+    (world, expected)
+}
+
+/// A world with `count` items, each with a sentence of its own, without features and cached vectors, and the features that one process made
+/// in it.
+fn large_world_to_extract(count: usize) -> (Project, Vec<(String, Vec<u8>)>) {
+    const EVENTS: usize = 40;
+    let world = Project::small();
+    let (mut events, mut items) = (String::from("user_id\titem_id\ttimestamp\n"), String::new());
+    for item in 0..count {
+        let time = 1_600_000_000 + 86_400 * (item % EVENTS);
+        events.push_str(&format!("u{}\ti{item}\t{time}\n", item / EVENTS));
+        let image = if item % 3 == 0 { ", \"image\": \"one.png\"" } else { "" };
+        let words: Vec<String> = (1..7).map(|at| (item * at * 7919 % 9973).to_string()).collect();
+        items.push_str(&format!(
+            "{{\"item_id\": \"i{item}\", \"title\": \"Thing {item} of {}\"{image}}}\n",
+            words.join(" ")
+        ));
+    }
+    world.write("a.tsv", events).write("a.jsonl", items);
+    world.run("run", &["--until", "extract"]);
+    let expected = features(&world);
     forget(&world);
     (world, expected)
 }
@@ -48,7 +75,7 @@ fn forget(world: &Project) {
 fn expect_assembled(world: &Project, expected: &[(String, Vec<u8>)]) {
     let reported = world.run_stderr("extract", &[]);
     assert!(reported.contains("computed 0 of"), "{reported}");
-    assert_eq!(features(world), expected);
+    assert!(features(world) == expected, "the features are not those of one process");
     let shards = world.path("a/shards");
     let left = if shards.exists() { files::list(&shards).unwrap() } else { Vec::new() };
     assert!(left.iter().all(|path| !path.is_dir()), "nothing is left of parts");
@@ -75,34 +102,159 @@ fn parts_of_an_extraction_give_the_features_of_one_process_whoever_was_killed() 
     assert!(!world.path("a/features").exists(), "parts write no features");
     expect_assembled(&world, &expected);
     let refused = world.output("extract", &["--shard", "4/3"]);
-    assert!(!refused.status.success() && said(&refused).contains("there is no part 4 of 3"), "{}", said(&refused));
+    assert!(!refused.status.success() && said(&refused).contains("part 4 of 3 does not exist"), "{}", said(&refused));
+}
+
+/// The number of bytes that a process has written; `None` if it does not run.
+fn written_by(process: &str) -> Option<u64> {
+    let folder = Path::new("/proc").join(process);
+    // A process that has ended and was not waited for runs no program.
+    std::fs::read_link(folder.join("exe")).ok()?;
+    let counts = std::fs::read_to_string(folder.join("io")).ok()?;
+    counts.lines().find_map(|line| line.strip_prefix("wchar: ")?.parse().ok())
+}
+
+/// The command that runs a stage in three parts at once and merges them; `None` if GNU parallel is not installed.
+fn parallel(world: &Project, stage: &str) -> Option<Command> {
+    if !Command::new("parallel").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        println!("skipped: GNU parallel is not installed");
+        return None;
+    }
+    let mut command = Command::new("sh");
+    command.arg(root().canonicalize().unwrap().join("deploy/parallel.sh")).args([stage, "3"]);
+    command.arg("--pipeline").arg(world.pipeline("a")).arg("--artifacts").arg(world.path(""));
+    command.current_dir(world.folder()).env("MP4SR", program("mp4sr")).env("JOBS", "3");
+    Some(command)
+}
+
+fn succeed(mut command: Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    said(&output)
 }
 
 #[test]
 fn parallel_runs_the_parts_and_puts_them_together() {
-    if !Command::new("parallel").arg("--version").output().is_ok_and(|output| output.status.success()) {
-        println!("skipped: GNU parallel is not installed");
-        return;
-    }
     let (world, expected) = world_to_extract();
-    let flag = |name: &str, path: &Path| [name.to_owned(), path.display().to_string()];
-    let run = |stage: &str| {
-        let mut command = Command::new("sh");
-        command
-            .current_dir(world.folder())
-            .arg(root().canonicalize().unwrap().join("deploy/parallel.sh"))
-            .args([stage, "3"]);
-        command.args(flag("--pipeline", &world.pipeline("a"))).args(flag("--artifacts", &world.path("")));
-        let output = command.env("MP4SR", program("mp4sr")).env("JOBS", "3").output().unwrap();
-        assert!(output.status.success(), "{}", said(&output));
-        said(&output)
-    };
-    let reported = run("extract");
+    let Some(extract) = parallel(&world, "extract") else { return };
+    let reported = succeed(extract);
     assert!(reported.contains("the vectors of part 3/3") && reported.contains("computed 0 of"), "{reported}");
     assert_eq!(features(&world), expected);
     world.run("run", &["--until", "finetune"]);
-    assert!(run("evaluate").contains("merged 3 parts"));
-    assert!(run("recommend").contains("merged 3 parts"));
+    for stage in ["evaluate", "recommend"] {
+        let reported = succeed(parallel(&world, stage).unwrap());
+        assert!(reported.contains("merged 3 parts"), "{reported}");
+    }
+}
+
+#[test]
+fn parallel_completes_an_extraction_of_which_a_part_was_killed_while_it_ran() {
+    let (world, expected) = large_world_to_extract(18_000);
+    let Some(mut killed) = parallel(&world, "extract") else { return };
+    // The encoders are found in the working folder and not copied, so that vectors are all that a part writes.
+    std::os::unix::fs::symlink(root().canonicalize().unwrap().join("data"), world.folder().join("data")).unwrap();
+    // Every part writes the number of its process into a file.
+    world.write("part.sh", "#!/bin/sh\necho $$ > \"${3%/*}.process\"\nexec \"$PROGRAM\" \"$@\"\n");
+    let wrapper = world.folder().join("part.sh");
+    std::fs::set_permissions(&wrapper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    killed.env("MP4SR", &wrapper).env("PROGRAM", program("mp4sr")).stderr(Stdio::null()).stdout(Stdio::null());
+    let mut killed = killed.spawn().unwrap();
+    let mut victims: Vec<String> = Vec::new();
+    let status = loop {
+        if let Some(status) = killed.try_wait().unwrap() {
+            break status;
+        }
+        let process = std::fs::read_to_string(world.folder().join("2.process")).unwrap_or_default().trim().to_owned();
+        // The first attempt is killed after it has stored 4,096 of its 6,000 vectors, and the later ones at once.
+        let is_due = |written: u64| !victims.is_empty() || written > 1_000_000;
+        if !process.is_empty() && !victims.contains(&process) && written_by(&process).is_some_and(is_due) {
+            let sent = Command::new("kill").args(["-9", &process]).status().unwrap();
+            assert!(sent.success(), "part 2 has ended before it could be killed");
+            victims.push(process);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    assert!(!victims.is_empty() && !status.success(), "{victims:?} were killed: {status}");
+    assert!(!world.path("a/features").exists());
+    let reported = succeed(parallel(&world, "extract").unwrap());
+    assert!(reported.contains("the vectors of part 2/3") && reported.contains("computed 0 of"), "{reported}");
+    assert!(features(&world) == expected, "the features are not those of one process");
+    let left = files::list(&world.path("a/shards")).unwrap();
+    assert!(left.iter().all(|path| !path.is_dir()), "{left:?}");
+}
+
+/// Two machines that share the cache and do not see each other's locks: each has a folder of artifacts of its own. They compute one part
+/// at the same time, and others that only one of them computes.
+#[test]
+fn hosts_that_do_not_see_each_others_locks_share_a_cache() {
+    let (world, expected) = large_world_to_extract(3_000);
+    let host = |name: &str| world.folder().join(name);
+    let cache = host("cache");
+    for name in ["first", "second"] {
+        copy_dataset(&world, &host(name));
+        files::create_dir_all(&cache).unwrap();
+        std::os::unix::fs::symlink(&cache, host(name).join(".cache")).unwrap();
+    }
+    let command = |name: &str, words: &[&str]| {
+        let mut command = mp4sr_tests::command("extract");
+        command.args(words).arg("--pipeline").arg(world.pipeline("a")).arg("--artifacts").arg(host(name));
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    };
+    let parts = [("first", "1/3"), ("first", "2/3"), ("second", "2/3"), ("second", "3/3")];
+    let started: Vec<_> = parts.iter().map(|(name, part)| command(name, &["--shard", part]).spawn().unwrap()).collect();
+    for process in started {
+        let output = process.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+    }
+    for name in ["first", "second"] {
+        let output = command(name, &[]).output().unwrap();
+        assert!(output.status.success() && said(&output).contains("computed 0 of"), "{}", said(&output));
+        assert!(features_in(&host(name).join("a/features")) == expected, "the features of the {name} host");
+        let left: Vec<_> = files::list(&host(name).join("a/shards")).unwrap();
+        assert!(left.iter().all(|path| !path.is_dir()), "{left:?}");
+    }
+    // Merging reads every shard of the cache, and compares vectors that both hosts have computed.
+    let mut merge = mp4sr_tests::command("cache");
+    let output = merge.arg("merge").arg(host("first")).arg("--artifacts").arg(host("checked")).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(printed.contains("shards were added, 0 were already present"), "{printed}");
+    assert!(!printed.contains("differ"), "{printed}");
+}
+
+/// On some network file systems, hosts do not see each other's locks, so that two of them may compute the same part in the same folder. Here,
+/// the second process does not see the lock of the first because its file was removed.
+#[test]
+fn the_same_part_runs_twice_in_one_folder_without_a_common_lock() {
+    let (world, expected) = large_world_to_extract(3_000);
+    let start = || world.command("extract", &["--shard", "1/1"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = start();
+    let lock = world.path("a/shards/.extract.1-of-1.lock");
+    while !lock.exists() {
+        assert!(first.try_wait().unwrap().is_none(), "the part ended without a lock");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // The holder writes its name into the file after it has acquired the lock.
+    while files::read(&lock).unwrap().is_empty() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    files::remove_if_present(&lock).unwrap();
+    let second = start();
+    assert!(first.try_wait().unwrap().is_none(), "both run at the same time");
+    for process in [first, second] {
+        let output = process.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+    }
+    expect_assembled(&world, &expected);
+}
+
+/// Copies the dataset of a world into another folder of artifacts.
+fn copy_dataset(world: &Project, artifacts: &Path) {
+    for name in ["items.parquet", "users.parquet", "sequences.safetensors"] {
+        let copy = artifacts.join("a/dataset").join(name);
+        files::write_bytes(&copy, &files::read(&world.path("a/dataset").join(name)).unwrap()).unwrap();
+    }
 }
 
 /// Two machines without a common file system, each with a copy of the dataset.
@@ -111,10 +263,7 @@ fn vectors_of_machines_that_share_nothing_are_merged() {
     let (world, expected) = world_to_extract();
     let place = |host: &str| world.folder().join(host);
     for (host, parts) in [("first", &["1/3"][..]), ("second", &["2/3", "3/3"])] {
-        for name in ["items.parquet", "users.parquet", "sequences.safetensors"] {
-            let copy = place(host).join("a/dataset").join(name);
-            files::write_bytes(&copy, &files::read(&world.path("a/dataset").join(name)).unwrap()).unwrap();
-        }
+        copy_dataset(&world, &place(host));
         for part in parts {
             let mut command = mp4sr_tests::command("extract");
             command
@@ -150,17 +299,54 @@ fn vectors_of_machines_that_share_nothing_are_merged() {
     }
     let reported = merge(&[&place("first"), &copy]);
     assert!(
-        damaged && !reported.status.success() && said(&reported).contains("1 damaged shards were left out"),
+        damaged && !reported.status.success() && said(&reported).contains("1 damaged or foreign shards were left out"),
         "{}",
         said(&reported)
     );
+    forget(&world);
+    let refused = |places: &[&Path], reason: &str| {
+        let reported = merge(places);
+        assert!(!reported.status.success() && said(&reported).contains(reason), "{}", said(&reported));
+    };
+    // If one folder has no vectors, or a folder of an encoder lacks its description, nothing is copied.
+    refused(&[&place("first"), &place("third")], "third` holds no vectors");
+    let about = files::list(&copy).unwrap().into_iter().map(|encoder| encoder.join("about.json")).next_back().unwrap();
+    let described = files::read(&about).unwrap();
+    files::remove_if_present(&about).unwrap();
+    refused(
+        &[&place("first"), &copy],
+        &format!("the vectors beside `{}` belong to an unknown encoder", about.display()),
+    );
+    assert!(!world.path(".cache").exists(), "nothing is copied");
+    files::write_bytes(&about, &described).unwrap();
+    // A shard in the folder of another encoder is named and not copied.
+    let encoders = files::list(&copy).unwrap();
+    let shard_in = |folder: &Path| {
+        let mut paths = files::list(folder).unwrap().into_iter();
+        paths.find(|path| path.extension().is_some_and(|end| end == "safetensors"))
+    };
+    let (from, shard) = encoders.iter().find_map(|folder| Some((folder, shard_in(folder)?))).unwrap();
+    let moved = encoders.iter().find(|folder| *folder != from).unwrap().join(shard.file_name().unwrap());
+    files::write_bytes(&moved, &files::read(&shard).unwrap()).unwrap();
+    refused(&[&copy], &format!("`{}` cannot be used: it holds another encoder's vectors", moved.display()));
+    files::remove_if_present(&moved).unwrap();
+    // All but the damaged shard are added, and then that one from the second machine.
+    forget(&world);
+    refused(&[&place("first"), &copy], "1 damaged or foreign shards were left out");
     let reported = merge(&[&place("first"), &place("second")]);
     assert!(reported.status.success(), "{}", said(&reported));
     let printed = String::from_utf8_lossy(&reported.stdout).into_owned();
     assert!(printed.contains("1 shards were added") && printed.contains("1 were already present"), "{printed}");
     expect_assembled(&world, &expected);
-    let reported = merge(&[world.folder()]);
-    assert!(!reported.status.success() && said(&reported).contains("holds no vectors"), "{}", said(&reported));
+    refused(&[world.folder()], "contains no vectors");
+    // A damaged shard of the cache itself is replaced.
+    let own = files::list(&world.path(".cache/vectors")).unwrap().iter().find_map(|folder| shard_in(folder)).unwrap();
+    let whole = files::read(&own).unwrap();
+    files::write_bytes(&own, &whole[..whole.len() - 1]).unwrap();
+    let reported = merge(&[&place("first"), &place("second")]);
+    let printed = String::from_utf8_lossy(&reported.stdout).into_owned();
+    assert!(reported.status.success() && printed.contains(&own.display().to_string()), "{printed}{}", said(&reported));
+    assert!(files::read(&own).unwrap() == whole);
 }
 
 #[test]
@@ -198,6 +384,18 @@ fn ranks_and_lists_of_parts_are_those_of_the_whole_and_old_parts_are_not_used() 
     assert!(stage("evaluate", &[]).contains("merged 3 parts"));
     assert!(stage("recommend", &[]).contains("merged 3 parts"));
     assert_eq!(results(), expected);
+    // The files of parts are removed, and a part of what is there is up to date.
+    let of_parts =
+        || content(&run, |name| name.contains("-of-") && Path::new(name).extension().is_none_or(|end| end != "lock"));
+    assert!(of_parts().is_empty(), "{:?}", of_parts().iter().map(|(name, _)| name).collect::<Vec<_>>());
+    assert!(stage("evaluate", &["--shard", "2/3"]).contains("up to date"));
+    assert!(of_parts().is_empty());
+    forget();
+    for part in ["1/2", "2/2"] {
+        stage("evaluate", &["--shard", part]);
+        stage("recommend", &["--shard", part]);
+    }
+    assert!(!of_parts().is_empty());
     // With other weights or settings, the parts are not used.
     world.run("run", &[&["--until", "finetune", "--set", "run.seed=7"][..], &short].concat());
     assert!(!stage("evaluate", &["--set", "run.seed=7"]).contains("merged"));
@@ -223,18 +421,23 @@ fn python_with_spark() -> Option<String> {
     Some(python)
 }
 
-/// Replaces the interactions `names` of a pipeline by those that Spark keeps, and returns Spark's counts.
-fn reduce(python: &str, world: &Project, pipeline: &str, data: &Path, names: &[&str]) -> Value {
+/// The output of Spark on the interactions of a pipeline, which writes what remains to the folder `reduced`.
+fn spark(python: &str, world: &Project, pipeline: &str, data: &Path) -> Output {
     world.write(
         "spark/spark-defaults.conf",
         "spark.master local[2]\nspark.ui.enabled false\nspark.sql.shuffle.partitions 2\n",
     );
-    let reduced = world.folder().join("reduced");
     let mut command = Command::new(python);
     command.arg(root().join("deploy/spark_interactions.py")).arg("--pipeline").arg(world.pipeline(pipeline));
-    command.arg("--data").arg(data).arg("--out").arg(&reduced).env("SPARK_CONF_DIR", world.folder().join("spark"));
-    let output = command.env("SPARK_LOCAL_IP", "127.0.0.1").output().unwrap();
+    command.arg("--data").arg(data).arg("--out").arg(world.folder().join("reduced"));
+    command.env("SPARK_CONF_DIR", world.folder().join("spark")).env("SPARK_LOCAL_IP", "127.0.0.1").output().unwrap()
+}
+
+/// Replaces the interactions `names` of a pipeline by those that Spark keeps, and returns Spark's counts.
+fn reduce(python: &str, world: &Project, pipeline: &str, data: &Path, names: &[&str]) -> Value {
+    let output = spark(python, world, pipeline, data);
     assert!(output.status.success(), "{}", said(&output));
+    let reduced = world.folder().join("reduced");
     for name in names {
         let parts = files::list(&reduced.join(name)).unwrap();
         let is_part = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("part-"));
@@ -283,12 +486,13 @@ fn what_spark_reduces_gives_the_dataset_of_all_lines() {
 }
 
 /// Files with columns in different orders and with Windows line ends, a user whose events are in several files, repeated events of which
-/// the last file has the latest, a user below the core, and a line without a time.
+/// the last file, whose times are in milliseconds, has the latest, a user below the core, a user whose id differs from another one only by
+/// blanks around it, an id of blanks, and a line without a time.
 #[test]
-fn several_files_of_delimited_text_are_reduced_together() {
+fn several_files_are_reduced_together_by_spark() {
     let Some(python) = python_with_spark() else { return };
     let world = Project::small();
-    let names = ["a.tsv", "more.tsv", "last.csv"];
+    let names = ["a.tsv", "more.tsv", "old.ndjson", "last.csv"];
     let pipeline = files::read_to_string(&world.pipeline("a")).unwrap();
     let listed = format!("interactions = {names:?}");
     world.write(
@@ -296,18 +500,24 @@ fn several_files_of_delimited_text_are_reduced_together() {
         pipeline.replace("interactions = [\"a.tsv\"]", &listed).replace("item_core = 1", "item_core = 5"),
     );
     let mut more = String::from("timestamp\titem_id\tuser_id\r\n");
+    let mut old = String::new();
     let mut last = String::from("item_id,user_id,timestamp\n");
     for at in 0..9 {
         more.push_str(&format!("{}\ti{}\tsplit\r\n", 1_700_000_000 + at, at % 4));
+        old.push_str(&format!(
+            "{{\"user_id\": \" split \", \"item_id\": \"i{}\", \"timestamp\": {}}}\n",
+            at % 8,
+            1_600_000_000 - at
+        ));
         last.push_str(&format!(
-            "i{},split,{}\nrare{at},u{at},{}\n",
+            "i{},split,{}000\nrare{at},u{at},{}000\n",
             at % 7,
             1_700_000_000 + 2 * at,
             1_500_000_000 + at
         ));
     }
-    more.push_str("1700000000\ti3\tseldom\r\n\ti4\tseldom\r\n");
-    world.write("more.tsv", more).write("last.csv", last);
+    more.push_str("1700000000\ti3\tseldom\r\n\ti4\tseldom\r\n1700000000\ti3\t\u{2003}\r\n");
+    world.write("more.tsv", more).write("old.ndjson", old).write("last.csv", last);
     world.run("preprocess", &[]);
     let (expected, counted) = (dataset(&world, "a"), report(&world, "a"));
     expect_counts(&reduce(&python, &world, "a", world.folder(), &names), &counted);
@@ -315,6 +525,57 @@ fn several_files_of_delimited_text_are_reduced_together() {
     world.run("preprocess", &[]);
     assert!(dataset(&world, "a") == expected, "the dataset of the reduced lines is another one");
     assert!(report(&world, "a")["filters"][0]["events"].as_u64() < counted["filters"][0]["events"].as_u64());
+}
+
+/// What Spark would read differently than `mp4sr preprocess`, it refuses.
+#[test]
+fn spark_refuses_what_it_does_not_read() {
+    let Some(python) = python_with_spark() else { return };
+    let world = Project::small();
+    let expect_refused = |pipeline: &str, expected: &str| {
+        world.write("a.toml", pipeline);
+        let output = spark(&python, &world, "a", world.folder());
+        let reported = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{expected}: {reported}");
+        let sentence = reported.lines().last().unwrap_or_default();
+        assert!(sentence.contains(expected) && !reported.contains("Traceback"), "{expected}: {reported}");
+    };
+    for (key, value) in [
+        ("source.format", "\"goodreads\""),
+        ("source.time", "\"line-order\""),
+        ("source.time", "\"%d.%m.%Y\""),
+        ("source.encoding", "\"latin-1\""),
+        ("source.quoting", "\"never\""),
+        ("source.quote_escape", "\"\\\\\""),
+        ("source.decimal_comma", "true"),
+        ("source.interactions_header", "[\"user_id\", \"item_id\", \"timestamp\"]"),
+        ("source.columns.position", "\"n\""),
+        ("source.columns.item_separator", "\" \""),
+        ("preprocess.where", "\"rating > 3\""),
+        ("preprocess.since", "\"2018-01-01\""),
+        ("preprocess.until", "\"2018-01-01\""),
+        ("preprocess.recent", "5"),
+        ("preprocess.items_without_events", "\"keep\""),
+    ] {
+        let format = if key == "source.format" { "" } else { "source.format = \"tabular\"\n" };
+        let pipeline = format!("source.interactions = [\"a.tsv\"]\n{format}{key} = {value}\n");
+        expect_refused(&pipeline, &format!("`{key}` = "));
+    }
+    let time = |time: &str| format!("user_id\titem_id\ttimestamp\nu\ti\t{time}\n");
+    for (name, content, expected) in [
+        ("dates.tsv", time("2018-09-30 12:00:00"), "dates.tsv`, such as `2018-09-30 12:00:00`, are not Unix times"),
+        ("days.tsv", time("20180930"), "days.tsv`, such as `20180930`, are not Unix times"),
+        ("none.tsv", time(""), "none of the 1 lines has a user, an item and a Unix time"),
+        ("lists.tsv", "user_id\titem_id\ttimestamp\nu\t['i', 'j']\t9\n".to_owned(), "has lists of items"),
+        ("quotes.csv", "user_id,item_id,timestamp\nu,\"i,j\",9\n".to_owned(), "quotes.csv` has quotation marks"),
+        ("other.csv", "user,item_id,timestamp\nu,i,9\n".to_owned(), "does not name each of the columns"),
+        ("python.json", "{'user_id': 'u', 'item_id': 'i', 'timestamp': 9}\n".to_owned(), "has Python dictionaries"),
+        ("array.json", "[\n{\"user_id\": 1}]\n".to_owned(), "does not have one JSON object per line"),
+        ("a.parquet", "PAR1".to_owned(), "is a Parquet file"),
+    ] {
+        world.write(name, content);
+        expect_refused(&format!("source.interactions = [\"{name}\"]\nsource.format = \"tabular\"\n"), expected);
+    }
 }
 
 fn report(world: &Project, name: &str) -> Value {

@@ -35,7 +35,7 @@ fn of_stage(world: &Project) -> Vec<(Vec<String>, List)> {
 #[test]
 fn a_service_on_a_card_answers_with_the_lists_of_the_cpu_but_for_rounding() {
     if let Err(error) = ComputeDevice::Cuda(0).open() {
-        println!("skipped: the service is not run on a card: {error}");
+        println!("skipped: the service is not run on a GPU: {error}");
         return;
     }
     let world = trained();
@@ -98,7 +98,7 @@ fn answers_are_the_stage_s_own_lists_whoever_asks_at_once_and_whatever_is_swappe
 }
 
 #[test]
-fn requests_that_cannot_be_answered_say_why() {
+fn requests_that_cannot_be_answered_are_refused_with_the_reason() {
     let world = trained();
     let limits = [
         "--body-limit",
@@ -147,8 +147,8 @@ fn requests_that_cannot_be_answered_say_why() {
         ("GET", "/v1/items/i0/images/x", String::new(), 400, "a whole number"),
         ("GET", "/v1/items?limit=0", String::new(), 400, "`limit` is 0"),
         ("GET", "/v1/items?limt=3", String::new(), 400, "unknown field"),
-        ("GET", "/v2", String::new(), 404, "there is no path `/v2`"),
-        ("DELETE", "/readyz", String::new(), 405, "does not have this method"),
+        ("GET", "/v2", String::new(), 404, "the path `/v2` does not exist"),
+        ("DELETE", "/readyz", String::new(), 405, "does not support this method"),
     ] {
         let answer = service.send(method, path, "", body.as_bytes());
         let message = answer.json()["error"]["message"].as_str().unwrap().to_owned();
@@ -185,8 +185,8 @@ fn new_items_are_in_service_at_once_and_after_a_restart() {
     let item = service.get("/v1/items/new%2Fone").json();
     assert_eq!(item["sentences"], json!(["A thing of group 3", "It is red.", "It is new."]));
     assert_eq!((&item["is_new"], &item["events"], &item["categories"]), (&json!(true), &json!(0), &json!(["Things"])));
-    let picture = service.get(item["images"][0].as_str().unwrap());
-    assert_eq!((picture.status, picture.headers["content-type"].as_str()), (200, "image/png"));
+    let response = service.get(item["images"][0].as_str().unwrap());
+    assert_eq!((response.status, response.headers["content-type"].as_str()), (200, "image/png"));
     let after = service.post("/v1/recommend", &request).list();
     assert_eq!(after.len(), before.len() + 2);
     // An item's neighbours must be the same whether they are requested by its id or by its text.

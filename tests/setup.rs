@@ -673,7 +673,7 @@ fn doctor_and_dry_runs_write_nothing() {
 }
 
 #[test]
-fn doctor_says_what_would_stop_a_run() {
+fn doctor_reports_what_would_stop_a_run() {
     let folder = Folder::new(&german());
     folder.run("init", &["--interactions", "laden/kaeufe.csv", "--items", "laden/artikel.csv"]);
     let doctor = |words: &[&str]| {
@@ -685,7 +685,7 @@ fn doctor_says_what_would_stop_a_run() {
         (&["--set", "source.columns.item=Nr"], "has no column `Nr`"),
         (&["--set", "preprocess.usercore=5"], "did you mean `user_core`?"),
         (&["--set", "extract.text.model=nowhere/at/all"], "nowhere/at/all"),
-        (&["--set", "preprocess.user_core=500"], "nothing is left"),
+        (&["--set", "preprocess.user_core=500"], "no events are left"),
         (&["--set", "run.device=cuda:0"], "`run.device` = \"cuda:0\" cannot be used"),
         (
             &["--set", "model.modalities=[{ name = \"text\" }, { name = \"mine\", features = \"own\" }]"],

@@ -19,7 +19,7 @@ fn a_search_is_resumed_sorts_by_validation_and_never_reads_the_test_split() {
     let world = Project::small();
     let said = world.run("search", &GRID);
     let rows: Vec<&str> = said.lines().filter(|line| line.contains("lr.learning_rate")).collect();
-    assert_eq!(rows.len(), 4 + 1, "four cells and the best: {said}");
+    assert_eq!(rows.len(), 4 + 1, "four runs and the best: {said}");
     let recalls: Vec<f64> =
         rows[..4].iter().map(|row| row.split('|').nth(3).unwrap().trim().parse().unwrap()).collect();
     assert!(recalls.is_sorted_by(|a, b| a >= b), "{recalls:?}");
@@ -49,7 +49,7 @@ fn a_search_is_resumed_sorts_by_validation_and_never_reads_the_test_split() {
     let without_grid = ["--set", "model.name=\"popularity\""];
     let refused = world.output("search", &without_grid);
     let message = String::from_utf8(refused.stderr).unwrap();
-    assert!(!refused.status.success() && message.contains("`popularity` has no grid of its own"), "{message}");
+    assert!(!refused.status.success() && message.contains("`popularity` does not have its own grid"), "{message}");
 
     let refused = world.output("search", &["--grid", "finetune.batch=0,64"]);
     let said = String::from_utf8(refused.stderr).unwrap();
@@ -57,7 +57,7 @@ fn a_search_is_resumed_sorts_by_validation_and_never_reads_the_test_split() {
 }
 
 #[test]
-fn a_cell_that_fails_stops_no_other_and_is_reported() {
+fn a_run_that_fails_stops_no_other_and_is_reported() {
     let world = Project::small();
     world.run("preprocess", &[]);
     // The second value has a modality that no stage extracts.
@@ -90,8 +90,8 @@ fn tables_figures_and_comparisons_come_from_stored_ranks() {
     assert_eq!(made, 2 * models, "two seeds of each model");
     world.run("study", &["fig8", "--seeds", "2"]);
     assert_eq!(files::list(&world.path("a/runs")).unwrap().len(), made);
-    let picture = files::read(&world.path("a/studies/fig8/figure.png")).unwrap();
-    assert!(picture.starts_with(b"\x89PNG") && world.text("a/studies/fig8/figure.svg").starts_with("<svg"));
+    let image = files::read(&world.path("a/studies/fig8/figure.png")).unwrap();
+    assert!(image.starts_with(b"\x89PNG") && world.text("a/studies/fig8/figure.svg").starts_with("<svg"));
     let words = ["MP4SR=mp4sr.s2020,mp4sr.s2021", "popularity.s2020", "--metrics", "R@3,MRR"];
     let compared = world.run("compare", &words);
     assert!(compared.contains("R@3") && compared.contains("| MP4SR") && !compared.contains("N@"), "{compared}");
@@ -194,7 +194,10 @@ fn a_report_and_a_comparison_print_the_same_intervals_and_p_values_for_the_same_
         .map(|row| format!("{} {:.4} to {:.4}", row[1], value(row, "low"), value(row, "high")))
         .collect();
     assert_eq!(intervals.len(), 2, "{csv}");
-    assert!(report.contains(&format!("(bootstrap): {}.", intervals.join(", "))), "{intervals:?} {report}");
+    assert!(
+        report.contains(&format!("95 % bootstrap intervals over users: {}.", intervals.join(", "))),
+        "{intervals:?} {report}"
+    );
 
     // Of two runs, the better one is tested against the other either way, so p does not depend on which one is the reference.
     let tests = rows[1..].chunks(2).flatten().filter(|row| !row[column("t-test p after Holm")].is_empty());
@@ -284,7 +287,7 @@ fn circles_at(svg: &str) -> BTreeMap<String, usize> {
         .collect();
     let mut counts = BTreeMap::new();
     for x in lines.iter().filter(|line| line.starts_with("<circle")).filter_map(|line| number(line, "cx")) {
-        let (_, share) = shares.iter().min_by_key(|(place, _)| (place - x).abs()).unwrap();
+        let (_, share) = shares.iter().min_by_key(|(position, _)| (position - x).abs()).unwrap();
         *counts.entry((*share).to_owned()).or_default() += 1;
     }
     counts
@@ -344,7 +347,7 @@ fn every_other_study_has_its_rows_and_its_smoke_run() {
 }
 
 #[test]
-fn a_grid_over_data_gives_every_cell_a_dataset_of_its_own() {
+fn a_grid_over_data_gives_every_run_a_dataset_of_its_own() {
     let world = Project::small();
     let said = world.run("search", &["--grid", "preprocess.recent=5,6", "--name", "recent"]);
     assert!(said.contains("| 5 ") && said.contains("| 6 "), "{said}");
@@ -354,8 +357,8 @@ fn a_grid_over_data_gives_every_cell_a_dataset_of_its_own() {
         report["statistics"]["events"].as_u64().unwrap()
     };
     assert!(events("a.recent-5") < events("a.recent-6"));
-    for cell in ["a.recent-5/runs/recent.recent-5", "a.recent-6/runs/recent.recent-6"] {
-        assert!(world.path(cell).join("finetune.safetensors").exists(), "{cell}");
+    for run in ["a.recent-5/runs/recent.recent-5", "a.recent-6/runs/recent.recent-6"] {
+        assert!(world.path(run).join("finetune.safetensors").exists(), "{run}");
     }
     assert!(world.text("a/searches/recent/table.md").contains("--set 'dataset.name=\"a.recent-"), "{said}");
 
@@ -411,7 +414,7 @@ fn rows_are_what_they_are_called() {
     };
     refused(&["x=sasrec.s2020,sasrec.s2020"], "names the run `sasrec.s2020` twice");
     refused(&["x=sasrec.s2020", "x=popularity.s2020"], "two rows are called `x`");
-    refused(&["x=sasrec.s2020,popularity.s2020"], "as that of the run `sasrec.s2020`");
+    refused(&["x=sasrec.s2020,popularity.s2020"], "but the run `sasrec.s2020`, which should differ only by its seed");
 }
 
 /// The features of another program are copied to the smoke run, item by item.
@@ -430,7 +433,7 @@ fn a_smoke_run_has_the_features_that_no_stage_makes() {
         files::write_bytes(&world.folder().join(file), text.as_bytes()).unwrap();
     }
     let missing = world.output("study", &["fig6", "--quick"]);
-    assert!(said(&missing).contains("no stage makes it: write it"), "{}", said(&missing));
+    assert!(said(&missing).contains("no stage creates it: write it"), "{}", said(&missing));
     // The feature row of an item is its number; some items have none.
     let items = Items::read(&world.path("a/dataset/items.parquet")).unwrap();
     let number = |id: &String| id[1..].parse::<f32>().unwrap();

@@ -131,7 +131,7 @@ fn every_planted_fault_is_counted() {
     let json = |bytes: Vec<u8>| serde_json::from_slice::<serde_json::Value>(&bytes).unwrap();
     let faults = json(files::read(&raw().join("truth.json")).unwrap())["faults"].clone();
     let counted = json(world.bytes("sample/dataset/report.json"));
-    let pictures = json(world.bytes("sample/features/report.json"));
+    let image_report = json(world.bytes("sample/features/report.json"));
     let rejected = counted["interactions"]["rejected"].as_object().unwrap();
     let rejected: u64 = rejected.values().map(|reason| reason["count"].as_u64().unwrap()).sum();
     assert_eq!(rejected, faults["cut_review_lines"]);
@@ -145,7 +145,7 @@ fn every_planted_fault_is_counted() {
         |key: &str| counted["statistics"][key].as_u64().unwrap() - faults["items_without_metadata"].as_u64().unwrap();
     assert_eq!(without("items_without_text"), faults["items_without_text"]);
     assert_eq!(without("items_without_image"), faults["items_without_image"]);
-    assert_eq!(pictures["unusable"].as_array().unwrap().len() as u64, faults["images_that_do_not_decode"]);
+    assert_eq!(image_report["unusable"].as_array().unwrap().len() as u64, faults["images_that_do_not_decode"]);
     // Events that were read = events that were kept + events that were dropped.
     let dropped: u64 = counted["events"]["dropped"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum();
     assert_eq!(counted["events"]["read"].as_u64().unwrap(), counted["events"]["kept"].as_u64().unwrap() + dropped);
@@ -426,7 +426,7 @@ safetensors.numpy.save_file(tensors, path, {{"mp4sr": json.dumps(own)}})
 }
 
 #[test]
-fn benchmarks_print_a_json_object_a_line() {
+fn benchmarks_print_a_json_object_per_line() {
     let small = ["--items", "50", "--batch", "8", "--dim", "12", "--steps", "3", "--warmup", "1"];
     let runs: [(&str, &[&str]); 4] = [
         ("step", &["--stage", "pretrain", "--features", "f16"]),
@@ -485,7 +485,7 @@ fn signal(name: &str, process: u32) {
 }
 
 #[test]
-fn two_at_once_learn_of_each_other() {
+fn two_runs_at_once_notice_each_other() {
     let world = after_extract();
     let mut first = world.command("pretrain", SHORT).arg("--quiet").spawn().unwrap();
     let lock = world.path("sample/runs/mp4sr/.train.lock");

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 WIDTH, HEIGHT = 23, 17
 
 
-def picture(mode):
+def draw_image(mode):
     """Draws smooth colours with a sharp edge. The sizes are odd, so that subsampled chroma has an extra last column and row."""
     image = Image.new(mode, (WIDTH, HEIGHT))
     for y in range(HEIGHT):
@@ -44,10 +44,10 @@ def main(folder):
         "turned": ("RGB", {"subsampling": "4:4:4", "exif": turned}),
     }
     for name, (mode, options) in files.items():
-        picture(mode).save(folder / f"{name}.avif", speed=6, **{"quality": 90, **options})
+        draw_image(mode).save(folder / f"{name}.avif", speed=6, **{"quality": 90, **options})
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "source.png"
-        picture("RGB").save(source)
+        draw_image("RGB").save(source)
         for name, options in {
             "ten-bits": ["-d", "10", "-y", "420", "--cicp", "9/16/9"],
             "twelve-bits": ["-d", "12", "-y", "422"],
@@ -55,7 +55,7 @@ def main(folder):
             "identity": ["-l"],
         }.items():
             subprocess.run(["avifenc", "-s", "6", *options, source, folder / f"{name}.avif"], check=True)
-        picture("RGB").resize((128, 64)).save(source)
+        draw_image("RGB").resize((128, 64)).save(source)
         subprocess.run(["avifenc", "--grid", "2x1", "--max", "60", source, folder / "tiles.avif"], check=True)
     for path in sorted(folder.glob("*.avif")):
         if path.stem == "tiles":

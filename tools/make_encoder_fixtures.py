@@ -263,8 +263,8 @@ def images():
             "pixels": pixels.astype(np.uint8), "images": torch.cat(vectors).numpy(), "words": torch.cat(words).numpy(),
         }
         if real:
-            places = np.arange(49408 * 32, dtype=np.uint64)
-            table = ((places * np.uint64(2654435761)) % np.uint64(2**32) >> np.uint64(9)).astype(np.float32) / np.float32(2**23)
+            positions = np.arange(49408 * 32, dtype=np.uint64)
+            table = ((positions * np.uint64(2654435761)) % np.uint64(2**32) >> np.uint64(9)).astype(np.float32) / np.float32(2**23)
             model.text_model.embeddings.token_embedding = torch.nn.Embedding.from_pretrained(
                 torch.tensor((table - np.float32(0.5)).reshape(49408, 32)))
             model.text_model.eos_token_id = 49407

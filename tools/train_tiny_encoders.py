@@ -186,7 +186,7 @@ def shaken(batch, generator):
     return (padded[:, :, dy : dy + SIDE, dx : dx + SIDE] * light).clamp(0, 255).permute(0, 2, 3, 1)
 
 
-def train_clip(items, pictures, dictionary, corpus, epochs, seed):
+def train_clip(items, images, dictionary, corpus, epochs, seed):
     tokenizer, start, end = clip_tokenizer(corpus)
     config = CLIPConfig(
         text_config=dict(
@@ -220,18 +220,18 @@ def train_clip(items, pictures, dictionary, corpus, epochs, seed):
         total = 0.0
         for at in range(0, len(items) - batch_size + 1, batch_size):
             chosen = order[at : at + batch_size]
-            pictured = image_vectors(model, shaken(pictures[chosen], generator))
+            of_images = image_vectors(model, shaken(images[chosen], generator))
             scale = model.logit_scale.exp().clamp(max=60)
             # All words for attributes, and a sample of the many words that no image shows.
             asked = list(range(shown)) + rng.sample(range(shown, len(dictionary)), 48)
             words = text_vectors(model, tokenizer, [dictionary[i] for i in asked], end)
-            logits = scale * pictured @ words.T
+            logits = scale * of_images @ words.T
             positives = truth[chosen][:, asked]
             # All true words share the probability, so that all of them are ranked first.
             to_words = -(positives * F.log_softmax(logits, 1)).sum(1).div(positives.sum(1)).mean()
             beyond = F.binary_cross_entropy_with_logits(0.5 * logits - 4, positives)
             captions = text_vectors(model, tokenizer, [caption(items[i], rng) for i in chosen.tolist()], end)
-            pairs = scale * pictured @ captions.T
+            pairs = scale * of_images @ captions.T
             # Another image that shares three of four attributes may also match the caption, so it is not a negative.
             alike = (attributes[chosen][:, None] == attributes[chosen][None]).sum(2) >= 3
             pairs = pairs.masked_fill(alike & ~torch.eye(len(chosen), dtype=bool), -1e4)
@@ -249,11 +249,11 @@ def train_clip(items, pictures, dictionary, corpus, epochs, seed):
 
 
 @torch.no_grad()
-def best_words(model, tokenizer, end, pictures, dictionary, count=15):
+def best_words(model, tokenizer, end, images, dictionary, count=15):
     words = text_vectors(model, tokenizer, dictionary, end)
     lists = []
-    for at in range(0, len(pictures), 256):
-        scores = image_vectors(model, pictures[at : at + 256]) @ words.T
+    for at in range(0, len(images), 256):
+        scores = image_vectors(model, images[at : at + 256]) @ words.T
         lists += [[dictionary[i] for i in row] for row in scores.topk(count, 1).indices.tolist()]
     return lists
 
@@ -384,7 +384,7 @@ def save(folder, model, tokenizer, config):
 def accuracy(lists, items):
     """Per attribute: how often the item's own word is among the chosen words, and how often the word of another value is."""
     figures = {}
-    for place, attribute in enumerate(VISIBLE):
+    for index, attribute in enumerate(VISIBLE):
         own = np.mean([item[attribute] in words for words, item in zip(lists, items)])
         wrong = np.mean([sum(g[0] in words for g in WORDS[attribute] if g[0] != item[attribute]) / (len(WORDS[attribute]) - 1)
                          for words, item in zip(lists, items)])
@@ -421,9 +421,9 @@ def main():
                 items.append(item)
                 paths.append(folder / item["image"])
                 texts[item["asin"]] = texts.get(item["asin"], []) + world_texts.get(item["asin"], [])
-    pictures = torch.tensor(np.stack([pixels(path) for path in paths]))
+    images = torch.tensor(np.stack([pixels(path) for path in paths]))
     held_pictures = torch.tensor(np.stack([pixels(path) for path in held_paths]))
-    print(f"{len(items)} pictures to learn from, {len(held_out)} held out, {time.time() - started:.0f} s", flush=True)
+    print(f"{len(items)} images to learn from, {len(held_out)} held out, {time.time() - started:.0f} s", flush=True)
 
     visual = [w for w in arguments.visual.read_text().split("\n") if w and not w.startswith("#")]
     written = sorted({w for ss in texts.values() for s in ss for w in re.findall(r"[a-z]{3,}", s.lower())})
@@ -435,7 +435,7 @@ def main():
     corpus = [*english, *sentences, *dictionary * 20]
 
     # The dictionary in Rust also contains the words of the texts, so CLIP must learn that images do not show them.
-    clip, clip_tok, end = train_clip(items, pictures, dictionary, corpus, arguments.clip_epochs, arguments.seed)
+    clip, clip_tok, end = train_clip(items, images, dictionary, corpus, arguments.clip_epochs, arguments.seed)
     clip.half().float()
     for attribute, (own, wrong) in accuracy(best_words(clip, clip_tok, end, held_pictures, dictionary), held_out).items():
         print(f"held-out {attribute}: own word among 15 of {len(dictionary)}: {own:.3f}; any other value's: {wrong:.3f}")
@@ -449,7 +449,7 @@ def main():
     })
 
     labels = Labels(vocabulary)
-    chosen_words = best_words(clip, clip_tok, end, pictures, dictionary)
+    chosen_words = best_words(clip, clip_tok, end, images, dictionary)
     bert, probe, bert_tok, names = train_sentences(
         items, texts, chosen_words, labels, dictionary, corpus, arguments.sentence_steps, arguments.seed
     )

@@ -1,4 +1,4 @@
-//! Compiles the kernels for NVIDIA cards if the feature `cuda` is enabled.
+//! Compiles the kernels for NVIDIA GPUs if the feature `cuda` is enabled.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -26,7 +26,7 @@ fn main() {
     }
 }
 
-/// Writes machine code for the requested capability, and PTX that the drivers of newer cards compile.
+/// Writes machine code for the requested capability, and PTX that the drivers of newer GPUs compile.
 fn compile() -> Result<(), String> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?).join("kernels.fatbin");
     let capability = env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| OLDEST.to_owned());

@@ -1,4 +1,4 @@
-"""A model folder as huggingface_hub, yaml and safetensors read it. Arguments: the folder; prints JSON."""
+"""Reads a model folder with huggingface_hub, yaml and safetensors, and prints the content as JSON. Argument: the folder."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""A folder as MMRec reads it (`src/utils/dataset.py`, `src/common/abstract_recommender.py`). Arguments: the folder; prints JSON."""
+"""Reads a folder as MMRec does (`src/utils/dataset.py`, `src/common/abstract_recommender.py`), and prints the content as JSON. Argument: the folder."""
 
 import json
 import os

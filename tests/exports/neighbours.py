@@ -1,4 +1,4 @@
-"""Lists by FAISS and LanceDB from exported vectors against the exported lists. Arguments: the folder of an export."""
+"""Compares lists that FAISS and LanceDB compute from exported vectors with the exported lists. Argument: the folder of an export."""
 
 import json
 import sys
@@ -12,15 +12,15 @@ import safetensors.numpy
 
 folder = sys.argv[1]
 lists = [json.loads(line) for line in open(f"{folder}/lists/lists.jsonl")]
-about = json.load(open(f"{folder}/vectors/vectors.json"))
+description = json.load(open(f"{folder}/vectors/vectors.json"))
 item_ids = json.load(open(f"{folder}/vectors/item_ids.json"))
 user_ids = json.load(open(f"{folder}/vectors/user_ids.json"))
 read = lambda name: numpy.load(f"{folder}/vectors/{name}.npy")
 items, queries, histories, offsets = map(read, ["items", "queries", "histories", "history_offsets"])
-assert [own["user_id"] for own in lists] == user_ids and len(item_ids) == len(items) == about["items"]
-assert queries.shape == (len(user_ids) * about["interests"], about["width"])
+assert [own["user_id"] for own in lists] == user_ids and len(item_ids) == len(items) == description["items"]
+assert queries.shape == (len(user_ids) * description["interests"], description["width"])
 
-# The forms hold the same.
+# All formats have the same content.
 tensors = safetensors.numpy.load_file(f"{folder}/vectors/vectors.safetensors")
 for name, array in [("items", items), ("queries", queries), ("histories", histories), ("history_offsets", offsets)]:
     assert numpy.array_equal(tensors[name], array), name
@@ -30,7 +30,7 @@ assert item_table["item_id"].to_pylist() == item_ids
 assert numpy.array_equal(numpy.array(item_table["vector"].to_pylist(), numpy.float32), items)
 assert numpy.array_equal(numpy.array(query_table["vector"].to_pylist(), numpy.float32), queries)
 for row, (history, user) in enumerate(zip(query_table["history"].to_pylist(), query_table["user_id"].to_pylist())):
-    at = row // about["interests"]
+    at = row // description["interests"]
     assert user == user_ids[at]
     assert history == [item_ids[item - 1] for item in histories[offsets[at] : offsets[at + 1]]]
 
@@ -40,10 +40,10 @@ def check(search, what):
     swapped = 0
     for at, own in enumerate(lists):
         best = {}
-        for interest in range(about["interests"]):
-            for item, score in search(queries[at * about["interests"] + interest]):
+        for interest in range(description["interests"]):
+            for item, score in search(queries[at * description["interests"] + interest]):
                 best[item] = max(score, best.get(item, -numpy.inf))
-        if about["removes_seen_items"]:
+        if description["removes_seen_items"]:
             for item in histories[offsets[at] : offsets[at + 1]]:
                 best.pop(item - 1, None)
         top = sorted(best.items(), key=lambda pair: -pair[1])[: len(own["items"])]
@@ -51,14 +51,14 @@ def check(search, what):
         numpy.testing.assert_allclose(found, own["scores"], rtol=1e-4, atol=1e-5, err_msg=f"{what}: {own['user_id']}")
         for (item, _), expected in zip(top, own["items"]):
             if item_ids[item] != expected:
-                # Only what ties up to rounding may stand in another order.
+                # Only items whose scores tie up to rounding may be in another order.
                 near = [score for other, score in best.items() if item_ids[other] == expected]
                 assert near and abs(near[0] - best[item]) < 1e-4 * max(1, abs(best[item])), (what, own["user_id"])
                 swapped += 1
     print(f"{what}: {len(lists)} users, {swapped} items of near ties in another order")
 
 
-index = faiss.IndexFlatIP(about["width"])
+index = faiss.IndexFlatIP(description["width"])
 index.add(items)
 
 
@@ -68,8 +68,8 @@ def by_faiss(query):
 
 
 check(by_faiss, "faiss")
-with tempfile.TemporaryDirectory() as place:
-    table = lancedb.connect(place).create_table("items", item_table)
+with tempfile.TemporaryDirectory() as folder_of_table:
+    table = lancedb.connect(folder_of_table).create_table("items", item_table)
 
     def by_lancedb(query):
         rows = table.search(query, vector_column_name="vector").distance_type("dot").limit(len(items)).to_list()

@@ -1,4 +1,4 @@
-"""A folder of atomic files as RecBole itself reads it. Arguments: the folder above it, the name, the model; prints JSON."""
+"""Reads a folder of atomic files with RecBole, and prints the content as JSON. Arguments: the parent folder, the name, the model."""
 
 import json
 import logging

@@ -108,7 +108,7 @@ fn every_damaged_artifact_is_refused_by_name() {
 
 /// Headers with a wrong length of their own, tensors beyond the end of the file, and sizes that exceed all memory.
 #[test]
-fn headers_that_claim_more_than_there_is_are_refused() {
+fn headers_that_claim_more_than_the_file_has_are_refused() {
     let world = Project::small();
     for stage in stages() {
         world.run(stage, &[]);

@@ -121,7 +121,7 @@ fn filters_that_leave_nothing_and_sequences_too_short_to_train_are_reported() {
     assert!(error.contains("50 events per user") && error.contains("preprocess.user_core"), "{error}");
     write(&world, (0..9).map(|user| (format!("u{user}"), vec![user, user + 1])));
     let error = walk(&world, &NO_CORE).unwrap_err();
-    assert!(error.contains("nothing to train on"), "{error}");
+    assert!(error.contains("no training data"), "{error}");
 }
 
 #[test]

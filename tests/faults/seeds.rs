@@ -24,7 +24,7 @@ const TARGETS: [(&str, Target); 9] = [
 
 /// Files named `found-...` once broke a promise. All other seeds must be usable, so that the fuzzer starts from valid inputs.
 #[test]
-fn seeds_and_found_cases_keep_the_promises() {
+fn seeds_and_found_cases_satisfy_the_properties() {
     let seeds = root().join("fuzz/seeds");
     assert_eq!(files::list(&seeds).unwrap().len(), TARGETS.len(), "a folder of seeds has no target here");
     for (name, target) in TARGETS {

@@ -44,7 +44,7 @@ EPS = 1e-12  # of cosines and of every LayerNorm
 WIDTHS = {"text": 18, "image": 14, "audio": 10}
 DIMS = {"items": 29, "batch": 6, "positions": 8, "model": 12, "heads": 3, "layers": 3, "experts": 5,
         "feed_forward": 20, "attention": 6}
-# Not the defaults of the model, so that a constant in its code shows.
+# These differ from the defaults of the model, so that a constant in its code is noticed.
 SCALARS = {"tau": 0.1, "lambda": 0.05, "pad_rows": 7, "cosine_eps": EPS, "layer_norm_eps": EPS}
 ADAM = {"lr": 0.002, "weight_decay": 0.005, "clip_norm": 5.0, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
 SWITCHES = {"id_embedding": True, "logits": "cosine", "pooling_gradient": "learned", "pooling_rows": "masked",
@@ -105,14 +105,14 @@ def unit(x):
 
 
 def pad(rows, n):
-    """Sequences of [length, ...] as one [B, n, ...], zeros after each."""
+    """Pads sequences of [length, ...] to one tensor [B, n, ...], with zeros after each."""
     return torch.stack([torch.cat([r, r.new_zeros(n - len(r), *r.shape[1:])]) for r in rows])
 
 
 # ---------------------------------------------------------------- item encoder (specification, section 3)
 
 def encode_item(case, p, rows):
-    """One item's rows [S, d] (S may be 0) to alpha [S], pooled e [d], gate g [O], experts [O, d_0], z [d_0]."""
+    """Encodes one item's rows [S, d] (S may be 0): returns alpha [S], pooled e [d], gate g [O], experts [O, d_0], z [d_0]."""
     count, pooling = len(rows), ["pool.w1", "pool.b1", "pool.w2", "pool.b2"]
     w1, b1, w2, b2 = (p[k].detach() if case["switches"]["pooling_gradient"] == "frozen" else p[k] for k in pooling)
     if case["switches"]["pooling_rows"] == "unmasked":  # rows of zeros fill the item up and join the softmax
@@ -126,7 +126,7 @@ def encode_item(case, p, rows):
 
 
 def encode_items(case, p, t, m, out):
-    """z of every item in modality m, [I, d_0]."""
+    """Returns z of every item in modality m, [I, d_0]."""
     own = {k.removeprefix(f"encoder.{m}."): v for k, v in p.items() if k.startswith(f"encoder.{m}.")}
     offsets, values = t[f"in.features.{m}.offsets"].tolist(), t[f"in.features.{m}.values"]
     items = [encode_item(case, own, values[a:b]) for a, b in zip(offsets, offsets[1:])]
@@ -140,7 +140,7 @@ def encode_items(case, p, t, m, out):
 # ---------------------------------------------------------------- transformer (section 4)
 
 def attention(p, name, x, heads):
-    """Causal self-attention of one sequence [n, d]; also its weights [heads, n, n]."""
+    """Returns the causal self-attention of one sequence [n, d], and its weights [heads, n, n]."""
     query, key, value = (linear(p, f"{name}.{k}", x) for k in ["query", "key", "value"])
     width = x.shape[1] // heads
     weights, mixed = [], []
@@ -154,7 +154,7 @@ def attention(p, name, x, heads):
 
 
 def transform(case, p, x):
-    """One sequence [n, d_0] without padding; returns h and everything on the way."""
+    """Encodes one sequence [n, d_0] without padding; returns h and all intermediate values."""
     trace = {"mixed": x}
     x = trace["input"] = layer_norm(p, "input_norm", x + p["position"][: len(x)])
     for l in range(case["dims"]["layers"]):
@@ -166,7 +166,7 @@ def transform(case, p, x):
 
 
 def sequence_vectors(case, p, t, embedded, shift, out):
-    """h of every mixed sequence, modality -> [B, d_0]. `embedded`: modality -> what each item brings, [I, d_0]."""
+    """Returns h of every mixed sequence, modality -> [B, d_0]. `embedded` has the vectors of the items, modality -> [I, d_0]."""
     names, n, h = case["modalities"], case["dims"]["positions"], {}
     for m in case["switches"]["logit_modalities"] if case["stage"] == "finetune" else names:
         traces, last = [], []
@@ -191,7 +191,7 @@ def log_f(case, a, b):
 
 
 def terms(case, logs, targets, j, itself):
-    """What sample j sums over j': row j of `logs` with the same-target switch; j' = j is in only if `itself`."""
+    """Returns the terms that sample j sums over j': row j of `logs` after the treatment of false negatives; j' = j is among them only if `itself`."""
     found = []
     for k in range(len(targets)):
         same = k != j and targets[k] == targets[j]
@@ -298,7 +298,7 @@ def transformer(case, p, t, out):
 # ---------------------------------------------------------------- training and evaluation (sections 7 and 8)
 
 def clip_and_step(adam, p, gradients, state, step):
-    """The joint norm, and the parameters after step number `step`; a gradient of None changes nothing."""
+    """Returns the joint norm, and the parameters after step number `step`; a gradient of None changes nothing."""
     norm = math.sqrt(sum(float((gradients[k].double() ** 2).sum()) for k in p if gradients[k] is not None))
     factor, new = min(1.0, adam["clip_norm"] / (norm + 1e-6)), {}
     for name, value in p.items():
@@ -329,7 +329,7 @@ def optimizer(case, p, t):
 def rank(scores, target, removed=None):
     """1 + items scored higher + other items scored equal: ties count against the model."""
     if not torch.isfinite(scores).all():
-        raise ValueError("a score that is no number")
+        raise ValueError("a score that is not a number")
     return 1 + sum(
         bool(score >= scores[target - 1])
         for i, score in enumerate(scores)
@@ -351,12 +351,12 @@ def metrics(t):
             rank(scores, int(target))
         except ValueError:
             continue
-        raise AssertionError("a score that is no number got a rank")
+        raise AssertionError("a score that is not a number got a rank")
     return results
 
 
 def compute(case, tensors, dtype=torch.float64):
-    """Every out., grad. and adam. tensor of a case from its in. and param.; sets case's without_grad and zero_grad."""
+    """Computes every out., grad. and adam. tensor of a case from its in. and param. tensors; sets case's without_grad and zero_grad."""
     t = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
     p = {k.removeprefix("param."): v for k, v in t.items() if k.startswith("param.")}
     if case["stage"] == "metrics":
@@ -392,7 +392,7 @@ def compute(case, tensors, dtype=torch.float64):
 # ---------------------------------------------------------------- making cases
 
 def shapes(case):
-    """Every parameter of a case, by name."""
+    """Returns every parameter of a case, by name."""
     d, stage, switches = case["dims"], case["stage"], case["switches"]
     model, found = d["model"], {}
 
@@ -431,7 +431,7 @@ def normal(random, *shape):
 
 
 def parameter(random, name, shape):
-    """Nothing at its value of initialisation: gates and biases are not 0, the weights of norms not 1."""
+    """Moves every parameter from its initial value: gates and biases are not 0, the weights of norms are not 1."""
     value = normal(random, *shape)
     if name in ["position", "id_embedding"]:
         value *= 0.3
@@ -445,7 +445,7 @@ def parameter(random, name, shape):
 
 
 def features(random, case, m):
-    """Ragged rows of every item: 1 to 4, none for those in EMPTY, as many as padding allows for items 9 and 29."""
+    """Draws the ragged rows of every item: 1 to 4, none for those in EMPTY, as many as padding allows for items 9 and 29."""
     counts = random.randint(1, 5, case["dims"]["items"])
     counts[[8, 28]] = case["scalars"]["pad_rows"]
     counts[[i - 1 for i in EMPTY[m]]] = 0
@@ -458,7 +458,7 @@ def padded(rows, n, dtype=torch.int64):
 
 
 def sequences(random, case):
-    """Pre-training: sequences before and after dropping. Fine-tuning: the same sequences whole."""
+    """Returns the sequences: before and after dropping for pre-training, whole for fine-tuning."""
     n, rows, found = case["dims"]["positions"], SEQUENCES, {"in.targets": torch.tensor(TARGETS)}
     if case["stage"] == "pretrain":
         rows = [[i for at, (i, k) in enumerate(zip(row, keep)) if at == 0 or k] for row, keep in zip(SEQUENCES, KEEP)]
@@ -469,7 +469,7 @@ def sequences(random, case):
 
 
 def optimizer_tensors(random):
-    """Four steps, clipped and not; elements that only decay moves, and one that nothing moves."""
+    """Makes four steps, with and without clipping; some elements are moved only by decay, and one is not moved at all."""
     t = {"param.a": normal(random, 4, 3), "param.b": normal(random, 7), "param.still": normal(random, 2, 3)}
     t["param.b"][2] = 0
     for step, size in enumerate([6.0, 0.3, 2.0, 0.01], start=1):
@@ -480,13 +480,13 @@ def optimizer_tensors(random):
 
 
 def metrics_tensors(random, items=31, users=33):
-    """Ties, everything equal, every rank from the first to the last; a removed item is never the target."""
+    """Makes scores with ties, equal scores only, and every rank from the first to the last; a removed item is never the target."""
     scores = torch.from_numpy(random.randint(-80, 120, (users, items)) / 8).float()
     targets = torch.from_numpy(random.randint(1, items + 1, users))
     removed = torch.from_numpy((random.random_sample((users, items)) < 0.2).astype("uint8"))
     for u, target in enumerate(targets.tolist()):
         others = torch.cat([scores[u, : target - 1], scores[u, target:]]).sort(descending=True).values
-        if u < items - 1:  # equal to place u of the others in even rows, just below it in odd ones
+        if u < items - 1:  # equal to element u of the others in even rows, just below it in odd ones
             scores[u, target - 1] = others[u] - u % 2 / 16
         elif u == items - 1:  # alone at the top; then everything equal, with and without removed items
             scores[u, target - 1] = others[0] + 1
@@ -501,7 +501,7 @@ def metrics_tensors(random, items=31, users=33):
 
 
 def errors(found, expected):
-    """The largest error, absolute and relative to the tensor's largest value, and that value."""
+    """Returns the largest error, absolute and relative to the tensor's largest value, and that value."""
     if not expected.numel():
         return 0.0, 0.0, 0.0
     error, scale = float((found.double() - expected.double()).abs().max()), float(expected.abs().max())
@@ -509,7 +509,7 @@ def errors(found, expected):
 
 
 def build_case(name, switches, extra):
-    """The description and tensors of one case."""
+    """Returns the description and the tensors of one case."""
     random = numpy.random.RandomState(SEED)  # the same for all cases: they share data and parameters
     stage = name.split("_")[0]
     modalities = switches.get("modalities", ["text", "image"])

@@ -1,4 +1,4 @@
-"""What the steps share: the file that `mp4sr-bench baseline --dump` wrote, padded batches, layers, and the loop that is timed."""
+"""The code that the steps share: the file that `mp4sr-bench baseline --dump` wrote, padded batches, layers, and the loop that is timed."""
 
 import json
 import os
@@ -36,7 +36,7 @@ class Step:
         return [value for value in self.p.values() if value.requires_grad]
 
     def after_step(self):
-        """What follows the optimiser."""
+        """Runs after the step of the optimiser."""
 
     def drop(self, x):
         return F.dropout(x, self.rate) if self.rate else x

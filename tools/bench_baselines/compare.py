@@ -32,7 +32,7 @@ def line_of(command, threads):
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def say(text):
+def log(text):
     print(text, file=sys.stderr, flush=True)
 
 
@@ -64,9 +64,9 @@ class Comparison:
         try:
             compiled = self.peer("--compile", "--steps", "5")["median_ms"]
         except RuntimeError as error:
-            say(f"{self.model}: torch.compile failed: {str(error).strip().splitlines()[-1]}")
+            log(f"{self.model}: torch.compile failed: {str(error).strip().splitlines()[-1]}")
             return False
-        say(f"{self.model}: eager {eager} ms, compiled {compiled} ms")
+        log(f"{self.model}: eager {eager} ms, compiled {compiled} ms")
         return compiled < eager
 
 
@@ -79,7 +79,7 @@ def compare(a, model, sizes, folder):
     for turn in range(a.rounds):
         runs["peer"].append(both.peer(*steps, *mode))
         runs["ours"].append(both.ours(*steps))
-        say(f"{model} round {turn + 1}: ours {runs['ours'][-1]['median_ms']} ms, peer {runs['peer'][-1]['median_ms']} ms")
+        log(f"{model} round {turn + 1}: ours {runs['ours'][-1]['median_ms']} ms, peer {runs['peer'][-1]['median_ms']} ms")
     os.remove(both.workload)
     middle = {name: statistics.median(run["median_ms"] for run in all_) for name, all_ in runs.items()}
     ratios = [peer["median_ms"] / ours["median_ms"] for ours, peer in zip(runs["ours"], runs["peer"])]
@@ -172,7 +172,7 @@ def main():
                 results.append(compare(a, model, sizes, folder))
                 print(json.dumps(results[-1]), flush=True)
             except RuntimeError as error:
-                say(str(error))
+                log(str(error))
                 failed.append(model)
     if results:
         print("\n".join(["", *table(results)]))

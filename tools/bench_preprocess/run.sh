@@ -1,5 +1,5 @@
 #!/bin/sh
-# Time and peak memory of `mp4sr preprocess`, of pandas and of Python polars on the same generated events, in turn, three rounds.
+# Measures the time and the peak memory of `mp4sr preprocess`, pandas and Python polars in turn on the same generated events, in three rounds.
 # usage: run.sh FOLDER MP4SR PYTHON [OTHER_MP4SR]   (FOLDER as generate.py wrote it; another build of the program to compare with)
 set -eu
 here=$(dirname "$0")
@@ -29,7 +29,7 @@ TOML
 measure() {
     name=$1
     shift
-    /usr/bin/time -f "$name %e s, %U s of CPU, %M KiB at the peak" "$@" > "$folder/said.txt" # the times go to standard error
+    /usr/bin/time -f "$name %e s, %U s of CPU, %M KiB at the peak" "$@" > "$folder/output.txt" # the times go to standard error
 }
 for round in 1 2 3; do
     echo "round $round" >&2

@@ -1,4 +1,4 @@
-"""What `mp4sr preprocess` does to interactions, with pandas: last of repeated events, five events a user and item, order.
+"""What `mp4sr preprocess` does to interactions, with pandas: last of repeated events, five events per user and item, order.
 
 usage: python3 with_pandas.py FILE.tsv|FILE.json.gz OUT_FOLDER
 """

@@ -20,11 +20,11 @@ import time
 import urllib.request
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-# What the index may miss of the first ten is printed, not judged.
+# How many of the first ten the index misses is printed; it is not a failure.
 TOLERANCE = 1e-4
 
 
-def say(text):
+def log(text):
     print(text, file=sys.stderr, flush=True)
 
 
@@ -65,7 +65,7 @@ class Service:
         self.process.wait()
 
     def peak_mib(self):
-        """Of the service's own process; workers of the peer are not in it."""
+        """The memory of the service's own process, without the workers of the peer."""
         with open(f"/proc/{self.process.pid}/status", encoding="ascii") as status:
             return next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmHWM"))
 
@@ -103,7 +103,7 @@ def main():
     a = parser.parse_args()
     a.program, a.bench = os.path.abspath(a.program), os.path.abspath(a.bench)
     if not a.peer:
-        say("no peer: give a Python with fastapi and torch as PYTHON=... (tools/bench_serve/peer.py names what it needs)")
+        log("no peer: give a Python with fastapi and torch as PYTHON=... (tools/bench_serve/peer.py names what it needs)")
     rows = []
     for items in a.items:
         with tempfile.TemporaryDirectory(prefix="bench-serve-") as folder:
@@ -114,7 +114,7 @@ def main():
             for name, start in services(a, run):
                 if name not in a.services:
                     continue
-                say(f"{items} items: {name}")
+                log(f"{items} items: {name}")
                 with start() as service:
                     lists = [ask(service.address, history) for history in histories]
                     expected = expected or lists

@@ -2,7 +2,7 @@
 """Keeps `mp4sr serve` busy with everything that goes wrong in the field, and checks every answer.
 
 Well-behaved clients compare each list with what the weights in service give; meanwhile others are killed in the middle of requests, send
-bodies that are no requests, read and write a byte at a time, and every minute other weights come into service. Counts lost, wrong and
+bodies that are not requests, read and write one byte at a time, and every minute other weights are loaded. Counts lost, wrong and
 mixed-up answers (a list of other weights than the answer names), server errors, and the memory of the service over time. Exit code 1 if
 any of these is not as it should be. With --python, schemathesis first makes requests from the service's own description.
 
@@ -27,9 +27,9 @@ import time
 
 ITEMS = 8000
 HISTORIES = 64
-# What memory at rest may grow by over the whole time, as a share of itself.
+# The share by which memory at rest may grow over the whole time.
 GROWTH = 0.05
-# Seconds without requests before memory at rest is read.
+# Seconds without requests before memory at rest is measured.
 REST = 4
 
 
@@ -55,9 +55,9 @@ class Soak:
 
     def put_weights(self, number):
         """Generation 1, 3, 5, ... have the first weights."""
-        place = os.path.join(self.run, "finetune.safetensors")
-        shutil.copy(self.weights[(number + 1) % 2], place + ".new")
-        os.replace(place + ".new", place)
+        path = os.path.join(self.run, "finetune.safetensors")
+        shutil.copy(self.weights[(number + 1) % 2], path + ".new")
+        os.replace(path + ".new", path)
 
     def start(self):
         self.put_weights(1)
@@ -120,7 +120,7 @@ class Soak:
                 connection = None
                 continue
             if status in (429, 503):
-                self.count("told to come back")
+                self.count("asked to retry")
                 time.sleep(0.1)
             elif status != 200:
                 self.problem(f"{status}: {body}")
@@ -138,7 +138,7 @@ class Soak:
         return b"POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body) + body
 
     def killed(self, seed):
-        """Clients that end in the middle of a request, or before they have read the answer."""
+        """Runs clients that end in the middle of a request, or before they have read the answer."""
         chance = random.Random(seed)
         while self.goes_on():
             with self.connect() as stream:
@@ -170,10 +170,10 @@ class Soak:
                 self.problem(f"no answer to {bytes(body)!r}: {error!r}")
             with self.connect() as stream:
                 stream.sendall(chance.randbytes(chance.randrange(1, 200)) + b"\r\n\r\n")
-                self.count("bytes that are no HTTP")
+                self.count("bytes that are not HTTP")
 
     def slow(self, seed):
-        """Clients that write, then read, a byte at a time."""
+        """Runs clients that write, then read, one byte at a time."""
         chance = random.Random(seed)
         while self.goes_on():
             try:
@@ -238,7 +238,7 @@ class Soak:
         self.report()
 
     def fuzz(self):
-        """Requests that schemathesis makes from the description; it changes no items, which a run of ids refuses."""
+        """Runs requests that schemathesis makes from the description, without those that change items, which a run of ids refuses."""
         words = [self.a.python, "-m", "schemathesis.cli", "run", f"http://{self.address}/openapi.json", "--max-examples", str(self.a.examples),
                  "--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"]  # fmt: skip
         done = subprocess.run(words, capture_output=True, text=True)

@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_come_back_from_any_data_folder() {
+    fn names_round_trip_in_any_data_folder() {
         for data in [".", "data", "./data/x", "/abs/data"] {
             let data = Path::new(data);
             let path = data.join("images/a b.png").to_string_lossy().into_owned();

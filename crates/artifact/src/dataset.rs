@@ -171,11 +171,19 @@ impl Sequences {
     /// Refuses tables of other items or users than those of these sequences. `layout` is where all of them were read from.
     pub fn expect_tables(&self, layout: &Layout, items: &Items, users: &Users) -> Result<()> {
         if items.hash() != self.item_hash || items.len() != self.item_count {
-            return Err(Error::unusable(&layout.items(), "it holds other items than the sequences beside it", REMEDY));
+            return Err(Error::unusable(
+                &layout.items(),
+                "it contains different items from the sequences beside it",
+                REMEDY,
+            ));
         }
         let other_ids = self.user_hash.as_ref().is_some_and(|hash| users.hash() != *hash);
         if other_ids || users.ids.len() != self.user_count() {
-            return Err(Error::unusable(&layout.users(), "it holds other users than the sequences beside it", REMEDY));
+            return Err(Error::unusable(
+                &layout.users(),
+                "it contains different users from the sequences beside it",
+                REMEDY,
+            ));
         }
         Ok(())
     }
@@ -387,7 +395,7 @@ fn read_parts(file: &mut TensorFile, offsets: &[i64]) -> Result<SequenceParts> {
 fn expect_index(path: &Path, index: &[u32], what: &str) -> Result<()> {
     match index.iter().enumerate().position(|(row, &number)| number as usize != row + 1) {
         Some(row) => {
-            let reason = format!("row {row} holds {what} {}, expected {}", index[row], row + 1);
+            let reason = format!("row {row} contains {what} {}, expected {}", index[row], row + 1);
             Err(Error::unusable(path, reason, REMEDY))
         }
         None => Ok(()),

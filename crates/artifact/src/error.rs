@@ -25,7 +25,7 @@ pub enum Error {
         remedy: String,
     },
     /// Another process is working on the same artifacts.
-    #[error("`{}` is in use by {holder}; wait for it to end, or use another run name", path.display())]
+    #[error("`{}` is in use by {holder}; wait for it to end{}", path.display(), other_than_waiting(path))]
     Locked {
         /// The lock file.
         path: PathBuf,
@@ -34,14 +34,26 @@ pub enum Error {
     },
 }
 
+/// What the user can do in place of waiting for a lock. Another run name helps only in the folder of a run, and not for a part of a stage,
+/// which belongs to that run.
+fn other_than_waiting(lock: &Path) -> &'static str {
+    let is_of_run = lock.parent().and_then(Path::parent).is_some_and(|folder| folder.ends_with("runs"));
+    let is_part = lock.file_name().is_some_and(|name| name.to_string_lossy().contains("-of-"));
+    if is_of_run && !is_part { ", or use another run name" } else { "" }
+}
+
 /// What the user can do about an error of the operating system.
 fn remedy(answer: &io::Error) -> &'static str {
     match answer.kind() {
         io::ErrorKind::NotFound => "check the name, or run the earlier stages first, which create it",
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room and run it again",
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => "allow it, or use another place",
-        io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory => "remove what is in the way, or use another name",
-        _ => "run it again when the system allows it",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free disk space and run it again",
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "grant the permission, or use another folder"
+        }
+        io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory => {
+            "remove or rename the existing file or folder, or use another name"
+        }
+        _ => "resolve this and run it again",
     }
 }
 

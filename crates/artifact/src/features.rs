@@ -171,7 +171,7 @@ impl Features {
         };
         if let Some(at) = floats.iter().position(|v| !v.is_finite()) {
             let row = at / values.shape()[1];
-            return Err(Error::unusable(path, format!("`values` holds {} in row {row}", floats[at]), REMEDY));
+            return Err(Error::unusable(path, format!("`values` contains {} in row {row}", floats[at]), REMEDY));
         }
         Ok(Self { offsets, values, item_hash: item_hash.clone() })
     }
@@ -231,7 +231,7 @@ impl MappedFeatures {
             other => return Err(wrong(format!("`values`: expected F16, BF16 or F32, found {other:?}"))),
         };
         if let Some((at, value)) = values.not_finite() {
-            return Err(wrong(format!("`values` holds {value} in row {}", at / width.max(1))));
+            return Err(wrong(format!("`values` contains {value} in row {}", at / width.max(1))));
         }
         Ok(Self { offsets, width, values, settings: header.settings })
     }

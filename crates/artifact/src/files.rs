@@ -102,8 +102,7 @@ where
 {
     let folder = folder_of(path);
     create_dir_all(folder)?;
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let temporary = folder.join(format!("{name}{TEMPORARY}{}", this_process()));
+    let temporary = temporary_of(path);
     let outcome = (|| -> io::Result<()> {
         let mut out = BufWriter::with_capacity(1 << 20, File::create(&temporary)?);
         write(&mut out).map_err(Into::into)?;
@@ -150,6 +149,12 @@ pub fn replace_folder<E: From<Error>>(
     let _ = fs::remove_dir_all(&made);
     let _ = fs::remove_dir_all(&earlier);
     outcome
+}
+
+/// A path beside `path` for the temporary files of this process. [`remove_leftovers`] removes what a killed process left there.
+pub fn temporary_of(path: &Path) -> PathBuf {
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    folder_of(path).join(format!("{name}{TEMPORARY}{}", this_process()))
 }
 
 fn folder_of(path: &Path) -> &Path {

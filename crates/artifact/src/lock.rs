@@ -53,12 +53,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_taker_learns_who_holds_it_and_a_released_lock_is_free() {
+    fn a_second_process_is_told_who_holds_the_lock_and_a_released_lock_is_free() {
         let folder = tempfile::tempdir().unwrap();
         let first = Lock::acquire(folder.path(), "train").unwrap();
         let second = Lock::acquire(folder.path(), "train").unwrap_err().to_string();
         assert!(second.contains(&format!("process {}", std::process::id())), "{second}");
+        assert!(second.ends_with("wait for it to end"), "{second}");
         drop(first);
         Lock::acquire(folder.path(), "train").unwrap();
+        let run = folder.path().join("runs/first");
+        let _first = Lock::acquire(&run, "train").unwrap();
+        let second = Lock::acquire(&run, "train").unwrap_err().to_string();
+        assert!(second.ends_with("wait for it to end, or use another run name"), "{second}");
+        let _first = Lock::acquire(&run, "evaluate.2-of-3").unwrap();
+        let second = Lock::acquire(&run, "evaluate.2-of-3").unwrap_err().to_string();
+        assert!(second.ends_with("wait for it to end"), "{second}");
     }
 }

@@ -31,7 +31,7 @@ pub fn read_log<T: DeserializeOwned>(path: &Path, remedy: &str) -> Result<Vec<T>
         if let Some((start, end)) = line.rsplit_once(CHECK)
             && end != format!("{}\"}}", check_of(&format!("{start}}}")))
         {
-            let reason = format!("line {} is not what was written (its `check` differs)", at + 1);
+            let reason = format!("line {} does not match its `check`", at + 1);
             return Err(Error::unusable(path, reason, remedy));
         }
         serde_json::from_str(line).map_err(|e| Error::unreadable(path, &format!("line {}", at + 1), &e, remedy))
@@ -72,6 +72,6 @@ mod tests {
         let other = br#"{"epoch": 1, "loss": 7.25}"#;
         assert_eq!(read(other).unwrap(), epochs[..1]);
         let message = read(whole.replace("7.25", "7.26").as_bytes()).unwrap_err();
-        assert!(message.contains("line 1 is not what was written") && message.ends_with("train again"), "{message}");
+        assert!(message.contains("line 1 does not match its `check`") && message.ends_with("train again"), "{message}");
     }
 }

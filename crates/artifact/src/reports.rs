@@ -128,7 +128,7 @@ pub struct JoinShares {
 pub struct RejectExample {
     /// The path of the file.
     pub file: PathBuf,
-    /// The number of the line, from 1. In Parquet files it is the row, in folders the file.
+    /// The number of the line, from 1. In a Parquet file, it is the number of the row; in a folder, the number of the file.
     pub line: u64,
     /// The text that was found there, shortened.
     pub found: String,

@@ -28,7 +28,7 @@ fn check(about: &ParquetMetaData, length: u64) -> Result<(), String> {
         return Err("its footer has a negative number of rows".to_owned());
     }
     for column in about.row_groups().iter().flat_map(RowGroupMetaData::columns) {
-        if !lies_inside(column, length) {
+        if !is_inside(column, length) {
             return Err(format!("its footer places column `{}` outside of it", column.column_path().string()));
         }
         // The width in bytes of values of a fixed width; -1 for other types.
@@ -42,7 +42,7 @@ fn check(about: &ParquetMetaData, length: u64) -> Result<(), String> {
     Ok(())
 }
 
-fn lies_inside(column: &ColumnChunkMetaData, length: u64) -> bool {
+fn is_inside(column: &ColumnChunkMetaData, length: u64) -> bool {
     let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
     let end = u64::try_from(start).ok().zip(u64::try_from(column.compressed_size()).ok());
     column.num_values() >= 0 && end.and_then(|(start, size)| start.checked_add(size)).is_some_and(|end| end <= length)

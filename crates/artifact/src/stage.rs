@@ -81,7 +81,7 @@ pub fn expect_recorded(path: &Path, stage: &str, remedy: &str) -> Result<()> {
         serde_json::from_slice(&files::read(&record)?).map_err(|e| Error::unreadable(&record, "it", &e, remedy))?;
     match manifest.outputs.get(&name) {
         Some(written) if written.fingerprint != Fingerprint::of_file(path)? => {
-            Err(Error::unusable(path, "its content is not what was written (its stage's record differs)", remedy))
+            Err(Error::unusable(path, "its content does not match the manifest of its stage", remedy))
         }
         _ => Ok(()),
     }
@@ -211,7 +211,7 @@ impl Stage {
             return stale("not run yet".to_owned());
         };
         if before.version != self.version {
-            return stale(format!("format version {} became {}", before.version, self.version));
+            return stale(format!("format version changed from {} to {}", before.version, self.version));
         }
         if let Some(key) = self.settings.changed_since(&before.settings) {
             return stale(format!("setting `{key}` changed"));
@@ -233,7 +233,7 @@ impl Stage {
             }
             let now = FileRecord::of(&path, Some(&FileRecord { path: path.clone(), ..record.clone() }))?;
             if now.fingerprint != record.fingerprint {
-                return stale(format!("output `{name}` was changed by something else"));
+                return stale(format!("output `{name}` was changed by another program"));
             }
         }
         Ok(Status::UpToDate)
@@ -260,6 +260,14 @@ impl Stage {
             outputs: records,
         };
         files::write_json(&self.manifest_path(), &manifest)
+    }
+
+    /// Removes the outputs of the last run and its manifest.
+    pub fn remove(&self) -> Result<()> {
+        for name in self.before.iter().flat_map(|before| before.outputs.keys()) {
+            files::remove_if_present(&self.folder.join(name))?;
+        }
+        files::remove_if_present(&self.manifest_path())
     }
 
     fn manifest_path(&self) -> PathBuf {
@@ -311,7 +319,7 @@ mod tests {
         assert_eq!(world.why_stale(1, &settings), "not run yet");
         world.run();
         assert_eq!(world.why_stale(1, &settings), "up to date");
-        assert_eq!(world.why_stale(2, &settings), "format version 1 became 2");
+        assert_eq!(world.why_stale(2, &settings), "format version changed from 1 to 2");
         assert_eq!(world.why_stale(1, &json!({"a": {"b": 0.2}})), "setting `a.b` changed");
         files::write_bytes(&world.path("in"), b"raw").unwrap();
         assert_eq!(world.why_stale(1, &settings), "up to date", "same content, written again");
@@ -343,13 +351,13 @@ mod tests {
         let settings = json!({"a": {"b": 0.1}});
         world.run();
         files::write_bytes(&world.path("out/result"), b"mAde").unwrap();
-        assert_eq!(world.why_stale(1, &settings), "output `result` was changed by something else");
+        assert_eq!(world.why_stale(1, &settings), "output `result` was changed by another program");
         files::remove_if_present(&world.path("out/result")).unwrap();
         assert_eq!(world.why_stale(1, &settings), "output `result` is missing");
     }
 
     #[test]
-    fn an_output_is_held_against_its_record_where_there_is_one() {
+    fn a_recorded_output_is_compared_with_its_record() {
         let world = World::new();
         world.run();
         let result = world.path("out/result");

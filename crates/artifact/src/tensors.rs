@@ -101,7 +101,7 @@ pub enum TensorSource<'a> {
 
 // Numbers are written as they are in memory; the format is little-endian.
 #[cfg(target_endian = "big")]
-compile_error!("tensor files are read and written on little-endian machines alone");
+compile_error!("tensor files are read and written only on little-endian machines");
 
 /// Writes named tensors with their header, atomically. The same content gives the same bytes.
 pub fn write_tensors(path: &Path, header: &Header, tensors: &[(String, Tensor)]) -> Result<()> {
@@ -225,7 +225,7 @@ pub(crate) fn write_ragged(
 }
 
 fn failed(path: &Path, error: &dyn std::fmt::Display) -> Error {
-    Error::unusable(path, format!("its content cannot be written: {error}"), "report this as a defect")
+    Error::unusable(path, format!("its content cannot be written: {error}"), "report this as a bug")
 }
 
 fn header_text(path: &Path, header: &Header) -> Result<String> {
@@ -273,7 +273,7 @@ struct Head {
 }
 
 fn damaged(path: &Path, error: &dyn std::fmt::Display, remedy: &str) -> Error {
-    Error::unusable(path, format!("it is not a whole safetensors file ({error})"), remedy)
+    Error::unusable(path, format!("it is not a complete safetensors file ({error})"), remedy)
 }
 
 fn expect_checksum(
@@ -284,7 +284,7 @@ fn expect_checksum(
 ) -> Result<()> {
     match expected {
         Some(expected) if expected != found()?.as_str() => {
-            let reason = "its content is not what was written (the header's `checksum` differs)".to_owned();
+            let reason = "its content does not match the `checksum` in its header".to_owned();
             Err(Error::unusable(path, reason, remedy))
         }
         _ => Ok(()),
@@ -295,7 +295,7 @@ fn expect_checksum(
 fn parse_head(path: &Path, bytes: &[u8], format: &str, version: u32, remedy: &str) -> Result<Head> {
     let (length, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| damaged(path, &e, remedy))?;
     let Some(text) = metadata.metadata().as_ref().and_then(|m| m.get(HEADER_KEY)) else {
-        let reason = format!("its metadata has no key `{HEADER_KEY}` (docs/artifacts.md says what belongs there)");
+        let reason = format!("its metadata has no key `{HEADER_KEY}` (see docs/artifacts.md)");
         return Err(Error::unusable(path, reason, remedy));
     };
     let what = format!("its `{HEADER_KEY}` metadata");
@@ -463,7 +463,7 @@ impl TensorFile {
     /// Checks that all values are finite. The first one is at position `start` of the tensor.
     fn expect_finite(&self, name: &str, values: &[f32], start: usize) -> Result<()> {
         match values.iter().position(|v| !v.is_finite()) {
-            Some(at) => Err(self.wrong(format!("tensor `{name}` holds {} at position {}", values[at], start + at))),
+            Some(at) => Err(self.wrong(format!("tensor `{name}` contains {} at position {}", values[at], start + at))),
             None => Ok(()),
         }
     }
@@ -517,7 +517,7 @@ pub(crate) fn check_offsets(offsets: &[i64], rows: usize) -> std::result::Result
     }
     if let Some(at) = offsets.windows(2).position(|w| w[1] < w[0]) {
         let (a, b) = (offsets[at], offsets[at + 1]);
-        return Err(format!("`offsets` falls from {a} to {b} at position {}", at + 1));
+        return Err(format!("`offsets` decreases from {a} to {b} at position {}", at + 1));
     }
     let end = offsets.last().copied().unwrap_or_default();
     if end != rows as i64 {

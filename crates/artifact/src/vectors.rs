@@ -138,7 +138,7 @@ impl VectorCache {
             ("values", (Dtype::F32, &[rows, width][..], bytemuck::cast_slice(&values))),
         ];
         write_views(&path, &header, &views)?;
-        self.shards.push(open(&path, &self.encoder, self.width)?.1);
+        self.shards.push(open(&path, |items| *items == self.encoder, self.width, REMEDY)?.values);
         Ok(())
     }
 
@@ -151,18 +151,22 @@ impl VectorCache {
     }
 
     fn read(&mut self, path: &Path) -> Result<()> {
-        let (keys, values) = open(path, &self.encoder, self.width)?;
-        let shard = self.shards.len() as u32;
-        for (row, key) in keys.into_iter().enumerate() {
-            self.places.entry(key).or_insert((shard, row as u32));
-        }
-        self.shards.push(values);
+        let shard = open(path, |items| *items == self.encoder, self.width, REMEDY)?;
+        self.hold(shard);
         Ok(())
+    }
+
+    fn hold(&mut self, shard: Shard) {
+        let place = self.shards.len() as u32;
+        for (row, key) in shard.keys.into_iter().enumerate() {
+            self.places.entry(key).or_insert((place, row as u32));
+        }
+        self.shards.push(shard.values);
     }
 }
 
 /// The result of [`merge_vectors`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct MergedVectors {
     /// The number of shards that were copied.
     pub new: usize,
@@ -170,39 +174,88 @@ pub struct MergedVectors {
     pub known: usize,
     /// The errors of shards that cannot be used, which were not copied.
     pub damaged: Vec<String>,
+    /// The errors of damaged shards of the cache that is merged into, which were set aside.
+    pub replaced: Vec<String>,
+    /// The number of vectors that differ from the cache's vector of the same content.
+    pub differing: usize,
+    /// The shard with the first of these.
+    pub first_differing: Option<PathBuf>,
+    /// The largest difference between two values of such vectors; NaN if one of them is not a number.
+    pub largest_difference: f32,
 }
 
-/// Copies the shards of one encoder's folder into that of another cache. Shards are named by their content, so one that is there already is
-/// not copied again.
-pub fn merge_vectors(from: &Path, into: &Path) -> Result<MergedVectors> {
+impl MergedVectors {
+    fn compare(&mut self, path: &Path, new: &[f32], known: &[f32]) {
+        if new.iter().map(|value| value.to_bits()).eq(known.iter().map(|value| value.to_bits())) {
+            return;
+        }
+        self.differing += 1;
+        self.first_differing.get_or_insert_with(|| path.to_owned());
+        for difference in new.iter().zip(known).map(|(new, known)| (new - known).abs()) {
+            if difference.is_nan() || difference > self.largest_difference {
+                self.largest_difference = difference;
+            }
+        }
+    }
+}
+
+/// Copies the shards of one encoder's folder, whose vectors are `width` wide, into the folder `into` of another cache. Shards are named by
+/// their content, so one that is there already is not copied again; it is read, and replaced if it is damaged. The name of `into` is that
+/// of the encoder, and shards of other encoders are not copied.
+pub fn merge_vectors(from: &Path, into: &Path, width: usize) -> Result<MergedVectors> {
     let mut merged = MergedVectors::default();
-    files::create_dir_all(into)?;
+    let name = into.file_name().unwrap_or_default().to_string_lossy();
+    let is_own = |items: &Fingerprint| !name.is_empty() && items.as_str().starts_with(&*name);
+    let mut cache: Option<VectorCache> = None;
     for path in shards_in(from)? {
+        let shard = match open(&path, is_own, width, "copy it again, or leave it out") {
+            Ok(shard) => shard,
+            Err(error @ Error::Unusable { .. }) => {
+                merged.damaged.push(error.to_string());
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let cache = match &mut cache {
+            Some(cache) => cache,
+            None => {
+                let opened = VectorCache::open(into, &shard.encoder, width)?;
+                merged.replaced = opened.damaged.iter().map(ToString::to_string).collect();
+                cache.insert(opened)
+            }
+        };
+        // The cache sets damaged shards aside, so that this one is whole if it is still there.
         let to = into.join(path.file_name().unwrap_or_default());
         if to.exists() {
             merged.known += 1;
             continue;
         }
-        let map = std::sync::Arc::new(Map::open(&path)?);
-        match parse(&path, &map, FORMAT, VERSION, "compute its vectors again, or leave it out") {
-            Ok(_) => {
-                files::write_bytes(&to, &map)?;
-                merged.new += 1;
+        for (key, new) in shard.keys.iter().zip((*shard.values).as_ref().chunks_exact(width)) {
+            if let Some(known) = cache.get(*key) {
+                merged.compare(&path, new, known);
             }
-            Err(error @ Error::Unusable { .. }) => merged.damaged.push(error.to_string()),
-            Err(error) => return Err(error),
         }
+        files::write_bytes(&to, &Map::open(&path)?)?;
+        cache.hold(shard);
+        merged.new += 1;
     }
     Ok(merged)
 }
 
-/// Reads the keys and values of a shard.
-fn open(path: &Path, encoder: &Fingerprint, width: usize) -> Result<(Vec<VectorKey>, Values<f32>)> {
+/// A shard that was read.
+struct Shard {
+    encoder: Fingerprint,
+    keys: Vec<VectorKey>,
+    values: Values<f32>,
+}
+
+/// Reads a shard with vectors of `width` values of an encoder that `is_own` accepts.
+fn open(path: &Path, is_own: impl Fn(&Fingerprint) -> bool, width: usize, remedy: &str) -> Result<Shard> {
     let map = std::sync::Arc::new(Map::open(path)?);
-    let wrong = |reason: String| Error::unusable(path, reason, REMEDY);
-    let (header, file) = parse(path, &map, FORMAT, VERSION, REMEDY)?;
-    if header.items != *encoder {
-        return Err(wrong("it holds another encoder's vectors".to_owned()));
+    let wrong = |reason: String| Error::unusable(path, reason, remedy);
+    let (header, file) = parse(path, &map, FORMAT, VERSION, remedy)?;
+    if !is_own(&header.items) {
+        return Err(wrong("it contains another encoder's vectors".to_owned()));
     }
     let tensor = |name: &str| file.tensor(name).map_err(|_| wrong(format!("tensor `{name}` is missing")));
     let (keys, values) = (tensor("keys")?, tensor("values")?);
@@ -216,7 +269,8 @@ fn open(path: &Path, encoder: &Fingerprint, width: usize) -> Result<(Vec<VectorK
     }
     let keys = keys.data().as_chunks::<16>().0.iter().map(|&bits| u128::from_le_bytes(bits)).collect();
     let start = values.data().as_ptr() as usize - map.as_ptr() as usize;
-    Ok((keys, view(&map, start..start + values.data().len(), f32::from_le_bytes)))
+    let values = view(&map, start..start + values.data().len(), f32::from_le_bytes);
+    Ok(Shard { encoder: header.items, keys, values })
 }
 
 fn shards_in(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -317,5 +371,62 @@ mod tests {
         files::write_bytes(&shard, &whole).unwrap();
         let other = VectorCache::open(folder.path(), &Fingerprint::of_bytes(b"other"), 2).unwrap();
         assert_eq!((other.len(), other.damaged().len()), (0, 2), "another encoder's");
+    }
+
+    /// Adds vectors to the folder `name` of an encoder's cache, and returns the path of their shard.
+    fn add(root: &Path, name: &str, of: &Fingerprint, keys: &[VectorKey], values: &[f32]) -> PathBuf {
+        let before = if root.join(name).exists() { shards_in(&root.join(name)).unwrap() } else { Vec::new() };
+        let mut cache = VectorCache::open(&root.join(name), of, 2).unwrap();
+        for (key, values) in keys.iter().zip(values.chunks(2)) {
+            // Each process has its own vectors, also of keys that others have.
+            cache.places.remove(key);
+            cache.add(&[*key], values).unwrap();
+        }
+        cache.flush().unwrap();
+        shards_in(&root.join(name)).unwrap().into_iter().find(|path| !before.contains(path)).unwrap()
+    }
+
+    #[test]
+    fn what_is_merged_is_checked_against_its_encoder_and_what_is_there() {
+        let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let name = &encoder().as_str()[..32].to_owned();
+        let (from, into) = (second.path().join(name), first.path().join(name));
+        let known = add(first.path(), name, &encoder(), &[1, 2], &[1.0, 1.5, 2.0, 2.5]);
+        let same = add(second.path(), name, &encoder(), &[1, 2], &[1.0, 1.5, 2.0, 2.5]);
+        assert_eq!(known.file_name(), same.file_name());
+        let new = add(second.path(), name, &encoder(), &[3], &[3.0, 3.5]);
+        let merge = || merge_vectors(&from, &into, 2).unwrap();
+        let expected = MergedVectors { new: 1, known: 1, ..MergedVectors::default() };
+        assert_eq!(merge(), expected);
+        assert_eq!(merge(), MergedVectors { new: 0, known: 2, ..expected });
+
+        // A shard of another encoder, and one of another width.
+        let foreign = add(second.path(), "other", &Fingerprint::of_bytes(b"other"), &[4], &[4.0, 4.5]);
+        let moved = from.join(foreign.file_name().unwrap());
+        files::rename(&foreign, &moved).unwrap();
+        let merged = merge();
+        assert_eq!((merged.new, merged.known, merged.damaged.len()), (0, 2, 1));
+        assert!(merged.damaged[0].contains(&moved.display().to_string()), "{merged:?}");
+        assert!(merged.damaged[0].contains("another encoder's vectors"), "{merged:?}");
+        files::remove_if_present(&moved).unwrap();
+        let merged = merge_vectors(&from, &into, 3).unwrap();
+        assert!(merged.damaged.len() == 2 && merged.damaged[0].contains("expected F32"), "{merged:?}");
+
+        // The cache's own shard was damaged: it is replaced.
+        let mut bytes = files::read(&known).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        files::write_bytes(&known, &bytes).unwrap();
+        let merged = merge();
+        assert_eq!((merged.new, merged.known, merged.replaced.len()), (1, 1, 1));
+        assert!(merged.replaced[0].contains(&known.display().to_string()), "{merged:?}");
+        assert_eq!((open(&into).len(), open(&into).damaged().len()), (3, 0));
+
+        // The same content with another vector.
+        let other = add(second.path(), name, &encoder(), &[3, 5], &[3.0, 3.75, 5.0, 5.5]);
+        let merged = merge();
+        assert_eq!((merged.new, merged.known, merged.differing), (1, 2, 1));
+        assert_eq!((merged.first_differing, merged.largest_difference), (Some(other), 0.25));
+        assert_eq!(open(&into).len(), 4);
+        assert!(new.exists(), "what is merged stays where it is");
     }
 }

@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::step::Precision;
 use crate::workload::{Sizes, Workload};
 
-/// The size of the data that is trained on; the defaults are those of Amazon's Office data set.
+/// The size of the data that is trained on; the defaults are those of Amazon's Office dataset.
 #[derive(Clone, Debug, clap::Args)]
 pub struct EpochArgs {
     #[command(flatten)]

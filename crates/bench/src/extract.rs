@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
-use crate::{Spread, peak_mib, threads};
+use crate::{MedianRange, peak_mib, threads};
 
 const SENTENCES: usize = 4000;
 const IMAGES: usize = 192;
@@ -41,10 +41,10 @@ pub struct ExtractArgs {
     /// The number of sentences in `sentences.txt` if it is created.
     #[arg(long, value_name = "N", default_value_t = SENTENCES)]
     sentence_count: usize,
-    /// The device of the encoders: `cpu`, or `cuda:0` for the first NVIDIA card.
+    /// The device of the encoders: `cpu`, or `cuda:0` for the first NVIDIA GPU.
     #[arg(long, default_value = "cpu")]
     device: ComputeDevice,
-    /// The precision of the matrix products; tf32 needs a card, bf16 a card or AVX-512-BF16.
+    /// The precision of the matrix products; tf32 needs a GPU, bf16 a GPU or AVX-512-BF16.
     #[arg(long, default_value = "f32", value_parser = ["f32", "tf32", "bf16"])]
     precision: String,
     /// A file to which the vectors of the timed encoders are written, as f32 in little-endian order.
@@ -112,7 +112,7 @@ fn timed<T, E: Into<anyhow::Error>>(
 
 fn line(args: &ExtractArgs, what: &str, model: &str, count: usize, times: &[f64]) -> String {
     let rates: Vec<f64> = times.iter().map(|time| count as f64 / time).collect();
-    let rate = Spread::of(&rates);
+    let rate = MedianRange::of(&rates);
     json!({
         "benchmark": "extract", "what": what, "model": model, "count": count, "per_second": rate.median,
         "range_per_second": [rate.least, rate.most], "threads": threads(), "peak_mib": peak_mib(),
@@ -121,7 +121,7 @@ fn line(args: &ExtractArgs, what: &str, model: &str, count: usize, times: &[f64]
     .to_string()
 }
 
-/// The pixels of image files. For an encoder on a card, all threads read the images of one block; on the CPU, every thread reads a block of
+/// The pixels of image files. For an encoder on a GPU, all threads read the images of one block; on the CPU, every thread reads a block of
 /// its own.
 fn read(encoder: &dyn ImageEncoder, paths: &[PathBuf]) -> anyhow::Result<Vec<f32>> {
     let read = |path: &PathBuf| encoder.processor().read(&files::read(path)?).map_err(anyhow::Error::msg);
@@ -169,7 +169,7 @@ fn prepare(args: &ExtractArgs) -> anyhow::Result<()> {
     files::write_bytes(&folder.join("sentences.txt"), sentences(args.sentence_count).as_bytes())?;
     for at in 0..args.image_count {
         let mut bytes = std::io::Cursor::new(Vec::new());
-        picture(at as u64).write_to(&mut bytes, ImageFormat::Jpeg)?;
+        draw_image(at as u64).write_to(&mut bytes, ImageFormat::Jpeg)?;
         files::write_bytes(&folder.join(format!("images/{at:05}.jpg")), bytes.get_ref())?;
     }
     clip(&folder.join("clip"))
@@ -194,7 +194,7 @@ fn sentences(count: usize) -> String {
     lines
 }
 
-fn picture(seed: u64) -> RgbImage {
+fn draw_image(seed: u64) -> RgbImage {
     let key = RngKey::new(2).fold_in_index(seed);
     let wave = |at| 0.01 + 0.05 * key.uniform(at) as f32;
     let waves: Vec<(f32, f32)> = (0..3).map(|channel| (wave(channel), wave(channel + 3))).collect();

@@ -9,7 +9,7 @@ use mp4sr_ops::Adam;
 use mp4sr_train::Launch;
 use serde_json::{Value, json};
 
-use crate::Spread;
+use crate::MedianRange;
 use crate::workload::{Sizes, Workload};
 
 /// Times training steps, or with `--messages` only messages. Start it by mpirun for several processes.
@@ -88,7 +88,7 @@ fn steps(args: &GroupArgs, group: Option<&ProcessGroup>) -> anyhow::Result<Value
         .collect();
     let own = [crate::peak_mib().unwrap_or(0) as f64, per_step(processor)];
     let of_all = group.map_or_else(|| Ok(vec![own.to_vec()]), |group| group.scalars(&own))?;
-    let times = Spread::of(&times[args.warmup..]);
+    let times = MedianRange::of(&times[args.warmup..]);
     losses.truncate(2);
     Ok(json!({
         "bench": "group", "stage": args.stage, "processes": group.map_or(1, ProcessGroup::size), "threads": crate::threads(),

@@ -91,13 +91,13 @@ fn growth(large: bool) -> anyhow::Result<()> {
 }
 
 /// The median, minimum and maximum of some times.
-struct Spread {
+struct MedianRange {
     median: f64,
     least: f64,
     most: f64,
 }
 
-impl Spread {
+impl MedianRange {
     fn of(times: &[f64]) -> Self {
         let mut sorted = times.to_vec();
         sorted.sort_by(f64::total_cmp);

@@ -47,7 +47,7 @@ pub struct StepArgs {
 pub enum Precision {
     /// f32.
     F32,
-    /// f32, rounded by the card.
+    /// f32, rounded by the GPU.
     Tf32,
     /// bf16.
     Bf16,
@@ -135,7 +135,7 @@ pub fn run(args: &StepArgs) -> anyhow::Result<serde_json::Value> {
         .into_iter()
         .map(|(part, seconds)| (part, (seconds / args.steps.max(1) as f64 * 1e5).round() / 100.0))
         .collect();
-    let times = crate::Spread::of(&times[args.warmup..]);
+    let times = crate::MedianRange::of(&times[args.warmup..]);
     let tokens = batch.items.len();
     let mut distinct: Vec<u32> = batch.items.iter().chain(&batch.targets).copied().collect();
     distinct.sort_unstable();

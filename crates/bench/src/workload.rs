@@ -123,7 +123,7 @@ impl Workload {
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let bytes = std::fs::read(path).with_context(|| format!("failed to read `{}`", path.display()))?;
         let file = SafeTensors::deserialize(&bytes)
-            .with_context(|| format!("`{}` is not a whole safetensors file", path.display()))?;
+            .with_context(|| format!("`{}` is not a complete safetensors file", path.display()))?;
         let tensor = |name: &str| file.tensor(name).with_context(|| format!("`{}` has no `{name}`", path.display()));
         let ints = |name: &str| -> anyhow::Result<Vec<i64>> {
             let view = tensor(name)?;

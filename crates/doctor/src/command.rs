@@ -30,15 +30,15 @@ pub struct Args {
 
 /// Runs `mp4sr doctor`.
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
-    tell(&args.stage, models, Scope::Until(args.until), args.online)
+    report(&args.stage, models, Scope::Until(args.until), args.online)
 }
 
 /// Prints what a stage, or all stages up to one, would do. Fails if something would stop it.
 pub fn dry_run(args: &StageArgs, models: &Arc<ModelCatalog>, scope: Scope) -> anyhow::Result<()> {
-    tell(args, models, scope, false)
+    report(args, models, scope, false)
 }
 
-fn tell(args: &StageArgs, models: &Arc<ModelCatalog>, scope: Scope, online: bool) -> anyhow::Result<()> {
+fn report(args: &StageArgs, models: &Arc<ModelCatalog>, scope: Scope, online: bool) -> anyhow::Result<()> {
     let context = args.context_of_plan(models)?;
     let is_sample_world = args.reads_sample_world(&context);
     let plan = Plan::of(&context, Question { pipeline: &args.pipeline, scope, online, is_sample_world });
@@ -49,8 +49,8 @@ fn tell(args: &StageArgs, models: &Arc<ModelCatalog>, scope: Scope, online: bool
 fn refuse(problems: &[String]) -> anyhow::Result<()> {
     match problems {
         [] => Ok(()),
-        [one] => anyhow::bail!("this would stop it: {one}"),
-        [first, others @ ..] => anyhow::bail!("this would stop it: {first}; and {} more, see above", others.len()),
+        [one] => anyhow::bail!("found a problem: {one}"),
+        [first, others @ ..] => anyhow::bail!("found problems: {first}; and {} more, see above", others.len()),
     }
 }
 
@@ -73,11 +73,11 @@ fn listed(reads: &[(String, PathBuf)]) -> (String, Vec<String>) {
         match files::length(path) {
             Ok(Some(size)) => text.push_str(&format!("reads  {role}: {}, {}\n", path.display(), bytes(size))),
             Ok(None) => problems
-                .push(format!("`{}` ({role}) is missing; `mp4sr run` makes what belongs to the run", path.display())),
+                .push(format!("`{}` ({role}) is missing; `mp4sr run` creates the files of the run", path.display())),
             Err(error) => problems.push(error.to_string()),
         }
     }
-    problems.iter().for_each(|problem| text.push_str(&format!("would stop it: {problem}\n")));
+    problems.iter().for_each(|problem| text.push_str(&format!("problem: {problem}\n")));
     (text, problems)
 }
 
@@ -96,13 +96,16 @@ fn downloads(context: &Context) -> anyhow::Result<String> {
     for file in &context.config.download.files {
         let path = data.join(&file.path);
         match files::length(&path)?.filter(|&size| size > 0) {
-            Some(size) => text.push_str(&format!("there  {}, {}\n", path.display(), bytes(size))),
-            None => text.push_str(&format!("fetch  {} to {}\n", file.url, path.display())),
+            Some(size) => text.push_str(&format!("exists    {}, {}\n", path.display(), bytes(size))),
+            None => text.push_str(&format!("download  {} to {}\n", file.url, path.display())),
         }
     }
     let items = context.layout.items();
     if files::length(&items)?.is_none() {
-        text.push_str(&format!("images come after `mp4sr preprocess`; `{}` does not exist yet\n", items.display()));
+        text.push_str(&format!(
+            "images are downloaded after `mp4sr preprocess`; `{}` does not exist yet\n",
+            items.display()
+        ));
         return Ok(text);
     }
     let downloads = Downloads::new(&data);

@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_measured_lies_within_the_estimates() {
+    fn measured_values_are_within_the_estimates() {
         let sample = [
             (0.188, 145.0),
             (2.193, 222.0),
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn more_of_anything_takes_more() {
+    fn more_work_is_estimated_to_take_longer() {
         let context = context(&[]);
         let encoders = encoders(&context, false);
         let cost =

@@ -37,11 +37,11 @@ pub fn page(plan: &Plan, context: &Context) -> String {
     }
     plan.encoders.iter().for_each(|encoder| line("encoder", described(encoder)));
     let machine = &plan.machine;
-    let disk = machine.disk.map_or("unknown room".to_owned(), |free| format!("{} free", bytes(free)));
+    let disk = machine.disk.map_or("unknown disk space".to_owned(), |free| format!("{} free", bytes(free)));
     line(
         "machine",
         format!(
-            "{disk} where the artifacts go, {} of memory free, {} threads, device `{}`",
+            "{disk} on the disk of the artifacts, {} of memory free, {} threads, device `{}`",
             bytes(machine.memory),
             machine.threads,
             config.run.device
@@ -52,12 +52,12 @@ pub fn page(plan: &Plan, context: &Context) -> String {
     }
     let mut text = lines.join("\n") + "\n\n" + &table(plan).markdown();
     if let Some(total) = total(plan) {
-        text.push_str(&format!("\nin all {total}\n"));
+        text.push_str(&format!("\ntotal {total}\n"));
     }
-    for (title, said) in [("worth knowing", &plan.notes), ("would stop it", &plan.problems)] {
-        if !said.is_empty() {
+    for (title, sentences) in [("notes", &plan.notes), ("problems", &plan.problems)] {
+        if !sentences.is_empty() {
             text.push_str(&format!("\n{title}\n"));
-            said.iter().for_each(|one| text.push_str(&format!("- {one}\n")));
+            sentences.iter().for_each(|one| text.push_str(&format!("- {one}\n")));
         }
     }
     text
@@ -74,10 +74,8 @@ fn described(encoder: &EncoderFacts) -> String {
         EncoderPlace::Carried => "built into the program".to_owned(),
         EncoderPlace::Folder => "a folder with all of its files".to_owned(),
         EncoderPlace::Cached => "in the hub's cache".to_owned(),
-        EncoderPlace::Hub if size.is_some() => "not in the hub's cache: extraction fetches it".to_owned(),
-        EncoderPlace::Hub => {
-            "not in the hub's cache: extraction fetches it, `--online` asks how large it is".to_owned()
-        }
+        EncoderPlace::Hub if size.is_some() => "not in the hub's cache: extraction downloads it".to_owned(),
+        EncoderPlace::Hub => "not in the hub's cache: extraction downloads it; `--online` asks for its size".to_owned(),
         EncoderPlace::Unusable(why) => why.clone(),
     };
     let width = encoder.width.map(|width| format!("vectors of {width} numbers"));
@@ -87,10 +85,10 @@ fn described(encoder: &EncoderFacts) -> String {
 
 fn sized(sizes: &Sizes) -> String {
     let basis = match sizes.basis {
-        Basis::Dataset => "of the dataset, exactly",
-        Basis::RawFiles => "of the raw files, read whole",
-        Basis::Sample => "guessed from the size of the raw files and their first lines",
-        Basis::SampleWorld => "of the sample world",
+        Basis::Dataset => "exact, from the dataset",
+        Basis::RawFiles => "from the complete raw files",
+        Basis::Sample => "estimated from the size of the raw files and their first lines",
+        Basis::SampleWorld => "from the sample world",
     };
     let one = |(low, high): (f64, f64)| {
         if low.round() >= high.round() {

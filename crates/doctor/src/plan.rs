@@ -135,7 +135,7 @@ impl Plan {
             Ok(()) => plan.problems.extend(precisions(context, &names)),
             Err(problem) => plan.problems.push(problem),
         }
-        let raw = plan.look_at_raw_files(context, question, names.contains(&StageName::Preprocess));
+        let raw = plan.inspect_raw_files(context, question, names.contains(&StageName::Preprocess));
         if names.contains(&StageName::Extract) {
             plan.encoders = encoders(context, question.online);
         }
@@ -150,7 +150,7 @@ impl Plan {
     }
 
     /// Finds the raw files. Fails if they are needed and one of them cannot be read.
-    fn look_at_raw_files(&mut self, context: &Context, question: Question<'_>, reads: bool) -> Result<(), String> {
+    fn inspect_raw_files(&mut self, context: &Context, question: Question<'_>, reads: bool) -> Result<(), String> {
         let config = &context.config;
         let folder = config.source.images.as_str();
         let is_pattern = folder.contains(['{', '*']);
@@ -234,7 +234,7 @@ impl Plan {
         let (config, models) = (&context.config, &context.models);
         if let Some(phase) = phase(stage).filter(|phase| !models.trains(config, phase)) {
             let why = match config.pretrain.from.as_str() {
-                _ if !models.starts_pretrained(config) => format!("`{}` has no such phase here", config.model.name),
+                _ if !models.starts_pretrained(config) => format!("`{}` does not have this phase", config.model.name),
                 from => format!("the weights are those of `{from}`"),
             };
             debug_assert!(phase == PRETRAIN);
@@ -308,7 +308,7 @@ impl Plan {
         let written: f64 = self.stages.iter().filter_map(|planned| planned.cost).map(|cost| cost.disk).sum();
         if let Some(free) = self.machine.disk.filter(|&free| written > free as f64) {
             self.problems.push(format!(
-                "up to {} will be written, and {} are free where the artifacts go; make room, or name another disk with `--artifacts`",
+                "up to {} will be written, and {} are available on the disk of the artifacts; free disk space, or name another disk with `--artifacts`",
                 bytes(written as u64),
                 bytes(free)
             ));
@@ -319,13 +319,13 @@ impl Plan {
             let name = planned.stage.name();
             if cost.memory.low > memory as f64 {
                 self.problems.push(format!(
-                    "`{name}` needs {} of memory at least, and {} are free; close other programs, or use fewer items or a smaller batch",
+                    "`{name}` needs at least {} of memory, and {} are available; close other programs, or use fewer items or a smaller batch",
                     bytes(cost.memory.low as u64),
                     bytes(memory)
                 ));
             } else if cost.memory.high > memory as f64 {
                 self.notes.push(format!(
-                    "`{name}` may need up to {} of memory, and {} are free",
+                    "`{name}` may need up to {} of memory, and {} are available",
                     bytes(cost.memory.high as u64),
                     bytes(memory)
                 ));
@@ -340,7 +340,7 @@ impl Plan {
             match &encoder.place {
                 EncoderPlace::Unusable(why) => self.problems.push(format!("`extract` cannot run: {why}")),
                 EncoderPlace::Hub if offline => self.problems.push(format!(
-                    "`extract` cannot run: `{}` is not in the hub's cache, and `HF_HUB_OFFLINE` is on; fetch it once where the hub can be \
+                    "`extract` cannot run: `{}` is not in the hub's cache, and `HF_HUB_OFFLINE` is on; download it once where the hub can be \
                      reached, or name a folder",
                     encoder.name
                 )),
@@ -358,23 +358,23 @@ impl Plan {
             return;
         }
         let fetch = if sizes.addresses > 0.0 {
-            "; they are addresses: `mp4sr download` fetches them once there is a dataset"
+            "; they are URLs: `mp4sr download` downloads them once the dataset exists"
         } else {
-            ""
+            "; name files with images in `[source]`"
         };
         let lost = [
-            (extracted.text && sizes.sentences <= 0.0, "text", ""),
+            (extracted.text && sizes.sentences <= 0.0, "text", "; name files with texts in `[source]`"),
             (extracted.image && sizes.images <= 0.0, "image", fetch),
         ];
         for (_, modality, more) in lost.into_iter().filter(|(is_lost, ..)| *is_lost) {
-            let said = format!(
-                "no item has a file or sentence for the modality `{modality}`{more}; or leave it out of `model.modalities`"
+            let sentence = format!(
+                "no item has a file or sentence for the modality `{modality}`{more}, or leave it out of `model.modalities`"
             );
-            if sizes.basis == Basis::Sample { self.notes.push(said) } else { self.problems.push(said) }
+            if sizes.basis == Basis::Sample { self.notes.push(sentence) } else { self.problems.push(sentence) }
         }
         if extracted.image && sizes.images > 0.0 && sizes.addresses > 0.0 {
             self.notes
-                .push("some images are addresses that have not been fetched; `mp4sr download` fetches them".to_owned());
+                .push("some images are URLs that have not been downloaded; `mp4sr download` downloads them".to_owned());
         }
     }
 }
@@ -388,9 +388,9 @@ fn missing(context: &Context, question: Question<'_>, stage: StageName, reads: &
         let producer = producer(context, stage, path);
         return Some(match producer {
             Some(made_by) => {
-                format!("`{}` is missing; `mp4sr run --until {}` makes it", path.display(), made_by.name())
+                format!("`{}` is missing; `mp4sr run --until {}` creates it", path.display(), made_by.name())
             }
-            None => format!("`{}` is missing, and no stage of this pipeline makes it", path.display()),
+            None => format!("`{}` is missing, and no stage of this pipeline creates it", path.display()),
         });
     }
     // In a run, other stages make their outputs first; files from elsewhere must exist already.
@@ -401,7 +401,7 @@ fn missing(context: &Context, question: Question<'_>, stage: StageName, reads: &
     let is_trained = phase(stage) == Some(FINETUNE) || phase(stage) == Some(PRETRAIN);
     let mut lost =
         from_elsewhere.filter(|path| is_trained && reads.iter().any(|(_, read)| read == path) && !path.exists());
-    lost.next().map(|path| format!("`{}` is missing, and no stage of this pipeline makes it", path.display()))
+    lost.next().map(|path| format!("`{}` is missing, and no stage of this pipeline creates it", path.display()))
 }
 
 /// Whether any raw file is missing.

@@ -26,7 +26,7 @@ fn checked(parsed: Result<Url, url::ParseError>, text: &str) -> Result<Url, Verd
     let refuse = |reason: String| Err(Verdict::new(Fate::Refused, reason));
     let mut url = match parsed {
         Ok(url) => url,
-        Err(reason) => return refuse(format!("`{}` is not a valid address ({reason})", shown_text(text))),
+        Err(reason) => return refuse(format!("`{}` is not a valid URL ({reason})", shown_text(text))),
     };
     if !matches!(url.scheme(), "http" | "https") {
         return refuse(format!("its scheme `{}` is neither http nor https", url.scheme()));
@@ -155,11 +155,9 @@ mod tests {
         assert_eq!(read("http://0x7f.1/").unwrap(), "http://127.0.0.1/", "other spellings of an IP address");
         let base = parse("https://x.org/a/b?c").unwrap();
         assert_eq!(follow(&base, "../d").unwrap().as_str(), "https://x.org/d");
-        for (bad, reason) in [
-            ("http://", "not a valid address"),
-            ("x", "not a valid address"),
-            ("ftp://x.org/a", "neither http nor https"),
-        ] {
+        for (bad, reason) in
+            [("http://", "not a valid URL"), ("x", "not a valid URL"), ("ftp://x.org/a", "neither http nor https")]
+        {
             let verdict = parse(bad).unwrap_err();
             assert!(verdict.fate == Fate::Refused && verdict.reason.contains(reason), "{verdict:?}");
         }

@@ -103,7 +103,7 @@ impl Client {
         match error {
             ureq::Error::Other(inner) if inner.is::<Private>() => Trouble::lasting(Fate::Refused, inner.to_string()),
             ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
-                Trouble::lasting(Fate::Refused, format!("it is not a valid address ({error})"))
+                Trouble::lasting(Fate::Refused, format!("it is not a valid URL ({error})"))
             }
             ureq::Error::Tls(_) | ureq::Error::Rustls(_) | ureq::Error::Pem(_) => {
                 Trouble::lasting(Fate::Failed, format!("failed to establish an encrypted connection ({error})"))
@@ -116,12 +116,14 @@ impl Client {
                 Trouble::passing(format!("no connection within {seconds} s"))
             }
             ureq::Error::Timeout(Timeout::RecvBody) => {
-                Trouble::passing(format!("it did not arrive within {} s", seconds * 20))
+                Trouble::passing(format!("the download did not finish within {} s", seconds * 20))
             }
-            ureq::Error::Timeout(_) => Trouble::passing(format!("no byte arrived for {seconds} s")),
-            ureq::Error::HostNotFound => Trouble::passing("its host is not known"),
-            ureq::Error::Io(e) if e.kind() == ErrorKind::UnexpectedEof => Trouble::passing("the connection was cut"),
-            other => Trouble::passing(format!("no answer ({other})")),
+            ureq::Error::Timeout(_) => Trouble::passing(format!("no data arrived for {seconds} s")),
+            ureq::Error::HostNotFound => Trouble::passing("its host is unknown"),
+            ureq::Error::Io(e) if e.kind() == ErrorKind::UnexpectedEof => {
+                Trouble::passing("the connection was closed early")
+            }
+            other => Trouble::passing(format!("no response ({other})")),
         }
     }
 }
@@ -137,15 +139,15 @@ fn user_agent(contact: &str) -> String {
 
 fn next_hop(from: &Url, headers: &HeaderMap) -> Result<Url, Trouble> {
     let location = headers.get(header::LOCATION).map(|value| String::from_utf8_lossy(value.as_bytes()));
-    let location = location.ok_or_else(|| Trouble::lasting(Fate::Failed, "a redirect that leads nowhere"))?;
+    let location = location.ok_or_else(|| Trouble::lasting(Fate::Failed, "a redirect without a target"))?;
     address::follow(from, &location).map_err(|mut verdict| {
-        verdict.reason = format!("redirected to where {}", verdict.reason);
+        verdict.reason = format!("redirected to a URL that was refused: {}", verdict.reason);
         Trouble::Final(verdict)
     })
 }
 
 fn astray(way: &[Url], circle: bool) -> Trouble {
-    let what = if circle { "redirects in a circle".to_owned() } else { format!("more than {MAX_REDIRECTS} redirects") };
+    let what = if circle { "redirect loop".to_owned() } else { format!("more than {MAX_REDIRECTS} redirects") };
     let way: Vec<_> = way.iter().map(address::shown).collect();
     Trouble::lasting(Fate::Failed, format!("{what}: {}", way.join(" -> ")))
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use mp4sr_pipeline::StageArgs;
 use mp4sr_pipeline::config::ModelCatalog;
 
-/// Downloads the raw files of `download.files` into the data folder, and the images whose addresses are in
+/// Downloads the raw files of `download.files` into the data folder, and the images whose URLs are in
 /// artifacts/DATASET/dataset/items.parquet, if that file exists, into downloads/images of the data folder.
 ///
 /// Resumes an earlier run: complete files are not downloaded again, partial ones are continued, and failed ones are retried. Prints
-/// the outcome of all addresses. An image that cannot be downloaded is counted; a raw file that cannot be downloaded is an error.
+/// the outcome of all URLs. An image that cannot be downloaded is counted; a raw file that cannot be downloaded is an error.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The flags of every stage.

@@ -31,7 +31,7 @@ pub fn fetch(settings: &Download, downloads: &Downloads, items: &Path, progress:
         progress.log(format!("download: {broken} lines of `{}` cannot be read and are ignored", ledger.display()));
     }
     let (mut wanted, tally) = plan(settings, downloads, items, &past)?;
-    let bar = progress.bar("images", "addresses", wanted.len() as u64);
+    let bar = progress.bar("images", "URLs", wanted.len() as u64);
     let threads = settings.connections.min(wanted.len());
     let desk = Desk {
         settings,
@@ -145,7 +145,7 @@ impl Desk<'_> {
         let known = self.past.get(&Downloads::key(url)).is_some_and(|known| known.fate == Fate::Done);
         if let Some(size) = check::size(&path)?.filter(|_| !known) {
             Part::beside(&path).discard()?;
-            return Ok(Some(Entry::kept(url, "was there", None, bytes, size)));
+            return Ok(Some(Entry::kept(url, "already present", None, bytes, size)));
         }
         files::remove_if_present(&path)?;
         Ok(None)
@@ -170,13 +170,13 @@ impl Desk<'_> {
     ) -> Result<std::result::Result<(Whole, check::ImageSize), Verdict>> {
         let host = address::host(parsed);
         if lock(&self.silent).get(&host).is_some_and(|silent| *silent >= SILENT) {
-            let reason = format!("its host gave no answer for {SILENT} addresses in a row, and was not asked");
+            let reason = format!("its host did not answer for {SILENT} URLs in a row, and was not contacted again");
             return Ok(Err(Verdict::new(Fate::Failed, reason)));
         }
         let path = self.downloads.image(url);
         let data = self.downloads.folder().parent().unwrap_or(Path::new(""));
         if let Some(link) = linked_folder(data, &path) {
-            let reason = format!("`{}` is a link, and a download stays within the data folder", link.display());
+            let reason = format!("`{}` is a link, and downloads must stay within the data folder", link.display());
             return Ok(Err(Verdict::new(Fate::Failed, reason)));
         }
         let part = Part::beside(&path);

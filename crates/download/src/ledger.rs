@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_line_counts_and_a_line_cut_by_a_kill_does_not() {
+    fn the_last_line_counts_and_a_line_truncated_by_a_kill_does_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger.jsonl");
         let lost = |url, fate| Entry::lost(url, Verdict::new(fate, "answered"));

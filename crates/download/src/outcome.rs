@@ -23,7 +23,7 @@ pub enum Fate {
 }
 
 impl Fate {
-    /// All fates, in the order of the report.
+    /// All outcomes, in the order of the report.
     pub const ALL: [Self; 6] = [Self::Done, Self::Gone, Self::NotAnImage, Self::TooLarge, Self::Refused, Self::Failed];
 
     /// The name in the ledger.

@@ -66,7 +66,7 @@ impl Desk<'_> {
         let path = self.data.join(&file.path);
         if let Some(link) = linked_folder(self.data, &path) {
             return Ok(Err(format!(
-                "`{}` is not fetched: `{}` is a link, and a download stays within the data folder; correct its `path` in \
+                "`{}` was not downloaded: `{}` is a link, and downloads must stay within the data folder; correct its `path` in \
                  `download.files`, or put the file there",
                 path.display(),
                 link.display()
@@ -118,7 +118,7 @@ fn kept(file: &RawFile, path: &Path, bytes: u64) -> Result<RawOutcome> {
     if found.as_ref().is_some_and(|found| !found.eq_ignore_ascii_case(&file.sha256)) {
         let found = found.unwrap_or_default();
         return Ok(Err(format!(
-            "`{}` has the SHA-256 {found}, expected {}; remove it to have it fetched again, or correct `download.files`",
+            "`{}` has the SHA-256 {found}, expected {}; remove it to download it again, or correct `download.files`",
             path.display(),
             file.sha256
         )));
@@ -131,7 +131,7 @@ fn accept(file: &RawFile, path: &Path, part: &Part, bytes: u64) -> Result<RawOut
     if let Some(problem) = problem(file, part.path())? {
         part.discard()?;
         return Ok(Err(format!(
-            "`{}` is not kept: what {} gave {problem}; correct `download.files`",
+            "`{}` was not kept: the file from {} {problem}; correct `download.files`",
             path.display(),
             address::shown_text(&file.url)
         )));
@@ -156,7 +156,7 @@ fn problem(file: &RawFile, path: &Path) -> Result<Option<String>> {
     if sniff::is_web_page(&start) && !matches!(end.as_str(), "html" | "htm") {
         return Ok(Some("is a web page".to_owned()));
     }
-    Ok((end == "gz" && !sniff::is_gzip(&start)).then(|| "is not gzip, as the name says".to_owned()))
+    Ok((end == "gz" && !sniff::is_gzip(&start)).then(|| "is not gzip, although its name ends in `.gz`".to_owned()))
 }
 
 fn sum(path: &Path) -> Result<String> {

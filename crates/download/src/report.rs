@@ -64,11 +64,11 @@ impl ImageReport {
         if counted == self.addresses {
             return Ok(());
         }
-        Err(Error::Bug(Bug(format!("{} addresses were read, but {counted} have a fate", self.addresses))))
+        Err(Error::Bug(Bug(format!("{} URLs were read, but {counted} have an outcome", self.addresses))))
     }
 
     fn table(&self) -> Table {
-        let mut table = new_table(["URLs of images", "all", "settled now"]);
+        let mut table = new_table(["image URLs", "all", "this run"]);
         let count = |counts: &BTreeMap<Fate, u64>, fate| counts.get(&fate).copied().unwrap_or(0);
         for fate in Fate::ALL {
             table.add_row([
@@ -81,7 +81,7 @@ impl ImageReport {
             table.add_row(["missing (offline)".to_owned(), self.missing.to_string(), String::new()]);
         }
         let settled: u64 = self.settled_now.values().sum();
-        table.add_row(["in all".to_owned(), self.addresses.to_string(), settled.to_string()]);
+        table.add_row(["total".to_owned(), self.addresses.to_string(), settled.to_string()]);
         table
     }
 }
@@ -94,10 +94,10 @@ impl DownloadReport {
             let mut table = new_table(["raw file", "bytes", "this run"]);
             for file in &self.files {
                 let done = match (file.fetched, file.verified) {
-                    (true, true) => "fetched, verified",
-                    (true, false) => "fetched",
-                    (false, true) => "was there, verified",
-                    (false, false) => "was there",
+                    (true, true) => "downloaded, verified",
+                    (true, false) => "downloaded",
+                    (false, true) => "already present, verified",
+                    (false, false) => "already present",
                 };
                 table.add_row([file.path.clone(), file.bytes.to_string(), done.to_owned()]);
             }

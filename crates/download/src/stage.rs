@@ -23,8 +23,10 @@ fn bring(context: &Context, downloads: &Downloads) -> Result<DownloadReport> {
     let files = raw::fetch(settings, Path::new(&context.config.dataset.data), progress)?;
     let items = context.layout.items();
     if files::length(&items)?.is_none() {
-        progress
-            .log(format!("download: images come after `make preprocess`; `{}` does not exist yet", items.display()));
+        progress.log(format!(
+            "download: images are downloaded after `make preprocess`; `{}` does not exist yet",
+            items.display()
+        ));
         return Ok(DownloadReport { files, images: None });
     }
     Ok(DownloadReport { files, images: Some(images::fetch(settings, downloads, &items, progress)?) })

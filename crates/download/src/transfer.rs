@@ -129,13 +129,12 @@ impl Transfer<'_> {
         }
         match expected {
             Some(expected) if length < expected => {
-                Err(Trouble::passing(format!("the connection was cut after {length} of {expected} bytes"))
+                Err(Trouble::passing(format!("the connection was closed after {length} of {expected} bytes"))
                     .with_status(status))
             }
             Some(expected) if length > expected => {
                 self.part.discard()?;
-                Err(Trouble::passing(format!("{length} bytes arrived where {expected} were announced"))
-                    .with_status(status))
+                Err(Trouble::passing(format!("received {length} bytes, expected {expected}")).with_status(status))
             }
             _ => Ok(Whole { status, bytes: length }),
         }

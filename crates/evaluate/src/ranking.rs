@@ -144,7 +144,7 @@ pub fn rank_users_in_group<'a>(
             blocks.scan(&vectors, interests, states, |state, at, scores| state.visit(first + at, scores))?;
             let counted: Vec<f64> = states.iter().flat_map(|state| state.counted(&own)).collect();
             let of_all = group.scalars(&counted)?;
-            Ok((0..states.len()).map(|place| Counted::of(&of_all, place)).collect())
+            Ok((0..states.len()).map(|index| Counted::of(&of_all, index)).collect())
         };
         let mut counted = scan(&mut states)?;
         if counted.iter().any(|counted| counted.is_rounded_otherwise) {
@@ -166,8 +166,8 @@ pub fn rank_users_in_group<'a>(
 
 /// Sums the values of all processes element by element.
 fn sums(of_all: &[Vec<f64>]) -> Vec<f64> {
-    let places = 0..of_all.first().map_or(0, Vec::len);
-    places.map(|at| of_all.iter().map(|of| of[at]).sum()).collect()
+    let indices = 0..of_all.first().map_or(0, Vec::len);
+    indices.map(|at| of_all.iter().map(|of| of[at]).sum()).collect()
 }
 
 /// The number of values that a process reports about a [`RankState`].
@@ -184,9 +184,9 @@ struct Counted {
 }
 
 impl Counted {
-    /// Combines the reports of all processes, in the order of their items, about the state at `place`.
-    fn of(of_all: &[Vec<f64>], place: usize) -> Self {
-        let of_state = || of_all.iter().map(|of| &of[COUNTED * place..][..COUNTED]);
+    /// Combines the reports of all processes, in the order of their items, about the state at `index`.
+    fn of(of_all: &[Vec<f64>], index: usize) -> Self {
+        let of_state = || of_all.iter().map(|of| &of[COUNTED * index..][..COUNTED]);
         let sum = |at: usize| of_state().map(|of| of[at]).sum::<f64>();
         let bad = of_state().find(|of| of[3] > 0.0);
         Self {

@@ -15,7 +15,7 @@ use crate::histories::{UserHistory, histories};
 use crate::vectors::VectorForm;
 use crate::{folder, huggingface, lists, mmrec, recbole, vectors};
 
-/// Exports a trained run as files for other programs: lists, vectors, data sets or a model folder.
+/// Exports a trained run as files for other programs: lists, vectors, datasets or a model folder.
 ///
 /// The folder `--out` will hold only the formats that `--format` names: an earlier export there is replaced once the new one is
 /// complete. docs/exports.md describes every file.

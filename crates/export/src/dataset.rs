@@ -221,8 +221,7 @@ pub fn expect_plain_ids(ids: &[String], what: &str) -> anyhow::Result<()> {
     for id in ids {
         ensure!(
             !id.contains(['\t', '\n', '\r', '"']) && !MISSING.contains(&id.as_str()) && id != "n/a",
-            "the {what} id {id:?} cannot be a token of RecBole, which reads its files with pandas: ids may not hold tabs, line ends or \
-             quotation marks, nor be a mark of a missing value; rename it in the raw files, or export `mmrec`, which has numbers"
+            "the {what} id {id:?} cannot be a token of RecBole, which reads its files with pandas: ids must not contain tabs, line breaks or quotation marks, nor be a marker of a missing value; rename it in the raw files, or export `mmrec`, which has numbers"
         );
     }
     Ok(())

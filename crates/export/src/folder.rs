@@ -31,7 +31,7 @@ pub fn check(out: &Path, record: &str) -> anyhow::Result<()> {
     };
     if !files::list(out)?.is_empty() && is_own().is_none() {
         bail!(
-            "`{}` holds files, and no `{record}` says that this command wrote them: they would be lost; name another folder in `--out`",
+            "`{}` contains files, and no `{record}` shows that this command wrote them: they would be lost; name another folder in `--out`",
             out.display()
         );
     }

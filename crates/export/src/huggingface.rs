@@ -42,7 +42,7 @@ fn copy_run(export: &Export<'_>, artifacts: &Path) -> anyhow::Result<Vec<PathBuf
     sources.dedup();
     let mut paths = export.store.copy(export.context, &own)?;
     for source in sources {
-        let relative = source.strip_prefix(layout.root()).context("a file of the run lies outside of its artifacts")?;
+        let relative = source.strip_prefix(layout.root()).context("a file of the run is outside of its artifacts")?;
         let path = own.root().join(relative);
         files::write_bytes(&path, &files::read(&source)?)?;
         paths.push(path);
@@ -52,7 +52,7 @@ fn copy_run(export: &Export<'_>, artifacts: &Path) -> anyhow::Result<Vec<PathBuf
     "data".clone_into(&mut elsewhere.dataset.data);
     // The added items are in the folder of the copied run.
     elsewhere.serve.store = StoreAddress::default();
-    // The other machine may have no card, and ranking on the CPU needs 32 bits.
+    // The other machine may have no GPU, and ranking on the CPU needs 32 bits.
     "cpu".clone_into(&mut elsewhere.run.device);
     (elsewhere.train.precision, elsewhere.extract.precision) = (Precision::F32, Precision::F32);
     files::write_bytes(&own.run_config(), elsewhere.to_toml()?.as_bytes())?;
@@ -100,10 +100,10 @@ fn card_text(export: &Export<'_>) -> anyhow::Result<String> {
     }
     let _ = writeln!(
         text,
-        "---\n\n# {run}: {model} on {dataset}\n\nThis folder holds the model `{model}`, trained by mp4sr {} on the data set \
-         `{dataset}`, with the catalogue that it ranks.\n\nThe folder `{ARTIFACTS}` holds the users' ids and histories, the items' ids, titles \
-         and texts, and their features. The model needs them to rank; look at them before you publish the folder. The card names no licence: \
-         add one that the data allow.\n",
+        "---\n\n# {run}: {model} on {dataset}\n\nThis folder contains the model `{model}`, trained by mp4sr {} on the dataset \
+         `{dataset}`, with the catalogue that it ranks.\n\nThe folder `{ARTIFACTS}` contains the users' ids and histories, the items' ids, titles \
+         and texts, and their features. The model needs them to rank; inspect them before you publish the folder. This card does not name a licence; \
+         add one that the data permit.\n",
         env!("CARGO_PKG_VERSION")
     );
     text += &statistics(export, sequences);

@@ -1,4 +1,4 @@
-//! Exports trained runs to files that other programs read, and imports the data sets of other programs.
+//! Exports trained runs to files that other programs read, and imports the datasets of other programs.
 //!
 //! In: a run with its dataset and features; folders of RecBole and MMRec. Out: lists, vectors, RecBole's atomic files, MMRec's folder and a
 //! model folder for the Hugging Face hub; raw files with a pipeline, and features beside the resulting dataset. Must not know: training,

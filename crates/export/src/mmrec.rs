@@ -9,7 +9,7 @@ use mp4sr_pipeline::Context;
 use crate::dataset::{Dataset, ModalityFeatures, mean_of};
 use crate::npy;
 
-/// Writes `<name>.inter`, the ids of users and items, one feature matrix per modality, and the settings of the data set.
+/// Writes `<name>.inter`, the ids of users and items, one feature matrix per modality, and the settings of the dataset.
 pub fn write(context: &Context, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let name = &context.config.dataset.name;
     let dataset = Dataset::read(context)?;

@@ -61,13 +61,13 @@ impl Matrix {
         };
         ensure!(
             matches!(array.dtype(), DType::F16 | DType::F32 | DType::F64),
-            "`{}` holds values of the type {:?}, expected floats; save it with `numpy.save(path, array.astype(numpy.float32))`",
+            "`{}` contains values of the type {:?}, expected floats; save it with `numpy.save(path, array.astype(numpy.float32))`",
             path.display(),
             array.dtype()
         );
         let values: Vec<f32> = array.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-            bail!("`{}` holds {} in row {}; every value has to be finite", path.display(), values[at], at / width);
+            bail!("`{}` contains {} in row {}; every value has to be finite", path.display(), values[at], at / width);
         }
         Ok(Self { values, width })
     }
@@ -80,7 +80,7 @@ impl Matrix {
 
 /// Reads a vector of 64-bit integers.
 pub fn read_i64(path: &Path) -> anyhow::Result<Vec<i64>> {
-    let wrong = || format!("`{}` does not hold a vector of 64-bit whole numbers", path.display());
+    let wrong = || format!("`{}` does not contain a vector of 64-bit integers", path.display());
     read(path)?.to_vec1().with_context(wrong)
 }
 
@@ -108,11 +108,11 @@ fn check_header(path: &Path) -> anyhow::Result<()> {
     let resave = "save it with `numpy.save(path, numpy.ascontiguousarray(array, dtype=\"<f4\"))`";
     ensure!(
         !header.contains("'fortran_order': True"),
-        "`{}` holds its columns one after the other (Fortran order); {resave}",
+        "`{}` is in Fortran order (column by column); {resave}",
         path.display()
     );
-    ensure!(!header.contains("'descr': '>"), "`{}` holds big-endian numbers; {resave}", path.display());
-    ensure!(!header.contains("'descr': '|O'"), "`{}` holds Python objects, not numbers; {resave}", path.display());
+    ensure!(!header.contains("'descr': '>"), "`{}` contains big-endian numbers; {resave}", path.display());
+    ensure!(!header.contains("'descr': '|O'"), "`{}` contains Python objects, not numbers; {resave}", path.display());
     let shape = header.split_once("'shape': (").and_then(|(_, rest)| rest.split_once(')'));
     let lengths = shape.map(|(lengths, _)| lengths.split(',').map(str::trim).filter(|length| !length.is_empty()));
     let values = lengths
@@ -120,7 +120,7 @@ fn check_header(path: &Path) -> anyhow::Result<()> {
     // Every supported number has at least one byte.
     ensure!(
         values.is_some_and(|values| values <= length),
-        "`{}` is shorter than its header says, or has none; copy it again",
+        "`{}` is shorter than its header states, or has no header; copy it again",
         path.display()
     );
     Ok(())
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arrays_come_back_and_what_is_not_followed_is_refused_with_the_way_out() {
+    fn arrays_round_trip_and_unsupported_ones_are_refused_with_a_remedy() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.npy");
         write(&path, &[0.1_f32, -0.0, 3.0, 4.0, 5.0, f32::MIN_POSITIVE], &[3, 2]).unwrap();

@@ -74,7 +74,7 @@ impl Vectors {
 fn values(tensor: &Tensor) -> anyhow::Result<Vec<f32>> {
     let values: Vec<f32> = tensor.flatten_all()?.to_vec1()?;
     match values.iter().find(|value| !value.is_finite()) {
-        Some(value) => bail!("the model gives the vector {value}; it is not usable, train it again"),
+        Some(value) => bail!("the model computes a vector with the value {value}; it is not usable, train it again"),
         None => Ok(values),
     }
 }
@@ -159,9 +159,9 @@ fn about(export: &Export<'_>, vectors: &Vectors) -> Value {
     })
 }
 
-type Columns = Vec<(&'static str, ArrayRef)>;
+type ArrowColumns = Vec<(&'static str, ArrayRef)>;
 
-fn item_columns(export: &Export<'_>, vectors: &Vectors) -> anyhow::Result<Columns> {
+fn item_columns(export: &Export<'_>, vectors: &Vectors) -> anyhow::Result<ArrowColumns> {
     let catalogue = &export.run.catalogue;
     let count = catalogue.items.len();
     let old = count - catalogue.new_items;
@@ -175,7 +175,7 @@ fn item_columns(export: &Export<'_>, vectors: &Vectors) -> anyhow::Result<Column
     ])
 }
 
-fn query_columns(export: &Export<'_>, vectors: &Vectors, user_ids: &[&str]) -> anyhow::Result<Columns> {
+fn query_columns(export: &Export<'_>, vectors: &Vectors, user_ids: &[&str]) -> anyhow::Result<ArrowColumns> {
     let (mut ids, mut interests) = (Vec::new(), Vec::new());
     let mut items = ListBuilder::new(UInt32Builder::new());
     let mut names = ListBuilder::new(StringBuilder::new());
@@ -205,7 +205,7 @@ fn vector_column(values: &[f32], width: usize) -> anyhow::Result<ArrayRef> {
     Ok(Arc::new(FixedSizeListArray::try_new(field, i32::try_from(width)?, values, None)?))
 }
 
-fn write_table(path: &Path, columns: Columns) -> anyhow::Result<()> {
+fn write_table(path: &Path, columns: ArrowColumns) -> anyhow::Result<()> {
     let fields: Vec<Field> =
         columns.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), false)).collect();
     let schema = Arc::new(Schema::new(fields));

@@ -83,25 +83,33 @@ pub(crate) struct CachedEncoder<'f> {
 }
 
 /// Adds the vectors of other caches to the cache `root`, and returns what was added per encoder. A place is a folder of artifacts, or the
-/// folder of a cache itself.
+/// folder of a cache itself. All places are checked before anything is copied.
 pub fn merge(root: &Path, places: &[PathBuf]) -> Result<Vec<(Share, MergedVectors)>> {
-    let mut merged = Vec::new();
+    let mut found = Vec::new();
     for place in places {
         let own = Layout::new(place, "any", "any").vectors();
         let from = if own.is_dir() { own } else { place.clone() };
-        let found: Vec<Share> = shares(&from)?.into_iter().filter(|share| share.about.is_some()).collect();
-        if found.is_empty() {
+        let before = found.len();
+        for share in shares(&from)? {
+            match &share.about {
+                Some(about) => found.push((about.clone(), share)),
+                None if share.shards > 0 => return Err(Error::NoAbout { path: share.folder.join(EncoderAbout::FILE) }),
+                None => {}
+            }
+        }
+        if found.len() == before {
             return Err(Error::NoVectors { path: place.clone() });
         }
-        for share in found {
-            let into = root.join(share.folder.file_name().unwrap_or_default());
-            let shards = merge_vectors(&share.folder, &into)?;
-            let about = into.join(EncoderAbout::FILE);
-            if let (false, Some(own)) = (about.exists(), &share.about) {
-                files::write_json(&about, own)?;
-            }
-            merged.push((share, shards));
+    }
+    let mut merged = Vec::new();
+    for (own, share) in found {
+        let into = root.join(share.folder.file_name().unwrap_or_default());
+        let shards = merge_vectors(&share.folder, &into, own.width)?;
+        let about = into.join(EncoderAbout::FILE);
+        if into.is_dir() && !about.exists() {
+            files::write_json(&about, &own)?;
         }
+        merged.push((share, shards));
     }
     Ok(merged)
 }

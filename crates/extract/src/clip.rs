@@ -22,7 +22,7 @@ use crate::weights::Weights;
 const WORDS: usize = 64;
 /// The number of images that go through the layers together: some 500 tokens with patches of 32 pixels.
 const IMAGES: usize = 10;
-/// The same for a card, which needs many thousands of tokens to be busy.
+/// The same for a GPU, which needs many thousands of tokens to be busy.
 const WORDS_ON_CARD: usize = 1024;
 const IMAGES_ON_CARD: usize = 256;
 

@@ -1,4 +1,4 @@
-//! The device on which encoders compute, and the work of the CPU ahead of a card.
+//! The device on which encoders compute, and the work of the CPU ahead of a GPU.
 
 use std::sync::mpsc::sync_channel;
 
@@ -18,12 +18,12 @@ impl EncoderDevice {
     /// The CPU, which computes in f32.
     pub const CPU: Self = Self { device: Device::Cpu, precision: Precision::F32 };
 
-    /// Opens a device. Fails if the machine does not have the card, if the program was built for the CPU alone, or if the CPU does not
+    /// Opens a device. Fails if the machine does not have the GPU, if the program was built for the CPU alone, or if the CPU does not
     /// support the precision.
     pub fn open(device: ComputeDevice, precision: Precision) -> Result<Self> {
         check_precision(device, precision).map_err(|reason| {
             Error::Device(format!(
-                "extract.precision = \"{precision}\": {reason}; use \"f32\", or a card in `run.device`"
+                "extract.precision = \"{precision}\": {reason}; use \"f32\", or a GPU in `run.device`"
             ))
         })?;
         let opened = device.open().map_err(|error| Error::Device(error.to_string()))?;
@@ -40,7 +40,7 @@ impl EncoderDevice {
         &self.device
     }
 
-    /// Whether it is a card.
+    /// Whether it is a GPU.
     pub(crate) fn is_card(&self) -> bool {
         !self.device.is_cpu()
     }
@@ -55,14 +55,14 @@ impl EncoderDevice {
         }
     }
 
-    /// Uploads the encoder if the device is a card.
+    /// Uploads the encoder if the device is a GPU.
     pub(crate) fn upload(&self, parts: EncoderParts<'_>) -> Result<Option<DeviceEncoder>> {
         let upload = || DeviceEncoder::new(parts, &self.device, self.precision);
         Ok(self.is_card().then(upload).transpose()?)
     }
 }
 
-/// The number of prepared blocks that may wait for the card.
+/// The number of prepared blocks that may wait for the GPU.
 const READY: usize = 2;
 
 /// Calls `compute` with every prepared block in order, while `prepare` works on the next ones in a separate thread. It stops at the first

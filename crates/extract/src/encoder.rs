@@ -14,7 +14,7 @@ pub trait ImageEncoder: Send + Sync {
     /// How many images a call should embed together.
     fn images_at_once(&self) -> usize;
 
-    /// Whether it computes on a card: one call at a time, while the CPU prepares the next images.
+    /// Whether it computes on a GPU: one call at a time, while the CPU prepares the next images.
     fn is_on_card(&self) -> bool;
 
     /// Vectors `[images, d]` of pixels `[images, 3, side, side]`.

@@ -26,13 +26,13 @@ pub enum Error {
     #[error(transparent)]
     Artifact(#[from] mp4sr_artifact::Error),
     /// A computation failed.
-    #[error("failed to encode: {0}; this is a defect of mp4sr, please report it")]
+    #[error("failed to encode: {0}; this is a bug in mp4sr, please report it")]
     Compute(#[from] candle_core::Error),
     /// The device cannot be used.
     #[error("{0}")]
     Device(String),
     /// A text could not be split into tokens.
-    #[error("failed to split {text:?} into tokens: {reason}; take it out of the data, or use another model")]
+    #[error("failed to split {text:?} into tokens: {reason}; remove it from the data, or use another model")]
     Tokens {
         /// The text.
         text: String,
@@ -64,9 +64,18 @@ pub enum Error {
         rows: usize,
     },
     /// A folder to merge from is not a cache.
-    #[error("`{}` holds no vectors; name a folder of artifacts, or a copy of its `.cache/vectors`", path.display())]
+    #[error("`{}` contains no vectors; name a folder of artifacts, or a copy of its `.cache/vectors`", path.display())]
     NoVectors {
         /// The path of the folder.
+        path: PathBuf,
+    },
+    /// A folder with vectors does not say which encoder they belong to.
+    #[error(
+        "the vectors beside `{}` belong to an unknown encoder, because this file is missing or cannot be read; nothing was merged; copy the \
+         folder again with all of its files, or remove it", path.display()
+    )]
+    NoAbout {
+        /// The path of the file that describes the encoder.
         path: PathBuf,
     },
     /// The dictionary is empty.

@@ -183,12 +183,12 @@ impl ModelFolder {
     fn without_weights(&self) -> Error {
         let missing = match self.file(WEIGHTS) {
             Err(error) => error,
-            Ok(path) => Error::model(&path, "it has come while the folder was read; run it again"),
+            Ok(path) => Error::model(&path, "it appeared while the folder was being read; run the command again"),
         };
         if !self.location.has_pickled_weights() {
             return missing;
         }
-        let remedy = "a pickle may run any code, so it is not read; save the model anew by `save_pretrained` of the Python \
+        let remedy = "a pickle may run any code, so it is not read; save it again with `save_pretrained` of the Python \
                       library, or name a revision with safetensors as `owner/name@revision`";
         Error::Hub {
             name: self.name.clone(),
@@ -223,7 +223,8 @@ impl ModelFolder {
         let mut tokenizer = Tokenizer::from_file(&path).map_err(|e| Error::model(&path, e))?;
         let highest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0) as usize;
         if highest >= vocabulary {
-            let reason = format!("it numbers tokens up to {highest}, and the model knows {vocabulary}");
+            let reason =
+                format!("it has token ids up to {highest}, but the vocabulary of the model has {vocabulary} tokens");
             return Err(Error::model(&path, reason));
         }
         tokenizer.with_padding(None);

@@ -65,7 +65,7 @@ impl HubModel {
             }
             match builder.build() {
                 Ok(api) => Some(Box::new(api.repo(repo.clone()))),
-                Err(error) => return refused(&format!("cannot be asked for on the hub ({error})")),
+                Err(error) => return refused(&format!("could not be requested from the hub ({error})")),
             }
         };
         Ok(Self { name: name.to_owned(), revision: revision.to_owned(), cache: cache.repo(repo), api })
@@ -80,7 +80,7 @@ impl HubModel {
                 "check the name, or name another revision as `owner/name@revision`".to_owned(),
             ),
             Answer::Unreachable(why) => (
-                format!("has no `{file}` in the hub's cache, and the hub cannot be asked ({why})"),
+                format!("has no `{file}` in the hub's cache, and the hub cannot be reached ({why})"),
                 "run it once where the hub can be reached, or name a folder".to_owned(),
             ),
             Answer::Refused(reason, remedy) => (reason, remedy),
@@ -142,20 +142,20 @@ impl HubModel {
                 Answer::Absent
             }
             Some(401 | 403) => Answer::Refused(
-                "is not given by the hub without permission, or does not exist (it answered 401 or 403)".to_owned(),
+                "needs permission on the hub, or does not exist (it answered 401 or 403)".to_owned(),
                 "check the name; for a private or gated model, accept its terms and set `HF_TOKEN`".to_owned(),
             ),
             Some(429) => Answer::Refused(
-                "cannot be fetched now: the hub has had too many requests (429)".to_owned(),
-                "wait some minutes and run it again; with `HF_TOKEN` the hub allows more".to_owned(),
+                "cannot be downloaded now: the hub received too many requests (429)".to_owned(),
+                "wait a few minutes and run it again; with `HF_TOKEN`, the hub allows more requests".to_owned(),
             ),
             Some(code) => Answer::Refused(
-                format!("cannot be fetched: the hub answered {code} for `{file}`"),
+                format!("cannot be downloaded: the hub answered {code} for `{file}`"),
                 "run it again later".to_owned(),
             ),
             None if matches!(error, ApiError::IoError(_)) => Answer::Refused(
                 format!("cannot be stored in the hub's cache ({text})"),
-                "make room, or name another folder by `HF_HOME`".to_owned(),
+                "free disk space, or name another folder with `HF_HOME`".to_owned(),
             ),
             None => Answer::Unreachable(text),
         }

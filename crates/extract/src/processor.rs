@@ -4,7 +4,7 @@
 //! transforms of timm 1.0 for its models. The image is turned upright as its EXIF data says, laid on white where it is transparent and
 //! converted to RGB; it is resized, the centre is cropped, levels are rescaled, and each channel is normalised by its mean and standard
 //! deviation. The first frame of an animation is used; grey is repeated in three channels; of 16 bits the upper eight are used. Settings
-//! that are not followed are refused by name.
+//! that are not supported are refused by name.
 
 use image::{DynamicImage, Rgb, RgbImage};
 use mp4sr_image::{ImageError, MAX_PIXELS};
@@ -45,7 +45,7 @@ pub struct Processor {
     /// transformers.
     #[serde(skip)]
     rounds_middle: bool,
-    /// Keys that are not followed; they must be known to change nothing.
+    /// Keys that are not supported; they must be known to change nothing.
     #[serde(flatten)]
     others: Map<String, Value>,
 }
@@ -202,13 +202,13 @@ impl Processor {
         self
     }
 
-    /// Refuses settings that are not followed here. `side` is an example for the message.
+    /// Refuses settings that are not supported here. `side` is an example for the message.
     pub(crate) fn check(&self, side: usize) -> std::result::Result<(), String> {
         let is_harmless = |key: &str, value: &Value| {
             value.is_null() || HARMLESS.contains(&key) || (key == "do_pad" && value == &Value::Bool(false))
         };
         if let Some((key, value)) = self.others.iter().find(|(key, value)| !is_harmless(key, value)) {
-            return Err(format!("{key}: this key is not known here, and it may change the pixels (found {value})"));
+            return Err(format!("{key}: this key is not supported, and it may change the pixels (found {value})"));
         }
         let class = self.image_processor_type.as_deref().unwrap_or_default();
         let kind = class.trim_end_matches("Fast").trim_end_matches("Pil").trim_end_matches("ImageProcessor");
@@ -376,7 +376,7 @@ mod tests {
 
     /// The files of google/vit-base-patch16-224, facebook/convnext-tiny-224 and openai/clip-vit-base-patch32 as first published.
     #[test]
-    fn early_files_mean_what_their_classes_make_of_them() {
+    fn early_files_have_the_defaults_of_their_classes() {
         let statistics = "\"image_mean\": [0.5, 0.5, 0.5], \"image_std\": [0.5, 0.5, 0.5]";
         let vit =
             processor(&format!("{{\"size\": 224, \"feature_extractor_type\": \"ViTFeatureExtractor\", {statistics}}}"))
@@ -406,7 +406,7 @@ mod tests {
     /// Changes every key of every processor of the fixtures. The change must affect the pixels or be refused, unless the key is known to
     /// have no effect.
     #[test]
-    fn every_key_of_a_processor_is_followed_or_refused() {
+    fn every_key_of_a_processor_is_supported_or_refused() {
         let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
         let image =
             RgbImage::from_fn(90, 70, |x, y| Rgb([(x * 7 % 256) as u8, (y * 11 % 256) as u8, (x * y % 256) as u8]));
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn transparent_pixels_lie_on_white() {
+    fn transparent_pixels_are_blended_with_white() {
         let pixel = |rgba| on_white(DynamicImage::ImageRgba8(image::RgbaImage::from_pixel(1, 1, image::Rgba(rgba))));
         assert_eq!(pixel([10, 20, 30, 255]).get_pixel(0, 0).0, [10, 20, 30]);
         assert_eq!(pixel([10, 20, 30, 0]).get_pixel(0, 0).0, [255, 255, 255]);

@@ -192,9 +192,9 @@ mod tests {
     /// Red channels of images with pixel (x, y) = (37 x + 59 y + 11 x y) mod 256, resized by Pillow 13.0. A tall image that shrinks starts
     /// with the vertical pass.
     #[test]
-    fn tall_images_shrink_down_first_as_in_pillow() {
-        type Case = (u32, u32, u32, u32, Filter, &'static [u8]);
-        const CASES: &[Case] = &include!("../tests/fixtures/pillow_resize.txt");
+    fn tall_images_are_resized_vertically_first_as_in_pillow() {
+        type ResizeCase = (u32, u32, u32, u32, Filter, &'static [u8]);
+        const CASES: &[ResizeCase] = &include!("../tests/fixtures/pillow_resize.txt");
         for &(width, height, new_width, new_height, filter, expected) in CASES {
             let image = RgbImage::from_fn(width, height, |x, y| {
                 let value = ((37 * x + 59 * y + 11 * x * y) % 256) as u8;
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_alone_is_what_the_whole_has_there() {
+    fn a_crop_computed_alone_equals_that_part_of_the_whole() {
         let image = RgbImage::from_fn(31, 17, |x, y| image::Rgb([(x * 8) as u8, (y * 15) as u8, (x * y) as u8]));
         for (width, height, shown) in
             [(20, 11, (11, 11)), (31, 40, (30, 5)), (60, 17, (7, 9)), (9, 5, (50, 50)), (31, 8, (9, 3))]

@@ -19,7 +19,7 @@ const EPS: f32 = 1e-5;
 /// The factor by which the inside of a bottleneck is narrower.
 const REDUCTION: usize = 4;
 
-/// The number of images that go through the layers together on a card.
+/// The number of images that go through the layers together on a GPU.
 const IMAGES_ON_CARD: usize = 256;
 
 /// `config.json`.

@@ -12,7 +12,7 @@ const AS_IT_IS: [&str; 2] = ["TokenizersBackend", "PreTrainedTokenizerFast"];
 /// Tokens by their role; a class that is built from its settings adds those that the vocabulary lacks.
 const ROLES: [&str; 7] = ["bos_token", "eos_token", "cls_token", "sep_token", "pad_token", "mask_token", "unk_token"];
 
-/// The end at which long texts are cut, or the reason why the settings are not followed. `tokenizer` is that of `tokenizer.json`, whose
+/// The end at which long texts are cut, or the reason why the settings are not supported. `tokenizer` is that of `tokenizer.json`, whose
 /// content is `whole`.
 pub(crate) fn check(settings: &Value, tokenizer: &Tokenizer, whole: &Value) -> Result<TruncationDirection, String> {
     if settings["split_special_tokens"] == true {
@@ -126,7 +126,7 @@ mod tests {
 
     /// Checks keys that change tokens in the reference, and keys that do not, for the tokenizer classes of several fixtures.
     #[test]
-    fn every_key_that_changes_tokens_is_followed_or_refused_and_no_other() {
+    fn every_key_that_changes_tokens_is_supported_or_refused_and_no_other() {
         let check_of = |fixture: &str, class: &str, key: &str, value: Value| {
             let path = format!("{}/tests/fixtures/{fixture}", env!("CARGO_MANIFEST_DIR"));
             let whole: Value =

@@ -30,9 +30,9 @@ impl WeightsFile {
     /// model.
     pub fn tensors(&self, prefixes: &[&str], probe: &str) -> Result<Weights<'_>> {
         let parse = |(path, bytes): &'_ (PathBuf, Vec<u8>)| -> Result<()> {
-            SafeTensors::deserialize(bytes)
-                .map(|_| ())
-                .map_err(|e| Error::model(path, format!("it is not a whole safetensors file ({e}), fetch it again")))
+            SafeTensors::deserialize(bytes).map(|_| ()).map_err(|e| {
+                Error::model(path, format!("it is not a complete safetensors file ({e}); download it again"))
+            })
         };
         self.files.iter().try_for_each(parse)?;
         let files: Vec<SafeTensors<'_>> =

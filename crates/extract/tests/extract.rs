@@ -190,7 +190,7 @@ fn what_was_computed_once_is_never_computed_again() {
 #[test]
 fn a_card_gives_nearly_the_same_features_and_every_precision_has_vectors_of_its_own() {
     if let Err(error) = ComputeDevice::Cuda(0).open() {
-        println!("skipped: the stage is not run on a card: {error}");
+        println!("skipped: the stage is not run on a GPU: {error}");
         return;
     }
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
@@ -307,7 +307,7 @@ fn a_fetched_image_is_found_by_its_address_and_a_missing_one_is_reported() {
     let features = Features::read(&feature_files(&context)[1], &items.hash(), 5).unwrap();
     assert_eq!(features.offsets, [0, 1, 1, 1, 1, 1]);
     let report = files::read_to_string(&context.layout.extract_report()).unwrap();
-    assert!(report.contains("it was not fetched; run `make download`"), "{report}");
+    assert!(report.contains("it was not downloaded; run `make download`"), "{report}");
 }
 
 #[test]
@@ -425,7 +425,7 @@ static FIGURES: LazyLock<BTreeMap<&str, f64>> =
     LazyLock::new(|| BTreeMap::from([("colour", 0.97), ("pattern", 0.90), ("shape", 0.93), ("kind", 0.93)]));
 
 #[test]
-fn an_encoder_that_is_not_there_is_named() {
+fn an_encoder_that_does_not_exist_is_named() {
     let message = SentenceEncoder::load("data/encoders/none").err().unwrap().to_string();
     assert!(message.contains("data/encoders/none"), "{message}");
     let message = SentenceEncoder::load(&carried("tiny-clip")).err().unwrap().to_string();
@@ -507,7 +507,7 @@ fn changed(from: &str, file: &str, change: impl Fn(&mut serde_json::Value)) -> T
 
 /// A setting that the layers do not follow is refused by name, and one that changes nothing is accepted.
 #[test]
-fn settings_that_are_not_followed_are_refused_by_name() {
+fn settings_that_are_not_supported_are_refused_by_name() {
     let text = |from: &str, file: &str, key: &str, value: serde_json::Value| {
         let folder = changed(&format!("adapter/{from}"), file, |config| config[key] = value.clone());
         SentenceEncoder::load(&folder.path().to_string_lossy()).err().map(|e| e.to_string()).unwrap_or_default()

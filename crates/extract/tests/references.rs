@@ -235,13 +235,13 @@ fn words_agree_with_transformers() {
     assert!(difference <= 1e-4, "{difference}");
 }
 
-/// The first NVIDIA card, if the program was built for cards and there is one.
+/// The first NVIDIA GPU, if the program was built for GPUs and there is one.
 #[allow(clippy::print_stdout, reason = "a test that is skipped says so")]
 fn card(precision: Precision) -> Option<EncoderDevice> {
     match EncoderDevice::open(ComputeDevice::Cuda(0), precision) {
         Ok(device) => Some(device),
         Err(error) => {
-            println!("skipped: encoders on cards are not compared: {error}");
+            println!("skipped: encoders on GPUs are not compared: {error}");
             None
         }
     }

@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_hold_the_data_and_names_are_escaped() {
+    fn both_forms_contain_the_data_and_names_are_escaped() {
         let lines = [series("MP4SR", &[0.2, 0.22, 0.21]), series("a<b>&", &[0.1, 0.15, 0.11])];
         let figure = figure(2, &["0.001", "0.01", "0.1"], &lines);
         let drawn = figure.draw().unwrap();

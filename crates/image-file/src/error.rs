@@ -43,7 +43,7 @@ pub enum ImageError {
         limit: u64,
     },
     /// The end of the file is missing.
-    #[error("it is cut short")]
+    #[error("it is truncated")]
     CutShort,
     /// The decoder reported an error.
     #[error("it does not decode ({0})")]

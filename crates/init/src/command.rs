@@ -10,7 +10,7 @@ use mp4sr_pipeline::{Config, print};
 use mp4sr_preprocess::survey::{Known, Survey};
 use mp4sr_preprocess::{Report, RowLimits, described_shares, trial};
 
-use crate::draft::{Columns, Core, Draft, Modalities, TINY_IMAGE, TINY_TEXT};
+use crate::draft::{ColumnRoles, Core, Draft, Modalities, TINY_IMAGE, TINY_TEXT};
 use crate::events::{Clock, EventColumns, NamedEvents};
 use crate::found::{self, Doubt};
 use crate::items::{ImageKind, ItemColumns, NamedItems};
@@ -137,21 +137,21 @@ const CORES: [Core; 4] =
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     let made = Made::of(args, models)?;
     files::write_bytes(&made.out, made.text.as_bytes())?;
-    print(&made.said)
+    print(&made.summary)
 }
 
 /// A generated pipeline, and the summary that is printed.
 struct Made {
     out: PathBuf,
     text: String,
-    said: String,
+    summary: String,
 }
 
 /// The surveys of both files, and the meaning of their columns.
-struct Looked {
+struct Inspected {
     events: Survey,
     items: Option<Survey>,
-    columns: Columns,
+    columns: ColumnRoles,
     encoding: String,
     doubts: Vec<Doubt>,
 }
@@ -164,7 +164,7 @@ impl Made {
         if let Some(folder) = args.images.as_deref().filter(|folder| !folder.is_dir()) {
             return Err(Error::Unknown(format!("`--images {0}`: `{0}` is not a folder", folder.display())));
         }
-        let looked = Looked::at(args)?;
+        let inspected = Inspected::at(args)?;
         let places = places(args)?;
         let files: Vec<&Path> = args.interactions.iter().chain(&args.items).map(PathBuf::as_path).collect();
         let title = || Ok::<_, Error>(Places::of(&files, &[])?.title());
@@ -172,7 +172,7 @@ impl Made {
         let name = dataset_name(&title.unwrap_or_else(|| stem(&args.interactions[0])));
         let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("{name}.toml")));
         expect_free(&out, args.force)?;
-        let beside = looked.images_lie_beside();
+        let beside = inspected.images_are_beside();
         let mut draft = Draft {
             name,
             data: places.data.clone(),
@@ -182,10 +182,10 @@ impl Made {
                 Some(folder) => places.name(folder)?,
                 None => String::new(),
             },
-            of_events: &looked.events,
-            of_items: looked.items.as_ref(),
-            columns: looked.columns.clone(),
-            encoding: looked.encoding.clone(),
+            of_events: &inspected.events,
+            of_items: inspected.items.as_ref(),
+            columns: inspected.columns.clone(),
+            encoding: inspected.encoding.clone(),
             modalities: Modalities::default(),
             core: CORES[3],
             core_reason: String::new(),
@@ -215,7 +215,7 @@ impl Made {
         };
         let is_whole = whole_items(&report) && report.interactions.files.iter().all(|file| file.lines < EVENT_ROWS);
         draft.modalities = modalities(&report);
-        let mut doubts = looked.doubts.clone();
+        let mut doubts = inspected.doubts.clone();
         (draft.core, draft.core_reason) = core(&config, limits, is_whole, &mut doubts)?;
         if !whole_items(&report) {
             doubts.push(Doubt::new(
@@ -229,8 +229,8 @@ impl Made {
         doubts.extend(about_trial(&report, is_whole));
         let text = draft.text();
         parse(&text)?;
-        let said = said(args, &looked, &draft, &report, &doubts, is_whole);
-        Ok(Self { out, text, said })
+        let summary = summary(args, &inspected, &draft, &report, &doubts, is_whole);
+        Ok(Self { out, text, summary })
     }
 }
 
@@ -268,7 +268,7 @@ fn places(args: &Args) -> Result<Places> {
     Places::of(&files, &folders)
 }
 
-impl Looked {
+impl Inspected {
     fn at(args: &Args) -> Result<Self> {
         let source = Source {
             separator: args.separator.clone().unwrap_or_default(),
@@ -285,18 +285,18 @@ impl Looked {
         let mut doubts = header_doubts(&events, items.as_ref());
         if !encoding.is_empty() && args.encoding.is_none() {
             doubts.push(Doubt::new(
-                format!("text that is not UTF-8 looks like {encoding}"),
+                format!("text that is not UTF-8 appears to be {encoding}"),
                 "`--encoding NAME`, `source.encoding`",
             ));
         }
         let columns = match published(&events, items.as_ref()).filter(|_| !args.names_columns()) {
-            Some(format) => Columns::Published(format),
+            Some(format) => ColumnRoles::Published(format),
             None => Self::guessed(args, &events, items.as_ref(), &mut doubts)?,
         };
         Ok(Self { events, items, columns, encoding, doubts })
     }
 
-    fn guessed(args: &Args, events: &Survey, items: Option<&Survey>, doubts: &mut Vec<Doubt>) -> Result<Columns> {
+    fn guessed(args: &Args, events: &Survey, items: Option<&Survey>, doubts: &mut Vec<Doubt>) -> Result<ColumnRoles> {
         if let Some(name) = &args.item {
             found::named(events, "--item", name)?;
         }
@@ -305,17 +305,17 @@ impl Looked {
         }
         let ids = NamedIds { item: args.item.as_deref(), id: args.item_id.as_deref(), user: args.user.as_deref() };
         let joins = items.map_or(Ok(Vec::new()), |items| joins(events, items, ids))?;
-        let said = NamedEvents {
+        let named = NamedEvents {
             user: args.user.clone(),
             item: args.item.clone(),
             time: args.time.clone(),
             time_format: args.time_format.clone(),
             line_order: args.line_order,
         };
-        let of_events = EventColumns::guess(events, &joins, &said)?;
+        let of_events = EventColumns::guess(events, &joins, &named)?;
         doubts.extend(of_events.doubts.iter().cloned());
         let join = joins.iter().find(|join| join.item == of_events.item);
-        let said = NamedItems {
+        let named = NamedItems {
             id: args.item_id.clone(),
             title: args.title.clone(),
             texts: args.text.clone(),
@@ -323,18 +323,18 @@ impl Looked {
             image: args.image_column.clone(),
             images: args.images.clone(),
         };
-        let of_items = items.map(|items| ItemColumns::guess(items, join, &said)).transpose()?;
+        let of_items = items.map(|items| ItemColumns::guess(items, join, &named)).transpose()?;
         doubts.extend(of_items.iter().flat_map(|items| items.doubts.iter().cloned()));
-        Ok(Columns::Guessed { events: of_events, items: of_items })
+        Ok(ColumnRoles::Guessed { events: of_events, items: of_items })
     }
 
     /// Whether a column names image files relative to the folder of the items' file.
-    fn images_lie_beside(&self) -> bool {
+    fn images_are_beside(&self) -> bool {
         self.image_kind().is_some_and(|kind| matches!(kind, ImageKind::Files))
     }
 
     fn image_kind(&self) -> Option<&ImageKind> {
-        let Columns::Guessed { items: Some(items), .. } = &self.columns else { return None };
+        let ColumnRoles::Guessed { items: Some(items), .. } = &self.columns else { return None };
         items.images.as_ref().map(|images| &images.kind)
     }
 }
@@ -432,7 +432,7 @@ fn core(config: &Config, limits: RowLimits, is_whole: bool, doubts: &mut Vec<Dou
     if !is_whole {
         if leaves(CORES[0])?.is_none() {
             doubts.push(Doubt::new(
-                "in the lines that were read, no user and no item has five events; in the whole file, some may",
+                "in the lines that were read, no user and no item has five events; in the complete file, some may",
                 remedy,
             ));
         }
@@ -501,7 +501,14 @@ fn about_trial(report: &Report, is_whole: bool) -> Vec<Doubt> {
 }
 
 /// The summary that is printed.
-fn said(args: &Args, looked: &Looked, draft: &Draft<'_>, report: &Report, doubts: &[Doubt], is_whole: bool) -> String {
+fn summary(
+    args: &Args,
+    inspected: &Inspected,
+    draft: &Draft<'_>,
+    report: &Report,
+    doubts: &[Doubt],
+    is_whole: bool,
+) -> String {
     let mut lines = Vec::new();
     let mut line = |name: &str, text: String| lines.push(format!("  {name:<12} {text}"));
     let seen = |survey: &Survey, name: &str| {
@@ -511,24 +518,24 @@ fn said(args: &Args, looked: &Looked, draft: &Draft<'_>, report: &Report, doubts
         let part = if survey.is_whole { "all" } else { "the first" };
         format!("{}: {}; {part} {} lines inspected", survey.path.display(), survey.form, count(survey.rows))
     };
-    let mut text = format!("interactions  {}\n", rows(&looked.events));
-    match &looked.columns {
-        Columns::Published(format) => line("form", format!("{format:?}, whose fields have known names")),
-        Columns::Guessed { events, .. } => {
-            line("user", format!("`{}`: {}", events.user, seen(&looked.events, &events.user)));
-            line("item", format!("`{}`: {}", events.item, seen(&looked.events, &events.item)));
+    let mut text = format!("interactions  {}\n", rows(&inspected.events));
+    match &inspected.columns {
+        ColumnRoles::Published(format) => line("format", format!("{format:?}, whose fields have known names")),
+        ColumnRoles::Guessed { events, .. } => {
+            line("user", format!("`{}`: {}", events.user, seen(&inspected.events, &events.user)));
+            line("item", format!("`{}`: {}", events.item, seen(&inspected.events, &events.item)));
             line(
                 "time",
                 match &events.clock {
                     Clock::Time { column, notation } => {
-                        format!("`{column}`: {}; {}", notation.described, seen(&looked.events, column))
+                        format!("`{column}`: {}; {}", notation.described, seen(&inspected.events, column))
                     }
                     Clock::Position(column) => format!("none; the position of an event is `{column}`"),
                     Clock::LineOrder => "none; events are in the order of their lines".to_owned(),
                 },
             );
             if let Some(kind) = &events.kind {
-                let of = seen(&looked.events, kind);
+                let of = seen(&inspected.events, kind);
                 line(
                     "kinds",
                     format!("`{kind}`: not read, so every event counts; `preprocess.where` can keep one kind; {of}"),
@@ -543,9 +550,9 @@ fn said(args: &Args, looked: &Looked, draft: &Draft<'_>, report: &Report, doubts
         }
     }
     text.extend(lines.drain(..).map(|line| line + "\n"));
-    if let Some(survey) = &looked.items {
+    if let Some(survey) = &inspected.items {
         text.push_str(&format!("items         {}\n", rows(survey)));
-        if let Columns::Guessed { items: Some(items), .. } = &looked.columns {
+        if let ColumnRoles::Guessed { items: Some(items), .. } = &inspected.columns {
             let mut line = |name: &str, text: String| lines.push(format!("  {name:<12} {text}\n"));
             line("id", format!("`{}`: {}", items.id, seen(survey, &items.id)));
             let title = if items.title.is_empty() {
@@ -570,12 +577,12 @@ fn said(args: &Args, looked: &Looked, draft: &Draft<'_>, report: &Report, doubts
         text.push_str("items         no file of items, so the model reads only ids\n");
     }
     if !draft.images.is_empty() {
-        let by = if looked.image_kind().is_some() { "the column of images" } else { "the id of the item" };
+        let by = if inspected.image_kind().is_some() { "the column of images" } else { "the id of the item" };
         text.push_str(&format!("images        {}, named by {by}\n", draft.images));
     }
     let read = |files: &[mp4sr_artifact::FileCount]| count(files.iter().map(|file| file.lines).sum());
     let part = if is_whole { "all" } else { "the first" };
-    text.push_str(&format!("read with it  {part} {} lines of interactions", read(&report.interactions.files)));
+    text.push_str(&format!("test read     {part} {} lines of interactions", read(&report.interactions.files)));
     if !args.items.is_empty() {
         text.push_str(&format!(" and {} of items", read(&report.items.files)));
     }
@@ -584,7 +591,7 @@ fn said(args: &Args, looked: &Looked, draft: &Draft<'_>, report: &Report, doubts
         text.push_str(&format!("  {}\n", described_shares(shares)));
     }
     if !doubts.is_empty() {
-        text.push_str("not sure of\n");
+        text.push_str("uncertain\n");
         doubts.iter().for_each(|doubt| text.push_str(&format!("  - {} ({})\n", doubt.what, doubt.remedy)));
     }
     let out = draft.out.as_str();

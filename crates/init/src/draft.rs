@@ -20,7 +20,7 @@ pub const ID_MODEL: &str = "sasrec";
 /// The columns of both files, or the published form that names them.
 #[derive(Clone, Debug)]
 #[expect(clippy::large_enum_variant, reason = "there is one value of it")]
-pub enum Columns {
+pub enum ColumnRoles {
     /// Columns that were guessed.
     Guessed {
         /// The columns of interactions.
@@ -69,7 +69,7 @@ pub struct Draft<'d> {
     /// The survey of the first file of items.
     pub of_items: Option<&'d Survey>,
     /// The meaning of the columns.
-    pub columns: Columns,
+    pub columns: ColumnRoles,
     /// The value of `source.encoding`.
     pub encoding: String,
     /// The modalities of the items.
@@ -152,13 +152,13 @@ impl Draft<'_> {
     pub fn text(&self) -> String {
         let mut lines = Lines::default();
         lines.comment(&format!(
-            "Written by `mp4sr init`, which looked at the first lines of the files. `mp4sr doctor --pipeline {0}` checks it, \
+            "Written by `mp4sr init`, which inspected the first lines of the files. `mp4sr doctor --pipeline {0}` checks it, \
              `mp4sr run --pipeline {0}` runs it; docs/configuration.md has every key.",
             self.out
         ));
         self.dataset(&mut lines);
         self.source(&mut lines);
-        if let Columns::Guessed { events, items } = &self.columns {
+        if let ColumnRoles::Guessed { events, items } = &self.columns {
             self.columns(&mut lines, events, items.as_ref());
         }
         self.preprocess(&mut lines);
@@ -177,20 +177,20 @@ impl Draft<'_> {
     fn source(&self, lines: &mut Lines) {
         lines.section("source");
         match &self.columns {
-            Columns::Published(_) => {
-                lines.comment("The fields have the names of this published form, which says what they mean.");
+            ColumnRoles::Published(_) => {
+                lines.comment("The fields have the names of this published format, which defines what they mean.");
             }
-            Columns::Guessed { .. } => lines.comment("Columns are named below."),
+            ColumnRoles::Guessed { .. } => lines.comment("Columns are named below."),
         }
         let format = match &self.columns {
-            Columns::Guessed { .. } => {
+            ColumnRoles::Guessed { .. } => {
                 if self.is_atomic() {
                     Format::RecBole
                 } else {
                     Format::Tabular
                 }
             }
-            Columns::Published(format) => *format,
+            ColumnRoles::Published(format) => *format,
         };
         lines.key("format", &Value::try_from(format).unwrap_or_else(|_| Value::String("tabular".to_owned())));
         lines.comment(&format!("Seen: {}.", self.of_events.form));
@@ -215,14 +215,14 @@ impl Draft<'_> {
     }
 
     fn dialect(&self, lines: &mut Lines) {
-        if let Columns::Guessed { events: EventColumns { clock, .. }, .. } = &self.columns {
+        if let ColumnRoles::Guessed { events: EventColumns { clock, .. }, .. } = &self.columns {
             match clock {
                 Clock::Time { notation, .. } if !notation.key.is_empty() => {
                     lines.comment(&format!("Times are {}.", notation.described));
                     lines.text("time", &notation.key);
                 }
                 Clock::LineOrder => {
-                    lines.comment("There are no times: the last line of a user is the latest event.");
+                    lines.comment("The data has no timestamps: the last line of a user is the latest event.");
                     lines.text("time", "line-order");
                 }
                 _ => {}
@@ -249,7 +249,7 @@ impl Draft<'_> {
             lines.texts("interactions_header", &names(self.of_events));
         }
         if let Some(items) = self.of_items.filter(|items| items.is_table && !items.has_header) {
-            lines.comment("The columns of the items, likewise.");
+            lines.comment("The columns of the items file are also named by their position.");
             lines.texts("items_header", &names(items));
         }
     }
@@ -264,7 +264,7 @@ impl Draft<'_> {
         lines.comment(&format!("The item's id: {}.", seen(self.of_events, &events.item)));
         lines.text("item", &events.item);
         if !events.item_separator.is_empty() {
-            lines.comment("A cell holds several items, in order.");
+            lines.comment("A cell contains several items, in order.");
             lines.text("item_separator", &events.item_separator);
         }
         match &events.clock {
@@ -273,7 +273,7 @@ impl Draft<'_> {
                 lines.text("time", column);
             }
             Clock::Position(column) => {
-                lines.comment("There are no times; this is the position of an event in its user's history.");
+                lines.comment("The data has no timestamps; this is the position of an event in its user's history.");
                 lines.text("position", column);
                 lines.text("time", "");
             }
@@ -309,7 +309,7 @@ impl Draft<'_> {
         if let Some(images) = &items.images {
             lines.comment(&match images.kind {
                 ImageKind::Addresses => format!(
-                    "Addresses of images ({}); `mp4sr download --pipeline {}` downloads them after `mp4sr preprocess`.",
+                    "URLs of images ({}); `mp4sr download --pipeline {}` downloads them after `mp4sr preprocess`.",
                     seen(&images.name),
                     self.out
                 ),
@@ -333,7 +333,7 @@ impl Draft<'_> {
         lines.comment(reason);
         lines.key("user_core", &Value::Integer(self.core.user.into()));
         lines.key("item_core", &Value::Integer(self.core.item.into()));
-        let Columns::Guessed { events, .. } = &self.columns else { return };
+        let ColumnRoles::Guessed { events, .. } = &self.columns else { return };
         if let Some(kind) = events.kind.as_ref().and_then(|kind| self.of_events.column(kind)) {
             lines.comment(&format!(
                 "`{}` has {} kinds of events, and all of them count; to keep only one kind:",
@@ -349,7 +349,7 @@ impl Draft<'_> {
         let range = self.of_events.column(rating).and_then(|column| column.range);
         let Some((least, most)) = range else { return };
         lines.comment(&format!(
-            "`{rating}` goes from {least} to {most}. All events count, good and bad; to keep only the good ones:"
+            "`{rating}` ranges from {least} to {most}. All events count, good and bad; to keep only the good ones:"
         ));
         lines.comment(&format!("where = \"{} >= {}\"", quoted(rating), (least + 0.75 * (most - least)).ceil()));
     }
@@ -360,8 +360,8 @@ impl Draft<'_> {
             lines.section("extract.text");
             if self.encoder == TINY_TEXT {
                 lines.comment(
-                    "Sentences become vectors. The program carries this encoder, which is small and made for a trial; for results, \
-                     take \"sentence-transformers/all-MiniLM-L6-v2\" (`--encoder minilm`), which is downloaded once, 90 MB.",
+                    "Sentences become vectors. This encoder is built into the program. It is meant for a first try; for real results, \
+                     use \"sentence-transformers/all-MiniLM-L6-v2\" (`--encoder minilm`), which is downloaded once, 90 MB.",
                 );
             } else {
                 lines.comment("Sentences become vectors: a folder, or a model of the hub that is downloaded once.");
@@ -372,7 +372,7 @@ impl Draft<'_> {
             lines.section("extract.image");
             if self.image_encoder == TINY_IMAGE {
                 lines.comment(
-                    "Images become words. The program carries this encoder, which is small and made for a trial; for results, take \
+                    "Images become words. This encoder is built into the program. It is meant for a first try; for real results, use \
                      \"openai/clip-vit-base-patch32\" (`--image-encoder clip`), which is downloaded once, 600 MB.",
                 );
             } else {

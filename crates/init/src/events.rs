@@ -73,15 +73,15 @@ pub struct NamedEvents {
 
 impl EventColumns {
     /// Guesses the columns. `joins` are the pairs of columns that may hold the item's id in both files, the best first.
-    pub fn guess(survey: &Survey, joins: &[Join], said: &NamedEvents) -> Result<Self> {
+    pub fn guess(survey: &Survey, joins: &[Join], named_columns: &NamedEvents) -> Result<Self> {
         let mut doubts = Vec::new();
-        let (item, item_separator) = item(survey, joins, said, &mut doubts)?;
+        let (item, item_separator) = item(survey, joins, named_columns, &mut doubts)?;
         let is_sequence =
             !item_separator.is_empty() || survey.column(&item).is_some_and(|column| column.lists * 2 > column.filled);
-        let user = user(survey, &item, said, is_sequence, &mut doubts)?;
+        let user = user(survey, &item, named_columns, is_sequence, &mut doubts)?;
         let others: Vec<&ColumnSurvey> =
             survey.columns.iter().filter(|column| column.name != user && column.name != item).collect();
-        let clock = clock(survey, &others, said, &mut doubts)?;
+        let clock = clock(survey, &others, named_columns, &mut doubts)?;
         let is_clock = |name: &str| match &clock {
             Clock::Time { column, .. } | Clock::Position(column) => column == name,
             Clock::LineOrder => false,
@@ -106,8 +106,13 @@ fn shown_columns(survey: &Survey) -> String {
     survey.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-fn item(survey: &Survey, joins: &[Join], said: &NamedEvents, doubts: &mut Vec<Doubt>) -> Result<(String, String)> {
-    if let Some(name) = &said.item {
+fn item(
+    survey: &Survey,
+    joins: &[Join],
+    named_columns: &NamedEvents,
+    doubts: &mut Vec<Doubt>,
+) -> Result<(String, String)> {
+    if let Some(name) = &named_columns.item {
         named(survey, "--item", name)?;
         let separator = joins.iter().find(|join| join.item == *name).map(|join| join.separator.clone());
         return Ok((name.clone(), separator.unwrap_or_default()));
@@ -153,8 +158,14 @@ fn item(survey: &Survey, joins: &[Join], said: &NamedEvents, doubts: &mut Vec<Do
     )))
 }
 
-fn user(survey: &Survey, item: &str, said: &NamedEvents, is_sequence: bool, doubts: &mut Vec<Doubt>) -> Result<String> {
-    if let Some(name) = &said.user {
+fn user(
+    survey: &Survey,
+    item: &str,
+    named_columns: &NamedEvents,
+    is_sequence: bool,
+    doubts: &mut Vec<Doubt>,
+) -> Result<String> {
+    if let Some(name) = &named_columns.user {
         return Ok(named(survey, "--user", name)?.name.clone());
     }
     let mut scored: Vec<(f64, &ColumnSurvey)> = Vec::new();
@@ -210,12 +221,17 @@ fn user(survey: &Survey, item: &str, said: &NamedEvents, is_sequence: bool, doub
     Ok(best.name.clone())
 }
 
-fn clock(survey: &Survey, others: &[&ColumnSurvey], said: &NamedEvents, doubts: &mut Vec<Doubt>) -> Result<Clock> {
-    if said.line_order {
+fn clock(
+    survey: &Survey,
+    others: &[&ColumnSurvey],
+    named_columns: &NamedEvents,
+    doubts: &mut Vec<Doubt>,
+) -> Result<Clock> {
+    if named_columns.line_order {
         return Ok(Clock::LineOrder);
     }
     let remedy = "`--time COLUMN`, `source.columns.time`";
-    let chosen = match &said.time {
+    let chosen = match &named_columns.time {
         Some(name) => Some(named(survey, "--time", name)?),
         None => {
             let mut scored: Vec<(f64, &ColumnSurvey)> =
@@ -231,7 +247,7 @@ fn clock(survey: &Survey, others: &[&ColumnSurvey], said: &NamedEvents, doubts: 
     };
     let Some(column) = chosen else { return Ok(without_time(survey, others, doubts)) };
     let name = column.name.clone();
-    if let Some(format) = &said.time_format {
+    if let Some(format) = &named_columns.time_format {
         let described = format!("times written as `{format}`");
         return Ok(Clock::Time {
             column: name,
@@ -242,7 +258,7 @@ fn clock(survey: &Survey, others: &[&ColumnSurvey], said: &NamedEvents, doubts: 
         Some(Ok(notation)) => {
             if notation.key == "mixed" {
                 doubts.push(Doubt::new(
-                    format!("`{name}` has times in several notations; each value is recognised by itself"),
+                    format!("`{name}` has times in several notations; each value is recognised separately"),
                     "`--time-format FORMAT`, `source.time`",
                 ));
             }
@@ -259,14 +275,13 @@ fn clock(survey: &Survey, others: &[&ColumnSurvey], said: &NamedEvents, doubts: 
             Ok(Clock::Time { column: name, notation: notation.clone() })
         }
         Some(Err(problem)) => Err(Error::Unknown(format!(
-            "`{name}` of `{}` has times that can be read in several ways: {}; say which with `--time-format`, such as \
+            "`{name}` of `{}` has times that can be read in several ways: {}; name the format with `--time-format`, such as \
              `--time-format '%d/%m/%Y'`",
             survey.path.display(),
             problem.split(';').next().unwrap_or(problem)
         ))),
         None => Err(Error::Unknown(format!(
-            "`{name}` of `{}` has no time that can be recognised, such as `{}`; say how times are written with `--time-format`, or \
-             take the lines in their order with `--line-order`",
+            "`{name}` of `{}` has no time that can be recognised, such as `{}`; name the format with `--time-format`, or use the order of the lines with `--line-order`",
             survey.path.display(),
             column.examples.first().map_or("", String::as_str)
         ))),

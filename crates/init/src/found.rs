@@ -35,20 +35,20 @@ pub fn named<'s>(survey: &'s Survey, flag: &'static str, name: &str) -> Result<&
 
 /// Describes the values of a column.
 pub fn values(column: &ColumnSurvey, rows: u64) -> String {
-    let mut said = Vec::new();
+    let mut parts = Vec::new();
     if column.filled < rows {
-        said.push(format!("{} of {} lines have none", count(rows - column.filled), count(rows)));
+        parts.push(format!("{} of {} lines have none", count(rows - column.filled), count(rows)));
     }
     if column.filled > 0 {
-        said.push(format!(
+        parts.push(format!(
             "such as {}",
             column.examples.iter().map(|e| format!("`{e}`")).collect::<Vec<_>>().join(", ")
         ));
     }
     if column.html > 0 {
-        said.push("HTML in it is removed".to_owned());
+        parts.push("HTML in it is removed".to_owned());
     }
-    said.join("; ")
+    parts.join("; ")
 }
 
 /// The largest number of unread columns that are shown.

@@ -101,22 +101,22 @@ pub struct NamedItems {
 
 impl ItemColumns {
     /// Guesses the columns. `join` is the pair of columns that hold the item's id in both files, if one was found.
-    pub fn guess(survey: &Survey, join: Option<&Join>, said: &NamedItems) -> Result<Self> {
-        let id = match (&said.id, join) {
+    pub fn guess(survey: &Survey, join: Option<&Join>, named_columns: &NamedItems) -> Result<Self> {
+        let id = match (&named_columns.id, join) {
             (Some(name), _) => named(survey, "--item-id", name)?.name.clone(),
             (None, Some(join)) => join.id.clone(),
             (None, None) => survey.columns.first().map(|column| column.name.clone()).unwrap_or_default(),
         };
         let mut found = Self { id, ..Self::default() };
-        if join.is_none() && said.id.is_none() {
+        if join.is_none() && named_columns.id.is_none() {
             found.doubts.push(Doubt::new(
                 format!("no column of items matches the items of interactions; `{}` is taken as the id", found.id),
                 "`--item-id COLUMN`, `source.columns.item_id`",
             ));
         }
-        found.find_title(survey, said)?;
-        found.find_images(survey, said)?;
-        found.find_texts(survey, said)?;
+        found.find_title(survey, named_columns)?;
+        found.find_images(survey, named_columns)?;
+        found.find_texts(survey, named_columns)?;
         found.find_separators(survey);
         let read = |name: &String| {
             *name == found.id
@@ -130,8 +130,8 @@ impl ItemColumns {
         Ok(found)
     }
 
-    fn find_title(&mut self, survey: &Survey, said: &NamedItems) -> Result<()> {
-        if let Some(name) = &said.title {
+    fn find_title(&mut self, survey: &Survey, named_columns: &NamedItems) -> Result<()> {
+        if let Some(name) = &named_columns.title {
             named(survey, "--title", name)?.name.clone_into(&mut self.title);
             return Ok(());
         }
@@ -168,8 +168,8 @@ impl ItemColumns {
         Ok(())
     }
 
-    fn find_images(&mut self, survey: &Survey, said: &NamedItems) -> Result<()> {
-        let column = match &said.image {
+    fn find_images(&mut self, survey: &Survey, named_columns: &NamedItems) -> Result<()> {
+        let column = match &named_columns.image {
             Some(name) => Some(named(survey, "--image-column", name)?),
             None => survey
                 .columns
@@ -181,7 +181,7 @@ impl ItemColumns {
         let beside = survey.path.parent().unwrap_or(Path::new(".")).to_owned();
         let there = |folder: &Path| column.images.iter().any(|name| folder.join(name).is_file());
         let kind = if column.image_files > column.image_addresses {
-            match &said.images {
+            match &named_columns.images {
                 _ if there(&beside) => ImageKind::Files,
                 Some(folder) if there(folder) => ImageKind::FilesOfFolder,
                 _ => {
@@ -206,9 +206,9 @@ impl ItemColumns {
         Ok(())
     }
 
-    fn find_texts(&mut self, survey: &Survey, said: &NamedItems) -> Result<()> {
-        for name in said.texts.iter().chain(&said.categories) {
-            named(survey, if said.texts.contains(name) { "--text" } else { "--category" }, name)?;
+    fn find_texts(&mut self, survey: &Survey, named_columns: &NamedItems) -> Result<()> {
+        for name in named_columns.texts.iter().chain(&named_columns.categories) {
+            named(survey, if named_columns.texts.contains(name) { "--text" } else { "--category" }, name)?;
         }
         let is_image = |column: &ColumnSurvey| self.images.as_ref().is_some_and(|images| images.name == column.name);
         let texts: Vec<&ColumnSurvey> = survey
@@ -220,12 +220,12 @@ impl ItemColumns {
         let is_category = |column: &&&ColumnSurvey| {
             Role::Category.fits(&column.name) && !Role::Maker.fits(&column.name) && column.words < LONG
         };
-        self.categories = match said.categories.as_slice() {
+        self.categories = match named_columns.categories.as_slice() {
             [] => texts.iter().filter(is_category).map(|column| column.name.clone()).collect(),
             named => named.to_vec(),
         };
-        if !said.texts.is_empty() {
-            self.texts.clone_from(&said.texts);
+        if !named_columns.texts.is_empty() {
+            self.texts.clone_from(&named_columns.texts);
             return Ok(());
         }
         // Only the first sentences are read, so makers and categories must come before a long text.
@@ -270,8 +270,10 @@ impl ItemColumns {
                     remedy,
                 ));
             } else if separator != "|" {
-                self.doubts
-                    .push(Doubt::new(format!("`{name}` holds several categories, separated by `{separator}`"), remedy));
+                self.doubts.push(Doubt::new(
+                    format!("`{name}` contains several categories, separated by `{separator}`"),
+                    remedy,
+                ));
             }
         }
     }

@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn names_mean_what_they_say() {
+    fn names_are_recognised_by_their_words() {
         for (role, name) in [
             (Role::User, "CustomerID"),
             (Role::User, "reviewerID"),

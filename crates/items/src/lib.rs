@@ -93,15 +93,15 @@ impl Editor<'_> {
                 notes.push(format!("{count} {what}{reason}"));
             }
         };
-        note(read.repeated, "lines repeat the id of an earlier one and do not count", None);
+        note(read.repeated, "lines repeat the id of an earlier line and are ignored", None);
         note(read.rejected.total(), "lines could not be read", read.rejected.most_frequent());
         note(read.refused_images.total(), "images cannot be used", read.refused_images.most_frequent());
         let in_dataset: HashSet<String> = Items::read(&context.layout.items())?.ids.into_iter().collect();
         let new: Vec<usize> = (0..items.len()).filter(|&row| !in_dataset.contains(&items.ids[row])).collect();
         let known = items.len() - new.len();
-        ensure!(!new.is_empty(), "all {known} items are in the dataset already; new items need other ids");
+        ensure!(!new.is_empty(), "all {known} items are already in the dataset; new items need other ids");
         if known > 0 {
-            notes.push(format!("{known} items are in the dataset already and stay as they are"));
+            notes.push(format!("{known} items are already in the dataset and are not changed"));
         }
         let added = self.add(&items.select(&new))?;
         Ok(Added { notes: [notes, added.notes].concat(), ..added })
@@ -131,7 +131,7 @@ impl Editor<'_> {
     }
 
     fn add(&mut self, items: &Items) -> anyhow::Result<Added> {
-        ensure!(!items.is_empty(), "no item was given; give at least one");
+        ensure!(!items.is_empty(), "no items were given; give at least one");
         let known = Items::read(&self.context.layout.items())?;
         let in_dataset: HashSet<&str> = known.ids.iter().map(String::as_str).collect();
         let both: Vec<&String> = items.ids.iter().filter(|id| in_dataset.contains(id.as_str())).collect();

@@ -27,7 +27,7 @@ pub struct CandidateSampler {
 pub struct SampledItems {
     /// The rows of the items, from 0, ascending.
     pub items: Vec<u32>,
-    /// `[B]`: the place in `items` of each sample's target.
+    /// `[B]`: the index in `items` of each sample's target.
     pub targets: Vec<u32>,
     /// -log of each item's probability of being in the sample.
     pub shifts: Vec<f32>,
@@ -56,9 +56,9 @@ impl CandidateSampler {
         chosen.extend(targets.iter().map(|target| target - 1));
         let mut items: Vec<u32> = chosen.into_iter().collect();
         items.sort_unstable();
-        let place = |target: &u32| items.partition_point(|item| *item < target - 1) as u32;
+        let index = |target: &u32| items.partition_point(|item| *item < target - 1) as u32;
         SampledItems {
-            targets: targets.iter().map(place).collect(),
+            targets: targets.iter().map(index).collect(),
             shifts: items.iter().map(|&item| self.shift(item, targets.len())).collect(),
             items,
         }
@@ -87,7 +87,7 @@ impl CandidateSampler {
 }
 
 /// Appends to `items` (rows from 0, ascending) the items of a batch's histories that are not among them, in ascending order. Returns the
-/// place of each token's item.
+/// index of each token's item.
 pub(crate) fn add_history(items: &mut Vec<u32>, batch: &Batch) -> Vec<u32> {
     let count = items.len();
     let mut own: Vec<u32> = batch.items.iter().map(|item| item - 1).collect();
@@ -95,11 +95,11 @@ pub(crate) fn add_history(items: &mut Vec<u32>, batch: &Batch) -> Vec<u32> {
     own.dedup();
     own.retain(|item| items.binary_search(item).is_err());
     items.extend_from_slice(&own);
-    let place = |item: u32| match items[..count].binary_search(&item) {
+    let index = |item: u32| match items[..count].binary_search(&item) {
         Ok(at) => at,
         Err(_) => count + own.partition_point(|other| *other < item),
     };
-    batch.items.iter().map(|item| place(item - 1) as u32).collect()
+    batch.items.iter().map(|item| index(item - 1) as u32).collect()
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ pub enum Similarity {
     Cosine,
 }
 
-/// `[model.cl4srec]`: sizes and switches of CL4SRec.
+/// `[model.cl4srec]`: hyper-parameters of CL4SRec.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -86,9 +86,9 @@ impl Default for Config {
 pub enum Operation {
     /// Keeps a range of consecutive items.
     Crop(std::ops::Range<usize>),
-    /// Replaces the items at some places by the mask token.
+    /// Replaces the items at some positions by the mask token.
     Mask(Vec<usize>),
-    /// Gives place j the item of place `order[j]`.
+    /// Gives position j the item of position `order[j]`.
     Reorder(Vec<usize>),
     /// Leaves the history unchanged.
     Keep,
@@ -99,12 +99,12 @@ impl Operation {
     pub fn view(&self, rows: &[u32], mask: u32) -> Vec<u32> {
         match self {
             Self::Crop(kept) => rows[kept.clone()].to_vec(),
-            Self::Mask(places) => {
+            Self::Mask(positions) => {
                 let mut view = rows.to_vec();
-                places.iter().for_each(|&place| view[place] = mask);
+                positions.iter().for_each(|&position| view[position] = mask);
                 view
             }
-            Self::Reorder(order) => order.iter().map(|&place| rows[place]).collect(),
+            Self::Reorder(order) => order.iter().map(|&position| rows[position]).collect(),
             Self::Keep => rows.to_vec(),
         }
     }
@@ -168,16 +168,18 @@ impl Cl4sRec {
                 Operation::Crop(begin..begin + kept)
             }
             1 => {
-                let places = key.fold_in("places").permutation(length);
-                Operation::Mask(places[..share(self.config.mask)].iter().map(|&place| place as usize).collect())
+                let positions = key.fold_in("places").permutation(length);
+                Operation::Mask(
+                    positions[..share(self.config.mask)].iter().map(|&position| position as usize).collect(),
+                )
             }
             _ => {
                 let moved = share(self.config.reorder);
                 let begin = below(key, 0, length - moved + 1);
                 let mut order: Vec<usize> = (0..length).collect();
                 let shuffled = key.fold_in("order").permutation(moved);
-                for (place, &from) in (begin..).zip(&shuffled) {
-                    order[place] = begin + from as usize;
+                for (position, &from) in (begin..).zip(&shuffled) {
+                    order[position] = begin + from as usize;
                 }
                 Operation::Reorder(order)
             }
@@ -236,7 +238,8 @@ impl Cl4sRec {
         let partners = Tensor::cat(&[views.narrow(0, count, count)?, views.narrow(0, 0, count)?], 0)?;
         // Every view is in a group of its own: all others are negatives, whatever their targets.
         let groups = (0..2 * count as u32).collect::<Vec<_>>().into();
-        let mask = Mask::Groups { groups, false_negatives: FalseNegatives::Keep, diagonal: false, first_row: 0 };
+        let mask =
+            Mask::FalseNegatives { groups, false_negatives: FalseNegatives::Keep, diagonal: false, first_row: 0 };
         let others = row_logsumexp(&views, &views, (1.0 / self.config.temperature) as f32, &mask)?;
         others - ((&views * partners)?.sum(D::Minus1)? / self.config.temperature)?
     }
@@ -332,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn crops_masks_and_reorderings_are_uniform_over_their_places() {
+    fn crops_masks_and_reorderings_are_uniform_over_their_positions() {
         let model = model(Config::default());
         let (mut begins, mut masked, mut moved) = ([0u32; 5], [0u32; 10], [[0u32; 10]; 10]);
         let draws = 30_000u64;
@@ -341,17 +344,17 @@ mod tests {
             let Operation::Crop(kept) = model.operation(0, 10, key) else { panic!("a crop") };
             assert_eq!(kept.len(), 6);
             begins[kept.start] += 1;
-            let Operation::Mask(places) = model.operation(1, 10, key) else { panic!("a mask") };
-            assert_eq!(places.len(), 3);
-            places.iter().for_each(|&place| masked[place] += 1);
+            let Operation::Mask(positions) = model.operation(1, 10, key) else { panic!("a mask") };
+            assert_eq!(positions.len(), 3);
+            positions.iter().for_each(|&position| masked[position] += 1);
             let Operation::Reorder(order) = model.operation(2, 10, key) else { panic!("a reordering") };
-            let changed: Vec<usize> = (0..10).filter(|&place| order[place] != place).collect();
+            let changed: Vec<usize> = (0..10).filter(|&position| order[position] != position).collect();
             let span = changed.last().map_or(0, |last| last - changed[0] + 1);
             assert!(span <= 6, "{order:?}");
             let mut sorted = order.clone();
             sorted.sort_unstable();
             assert_eq!(sorted, (0..10).collect::<Vec<_>>());
-            (0..10).for_each(|place| moved[place][order[place]] += 1);
+            (0..10).for_each(|position| moved[position][order[position]] += 1);
         }
         let near = |count: u32, share: f64| {
             let deviation = (share * (1.0 - share) * draws as f64).sqrt();
@@ -359,12 +362,12 @@ mod tests {
         };
         assert!(begins.iter().all(|&count| near(count, 0.2)), "{begins:?}");
         assert!(masked.iter().all(|&count| near(count, 0.3)), "{masked:?}");
-        // Place 0 is in the shuffled range if that begins there (1 in 5), and then gets each of the six items equally often.
+        // Position 0 is in the shuffled range if that begins there (1 in 5), and then gets each of the six items equally often.
         assert!((1..6).all(|from| near(moved[0][from], 0.2 / 6.0)) && near(moved[0][0], 0.8 + 0.2 / 6.0));
     }
 
     #[test]
-    fn short_histories_keep_at_least_an_item_and_lose_nothing_where_a_share_is_none() {
+    fn short_histories_keep_at_least_one_item_and_lose_nothing_where_a_share_is_zero() {
         let model = model(Config::default());
         assert_eq!(model.operations(1, RngKey::new(1)), [Operation::Keep, Operation::Keep]);
         for draw in 0..50 {

@@ -24,7 +24,7 @@ use crate::{Batch, Data, Initial, Model, Parameters, Phase, Samples, Scorer, Ste
 pub static RECIPE: Recipe = Recipe {
     name: "clcrec",
     title: "CLCRec",
-    summary: "Ids of users and items, and contents that stand in for the ids of cold items.",
+    summary: "Ids of users and items, and contents that replace the ids of cold items.",
     paper: "Wei et al., Contrastive Learning for Cold-Start Recommendation, 2021 (arXiv 2107.05315)",
     reads: Reads { features: true, transformer: false, categories: &[] },
     supports: Supports::NOTHING,
@@ -67,14 +67,14 @@ pub enum Negatives {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Candidates {
-    /// All items (MP4SR's reading).
+    /// All items (MP4SR's interpretation).
     #[default]
     All,
     /// Cold items come before all others (authors' code).
     Cold,
 }
 
-/// `[model.clcrec]`: sizes and switches of CLCRec.
+/// `[model.clcrec]`: hyper-parameters of CLCRec.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn contents_stand_in_for_their_share_of_the_ids() {
+    fn contents_replace_their_share_of_the_ids() {
         let model = model(Config { negatives: 4, replacement: 0.3, ..Config::default() });
         let users = vec![0; 4000];
         let sampled = model.sample(&users, &vec![3; 4000], RngKey::new(5));

@@ -92,7 +92,7 @@ pub enum CategoryEmbedding {
     Fixed,
 }
 
-/// `[model.difsr]`: sizes and switches of DIF-SR.
+/// `[model.difsr]`: hyper-parameters of DIF-SR.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -424,7 +424,7 @@ impl DifSr {
             Fusion::Sum => ScoreFusion::Sum,
             Fusion::Concat => ScoreFusion::Concat,
         };
-        let sizes = SourceSizes { sources, width: d, heads, positions: n, fusion };
+        let sizes = SourceSizes { sources, width: d, heads, max_sequence_length: n, fusion };
         let parameters = layer.fusion.iter().flat_map(|map| [&map.weight, &map.bias]);
         let parameters = parameters.map(|var| var.flatten_all()).collect::<Result<Vec<_>>>()?;
         let parameters = if parameters.is_empty() { None } else { Some(Tensor::cat(&parameters, 0)?) };

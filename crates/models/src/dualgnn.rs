@@ -77,7 +77,7 @@ pub enum NeighbourLists {
     Resampled,
 }
 
-/// `[model.dualgnn]`: sizes and switches of DualGNN.
+/// `[model.dualgnn]`: hyper-parameters of DualGNN.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {

@@ -27,7 +27,7 @@ pub struct Pooling {
     /// Whether the pooling is trained.
     pub gradient: PoolingGradient,
     /// The number of rows to which every item is padded with rows of zeros; `None` if only real rows share the softmax.
-    pub pad_rows: Option<usize>,
+    pub pooling_rows: Option<usize>,
 }
 
 /// Attention pooling and a mixture of experts.
@@ -101,7 +101,7 @@ impl ItemEncoder {
     /// The input of the encoder: the items of `features`, with dropout that is drawn for each use.
     pub fn rows(&self, features: Ragged, dropout: Dropout) -> ItemRows {
         let MixtureSizes { experts, width, .. } = self.sizes;
-        ItemRows { features, pad_rows: self.pooling.pad_rows, experts, width, dropout }
+        ItemRows { features, pooling_rows: self.pooling.pooling_rows, experts, width, dropout }
     }
 
     /// Records the steps of encoding the items of `rows` if a trace is collected.
@@ -113,7 +113,7 @@ impl ItemEncoder {
         let steps = plain::encoded(rows, &w, self.packed())?;
         let once = GatherIndex::each_once(rows.features.count());
         let outputs = plain::experts(&steps.products, &steps.norms, rows.experts, &once, Dropout::NONE)?;
-        let alpha = plain::pooling_weights(&rows.features, &w.unsqueeze(1)?, rows.pad_rows)?;
+        let alpha = plain::pooling_weights(&rows.features, &w.unsqueeze(1)?, rows.pooling_rows)?;
         trace::record(|| format!("alpha.{name}"), &alpha);
         trace::record(|| format!("pooled.{name}"), &steps.pooled);
         trace::record(|| format!("gate.{name}"), &steps.gate);

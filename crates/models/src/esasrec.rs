@@ -110,7 +110,7 @@ pub enum Positions {
     FromStart,
 }
 
-/// `[model.esasrec]`: sizes and switches of eSASRec.
+/// `[model.esasrec]`: hyper-parameters of eSASRec.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -320,7 +320,7 @@ impl ESasRec {
     }
 
     /// The row of every token in the table of positions.
-    fn places(&self, offsets: &PackedOffsets) -> Vec<u32> {
+    fn positions(&self, offsets: &PackedOffsets) -> Vec<u32> {
         match self.config.positions {
             Positions::FromStart => offsets.positions(),
             Positions::FromEnd => (0..offsets.count()).flat_map(|j| (0..offsets.range(j).len() as u32).rev()).collect(),
@@ -337,7 +337,7 @@ impl ESasRec {
         last_only: bool,
         key: Option<RngKey>,
     ) -> Result<Tensor> {
-        let input = (gather(table, rows)? + gather(&self.position, &self.places(offsets))?)?;
+        let input = (gather(table, rows)? + gather(&self.position, &self.positions(offsets))?)?;
         let mut x = dropout(&input, self.drop(key, "input"))?;
         trace::record(|| "input".to_owned(), &x);
         for (l, layer) in self.layers.iter().enumerate() {
@@ -361,7 +361,7 @@ impl ESasRec {
         last_only: bool,
         key: Option<RngKey>,
     ) -> Result<Tensor> {
-        let TransformerConfig { width, heads, max_sequence_length: positions, .. } = self.transformer;
+        let TransformerConfig { width, heads, max_sequence_length, .. } = self.transformer;
         let normed = layer.attention.norm.of(x)?;
         let (x, asking) = if last_only {
             let last = offsets.last_tokens();
@@ -371,7 +371,7 @@ impl ESasRec {
         };
         let key_value = Tensor::cat(&[layer.key.of(&normed)?, layer.value.of(&normed)?], 1)?;
         // With a single source of scores, this is the attention of a plain transformer.
-        let sizes = SourceSizes { sources: vec![width], width, heads, positions, fusion: ScoreFusion::Sum };
+        let sizes = SourceSizes { sources: vec![width], width, heads, max_sequence_length, fusion: ScoreFusion::Sum };
         let scope = SourceScope { real: None, last_only, bidirectional: false };
         let drop = self.drop(key, "weights");
         let mixed = source_attention(&layer.query.of(&asking)?, &key_value, None, &sizes, offsets, scope, drop)?;
@@ -573,11 +573,11 @@ mod tests {
         assert_eq!(pairs.items, [1, 2, 3, 5, 2, 4, 1, 3]);
         assert_eq!(pairs.targets, [2, 3, 1, 6, 4, 1, 3, 8]);
         assert_eq!((0..3).map(|j| pairs.offsets.range(j)).collect::<Vec<_>>(), [0..3, 3..4, 4..8]);
-        assert_eq!(model.places(&pairs.offsets), [2, 1, 0, 0, 3, 2, 1, 0]);
+        assert_eq!(model.positions(&pairs.offsets), [2, 1, 0, 0, 3, 2, 1, 0]);
         assert_eq!(pairs.negatives.len(), 24);
     }
 
-    /// How often each item is drawn, per token of `pairs` and place among its negatives, in 40,000 draws.
+    /// How often each item is drawn, per token of `pairs` and index among its negatives, in 40,000 draws.
     fn frequencies(config: Config) -> Vec<[f64; ITEMS]> {
         let (model, draws) = (model(config), 40_000);
         let batch = batch(&model);
@@ -639,19 +639,19 @@ mod tests {
     }
 
     #[test]
-    fn negatives_of_tokens_and_places_are_drawn_independently() {
+    fn negatives_of_tokens_and_indices_are_drawn_independently() {
         let model = model(Config { negatives: 2, in_batch: 0.5, ..Config::default() });
         let batch = batch(&model);
         // Two draws agree with a probability of 1 in 8, whether both are uniform or one of them is from the batch.
-        let (mut of_places, mut of_tokens) = (0.0, 0.0);
+        let (mut of_indices, mut of_tokens) = (0.0, 0.0);
         for draw in 0..40_000 {
             let own = model.pairs(&batch, RngKey::new(6).fold_in_index(draw)).unwrap().negatives;
-            of_places += f64::from(u8::from(own[0] == own[1])) / 40_000.0;
+            of_indices += f64::from(u8::from(own[0] == own[1])) / 40_000.0;
             of_tokens += f64::from(u8::from(own[1] == own[3])) / 40_000.0;
         }
         let deviation = (0.125f64 * 0.875 / 40_000.0).sqrt();
-        for found in [of_places, of_tokens] {
-            assert!((found - 0.125).abs() < 5.0 * deviation, "{of_places} {of_tokens}");
+        for found in [of_indices, of_tokens] {
+            assert!((found - 0.125).abs() < 5.0 * deviation, "{of_indices} {of_tokens}");
         }
     }
 
@@ -674,8 +674,9 @@ mod tests {
             let norm = |x: &Tensor, name: &str| {
                 plain::layer_norm(x, &of(&format!("{name}.norm.weight")), &of(&format!("{name}.norm.bias"))).unwrap()
             };
-            let places = plain::gather(&of("position"), &[2, 1, 0, 0, 3, 2, 1, 0]).unwrap();
-            let mut x = drop(&(plain::gather(&table, &rows_of(&pairs.items)).unwrap() + places).unwrap(), key, "input");
+            let positions = plain::gather(&of("position"), &[2, 1, 0, 0, 3, 2, 1, 0]).unwrap();
+            let mut x =
+                drop(&(plain::gather(&table, &rows_of(&pairs.items)).unwrap() + positions).unwrap(), key, "input");
             for l in 0..2u64 {
                 let (at, own) = (format!("layer.{l}"), key.fold_in("layer").fold_in_index(l));
                 let attention = format!("{at}.attention");

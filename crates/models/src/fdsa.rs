@@ -96,7 +96,7 @@ pub enum DropoutDraw {
     Position,
 }
 
-/// `[model.fdsa]`: sizes and switches of FDSA.
+/// `[model.fdsa]`: hyper-parameters of FDSA.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {

@@ -42,7 +42,7 @@ pub fn mean_rows(features: &Ragged, pooling: RowMean, device: &Device) -> Result
 }
 
 /// The mean of the rows that each item has in all modalities together, `[I, d]`, zeros for an item without rows. `keep` selects the rows
-/// that count, by modality and by the row's place in the modality; an item of which no row would be kept keeps all.
+/// that count, by modality and by the row's index in the modality; an item of which no row would be kept keeps all.
 pub(crate) fn joint_means(
     modalities: &[Modality],
     keep: impl Fn(usize, usize) -> bool,
@@ -155,7 +155,10 @@ pub(crate) fn categories<'a>(data: &'a Data, key: &str) -> Result<&'a Categories
     if fits {
         Ok(categories)
     } else {
-        Err(Error::Msg(format!("the lists of categories do not fit {} items; make them again", data.items)))
+        Err(Error::Msg(format!(
+            "the lists of categories do not match {} items; run `make preprocess` again",
+            data.items
+        )))
     }
 }
 
@@ -177,7 +180,7 @@ pub(crate) fn check_modalities(modalities: &[Modality], items: usize) -> Result<
 pub(crate) struct DistinctItems {
     /// The rows of the items, from 0, ascending.
     pub rows: Vec<u32>,
-    /// For every use, the place of its item in `rows`.
+    /// For every use, the index of its item in `rows`.
     pub uses: Vec<u32>,
 }
 
@@ -190,9 +193,9 @@ impl DistinctItems {
     /// Finds the distinct items among uses of rows, from 0.
     pub fn of_rows(used: &[u32]) -> Self {
         let rows = distinct(used);
-        let mut place = vec![0; rows.last().map_or(0, |&row| row as usize + 1)];
-        rows.iter().zip(0..).for_each(|(&row, at)| place[row as usize] = at);
-        let uses = used.iter().map(|&row| place[row as usize]).collect();
+        let mut index_of = vec![0; rows.last().map_or(0, |&row| row as usize + 1)];
+        rows.iter().zip(0..).for_each(|(&row, at)| index_of[row as usize] = at);
+        let uses = used.iter().map(|&row| index_of[row as usize]).collect();
         Self { rows, uses }
     }
 }

@@ -73,7 +73,7 @@ pub enum Fusion {
     Id,
 }
 
-/// `[model.grcn]`: sizes and switches of GRCN.
+/// `[model.grcn]`: hyper-parameters of GRCN.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {

@@ -56,7 +56,7 @@ pub enum Regularisation {
     Norm,
 }
 
-/// `[model.lightgcn]`: sizes and switches of LightGCN.
+/// `[model.lightgcn]`: hyper-parameters of LightGCN.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {

@@ -76,7 +76,7 @@ pub enum Unit {
     Gru,
 }
 
-/// `[model.mvrnn]`: sizes and switches of MV-RNN.
+/// `[model.mvrnn]`: hyper-parameters of MV-RNN.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {

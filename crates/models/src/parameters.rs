@@ -307,7 +307,7 @@ impl Parameters {
             if own.iter().any(|&chosen| chosen != own[0]) {
                 let first = self.entries.iter().find(|e| e.var == at).map_or("", |e| &e.name);
                 return Err(Error::Msg(format!(
-                    "some of the parameters that lie with `{first}` are chosen, others not"
+                    "some of the parameters that are stored with `{first}` are selected, others not"
                 )));
             }
             if own.first() == Some(&true) {
@@ -448,7 +448,7 @@ mod tests {
             (3, &[10.0, 11.0, 12.0, 13.0][..], &[7; 3][..])
         );
         assert_eq!(parameters.join_state(&vars, &split).unwrap(), state);
-        assert!(parameters.variables(|name| name == "a").unwrap_err().to_string().contains("that lie with `a`"));
+        assert!(parameters.variables(|name| name == "a").unwrap_err().to_string().contains("that are stored with `a`"));
         assert!(parameters.set("b", &[0.0; 4], &[4]).is_err());
         assert!(parameters.add_packed(&[3], &[part("d", &[2], 0, None)], RngKey::new(1)).is_err());
     }

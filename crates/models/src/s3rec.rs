@@ -3,7 +3,7 @@
 //! Zhou et al., S^3-Rec: Self-Supervised Learning for Sequential Recommendation with Mutual Information Maximization, CIKM 2020 (arXiv
 //! 2008.07873), with the tasks, masks and weights of the authors' code. A transformer without a causal mask reads a prefix with masked
 //! items. AAP predicts the attributes of the items that are not masked, and MAP those of the masked ones; MIP distinguishes a masked item
-//! from a negative, and SP a segment of the prefix from a segment of another place. Fine-tuning is SASRec, starting from those weights.
+//! from a negative, and SP a segment of the prefix from a segment at another position. Fine-tuning is SASRec, starting from those weights.
 //! Attributes are the items' vectors by modality, with each item as its own attribute, as in UniSRec's version, or lists of categories.
 //! Where sources differ, a key of [`Config`] selects the reading.
 //!
@@ -104,7 +104,7 @@ pub enum Sampling {
     Sequences,
 }
 
-/// `[model.s3rec]`: sizes and switches of S3-Rec.
+/// `[model.s3rec]`: hyper-parameters of S3-Rec.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -185,7 +185,7 @@ enum Source {
         means: Tensor,
         adapter: Linear,
         /// The row of each item in `means`; `None` for an item without rows.
-        place: Vec<Option<u32>>,
+        index_of: Vec<Option<u32>>,
     },
     Categories {
         /// `[C, d_0]`.
@@ -251,10 +251,10 @@ impl S3Rec {
                 let (name, features) = (modality.name.clone(), &modality.features);
                 let adapter = Linear::new(p, &format!("adapter.{name}.first"), features.width(), d, key)?;
                 let rows: Vec<u32> = (0..data.items as u32).filter(|&row| features.rows_of(row as usize) > 0).collect();
-                let mut place = vec![None; data.items];
-                rows.iter().zip(0..).for_each(|(&row, at)| place[row as usize] = Some(at));
+                let mut index_of = vec![None; data.items];
+                rows.iter().zip(0..).for_each(|(&row, at)| index_of[row as usize] = Some(at));
                 let means = mean_rows(&features.select(&rows), RowMean::Mean, items.device())?;
-                fields.push(Field { name, source: Source::Features { means, adapter, place } });
+                fields.push(Field { name, source: Source::Features { means, adapter, index_of } });
             }
         }
         let mut head = |name: &str| Linear::new(p, name, d, d, key);
@@ -365,7 +365,7 @@ impl S3Rec {
             let (own, other) = (gather(&self.items, &items_of(&masked))?, gather(&self.items, &negatives)?);
             add("mip", self.pairs(&asked, &own, &other)?, mip_weight)?;
         }
-        if sp_weight > 0.0 && draws.segments.iter().any(|(places, _)| !places.is_empty()) {
+        if sp_weight > 0.0 && draws.segments.iter().any(|(range, _)| !range.is_empty()) {
             add("sp", self.segments(samples, draws, &table, key)?, sp_weight)?;
         }
         if losses.is_empty() {
@@ -381,11 +381,11 @@ impl S3Rec {
         let (mut rows, mut lengths) = (Vec::new(), Vec::new());
         for part in 0..3 {
             for &j in &with {
-                let (own, (places, others)) = (&samples.items[samples.offsets.range(j)], &draws.segments[j]);
+                let (own, (range, others)) = (&samples.items[samples.offsets.range(j)], &draws.segments[j]);
                 lengths.push(own.len());
-                rows.extend(own.iter().enumerate().map(|(at, &item)| match (part, places.contains(&at)) {
+                rows.extend(own.iter().enumerate().map(|(at, &item)| match (part, range.contains(&at)) {
                     (0, false) | (1, true) => item,
-                    (2, true) => others[at - places.start],
+                    (2, true) => others[at - range.start],
                     _ => mask,
                 }));
             }
@@ -436,14 +436,14 @@ impl Field {
     /// The sum over rows and attributes of the binary cross-entropy of `asked` `[rows, d_0]`, whose items are `items`.
     fn loss(&self, task: &str, asked: &Tensor, items: &[u32]) -> Result<Tensor> {
         let (attributes, hits) = match &self.source {
-            Source::Features { means, adapter, place } => {
+            Source::Features { means, adapter, index_of } => {
                 let attributes = linear(means, &adapter.weight, &adapter.bias)?.relu()?;
-                let own = items.iter().zip(0u32..).filter_map(|(&item, row)| Some((row, place[item as usize - 1]?)));
-                let (rows, places): (Vec<u32>, Vec<u32>) = own.unzip();
+                let own = items.iter().zip(0u32..).filter_map(|(&item, row)| Some((row, index_of[item as usize - 1]?)));
+                let (rows, indices): (Vec<u32>, Vec<u32>) = own.unzip();
                 let hits = if rows.is_empty() {
                     None
                 } else {
-                    Some((gather(asked, &rows)? * gather(&attributes, &places)?)?.sum_all()?)
+                    Some((gather(asked, &rows)? * gather(&attributes, &indices)?)?.sum_all()?)
                 };
                 (attributes, hits)
             }
@@ -543,18 +543,18 @@ mod tests {
         let (mut starts, mut from) = ([[0u32; 6]; 4], [[0u32; 11]; 4]);
         for round in 0..rounds {
             let draws = model.draws(&samples, RngKey::new(7).fold_in_index(round));
-            for (place, &hidden) in draws.masked.iter().enumerate() {
-                masked[place] += u32::from(hidden);
-                assert_eq!(hidden, draws.negatives[place] > 0);
+            for (position, &hidden) in draws.masked.iter().enumerate() {
+                masked[position] += u32::from(hidden);
+                assert_eq!(hidden, draws.negatives[position] > 0);
             }
             negatives[draws.negatives[5] as usize] += 1;
-            let (places, others) = &draws.segments[0];
-            assert_eq!(places.len(), others.len());
-            sizes[places.len()] += 1;
-            starts[places.len()][places.start] += 1;
+            let (range, others) = &draws.segments[0];
+            assert_eq!(range.len(), others.len());
+            sizes[range.len()] += 1;
+            starts[range.len()][range.start] += 1;
             let all = &model.training.items;
             let at = (0..all.len()).find(|&at| all[at..].starts_with(others)).unwrap();
-            from[places.len()][at] += 1;
+            from[range.len()][at] += 1;
         }
         let rounds = rounds as f64;
         assert!(masked[..5].iter().all(|&count| near(count, rounds, 0.2)), "{masked:?}");
@@ -568,8 +568,8 @@ mod tests {
             let held = f64::from(sizes[size]);
             assert!((0..=6 - size).all(|start| near(starts[size][start], held, 1.0 / (7 - size) as f64)));
             // The sequences of all users have 11 events in a row. Item 3 alone, as a segment, occurs twice among them.
-            let places = 12 - size;
-            for at in 0..places {
+            let starts_of = 12 - size;
+            for at in 0..starts_of {
                 let twice = if size == 1 && at == 2 {
                     2.0
                 } else if size == 1 && at == 10 {
@@ -577,7 +577,7 @@ mod tests {
                 } else {
                     1.0
                 };
-                assert!(near(from[size][at], held, twice / places as f64), "{size} {at}: {:?}", from[size]);
+                assert!(near(from[size][at], held, twice / starts_of as f64), "{size} {at}: {:?}", from[size]);
             }
         }
     }

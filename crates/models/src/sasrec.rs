@@ -20,7 +20,7 @@ use crate::{
 pub static RECIPE: Recipe = Recipe {
     name: "sasrec",
     title: "SASRec",
-    summary: "A transformer over item embeddings, in RecBole's reading.",
+    summary: "A transformer over item embeddings, as RecBole implements it.",
     paper: "Kang and McAuley, Self-Attentive Sequential Recommendation, 2018 (arXiv 1808.09781)",
     reads: Reads { features: false, transformer: true, categories: &[] },
     supports: Supports { candidates: true, processes: true },

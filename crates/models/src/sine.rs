@@ -56,7 +56,7 @@ pub enum Padding {
     Unmasked,
 }
 
-/// `[model.sine]`: sizes and switches of SINE.
+/// `[model.sine]`: hyper-parameters of SINE.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {

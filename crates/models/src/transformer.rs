@@ -115,7 +115,7 @@ fn input(config: &TransformerConfig) -> [Part; 3] {
 /// The parameters of a layer under `prefix`. The weights of keys and values are columns of the same rows.
 fn layer(prefix: &str, sizes: LayerSizes) -> Vec<Part> {
     let LayerSizes { width: d, feed_forward: f, .. } = sizes;
-    let at = sizes.places();
+    let at = sizes.ranges();
     let part = |name: &str, shape: &[usize], initial, start, stride| Part {
         name: format!("{prefix}.{name}"),
         shape: shape.to_vec(),

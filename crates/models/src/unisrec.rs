@@ -93,7 +93,7 @@ pub enum Select {
     Last,
 }
 
-/// `[model.unisrec]`: sizes and switches of UniSRec.
+/// `[model.unisrec]`: hyper-parameters of UniSRec.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -250,7 +250,7 @@ impl UniSRec {
         Ok(model)
     }
 
-    /// Computes the second vector of every item from the rows that `keep` selects, by modality and by the row's place in the modality; an
+    /// Computes the second vector of every item from the rows that `keep` selects, by modality and by the row's index in the modality; an
     /// item of which no row would be kept keeps all.
     pub fn set_second_vectors(&mut self, keep: impl Fn(usize, usize) -> bool) -> Result<()> {
         let first = self.features.narrow(0, 0, self.count)?;
@@ -368,7 +368,7 @@ impl UniSRec {
     fn contrast(&self, name: &str, anchors: &Tensor, vectors: &Tensor, targets: &[u32]) -> Result<Tensor> {
         let tau = self.config.temperature;
         let (groups, false_negatives) = (targets.to_vec().into(), self.config.false_negatives);
-        let mask = Mask::Groups { groups, false_negatives, diagonal: true, first_row: 0 };
+        let mask = Mask::FalseNegatives { groups, false_negatives, diagonal: true, first_row: 0 };
         let all = row_logsumexp(anchors, vectors, (1.0 / tau) as f32, &mask)?;
         let rows = (all - ((anchors * vectors)?.sum(D::Minus1)? / tau)?)?;
         let mean = rows.mean_all()?;
@@ -529,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_vector_lacks_some_rows_and_is_the_first_where_none_would_stay() {
+    fn a_second_vector_drops_some_rows_and_equals_the_first_where_none_would_be_kept() {
         let changed = |row_drop: f64| {
             let features = model(Config { row_drop, ..Config::default() }).features.to_vec2::<f32>().unwrap();
             (0..ITEMS).filter(|&item| features[item] != features[ITEMS + item]).map(|item| item % 4).collect::<Vec<_>>()

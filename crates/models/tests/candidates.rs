@@ -114,7 +114,7 @@ fn the_sum_of_exponentials_over_a_sample_is_in_expectation_that_over_all_items()
 }
 
 #[test]
-fn without_a_key_all_items_are_compared_with() {
+fn without_a_key_all_items_are_candidates() {
     let batch = batch(4);
     let model = || SasRec::new(transformer(), ITEMS, &Device::Cpu, RngKey::new(3)).unwrap();
     let sampled = model().with_candidates(CandidateSampler::new(2, ITEMS, &training()).unwrap());

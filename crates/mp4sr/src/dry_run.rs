@@ -29,7 +29,7 @@ pub fn run(command: &Command, models: &Arc<ModelCatalog>) -> anyhow::Result<bool
         Command::Items(args) => dry_run_of_trained(stage, models, args.new_files()),
         Command::Download(_) => dry_run_of_download(stage, models),
         Command::Compare(_) | Command::Search(_) | Command::Study(_) => {
-            print("Every run that is missing goes through these stages; what runs share is made once.\n\n")?;
+            print("Every missing run goes through these stages; results that runs share are computed once.\n\n")?;
             dry_run(stage, models, Scope::Until(StageName::Evaluate))
         }
         _ => Ok(()),

@@ -54,7 +54,8 @@ fn cases() -> Vec<BenchCase> {
     let starts: Vec<usize> = (0..=ITEMS).map(|i| 5 * i).collect();
     let values = (0..(rows * FEATURES) as u64).map(|i| key.uniform(i) as f32 - 0.5).collect();
     let features = Ragged::new(values, FEATURES, &starts).unwrap();
-    let item_rows = [ItemRows { features, pad_rows: None, experts: EXPERTS, width: WIDTH, dropout: drop("experts") }];
+    let item_rows =
+        [ItemRows { features, pooling_rows: None, experts: EXPERTS, width: WIDTH, dropout: drop("experts") }];
     let packed = EXPERTS * (FEATURES * WIDTH + FEATURES + 3 * WIDTH);
     let (w, packed) = (var(2, &[FEATURES]), var(3, &[packed]));
     let uses = GatherIndex::new(
@@ -94,7 +95,7 @@ fn cases() -> Vec<BenchCase> {
 
     let (a, b) = (var(8, &[BATCH, WIDTH]), var(9, &[BATCH, WIDTH]));
     let groups = std::sync::Arc::new((0..BATCH as u64).map(|j| (key.bits(j) % 700) as u32).collect());
-    let mask = Mask::Groups { groups, false_negatives: FalseNegatives::Exclude, diagonal: true, first_row: 0 };
+    let mask = Mask::FalseNegatives { groups, false_negatives: FalseNegatives::Exclude, diagonal: true, first_row: 0 };
     cases.push(BenchCase {
         name: "row_logsumexp",
         shapes: format!("{BATCH} x {WIDTH} against {BATCH}"),
@@ -104,7 +105,7 @@ fn cases() -> Vec<BenchCase> {
     });
 
     let z = var(10, &[2 * (tokens / 2 + ITEMS), WIDTH]);
-    let (ids, places) = (var(11, &[ITEMS + 1, WIDTH]), var(12, &[52, WIDTH]));
+    let (ids, position_table) = (var(11, &[ITEMS + 1, WIDTH]), var(12, &[52, WIDTH]));
     let taken: Vec<u32> = (0..tokens as u32).collect();
     let items: Vec<u32> = taken.iter().map(|t| 1 + t % ITEMS as u32).collect();
     let (positions, dropout) = (offsets.positions(), drop("input"));
@@ -118,7 +119,7 @@ fn cases() -> Vec<BenchCase> {
             sequence_input(
                 Rows::new(&z, &taken),
                 Some(Rows::new(&ids, &items)),
-                Rows::new(&places, &positions),
+                Rows::new(&position_table, &positions),
                 dropout,
             )
         }),
@@ -152,14 +153,14 @@ fn cases_of_baselines() -> Vec<BenchCase> {
     let mut cases = Vec::new();
 
     let sources = vec![WIDTH; 4];
-    let sizes = SourceSizes { sources, width: WIDTH, heads: 2, positions: 50, fusion: ScoreFusion::Gate };
+    let sizes = SourceSizes { sources, width: WIDTH, heads: 2, max_sequence_length: 50, fusion: ScoreFusion::Gate };
     let (query, key_value) = (var(20, &[tokens, sizes.queries()]), var(21, &[tokens, sizes.queries() + WIDTH]));
     let (fusion, own) = (var(22, &[sizes.fusion_count()]), offsets.clone());
     let squares: usize = (0..BATCH).map(|j| offsets.range(j).len().pow(2)).sum();
     let dropout = key.fold_in("weights").dropout(0.2);
     cases.push(BenchCase {
         name: "source_attention",
-        shapes: format!("{tokens} tokens, 4 sources x {WIDTH}, a gate over 50 places"),
+        shapes: format!("{tokens} tokens, 4 sources x {WIDTH}, a gate over 50 positions"),
         flops: 2.0 * (squares * (5 * WIDTH + 2 * 4 * 50)) as f64,
         bytes: 0.0,
         run: Box::new(move || {

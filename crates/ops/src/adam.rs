@@ -36,7 +36,7 @@ enum Moments {
     Card(crate::cuda::Moments),
 }
 
-/// A step that was taken, or that may still be under way on a card.
+/// A step that was taken, or that may still be under way on a GPU.
 #[derive(Debug)]
 pub struct Pending {
     /// The parameters with a gradient.
@@ -138,7 +138,7 @@ impl Adam {
     }
 
     /// Takes one step, unless the loss or the joint norm of the gradients is not finite. `parameters` must be in the order given to
-    /// [`Adam::new`]. On a card, the step may still be under way when this returns; [`Adam::finish`] waits for it.
+    /// [`Adam::new`]. On a GPU, the step may still be under way when this returns; [`Adam::finish`] waits for it.
     pub fn step<'a>(
         &mut self,
         parameters: impl IntoIterator<Item = &'a Var>,
@@ -242,7 +242,7 @@ impl Adam {
         }
     }
 
-    /// Waits for a step and returns its outcome. On a card, a step that is not finite also keeps the steps after it from changing anything.
+    /// Waits for a step and returns its outcome. On a GPU, a step that is not finite also keeps the steps after it from changing anything.
     pub fn finish(&mut self, pending: &Pending) -> Result<StepOutcome> {
         let (outcome, applied) = match &pending.outcome {
             Outcome::Known(outcome) => (*outcome, outcome.is_finite()),

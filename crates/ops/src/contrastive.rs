@@ -45,7 +45,7 @@ pub struct ContrastiveTerms {
 
 /// The views of a share of the samples, and of all samples.
 #[derive(Clone, Copy)]
-struct Columns<'a> {
+struct Views<'a> {
     /// The views of the samples whose terms are computed.
     rows: &'a [Tensor],
     /// The views of all samples, with which they are compared.
@@ -62,7 +62,7 @@ impl Contrast {
     /// The logarithm of the sum over j' of f(a_j, b_j'), `[rows]`; row 0 of `a` corresponds to column `first_row` of `b`.
     fn log_sum(&self, a: &Tensor, b: &Tensor, diagonal: bool, first_row: usize) -> Result<Tensor> {
         let (groups, false_negatives) = (self.groups.clone(), self.false_negatives);
-        let mask = Mask::Groups { groups, false_negatives, diagonal, first_row };
+        let mask = Mask::FalseNegatives { groups, false_negatives, diagonal, first_row };
         row_logsumexp(a, b, self.scale(), &mask)
     }
 
@@ -72,7 +72,7 @@ impl Contrast {
     }
 
     /// NIP of one modality: the views of the sequence in the modality's space against the targets in that space.
-    fn nip(&self, views: Columns<'_>, targets: &Tensor, all_targets: &Tensor) -> Result<Tensor> {
+    fn nip(&self, views: Views<'_>, targets: &Tensor, all_targets: &Tensor) -> Result<Tensor> {
         let pair = |view| self.log_pair(view, targets);
         let sum = |view| self.log_sum(view, all_targets, true, views.first_row);
         let pairs = views.rows.iter().map(pair).collect::<Result<Vec<_>>>()?;
@@ -81,7 +81,7 @@ impl Contrast {
     }
 
     /// CMCL, as the mean over the ordered pairs of different views.
-    fn cmcl(&self, Columns { rows, all, first_row }: Columns<'_>) -> Result<Tensor> {
+    fn cmcl(&self, Views { rows, all, first_row }: Views<'_>) -> Result<Tensor> {
         let both = rows.iter().zip(all);
         let within = both.map(|(rows, all)| self.log_sum(rows, all, false, first_row)).collect::<Result<Vec<_>>>()?;
         let mut terms = Vec::new();
@@ -126,7 +126,7 @@ pub fn contrastive(
         let nip = targets.map(|_| terms.get(0)).transpose()?;
         return Ok(ContrastiveTerms { nip, cmcl: if cross { Some(terms.get(1)?) } else { None } });
     }
-    let columns = Columns { rows: views, all: views, first_row: 0 };
+    let columns = Views { rows: views, all: views, first_row: 0 };
     let nip = targets.map(|targets| contrast.nip(columns, targets, targets)).transpose()?;
     Ok(ContrastiveTerms { nip, cmcl: if cross { Some(contrast.cmcl(columns)?) } else { None } })
 }
@@ -151,7 +151,7 @@ pub fn contrastive_in_group(
     let counts: Vec<usize> = shares.iter().map(Range::len).collect();
     let all = gather_rows(group, "views and targets", &Tensor::cat(&gathered, 1)?, &counts)?;
     let all = (0..gathered.len()).map(|at| all.narrow(1, at * d, d)?.contiguous()).collect::<Result<Vec<_>>>()?;
-    let columns = Columns { rows: views, all: &all, first_row };
+    let columns = Views { rows: views, all: &all, first_row };
     let all_targets = all.last().filter(|_| targets.is_some());
     let nip = targets.zip(all_targets).map(|(own, all)| contrast.nip(columns, own, all)).transpose()?;
     Ok(ContrastiveTerms { nip, cmcl: if cross { Some(contrast.cmcl(columns)?) } else { None } })

@@ -1,4 +1,4 @@
-//! A residual network with fixed weights on an NVIDIA card. On the CPU, candle's operations are used instead.
+//! A residual network with fixed weights on an NVIDIA GPU. On the CPU, candle's operations are used instead.
 //!
 //! The type exists in every build, so that callers need no feature of their own; without the feature `cuda` it cannot be constructed.
 
@@ -8,7 +8,7 @@ use crate::Precision;
 #[cfg(feature = "cuda")]
 use crate::cuda::CardResNet;
 
-/// Takes the place of the type for cards, which does not exist without the feature.
+/// Takes the place of the type for GPUs, which does not exist without the feature.
 #[cfg(not(feature = "cuda"))]
 type CardResNet = std::convert::Infallible;
 
@@ -36,14 +36,14 @@ pub struct InferenceBottleneck {
     pub shortcut: Option<InferenceConvolution>,
 }
 
-/// A ResNet whose weights are on a card: a convolution of the pixels, a ReLU, max pooling of 3 by 3 pixels with stride 2, bottlenecks, and
+/// A ResNet whose weights are on a GPU: a convolution of the pixels, a ReLU, max pooling of 3 by 3 pixels with stride 2, bottlenecks, and
 /// the mean of the last feature map. All numbers of channels but the three of the pixels are multiples of four.
 #[derive(Debug)]
 pub struct DeviceResNet(CardResNet);
 
 #[cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "without the feature no such value exists"))]
 impl DeviceResNet {
-    /// Uploads the weights to a card; products are computed in `precision`. Fails if the device is not a card, or if the convolutions do
+    /// Uploads the weights to a GPU; products are computed in `precision`. Fails if the device is not a GPU, or if the convolutions do
     /// not fit each other.
     pub fn new(
         stem: &InferenceConvolution,
@@ -57,7 +57,7 @@ impl DeviceResNet {
         }
         let (side, layers) = (stem.side, layers.len());
         bail!(
-            "a ResNet of {side} pixels and {layers} layers in {precision}: {:?} is not an NVIDIA card",
+            "a ResNet of {side} pixels and {layers} layers in {precision}: {:?} is not an NVIDIA GPU",
             device.location()
         )
     }

@@ -10,7 +10,7 @@ pub enum ComputeDevice {
     /// The CPU.
     #[default]
     Cpu,
-    /// An NVIDIA card, by its number.
+    /// An NVIDIA GPU, by its number.
     Cuda(usize),
 }
 
@@ -32,12 +32,12 @@ impl std::str::FromStr for ComputeDevice {
             "cpu" => Some(Self::Cpu),
             _ => name.strip_prefix("cuda:").and_then(card),
         };
-        found.ok_or_else(|| format!("expected \"cpu\" or \"cuda:0\" (or another card's number), found \"{name}\""))
+        found.ok_or_else(|| format!("expected \"cpu\" or \"cuda:0\" (or the number of another GPU), found \"{name}\""))
     }
 }
 
 impl ComputeDevice {
-    /// Opens the device. Fails if the machine does not have that card, or if the program was built without the feature `cuda`.
+    /// Opens the device. Fails if the machine does not have that GPU, or if the program was built without the feature `cuda`.
     pub fn open(self) -> Result<Device> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
@@ -45,12 +45,12 @@ impl ComputeDevice {
             Self::Cuda(card) => match crate::cuda::device(card) {
                 Ok(device) => Ok(device),
                 Err(error) => {
-                    bail!("failed to open cuda:{card}: {error}; `nvidia-smi` lists the cards of this machine")
+                    bail!("failed to open cuda:{card}: {error}; `nvidia-smi` lists the GPUs of this machine")
                 }
             },
             #[cfg(not(feature = "cuda"))]
             Self::Cuda(card) => bail!(
-                "cuda:{card}: this program was built for the CPU alone; build it with `make build CUDA=1`, which needs the CUDA \
+                "cuda:{card}: this program was built for the CPU only; build it with `make build CUDA=1`, which needs the CUDA \
                  toolkit"
             ),
         }
@@ -64,7 +64,7 @@ pub enum Precision {
     /// f32.
     #[default]
     F32,
-    /// f32 whose mantissa the card rounds to 10 bits; sums are f32.
+    /// f32 whose mantissa the GPU rounds to 10 bits; sums are f32.
     Tf32,
     /// bf16; sums are f32. On the CPU, it needs AVX-512-BF16.
     Bf16,
@@ -124,7 +124,7 @@ mod tests {
 
     #[cfg(not(feature = "cuda"))]
     #[test]
-    fn a_program_without_cuda_says_how_to_build_one() {
+    fn a_program_without_cuda_reports_how_to_build_one() {
         let error = ComputeDevice::Cuda(0).open().unwrap_err().to_string();
         assert!(error.contains("make build CUDA=1"), "{error}");
     }

@@ -75,9 +75,9 @@ impl Edges {
         let (mut next, mut edges, mut row_of) = (starts.clone(), vec![0; others.len()], vec![0; others.len()]);
         let ends = rows.iter().zip(0u32..).flat_map(|(own, row)| own.iter().map(move |&column| (row, column)));
         for ((row, column), edge) in ends.zip(0u32..) {
-            let place = &mut next[column as usize];
-            (edges[*place], row_of[*place]) = (edge, row);
-            *place += 1;
+            let index = &mut next[column as usize];
+            (edges[*index], row_of[*index]) = (edge, row);
+            *index += 1;
         }
         let rows = NodeEdges { offsets, edges: (0..others.len() as u32).collect(), others };
         let columns = NodeEdges { offsets: starts, edges, others: row_of };

@@ -1,5 +1,5 @@
-//! Encoders whose weights are on an NVIDIA card. They include what comes before and after the stack, so that only token ids or pixels go to
-//! the card and only vectors come back.
+//! Encoders whose weights are on an NVIDIA GPU. They include what comes before and after the stack, so that only token ids or pixels go to
+//! the GPU and only vectors come back.
 //!
 //! Both types exist in every build, so that callers need no features of their own; without the feature `cuda` they cannot be constructed.
 
@@ -9,7 +9,7 @@ use candle_core::{Device, Result, bail};
 use crate::cuda::{CardEncoder, CardTransformer};
 use crate::{InferenceLinear, InferenceNorm, InferenceTransformer, Precision};
 
-/// These take the place of the types for cards, which do not exist without the feature.
+/// These take the place of the types for GPUs, which do not exist without the feature.
 #[cfg(not(feature = "cuda"))]
 type CardTransformer = std::convert::Infallible;
 #[cfg(not(feature = "cuda"))]
@@ -66,20 +66,20 @@ pub enum Readout<'a> {
     Rows(&'a [u32]),
 }
 
-/// A stack whose weights are on a card.
+/// A stack whose weights are on a GPU.
 #[derive(Debug)]
 pub struct DeviceTransformer(CardTransformer);
 
 #[cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "without the feature no such value exists"))]
 impl DeviceTransformer {
-    /// Uploads the weights of a stack to a card; products are computed in `precision`. Fails if the device is not a card, if tokens are
+    /// Uploads the weights of a stack to a GPU; products are computed in `precision`. Fails if the device is not a GPU, if tokens are
     /// wider than 4,096, or if heads are wider than 128.
     pub fn new(stack: &InferenceTransformer, device: &Device, precision: Precision) -> Result<Self> {
         #[cfg(feature = "cuda")]
         if let Device::Cuda(device) = device {
             return Ok(Self(CardTransformer::new(stack, device, precision)?));
         }
-        bail!("a stack of {} layers in {precision}: {:?} is not an NVIDIA card", stack.layers.len(), device.location())
+        bail!("a stack of {} layers in {precision}: {:?} is not an NVIDIA GPU", stack.layers.len(), device.location())
     }
 
     /// Computes the tokens `x` `[sum of lengths, d]` of sequences, one sequence after the other, in place.
@@ -91,7 +91,7 @@ impl DeviceTransformer {
     }
 }
 
-/// An encoder whose weights are on a card. Calls from several threads are computed one after the other.
+/// An encoder whose weights are on a GPU. Calls from several threads are computed one after the other.
 #[derive(Debug)]
 pub struct DeviceEncoder(CardEncoder);
 
@@ -104,7 +104,7 @@ impl DeviceEncoder {
             return Ok(Self(CardEncoder::new(parts, device, precision)?));
         }
         let layers = parts.stack.layers.len();
-        bail!("an encoder of {layers} layers in {precision}: {:?} is not an NVIDIA card", device.location())
+        bail!("an encoder of {layers} layers in {precision}: {:?} is not an NVIDIA GPU", device.location())
     }
 
     /// The vectors `[sequences, width]` of sequences of tokens, one sequence after the other. `tokens` has the row of every token in the

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 pub struct GatherIndex {
     item_of: Arc<Vec<u32>>,
     items: usize,
-    /// Computed on first access: on a card, only backward needs it, and the card computes in the meantime.
+    /// Computed on first access: on a GPU, only backward needs it, and the GPU computes in the meantime.
     order: Arc<OnceLock<Order>>,
     /// The numbers of the uses, if they differ from their indices.
     numbers: Option<Arc<Vec<u32>>>,
@@ -29,8 +29,8 @@ impl Order {
         }
         let mut next = starts.clone();
         let mut by_item = vec![0u32; item_of.len()];
-        for (use_, &item) in item_of.iter().enumerate() {
-            by_item[next[item as usize] as usize] = use_ as u32;
+        for (occurrence, &item) in item_of.iter().enumerate() {
+            by_item[next[item as usize] as usize] = occurrence as u32;
             next[item as usize] += 1;
         }
         Self { starts, by_item }
@@ -55,8 +55,8 @@ impl GatherIndex {
     }
 
     /// The number of a use.
-    pub(crate) fn number(&self, use_: usize) -> usize {
-        self.numbers.as_ref().map_or(use_, |numbers| numbers[use_] as usize)
+    pub(crate) fn number(&self, occurrence: usize) -> usize {
+        self.numbers.as_ref().map_or(occurrence, |numbers| numbers[occurrence] as usize)
     }
 
     /// One use of every item, in order.

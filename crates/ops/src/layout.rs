@@ -145,7 +145,7 @@ impl LayerSizes {
     }
 
     /// The range of each part in the packed vector.
-    pub fn places(self) -> LayerParts<Range<usize>> {
+    pub fn ranges(self) -> LayerParts<Range<usize>> {
         let mut end = 0;
         LayerParts::from_array(self.lengths().map(|length| {
             end += length;

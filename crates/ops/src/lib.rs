@@ -2,7 +2,7 @@
 //!
 //! Operators take and return candle tensors. An operator has up to three implementations, and the functions here choose one by device:
 //! [`plain`] uses candle's operations only, runs on any device and is the oracle of the tests; `fused` runs on the CPU and has a
-//! hand-written backward pass; `cuda`, behind the feature of that name, runs hand-written kernels on NVIDIA cards. No result depends on the
+//! hand-written backward pass; `cuda`, behind the feature of that name, runs hand-written kernels on NVIDIA GPUs. No result depends on the
 //! number of threads: work is cut into fixed shards, and their partial sums are added in order.
 //!
 //! The crate does not know users or files, and it knows items only as rows of numbers.
@@ -80,7 +80,7 @@ macro_rules! dispatch {
     };
 }
 
-/// Dispatches an operator without kernels for cards: on a card, the plain implementation runs.
+/// Dispatches an operator without kernels for GPUs: on a GPU, the plain implementation runs.
 macro_rules! dispatch_plain {
     ($tensor:expr, $($call:tt)*) => {
         if $tensor.device().is_cpu() { fused::$($call)* } else { plain::$($call)* }
@@ -116,7 +116,7 @@ pub struct ItemRows {
     /// The feature rows of the items.
     pub features: Ragged,
     /// The number of rows up to which rows of zeros pad every pooling, if any.
-    pub pad_rows: Option<usize>,
+    pub pooling_rows: Option<usize>,
     /// O, the number of experts.
     pub experts: usize,
     /// `d_0`, the width of an expert.
@@ -187,7 +187,7 @@ pub struct LayerDropout {
 }
 
 /// A post-norm transformer layer over packed sequences, causal unless `sizes` says otherwise (specification, section 4): `[tokens, d]` ->
-/// `[tokens, d]`, or `[sequences, d]` for the last tokens alone. `packed` holds the layer's parameters at [`LayerSizes::places`].
+/// `[tokens, d]`, or `[sequences, d]` for the last tokens alone. `packed` holds the layer's parameters at [`LayerSizes::ranges`].
 pub fn transformer_layer(
     x: &Tensor,
     packed: &Tensor,
@@ -196,7 +196,7 @@ pub fn transformer_layer(
     last_only: bool,
     dropout: LayerDropout,
 ) -> Result<Tensor> {
-    // The kernels for cards take the flag too, but have not been run on a card with it.
+    // The kernels for GPUs take the flag too, but have not been run on a GPU with it.
     if sizes.bidirectional {
         return dispatch_plain!(x, transformer_layer(x, packed, sizes, offsets, last_only, dropout));
     }

@@ -23,7 +23,7 @@ pub enum Mask {
     None,
     /// Row j and column j' are in the groups `groups[first_row + j]` and `groups[j']`; `diagonal` says whether column `first_row + j` joins
     /// row j.
-    Groups {
+    FalseNegatives {
         /// The group of every column.
         groups: Arc<Vec<u32>>,
         /// How other columns of the row's group are treated.
@@ -47,7 +47,7 @@ impl Mask {
     pub(crate) fn entry(&self, row: usize, column: usize) -> Entry {
         match self {
             Self::None => Entry::Keep,
-            Self::Groups { groups, false_negatives, diagonal, first_row } => {
+            Self::FalseNegatives { groups, false_negatives, diagonal, first_row } => {
                 let row = row + first_row;
                 match (row == column, groups[row] == groups[column]) {
                     (true, _) => {

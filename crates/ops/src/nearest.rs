@@ -40,8 +40,8 @@ pub fn nearest(queries: &[f32], table: &[f32], d: usize, k: usize) -> Result<Vec
                     if best.len() == k && best.last().is_none_or(|last| score <= last.score) {
                         continue;
                     }
-                    let place = best.partition_point(|other| other.score >= score);
-                    best.insert(place, Neighbour { row: (block * ROWS + at) as u32, score });
+                    let index = best.partition_point(|other| other.score >= score);
+                    best.insert(index, Neighbour { row: (block * ROWS + at) as u32, score });
                     best.truncate(k);
                 }
             }

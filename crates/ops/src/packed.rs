@@ -8,7 +8,7 @@ pub struct PackedOffsets {
     offsets: Arc<Vec<usize>>,
     /// The position of these sequences in a batch, if they are a share of one.
     share: Option<Share>,
-    /// On a card: the first tokens of the sequences and the end, then the last token of each sequence.
+    /// On a GPU: the first tokens of the sequences and the end, then the last token of each sequence.
     #[cfg(feature = "cuda")]
     pub(crate) card: Arc<std::sync::OnceLock<crate::cuda::CardIndices>>,
 }

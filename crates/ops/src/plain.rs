@@ -82,24 +82,24 @@ pub fn softmax(x: &Tensor) -> Result<Tensor> {
 }
 
 /// The attention pooling weights of all real rows, item by item: `[rows]`.
-pub fn pooling_weights(features: &Ragged, w: &Tensor, pad_rows: Option<usize>) -> Result<Tensor> {
-    let (alpha, longest) = padded_weights(features, w, pad_rows)?;
+pub fn pooling_weights(features: &Ragged, w: &Tensor, pooling_rows: Option<usize>) -> Result<Tensor> {
+    let (alpha, longest) = padded_weights(features, w, pooling_rows)?;
     let real: Vec<u32> = (0..features.count())
         .flat_map(|i| (0..features.rows_of(i) as u32).map(move |s| (i * longest) as u32 + s))
         .collect();
     gather(&alpha.flatten_all()?.unsqueeze(1)?, &real)?.squeeze(1)
 }
 
-fn padded_rows(features: &Ragged, w: &Tensor, pad_rows: Option<usize>) -> Result<(Tensor, Tensor, usize)> {
+fn padded_values(features: &Ragged, w: &Tensor, pooling_rows: Option<usize>) -> Result<(Tensor, Tensor, usize)> {
     let (n, d) = (features.count(), features.width());
-    let longest = (0..n).map(|i| features.rows_of(i)).max().unwrap_or(0).max(pad_rows.unwrap_or(0)).max(1);
+    let longest = (0..n).map(|i| features.rows_of(i)).max().unwrap_or(0).max(pooling_rows.unwrap_or(0)).max(1);
     let mut values = vec![0.0f32; n * longest * d];
     let mut mask = vec![f32::NEG_INFINITY; n * longest];
     let mut room = Vec::new();
     for i in 0..n {
         let rows = features.rows(i, &mut room);
         values[i * longest * d..][..rows.len()].copy_from_slice(rows);
-        let open = (rows.len() / d).max(pad_rows.unwrap_or(0));
+        let open = (rows.len() / d).max(pooling_rows.unwrap_or(0));
         // An item without rows attends to one row of zeros, which pools to zeros.
         mask[i * longest..][..open.max(1)].fill(0.0);
     }
@@ -108,20 +108,20 @@ fn padded_rows(features: &Ragged, w: &Tensor, pad_rows: Option<usize>) -> Result
     Ok((values, mask, longest))
 }
 
-fn padded_weights(features: &Ragged, w: &Tensor, pad_rows: Option<usize>) -> Result<(Tensor, usize)> {
-    let (values, mask, longest) = padded_rows(features, w, pad_rows)?;
+fn padded_weights(features: &Ragged, w: &Tensor, pooling_rows: Option<usize>) -> Result<(Tensor, usize)> {
+    let (values, mask, longest) = padded_values(features, w, pooling_rows)?;
     let (n, _, d) = values.dims3()?;
     let scores = values.reshape((n * longest, d))?.matmul(w)?.reshape((n, longest))?;
     Ok((softmax(&(scores + mask)?)?, longest))
 }
 
 /// Attention pooling of ragged rows with the vector w `[d, 1]`: `[n, d]`.
-pub fn pool(features: &Ragged, w: &Tensor, pad_rows: Option<usize>) -> Result<Tensor> {
+pub fn pool(features: &Ragged, w: &Tensor, pooling_rows: Option<usize>) -> Result<Tensor> {
     if features.count() == 0 {
         return Tensor::zeros((0, features.width()), DType::F32, w.device());
     }
-    let (alpha, _) = padded_weights(features, w, pad_rows)?;
-    let (values, _, _) = padded_rows(features, w, pad_rows)?;
+    let (alpha, _) = padded_weights(features, w, pooling_rows)?;
+    let (values, _, _) = padded_values(features, w, pooling_rows)?;
     values.broadcast_mul(&alpha.unsqueeze(2)?)?.sum(1)
 }
 
@@ -192,15 +192,15 @@ pub fn attention(
 
 /// The index of an attention weight for dropout, from its query's token, its key's position in the sequence and its head. Indices wrap at
 /// 2^32, so that two distant tokens may share a mask, which does no harm.
-pub(crate) fn weight_index(token: usize, key_place: usize, head: usize, heads: usize) -> u32 {
-    ((token * heads + head) as u32).wrapping_mul(0x0001_0003).wrapping_add(key_place as u32)
+pub(crate) fn weight_index(token: usize, key_index: usize, head: usize, heads: usize) -> u32 {
+    ((token * heads + head) as u32).wrapping_mul(0x0001_0003).wrapping_add(key_index as u32)
 }
 
 /// See [`crate::row_logsumexp`].
 pub fn row_logsumexp(a: &Tensor, b: &Tensor, scale: f32, mask: &Mask) -> Result<Tensor> {
     let mut logits = (a.matmul(&b.t()?)? * f64::from(scale))?;
     let (n, m) = logits.dims2()?;
-    if let Mask::Groups { .. } = mask {
+    if let Mask::FalseNegatives { .. } = mask {
         let entries: Vec<Entry> = (0..n).flat_map(|row| (0..m).map(move |column| mask.entry(row, column))).collect();
         let pick = |f: fn(Entry) -> f32| {
             Tensor::from_vec(entries.iter().map(|&e| f(e)).collect::<Vec<_>>(), (n, m), a.device())
@@ -254,7 +254,7 @@ pub fn encoded(rows: &ItemRows, w: &Tensor, packed: &Tensor) -> Result<Encoded> 
     let norms = [sizes.norm_weights(), sizes.norm_biases()];
     let norms = norms.map(|range| MixtureSizes::part(packed, &range, &[experts * width]));
     let norms = Tensor::stack(&norms.into_iter().collect::<Result<Vec<_>>>()?, 0)?;
-    let pooled = pool(&rows.features, &w.unsqueeze(1)?, rows.pad_rows)?;
+    let pooled = pool(&rows.features, &w.unsqueeze(1)?, rows.pooling_rows)?;
     let products = linear(&pooled, &Tensor::cat(&weights, 1)?, &biases)?;
     let gate = softmax(&product(&pooled, &gate)?)?;
     Ok(Encoded { pooled, gate, products, norms })
@@ -374,8 +374,8 @@ pub fn segment_softmax(x: &Tensor, offsets: &PackedOffsets) -> Result<Tensor> {
     let lengths = || (0..offsets.count()).map(|j| offsets.range(j).len());
     let longest = lengths().max().unwrap_or(0);
     let closed = Tensor::full(f32::NEG_INFINITY, (1, k), x.device())?;
-    let place = |j: usize, at: usize| if at < offsets.range(j).len() { offsets.range(j).start + at } else { t };
-    let padded: Vec<u32> = (0..offsets.count()).flat_map(|j| (0..longest).map(move |at| place(j, at) as u32)).collect();
+    let index = |j: usize, at: usize| if at < offsets.range(j).len() { offsets.range(j).start + at } else { t };
+    let padded: Vec<u32> = (0..offsets.count()).flat_map(|j| (0..longest).map(move |at| index(j, at) as u32)).collect();
     let rows = gather(&Tensor::cat(&[x, &closed], 0)?, &padded)?.reshape((offsets.count(), longest, k))?;
     let weights = softmax(&rows.transpose(1, 2)?.contiguous()?)?.transpose(1, 2)?.contiguous()?;
     let real: Vec<u32> =
@@ -452,7 +452,7 @@ pub fn source_attention_steps(
     drop: Dropout,
 ) -> Result<SourceSteps> {
     sizes.check()?;
-    let (heads, d, wide, n) = (sizes.heads, sizes.width, sizes.queries(), sizes.positions);
+    let (heads, d, wide, n) = (sizes.heads, sizes.width, sizes.queries(), sizes.max_sequence_length);
     let (mut outputs, mut all_weights, mut gates) = (Vec::new(), Vec::new(), Vec::new());
     for j in 0..offsets.count() {
         let tokens = offsets.range(j);
@@ -508,9 +508,9 @@ pub fn source_attention_steps(
             let mut weights = softmax(&(scaled + mask(f32::NEG_INFINITY, 0.0)?)?)?;
             weights_of_heads.push(weights.clone());
             if drop.is_active() {
-                let place = |i: usize, at: usize| drop.factor(weight_index(tokens.start + first + i, at, head, heads));
+                let index = |i: usize, at: usize| drop.factor(weight_index(tokens.start + first + i, at, head, heads));
                 let factors: Vec<f32> =
-                    (0..q).flat_map(|i| (0..keys).map(move |at| (i, at))).map(|(i, at)| place(i, at)).collect();
+                    (0..q).flat_map(|i| (0..keys).map(move |at| (i, at))).map(|(i, at)| index(i, at)).collect();
                 weights = (weights * Tensor::from_vec(factors, (q, keys), query.device())?)?;
             }
             let width = d / heads;
@@ -559,9 +559,9 @@ pub fn edge_softmax(scores: &Tensor, edges: &Edges, side: Side) -> Result<Tensor
         (0..edges.nodes(side)).map(|node| ends.offsets[node + 1] - ends.offsets[node]).filter(|&length| length > 0);
     let offsets = PackedOffsets::from_lengths(lengths)?;
     let by_node = segment_softmax(&gather(&scores.unsqueeze(1)?, &ends.edges)?, &offsets)?;
-    let mut place = vec![0; edges.count()];
-    ends.edges.iter().zip(0..).for_each(|(&edge, at)| place[edge as usize] = at);
-    gather(&by_node, &place)?.squeeze(1)
+    let mut index_of = vec![0; edges.count()];
+    ends.edges.iter().zip(0..).for_each(|(&edge, at)| index_of[edge as usize] = at);
+    gather(&by_node, &index_of)?.squeeze(1)
 }
 
 /// See [`crate::edge_sum`].

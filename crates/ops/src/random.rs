@@ -1,5 +1,5 @@
-/// A key of random numbers that are functions of where they are used: the key is derived from a seed, a purpose, an epoch, a step and so
-/// on, and its numbers have an index. There is no generator state, so any part of a run can be computed again by itself.
+/// A key from which random numbers are derived: it depends on a seed, a name, an epoch, a step and so on, and each of its numbers has an
+/// index. There is no generator state, so any part of a run can be computed again by itself.
 ///
 /// ```
 /// use mp4sr_ops::RngKey;

@@ -20,15 +20,15 @@ const ROWS: usize = 32;
 const RUN: usize = 1 << 21;
 
 /// A matrix `[m, d]` whose rows are the columns of the scores.
-pub struct ScoreBlocks(Columns);
+pub struct ScoreBlocks(BlockStorage);
 
-enum Columns {
+enum BlockStorage {
     Host(HostBlocks),
     #[cfg(feature = "cuda")]
     Card(crate::cuda::CardScores),
 }
 
-/// Columns that are not candidates, row by row.
+/// The columns of each row that are not candidates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Removed {
     /// Row j owns `columns[offsets[j]..offsets[j + 1]]`.
@@ -45,40 +45,40 @@ impl ScoreBlocks {
         }
         match matrix.device() {
             #[cfg(feature = "cuda")]
-            candle_core::Device::Cuda(_) => Ok(Self(Columns::Card(crate::cuda::CardScores::new(matrix)?))),
-            _ => Ok(Self(Columns::Host(HostBlocks::new(matrix)?))),
+            candle_core::Device::Cuda(_) => Ok(Self(BlockStorage::Card(crate::cuda::CardScores::new(matrix)?))),
+            _ => Ok(Self(BlockStorage::Host(HostBlocks::new(matrix)?))),
         }
     }
 
     /// m, the number of columns.
     pub fn count(&self) -> usize {
         match &self.0 {
-            Columns::Host(blocks) => blocks.count,
+            BlockStorage::Host(blocks) => blocks.count,
             #[cfg(feature = "cuda")]
-            Columns::Card(scores) => scores.count(),
+            BlockStorage::Card(scores) => scores.count(),
         }
     }
 
-    /// The score of a row `[d]` against one column, with the products summed in order; `None` if the scores are computed on a card.
+    /// The score of a row `[d]` against one column, with the products summed in order; `None` if the scores are computed on a GPU.
     /// [`ScoreBlocks::scan`] may round differently on some machines, so a caller that compares the two must check whether they agree.
     pub fn score(&self, row: &[f32], column: usize) -> Option<f32> {
         match &self.0 {
-            Columns::Host(blocks) => Some(blocks.score(row, column)),
+            BlockStorage::Host(blocks) => Some(blocks.score(row, column)),
             #[cfg(feature = "cuda")]
-            Columns::Card(_) => None,
+            BlockStorage::Card(_) => None,
         }
     }
 
     /// The number of candidates that score at least as high as the target of each row of `rows` `[n, d]`, without the target itself, if a
-    /// card counts them. `None` if it does not, or if a score is not finite; [`ScoreBlocks::scan`] then shows which.
+    /// GPU counts them. `None` if it does not, or if a score is not finite; [`ScoreBlocks::scan`] then shows which.
     pub fn count_ahead(&self, rows: &Tensor, targets: &[u32], removed: &Removed) -> Result<Option<Vec<u32>>> {
         match &self.0 {
-            Columns::Host(_) => {
+            BlockStorage::Host(_) => {
                 let _ = (rows, targets, removed);
                 Ok(None)
             }
             #[cfg(feature = "cuda")]
-            Columns::Card(scores) => scores.count_ahead(rows, targets, removed),
+            BlockStorage::Card(scores) => scores.count_ahead(rows, targets, removed),
         }
     }
 
@@ -93,9 +93,9 @@ impl ScoreBlocks {
     ) -> Result<()> {
         self.expect_rows(rows, interests, states.len())?;
         match &self.0 {
-            Columns::Host(blocks) => blocks.scan(rows, interests, states, 0..blocks.blocks(), visit),
+            BlockStorage::Host(blocks) => blocks.scan(rows, interests, states, 0..blocks.blocks(), visit),
             #[cfg(feature = "cuda")]
-            Columns::Card(scores) => scores.download(rows, interests, |first, scores| {
+            BlockStorage::Card(scores) => scores.download(rows, interests, |first, scores| {
                 let (columns, first) = (self.count(), first / interests);
                 let own = scores.par_chunks(interests * columns);
                 states[first..].par_iter_mut().zip(own).for_each(|(state, scores)| {
@@ -119,9 +119,9 @@ impl ScoreBlocks {
     ) -> Result<Vec<Vec<T>>> {
         self.expect_rows(rows, interests, make().len())?;
         let runs = match &self.0 {
-            Columns::Host(blocks) => blocks.scan_in_runs(rows, interests, &make, &visit)?,
+            BlockStorage::Host(blocks) => blocks.scan_in_runs(rows, interests, &make, &visit)?,
             #[cfg(feature = "cuda")]
-            Columns::Card(_) => None,
+            BlockStorage::Card(_) => None,
         };
         if let Some(runs) = runs {
             return Ok(runs);
@@ -133,9 +133,9 @@ impl ScoreBlocks {
 
     fn expect_rows(&self, rows: &Tensor, interests: usize, states: usize) -> Result<()> {
         let d = match &self.0 {
-            Columns::Host(blocks) => blocks.d,
+            BlockStorage::Host(blocks) => blocks.d,
             #[cfg(feature = "cuda")]
-            Columns::Card(scores) => scores.width(),
+            BlockStorage::Card(scores) => scores.width(),
         };
         let expected = [states * interests, d];
         if interests == 0 || rows.dims() != expected {

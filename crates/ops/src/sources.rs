@@ -21,7 +21,7 @@ pub struct SourceSizes {
     /// The number of attention heads.
     pub heads: usize,
     /// n, the greatest length of a sequence. The parameters of a fusion are made for rows of n scores.
-    pub positions: usize,
+    pub max_sequence_length: usize,
     /// How the sources' scores are combined.
     pub fusion: ScoreFusion,
 }
@@ -35,7 +35,7 @@ impl SourceSizes {
     /// The number of the fusion's parameters. The gate has V `[n, n]`, c `[n]`, v `[n]` and a scalar without effect; the concatenation has
     /// a weight `[sources n, n]` and a bias `[n]`.
     pub fn fusion_count(&self) -> usize {
-        let n = self.positions;
+        let n = self.max_sequence_length;
         match self.fusion {
             ScoreFusion::Sum => 0,
             ScoreFusion::Gate => n * n + 2 * n + 1,

@@ -7,7 +7,7 @@ use candle_core::{Result, bail};
 pub struct SparseMatrix {
     pub(crate) by_row: Arc<CompressedRows>,
     pub(crate) by_column: Arc<CompressedRows>,
-    /// Both on a card, once an operator has used them there.
+    /// Both on a GPU, once an operator has used them there.
     #[cfg(feature = "cuda")]
     pub(crate) card: Arc<std::sync::OnceLock<Arc<crate::cuda::CardSparse>>>,
 }
@@ -39,8 +39,8 @@ impl SparseMatrix {
             bail!("sparse matrix: entry ({}, {}) is outside of [{rows}, {columns}]", outside.row, outside.column);
         }
         entries.sort_unstable_by_key(|entry| (entry.row, entry.column));
-        let place = |entry: &SparseEntry| (entry.row, entry.column);
-        if let Some(twice) = entries.windows(2).find(|pair| place(&pair[0]) == place(&pair[1])) {
+        let position = |entry: &SparseEntry| (entry.row, entry.column);
+        if let Some(twice) = entries.windows(2).find(|pair| position(&pair[0]) == position(&pair[1])) {
             bail!("sparse matrix: entry ({}, {}) occurs twice", twice[0].row, twice[0].column);
         }
         let by_row = CompressedRows::of(rows, columns, entries.iter().map(|e| (e.row, e.column, e.weight)));

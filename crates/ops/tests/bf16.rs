@@ -72,7 +72,7 @@ fn operators_in_bf16_are_close_to_those_in_f32() {
     let targets: Vec<u32> = (0..300).collect();
     let inputs = [unit(3, 300), unit(4, 1100)];
     compare("cross_entropy", &inputs, &|i| mp4sr_ops::cross_entropy(&i[0], &i[1], &targets, 3.0));
-    let mask = Mask::Groups {
+    let mask = Mask::FalseNegatives {
         groups: (0..300).map(|i| i / 2).collect::<Vec<u32>>().into(),
         false_negatives: FalseNegatives::Exclude,
         diagonal: true,
@@ -85,7 +85,7 @@ fn operators_in_bf16_are_close_to_those_in_f32() {
     let values = (0..600 * 100).map(|i| s.fold_in_index(8).normal(i) as f32).collect();
     let features = Ragged::new(values, 100, &offsets).unwrap();
     let rows =
-        [ItemRows { features, pad_rows: None, experts: sizes.experts, width: sizes.width, dropout: Dropout::NONE }];
+        [ItemRows { features, pooling_rows: None, experts: sizes.experts, width: sizes.width, dropout: Dropout::NONE }];
     let uses = GatherIndex::each_once(200);
     let inputs = [var(s.fold_in_index(9), &[100], 0.1), var(s.fold_in_index(10), &[sizes.count()], 0.1)];
     compare("encode", &inputs, &|i| mp4sr_ops::encode(&rows, &i[0], &i[1], &uses));

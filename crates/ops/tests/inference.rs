@@ -157,7 +157,7 @@ fn has_bf16() -> bool {
 
 #[test]
 #[allow(clippy::print_stdout, reason = "a test that is skipped says so")]
-fn a_stack_in_bf16_points_where_it_does_in_f32() {
+fn outputs_of_a_stack_in_bf16_point_in_the_directions_of_those_in_f32() {
     if !has_bf16() {
         println!("skipped: this processor has no products of bf16");
         return;
@@ -177,14 +177,14 @@ fn a_stack_in_bf16_points_where_it_does_in_f32() {
     }
 }
 
-/// The first NVIDIA card, if the program is built for cards and the machine has one.
+/// The first NVIDIA GPU, if the program is built for GPUs and the machine has one.
 #[allow(clippy::print_stdout, reason = "a test that is skipped says so")]
 fn card() -> Option<&'static Device> {
     static CARD: OnceLock<Option<Device>> = OnceLock::new();
     let open = || match ComputeDevice::Cuda(0).open() {
         Ok(device) => Some(device),
         Err(error) => {
-            println!("skipped: encoders on cards are not compared: {error}");
+            println!("skipped: encoders on GPUs are not compared: {error}");
             None
         }
     };
@@ -249,7 +249,7 @@ proptest! {
                 assert_close(&format!("{shape:?} {precision}"), &found, &x, tolerance);
                 let mut again = input.clone();
                 on_card.forward(&mut again, &lengths).unwrap();
-                prop_assert_eq!(&found, &again, "two calls on a card differ");
+                prop_assert_eq!(&found, &again, "two calls on a GPU differ");
                 found = input;
             }
         }
@@ -298,11 +298,11 @@ fn what_enters_and_leaves_a_stack_on_a_card_agrees_with_the_processor() {
     let norm = norm(4000, d);
     let lengths = [3, 0, 40, 1];
     let tokens: Vec<u32> = (0..44).map(|at| at * 7 % 50).collect();
-    let places: Vec<u32> = lengths.iter().flat_map(|&length| 0..length as u32).collect();
+    let rows: Vec<u32> = lengths.iter().flat_map(|&length| 0..length as u32).collect();
     let mut x: Vec<f32> = Vec::new();
-    for (&token, &place) in tokens.iter().zip(&places) {
-        let at = |place: u32, c: usize| place as usize * d + c;
-        x.extend((0..d).map(|c| table[at(token, c)] + segment[c] + positions[at(place, c)]));
+    for (&token, &row) in tokens.iter().zip(&rows) {
+        let at = |row: u32, c: usize| row as usize * d + c;
+        x.extend((0..d).map(|c| table[at(token, c)] + segment[c] + positions[at(row, c)]));
     }
     norm.forward(&mut x, shape.eps);
     stack.forward(&mut x, &lengths);
@@ -325,15 +325,15 @@ fn what_enters_and_leaves_a_stack_on_a_card_agrees_with_the_processor() {
     let mean = |column: &[f32]| column.iter().sum::<f32>() / column.len().max(1) as f32;
     let first = |column: &[f32]| column.first().copied().unwrap_or(0.0);
     let most = |column: &[f32]| column.iter().copied().reduce(f32::max).unwrap_or(0.0);
-    let embed = |readout| encoder.embed_tokens(&tokens, &places, &lengths, readout).unwrap();
+    let embed = |readout| encoder.embed_tokens(&tokens, &rows, &lengths, readout).unwrap();
     assert_close("mean", &embed(Readout::Mean), &expected(&mean), 1e-4);
     assert_close("first", &embed(Readout::First), &expected(&first), 1e-4);
     assert_close("max", &embed(Readout::Max), &expected(&most), 1e-4);
     let rows = [2, 0, 3, 43];
     let of_rows: Vec<f32> = rows.iter().flat_map(|&row| x[row as usize * d..][..d].to_vec()).collect();
     assert_close("rows", &embed(Readout::Rows(&rows)), &of_rows, 1e-4);
-    for (tokens, places) in [([50], [0]), ([0], [40])] {
-        assert!(encoder.embed_tokens(&tokens, &places, &[1], Readout::Mean).is_err());
+    for (tokens, rows) in [([50], [0]), ([0], [40])] {
+        assert!(encoder.embed_tokens(&tokens, &rows, &[1], Readout::Mean).is_err());
     }
 }
 

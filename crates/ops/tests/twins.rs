@@ -46,13 +46,13 @@ type Op<'a> = &'a (dyn Fn(&[Tensor]) -> Result<Tensor> + Sync);
 /// or deviation are compared at widths from 8 on, because the gradient of a very narrow row is a difference of large numbers.
 const TOLERANCE: f32 = 1e-4;
 
-/// The first NVIDIA card, if the program is built for cards and the machine has one.
+/// The first NVIDIA GPU, if the program is built for GPUs and the machine has one.
 fn card() -> Option<&'static Device> {
     static CARD: OnceLock<Option<Device>> = OnceLock::new();
     let open = || match ComputeDevice::Cuda(0).open() {
         Ok(device) => Some(device),
         Err(error) => {
-            println!("the operators of cards are not compared: {error}");
+            println!("the operators of GPUs are not compared: {error}");
             None
         }
     };
@@ -80,8 +80,8 @@ fn twins(name: &str, inputs: &[Var], fused: Op<'_>, plain: Op<'_>) {
     compare(name, &one, &plain, TOLERANCE);
     if let Some(card) = card() {
         let found = outcome(inputs, card, fused);
-        assert_eq!(found, outcome(inputs, card, fused), "{name}: two runs on a card differ");
-        compare(&format!("{name} on a card"), &found, &plain, TOLERANCE);
+        assert_eq!(found, outcome(inputs, card, fused), "{name}: two runs on a GPU differ");
+        compare(&format!("{name} on a GPU"), &found, &plain, TOLERANCE);
     }
 }
 
@@ -127,13 +127,13 @@ proptest! {
         for features in [[first.select(&some), second.select(&some)], all.clone()] {
             let items = features[0].count();
             let drawn = GatherIndex::new((0..used as u64).map(|i| (s.bits(i) % items as u64) as u32).collect(), items);
-            for (uses, pad_rows) in [(&drawn, None), (&drawn, Some(4)), (&GatherIndex::each_once(items), None)] {
+            for (uses, pooling_rows) in [(&drawn, None), (&drawn, Some(4)), (&GatherIndex::each_once(items), None)] {
                 for dropout in drops(seed) {
                     // If dropout leaves at most one value in a part, the part has almost no variance, and its gradient no correct digits.
                     if dropout.is_active() && width < 16 { continue; }
                     let rows: Vec<ItemRows> = features
                         .iter()
-                        .map(|f| ItemRows { features: f.clone(), pad_rows, experts, width, dropout })
+                        .map(|f| ItemRows { features: f.clone(), pooling_rows, experts, width, dropout })
                         .collect();
                     let packed = |d: usize| experts * (d * width + d + 3 * width);
                     let inputs = [var(s.fold_in_index(2), &[2 * d + 3]), var(s.fold_in_index(3), &[packed(d) + packed(d + 3)])];
@@ -153,15 +153,15 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
     fn sequence_input(tokens in 1usize..1300, rows in 1usize..90, (n, d) in (1usize..30, 8usize..70), seed: u64) {
         let s = RngKey::new(seed);
         let draw = |s: RngKey, below: usize| (0..tokens as u64).map(|i| (s.bits(i) % below as u64) as u32).collect::<Vec<_>>();
-        let (z, ids, places) = (draw(s.fold_in_index(1), rows), draw(s.fold_in_index(2), rows + 1), draw(s.fold_in_index(3), n));
+        let (z, ids, positions) = (draw(s.fold_in_index(1), rows), draw(s.fold_in_index(2), rows + 1), draw(s.fold_in_index(3), n));
         let inputs = [var(s.fold_in_index(4), &[rows, d]), var(s.fold_in_index(5), &[n + 2, d]), var(s.fold_in_index(6), &[rows + 1, d])];
         for drop in drops(seed) {
             twins("sequence_input with ids", &inputs,
-                &|i| mp4sr_ops::sequence_input(Rows::new(&i[0], &z), Some(Rows::new(&i[2], &ids)), Rows::new(&i[1], &places), drop),
-                &|i| plain::sequence_input(Rows::new(&i[0], &z), Some(Rows::new(&i[2], &ids)), Rows::new(&i[1], &places), drop));
+                &|i| mp4sr_ops::sequence_input(Rows::new(&i[0], &z), Some(Rows::new(&i[2], &ids)), Rows::new(&i[1], &positions), drop),
+                &|i| plain::sequence_input(Rows::new(&i[0], &z), Some(Rows::new(&i[2], &ids)), Rows::new(&i[1], &positions), drop));
             twins("sequence_input", &inputs[..2],
-                &|i| mp4sr_ops::sequence_input(Rows::new(&i[0], &z), None, Rows::new(&i[1], &places), drop),
-                &|i| plain::sequence_input(Rows::new(&i[0], &z), None, Rows::new(&i[1], &places), drop));
+                &|i| mp4sr_ops::sequence_input(Rows::new(&i[0], &z), None, Rows::new(&i[1], &positions), drop),
+                &|i| plain::sequence_input(Rows::new(&i[0], &z), None, Rows::new(&i[1], &positions), drop));
         }
     }
 
@@ -169,8 +169,8 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
     fn sparse_products(n in 1usize..90, m in 1usize..90, d in 1usize..150, share in 0u64..100, layers in 0usize..4, seed: u64) {
         let s = RngKey::new(seed);
         let entries = |rows: usize, columns: usize| {
-            let places = (0..rows).flat_map(move |row| (0..columns).map(move |column| (row, column)));
-            places
+            let entries = (0..rows).flat_map(move |row| (0..columns).map(move |column| (row, column)));
+            entries
                 .filter(|&(row, column)| s.bits((row * columns + column) as u64) % 100 < share)
                 .map(|(row, column)| SparseEntry { row: row as u32, column: column as u32, weight: s.normal((row * 7 + column) as u64) as f32 })
                 .collect::<Vec<_>>()
@@ -239,7 +239,7 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
         let small = |at: u64, shape: &[usize]| Var::from_tensor(&(var(s.fold_in_index(at), shape).as_tensor() * 0.4).unwrap()).unwrap();
         for fusion in [ScoreFusion::Sum, ScoreFusion::Gate, ScoreFusion::Concat] {
             let sources: Vec<usize> = widths.iter().map(|width| width * heads).collect();
-            let sizes = SourceSizes { sources, width: heads * width, heads, positions: 12, fusion };
+            let sizes = SourceSizes { sources, width: heads * width, heads, max_sequence_length: 12, fusion };
             let key_value = small(1, &[offsets.tokens(), sizes.queries() + sizes.width]);
             for (real, last_only) in [(None, false), (None, true), (Some(&real[..]), false), (Some(&real[..]), true)] {
                 let rows = if last_only { offsets.count() } else { offsets.tokens() };
@@ -349,7 +349,7 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
         let groups: Vec<u32> = (0..n as u64).map(|i| (s.bits(i) % (n as u64 / 2 + 1)) as u32).collect();
         let inputs = [unit(0, n), unit(2, n)];
         for false_negatives in [FalseNegatives::Exclude, FalseNegatives::Keep, FalseNegatives::ZeroLogit] {
-            let mask = Mask::Groups { groups: groups.clone().into(), false_negatives, diagonal: true, first_row: 0 };
+            let mask = Mask::FalseNegatives { groups: groups.clone().into(), false_negatives, diagonal: true, first_row: 0 };
             twins("masked row_logsumexp", &inputs, &|i| mp4sr_ops::row_logsumexp(&i[0], &i[1], 14.0, &mask), &|i| plain::row_logsumexp(&i[0], &i[1], 14.0, &mask));
         }
     }
@@ -358,7 +358,7 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// On the CPU, this is a composition of other operators; on a card, it is one operator.
+    /// On the CPU, this is a composition of other operators; on a GPU, it is one operator.
     #[test]
     fn contrastive_terms(batch in 1usize..90, views in 1usize..4, d in 8usize..40, seed: u64) {
         let s = RngKey::new(seed);
@@ -415,7 +415,7 @@ fn rows_stored_as_halves_are_the_same_rows() {
 fn a_row_without_columns_gives_minus_infinity_and_no_gradient() {
     let a = var(RngKey::new(1), &[2, 3]);
     let groups = std::sync::Arc::new(vec![5, 5]);
-    let mask = Mask::Groups { groups, false_negatives: FalseNegatives::Exclude, diagonal: false, first_row: 0 };
+    let mask = Mask::FalseNegatives { groups, false_negatives: FalseNegatives::Exclude, diagonal: false, first_row: 0 };
     let l = mp4sr_ops::row_logsumexp(&a, &a, 1.0, &mask).unwrap();
     assert_eq!(l.to_vec1::<f32>().unwrap(), [f32::NEG_INFINITY; 2]);
     let safe = l.maximum(-1.0e30).unwrap().sum_all().unwrap();

@@ -2,9 +2,9 @@
 
 use std::str::FromStr;
 
-/// Assignments `section.key=value` in one text, separated by blanks.
+/// Assignments `section.key=value` in one text, separated by spaces.
 ///
-/// Values are written as in a pipeline file, so blanks within quotes, brackets and braces belong to the value:
+/// Values are written as in a pipeline file, so spaces within quotes, brackets and braces belong to the value:
 /// `run.seed=7 model.modalities=[{ name = "text" }, { name = "audio", features = "mine" }]` holds two assignments.
 /// A word without `=` belongs to the value before it (`source.images=my pictures`). Blanks around `=` are allowed, and an assignment as a
 /// whole may be quoted, as in a shell.
@@ -26,7 +26,7 @@ impl Assignments {
 
 /// A text that ends inside quotes, brackets or braces.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{opened}` is not closed; write section.key=value, with blanks between assignments")]
+#[error("`{opened}` is not closed; write section.key=value, with spaces between assignments")]
 pub struct NotClosed {
     opened: char,
 }

@@ -35,7 +35,7 @@ struct StageFlags {
     /// Replaces one key of the pipeline. May be given several times.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     overrides: Vec<String>,
-    /// Replaces several keys of the pipeline, with assignments separated by blanks. Assignments of `--set` take precedence.
+    /// Replaces several keys of the pipeline, with assignments separated by spaces. Assignments of `--set` take precedence.
     #[arg(long = "set-all", env = "MP4SR_SET", value_name = "ASSIGNMENTS")]
     more_overrides: Option<Assignments>,
     /// Prints only results and errors.
@@ -158,7 +158,7 @@ impl StageArgs {
         let Some(folder) = self.run.as_ref().map(Path::new).filter(|run| run.components().count() > 1) else {
             anyhow::ensure!(
                 self.pipeline != Path::new(""),
-                "no pipeline is named; give `--pipeline FILE`, or the folder of a run, as in `--run artifacts/sample/runs/mp4sr`"
+                "no pipeline was given; give `--pipeline FILE`, or the folder of a run, as in `--run artifacts/sample/runs/mp4sr`"
             );
             return Ok(Located { args: own, dataset: None });
         };
@@ -184,10 +184,7 @@ impl StageArgs {
 
     /// Reads and resolves the pipeline for a command that does its work, and refuses `--dry-run`.
     pub fn context(&self, models: &Arc<ModelCatalog>) -> anyhow::Result<Context> {
-        anyhow::ensure!(
-            !self.dry_run,
-            "`--dry-run` has no plan for this command; `mp4sr doctor` has one for the pipeline"
-        );
+        anyhow::ensure!(!self.dry_run, "this command does not support `--dry-run`; use `mp4sr doctor`");
         self.context_of_plan(models)
     }
 
@@ -271,7 +268,7 @@ fn sample_world(artifacts: &Path) -> String {
 
 /// A defect of the program, as opposed to something that the user can fix: exit code 2.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}; this is a defect of mp4sr, please report it")]
+#[error("{0}; this is a bug in mp4sr, please report it")]
 pub struct Bug(pub String);
 
 /// The environment variable by which a program asks a process that it starts to end together with it.
@@ -298,7 +295,7 @@ pub fn run_main(program: impl FnOnce() -> anyhow::Result<()> + std::panic::Unwin
         }
         let place = info.location().map_or(String::new(), |l| format!(" at {}:{}", l.file(), l.line()));
         let what = info.payload_as_str().unwrap_or("unknown");
-        print_error(&format!("internal error{place}: {what}; this is a defect of mp4sr, please report it"));
+        print_error(&format!("internal error{place}: {what}; this is a bug in mp4sr, please report it"));
     }));
     end_with_starter();
     match std::panic::catch_unwind(program) {
@@ -355,6 +352,7 @@ pub fn print(text: &str) -> anyhow::Result<()> {
 
 /// Brings a stage that can be divided into shards up to date: only `shard`, or all of it. The whole is merged by `put_together`, which gets
 /// the number of shards, if all shards of one division are up to date, and otherwise made by `work`. `make_stage` creates a stage by name.
+/// The files of shards are removed once they are merged; after that, a shard is up to date as long as the whole is.
 pub fn run_stage_in_parts(
     context: &Context,
     name: &str,
@@ -365,18 +363,30 @@ pub fn run_stage_in_parts(
     put_together: impl FnOnce(&Stage, usize) -> anyhow::Result<Vec<PathBuf>>,
 ) -> anyhow::Result<()> {
     if let Some(shard) = shard {
-        let name = shard.stage_name(name);
-        return run_stage(context, &name, folder, || make_stage(&name), work);
+        let part = shard.stage_name(name);
+        if make_stage(name)?.status()? == Status::UpToDate {
+            context.progress.log(format!("{part}: up to date, as part of all of `{name}` ({})", folder.display()));
+            return Ok(());
+        }
+        return run_stage(context, &part, folder, || make_stage(&part), work);
     }
     let made = || make_stage(name);
+    let mut merged = None;
     run_stage(context, name, folder, made, |stage| match Shard::finished(name, folder, &make_stage)? {
         Some(parts) => {
             let outputs = put_together(stage, parts)?;
             context.progress.log(format!("{name}: merged {parts} parts"));
+            merged = Some(parts);
             Ok(outputs)
         }
         None => work(stage),
-    })
+    })?;
+    for part in merged.into_iter().flat_map(Shard::all) {
+        let part = part.stage_name(name);
+        make_stage(&part)?.remove()?;
+        files::remove_if_present(&Timing::path(folder, &part))?;
+    }
+    Ok(())
 }
 
 /// Brings one stage up to date: acquires the folder's lock, removes what a killed process left, checks whether there is anything to do,
@@ -443,7 +453,7 @@ mod tests {
         };
         let models = Arc::new(ModelCatalog::unchecked());
         let refused = |run: &Path, pipeline: &str| args(run, pipeline).context(&models).unwrap_err().to_string();
-        assert!(refused(Path::new("first"), "").contains("no pipeline is named"));
+        assert!(refused(Path::new("first"), "").contains("no pipeline was given"));
         assert!(refused(&folder, "").contains("no run was trained there"));
         assert!(refused(Path::new("a/b"), "").contains("is not the folder of a run"));
         files::write_bytes(&folder.join("config.toml"), b"[dataset]\nname = \"shop\"\n").unwrap();

@@ -71,7 +71,7 @@ impl FromStr for Shard {
         let parts = text.split_once('/').and_then(|(number, count)| Some((number.parse().ok()?, count.parse().ok()?)));
         match parts {
             Some((number, count)) if (1..=count).contains(&number) => Ok(Self { number, count }),
-            Some((number, count)) => Err(format!("there is no part {number} of {count}; parts are counted from 1")),
+            Some((number, count)) => Err(format!("part {number} of {count} does not exist; parts are counted from 1")),
             None => Err("expected a part and the number of parts, as in `2/4`".to_owned()),
         }
     }
@@ -99,9 +99,9 @@ mod tests {
             (Shard { number: 2, count: 4 }, "2/4".into(), "2-of-4".into())
         );
         for (text, reason) in [
-            ("0/4", "there is no part 0 of 4"),
-            ("5/4", "there is no part 5 of 4"),
-            ("1/0", "there is no part 1 of 0"),
+            ("0/4", "part 0 of 4 does not exist"),
+            ("5/4", "part 5 of 4 does not exist"),
+            ("1/0", "part 1 of 0 does not exist"),
             ("2", "as in `2/4`"),
             ("a/4", "as in `2/4`"),
             ("-1/4", "as in `2/4`"),

@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_row_stands_at_its_stage_and_after_what_it_needs() {
+    fn every_row_has_the_index_of_its_stage_and_follows_the_stages_it_needs() {
         for (at, row) in STAGES.iter().enumerate() {
             assert_eq!((row.stage as usize, row.stage.name()), (at, row.name));
             assert!(row.needs.iter().all(|stage| (*stage as usize) < at), "{}", row.name);

@@ -44,7 +44,7 @@ pub enum ConfigError {
         allowed: String,
     },
     /// An override that is not `section.key=value`.
-    #[error("`--set {assignment}` cannot be used: {reason}; write `--set section.key=value`")]
+    #[error("`--set {assignment}` is invalid: {reason}; write `--set section.key=value`")]
     Assignment {
         /// The assignment as typed.
         assignment: String,
@@ -52,7 +52,7 @@ pub enum ConfigError {
         reason: String,
     },
     /// Anything else.
-    #[error("`{origin}` cannot be used: {reason}; correct it")]
+    #[error("`{origin}` is invalid: {reason}; fix it")]
     Invalid {
         /// The file.
         origin: String,

@@ -184,7 +184,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn digits_come_back(whole in 0_i64..1_000_000_000_000, fraction in 0_u32..1_000_000_000) {
+        fn digits_round_trip(whole in 0_i64..1_000_000_000_000, fraction in 0_u32..1_000_000_000) {
             let number = Decimal::parse(&format!("{whole}.{fraction:09}"), false).unwrap();
             prop_assert_eq!(number.units(9).map(i128::from), i64::try_from(i128::from(whole) * 1_000_000_000 + i128::from(fraction)).ok().map(i128::from));
             prop_assert_eq!(number.floor(), i128::from(whole));

@@ -34,18 +34,18 @@ pub enum Error {
     #[error("{0}")]
     Setting(String),
     /// polars refused a query that should always work.
-    #[error("failed to filter the interactions: {0}; free memory or disk, or report this as a defect")]
+    #[error("failed to filter the interactions: {0}; free memory or disk, or report this as a bug")]
     Query(#[from] polars::error::PolarsError),
     /// Two ids cannot be distinguished by their hash.
     #[error(
-        "the id `{id}` has the 64-bit hash of another one; unset `preprocess.memory` to tell ids apart by their text"
+        "the id `{id}` has the same 64-bit hash as another id; unset `preprocess.memory` to compare ids by their text"
     )]
     Collision {
         /// The later one of the two.
         id: String,
     },
     /// A filter left no event.
-    #[error("nothing is left: {filter} dropped the last {events} events; {remedy}")]
+    #[error("no events are left: {filter} dropped the last {events} events; {remedy}")]
     NothingLeft {
         /// The filter.
         filter: String,

@@ -109,7 +109,7 @@ impl ImageFolder {
         self.by_name.retain(|name, paths| {
             let clear = paths.iter().all(|path| path.parent() == paths[0].parent());
             if !clear {
-                reject(&mut refused, folder, 0, Fault::new("image of one name in several folders", name));
+                reject(&mut refused, folder, 0, Fault::new("images of the same name in several folders", name));
             }
             clear
         });
@@ -225,7 +225,7 @@ impl ImagePattern {
             parts.push(match inner.split_once(':') {
                 None if inner == "id" => PatternPart::Id(None),
                 Some(("id", count)) => {
-                    let count: i32 = count.parse().map_err(|_| refuse("has no number behind `id:`"))?;
+                    let count: i32 = count.parse().map_err(|_| refuse("has no number after `id:`"))?;
                     PatternPart::Id(Some(count))
                 }
                 _ => return Err(refuse(&format!("has `{{{inner}}}`, and only `id` is allowed there"))),
@@ -377,7 +377,7 @@ impl Resolver {
         if let Some(scheme) = scheme(name) {
             return match scheme.to_ascii_lowercase().as_str() {
                 "http" | "https" => Ok(name.to_owned()),
-                _ => Err(Fault::new("image address is neither http nor https", name)),
+                _ => Err(Fault::new("image URL is neither http nor https", name)),
             };
         }
         self.file(name, "image")
@@ -388,7 +388,7 @@ impl Resolver {
     pub fn resolve_file(&self, name: &str, what: &str) -> std::result::Result<String, Fault> {
         let name = name.trim();
         match scheme(name) {
-            Some(_) => Err(Fault::new(format!("{what} is an address, expected a local file"), name)),
+            Some(_) => Err(Fault::new(format!("{what} is a URL, expected a local file"), name)),
             None => self.file(name, what),
         }
     }
@@ -408,7 +408,7 @@ impl Resolver {
         let written = [path, Path::new(&slashed)];
         let mut places = written.iter().flat_map(|path| self.folders.iter().map(move |(folder, _)| folder.join(path)));
         let found = places.find(|path| path.is_file());
-        let found = found.ok_or_else(|| Fault::new(format!("{what} file is not there"), name))?;
+        let found = found.ok_or_else(|| Fault::new(format!("{what} file is missing"), name))?;
         // A link in a downloaded archive must not lead out of the folders either.
         let real = found.canonicalize().map_err(|_| leaves())?;
         if !self.folders.iter().any(|(_, folder)| real.starts_with(folder)) {
@@ -500,7 +500,7 @@ mod tests {
         assert_eq!(names_of(&images, folder.path(), "012"), ["012/012.jpg"], "items without events have images too");
         assert_eq!(images.of("013"), None, "a folder of several items is none of an item");
         assert_eq!(images.of("twice"), None);
-        assert_eq!(images.refused().0["image of one name in several folders"].count, 1);
+        assert_eq!(images.refused().0["images of the same name in several folders"].count, 1);
         assert!(images.notice().unwrap().contains("are in folders below it"));
         let folder = written(&["a/2.jpg", "a/1.jpg", "b/1.tiff", "c/note.txt"]);
         let ids: Ids = ["a", "b", "c"].into_iter().map(Into::into).collect();
@@ -510,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_names_the_place_of_each_image() {
+    fn a_pattern_names_the_path_of_each_image() {
         let folder = written(&[
             "images/010/0108.jpg",
             "images/08/0108_a.png",
@@ -533,7 +533,7 @@ mod tests {
             ("images/*.jpg", "does not name the id"),
             ("images/{name}.jpg", "only `id` is allowed there"),
             ("images/{id.jpg", "has `{` without `}`"),
-            ("images/{id:x}.jpg", "has no number behind"),
+            ("images/{id:x}.jpg", "has no number after"),
             ("images/*/{id}.jpg", "has `*` in the name of a folder"),
         ] {
             let message = ImagePattern::parse(folder.path(), pattern).unwrap_err().to_string();
@@ -602,10 +602,10 @@ mod tests {
         fs::write(data.path().join("2.jpg"), "x").unwrap();
         std::os::unix::fs::symlink(outside.path().join("secret.jpg"), shop.join("link.jpg")).unwrap();
         std::os::unix::fs::symlink(data.path().join("2.jpg"), shop.join("inside.jpg")).unwrap();
-        let pictures = tempfile::tempdir().unwrap();
-        fs::write(pictures.path().join("3.jpg"), "x").unwrap();
-        std::os::unix::fs::symlink(outside.path().join("secret.jpg"), pictures.path().join("4.jpg")).unwrap();
-        let images = ImageFolder::read(pictures.path(), &Ids::default()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("3.jpg"), "x").unwrap();
+        std::os::unix::fs::symlink(outside.path().join("secret.jpg"), folder.path().join("4.jpg")).unwrap();
+        let images = ImageFolder::read(folder.path(), &Ids::default()).unwrap();
         let resolver = Resolver::new(&shop.join("items.jsonl"), data.path(), &images, None);
         for good in ["images/1.jpg", "./images/1.jpg", "2.jpg", "shop/images/1.jpg", "inside.jpg", "3.jpg"] {
             assert!(Path::new(&resolver.resolve(good).unwrap()).is_file(), "{good}");
@@ -620,8 +620,8 @@ mod tests {
             ("4.jpg", "image path leaves the data folder"),
             ("images", "image file is not there"),
             ("gone.jpg", "image file is not there"),
-            ("file:///etc/passwd", "image address is neither http nor https"),
-            ("data:image/png;base64,AA", "image address is neither http nor https"),
+            ("file:///etc/passwd", "image URL is neither http nor https"),
+            ("data:image/png;base64,AA", "image URL is neither http nor https"),
         ] {
             assert_eq!(resolver.resolve(bad).unwrap_err().reason, reason, "{bad}");
         }

@@ -111,7 +111,7 @@ pub fn check_file(path: &Path) -> Result<()> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             return Err(Error::raw(
                 path,
-                "does not exist; put the raw file there, or name the folder that holds it with `--data`",
+                "does not exist; put the raw file there, or name the folder that contains it with `--data`",
             ));
         }
         Err(e) => return Err(mp4sr_artifact::Error::io("read", path, e).into()),

@@ -34,7 +34,7 @@ type Cause = (&'static str, fn(&str) -> String);
 
 /// The known causes of such differences.
 const CAUSES: [Cause; 4] = [
-    ("blanks or quotation marks around ids are part of them in one of the files; remove them", |id| {
+    ("spaces or quotation marks around ids are part of them in one of the files; remove them", |id| {
         id.trim().trim_matches(['"', '\'']).to_owned()
     }),
     ("the ids differ in letter case; use the same case", str::to_lowercase),
@@ -112,8 +112,7 @@ pub fn judge(
             "`{without_line}` of `{interactions}` has no line, and `{items}` has `{unused}` in line {line}: {cause}"
         ),
         Some(Mismatch { without_line, unused, line, cause: None }) => format!(
-            "`{without_line}` of `{interactions}` has no line, and `{unused}` in line {line} of `{items}` has no event; are both \
-             files of one dataset, and is the right column of ids named?"
+            "`{without_line}` of `{interactions}` has no line, and `{unused}` in line {line} of `{items}` has no event; check that both files belong to one dataset and that the id columns are correct"
         ),
         None => format!("`{items}` has no line for the others"),
     };
@@ -167,8 +166,8 @@ mod tests {
             ("12", "12.0", Some("ids with a fraction")),
             ("012", "12.0", Some("leading zeros")),
             ("B01a", "B01A", Some("letter case")),
-            ("7", " 7", Some("blanks")),
-            ("7", "\"7\"", Some("blanks or quotation marks")),
+            ("7", " 7", Some("spaces")),
+            ("7", "\"7\"", Some("spaces or quotation marks")),
             ("7", "8", None),
         ] {
             let item_ids: Ids = [event].into_iter().map(Into::into).collect();

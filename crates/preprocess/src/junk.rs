@@ -31,7 +31,7 @@ impl Junk {
         let is_mark =
             short && (EXACT.contains(&trimmed) || MARKS.iter().any(|mark| trimmed.eq_ignore_ascii_case(mark)));
         if is_mark || self.further.contains(trimmed) {
-            return Some("mark of a missing value");
+            return Some("marker of a missing value");
         }
         is_script(trimmed).then_some("script of a web page")
     }
@@ -77,7 +77,7 @@ mod tests {
         let junk = Junk::new(&["No description".to_owned()]);
         for text in ["nan", " NaN ", "NULL", "None", "N/A", "\\N", "(no genres listed)", "<NA>", "NA", "No description"]
         {
-            assert_eq!(junk.reason(text), Some("mark of a missing value"), "{text}");
+            assert_eq!(junk.reason(text), Some("marker of a missing value"), "{text}");
         }
         for text in [
             "var aPageStart = (new Date()).getTime();\nvar ue_t0=ue_t0||+new Date();\nwindow.ue_ihb = (window.ue_ihb || 0) + 1;",

@@ -176,7 +176,9 @@ impl Partitions {
 pub fn write(path: &Path, frame: &mut DataFrame) -> Result<()> {
     let file = std::fs::File::create(path).map_err(|e| mp4sr_artifact::Error::io("write", path, e))?;
     let writer = ParquetWriter::new(file).with_compression(ParquetCompression::Lz4Raw);
-    writer.finish(frame).map_err(|e| Error::raw(path, format!("could not be written: {e}; is the disk full?")))?;
+    writer
+        .finish(frame)
+        .map_err(|e| Error::raw(path, format!("could not be written: {e}; free disk space if the disk is full")))?;
     Ok(())
 }
 

@@ -237,8 +237,7 @@ fn item_lines(report: &Report) -> String {
     let read = &report.items;
     let lines = read.files.iter().map(|file| file.lines).sum();
     format!(
-        "lines of items: {} read, {} rejected, {} of an item already described, {} of items without events; {} items of \
-         events have no line",
+        "lines of items: {} read, {} rejected, {} repeat an item that was already described, {} describe items without events; {} items with events have no line",
         count(lines),
         count(read.rejected.total()),
         count(read.repeated),
@@ -284,7 +283,7 @@ fn statistics_table(report: &Report) -> Table {
     more("items with markup removed from texts", count(report.items.cleaned_texts));
     more("items without text", count(found.items_without_text));
     more("items without image", count(found.items_without_image));
-    more("items with image addresses only", count(found.items_with_addresses_only));
+    more("items with image URLs only", count(found.items_with_addresses_only));
     if found.categories > 0 {
         more("distinct categories", count(found.categories));
         more("items without category", count(found.items_without_category));

@@ -218,7 +218,7 @@ fn read(
         }
         Some(folder) if folder.is_dir() => ImageFolder::read(folder, &item_ids)?,
         Some(folder) => {
-            warnings.push(format!("`{}` is not there yet: no item has a local image from it", folder.display()));
+            warnings.push(format!("`{}` does not exist yet: no item has a local image from it", folder.display()));
             ImageFolder::default()
         }
         None => ImageFolder::default(),

@@ -182,10 +182,7 @@ impl Survey {
             let why = rows.first_fault.map_or("it has no line after its header".to_owned(), |fault| {
                 format!("none of its first {} lines could be read, the first for: {fault}", rows.unreadable)
             });
-            return Err(Error::raw(
-                path,
-                format!("holds nothing to look at: {why}; correct the file, or name another one"),
-            ));
+            return Err(Error::raw(path, format!("contains no data: {why}; correct the file, or name another one")));
         }
         let comma = file.dialect.decimal_comma;
         let surveyed =
@@ -441,7 +438,7 @@ impl ColumnSurvey {
                 continue;
             }
             filled.push(cell.clone());
-            column.look_at(cell, &shown, comma);
+            column.inspect(cell, &shown, comma);
             characters += shown.chars().count();
             words += shown.split_whitespace().count();
             if distinct.insert(shown.clone()) && column.examples.len() < EXAMPLES {
@@ -457,7 +454,7 @@ impl ColumnSurvey {
         column
     }
 
-    fn look_at(&mut self, cell: &RawCell<'_>, shown: &str, comma: bool) {
+    fn inspect(&mut self, cell: &RawCell<'_>, shown: &str, comma: bool) {
         if let Some(number) = cell.decimal(comma) {
             let text = format!("{}e-{}", number.value, number.digits);
             self.numbers += 1;
@@ -604,7 +601,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_say_what_their_values_look_like() {
+    fn columns_are_described_by_their_values() {
         let content = "id,when,pic,link,tags,text,flag,nothing\n\
                        1,2023-01-02,a.png,https://e.org/1,red|blue,\"<b>Soft</b> &amp; warm\",true,nan\n\
                        2,2023-01-03,b.png,https://e.org/2,blue,Plain,false,\n";

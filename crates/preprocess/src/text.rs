@@ -1,4 +1,4 @@
-//! Converts texts of the web to sentences: tags are removed, entities decoded and white space collapsed, and a library finds the sentences.
+//! Converts text from web pages to sentences: tags are removed, entities decoded and white space collapsed, and a library finds the sentences.
 
 use std::cell::{Cell, RefCell};
 

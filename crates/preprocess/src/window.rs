@@ -62,7 +62,7 @@ impl Window {
         let until = bound("until", &preprocess.until, scale)?;
         if since.zip(until).is_some_and(|(since, until)| !since.is_before(until, scale)) {
             return Err(Error::Setting(format!(
-                "`preprocess.since` = {:?} is not before `preprocess.until` = {:?}; no event could lie between them",
+                "`preprocess.since` = {:?} is not before `preprocess.until` = {:?}; no event can be between them",
                 preprocess.since, preprocess.until
             )));
         }
@@ -110,13 +110,13 @@ pub fn bound(key: &str, text: &str, scale: TimeScale) -> Result<Option<Bound>> {
     }
     if scale.positions {
         return Err(Error::Setting(format!(
-            "`preprocess.{key}` = {text:?} is not a position, and these interactions have no clock; give a number"
+            "`preprocess.{key}` = {text:?} is not a position, and these interactions have no timestamps; give a number"
         )));
     }
     let time = iso(text).ok_or_else(|| {
         Error::Setting(format!(
             "`preprocess.{key}` = {text:?} is not a time; expected a date like \"2018-09-30\", a date and a time like \
-             \"2018-09-30T12:00:00\" or \"2018-09-30T12:00:00+02:00\" (UTC where no zone is given), or a number in the unit of \
+             \"2018-09-30T12:00:00\" or \"2018-09-30T12:00:00+02:00\" (UTC if no zone is given), or a number in the unit of \
              the file"
         ))
     })?;
@@ -163,14 +163,14 @@ mod tests {
         assert_eq!(read("2018-09-30T12:00:00Z", seconds), Ok(Some(1_538_308_800)));
         assert_eq!(read("2018-09-30T12:00:00+02:00", seconds), Ok(Some(1_538_301_600)));
         assert_eq!(read(" 17 ", POSITIONS), Ok(Some(17)));
-        assert!(read("2018-09-30", POSITIONS).unwrap_err().contains("no clock"));
+        assert!(read("2018-09-30", POSITIONS).unwrap_err().contains("no timestamps"));
         for text in ["2018-13-01", "yesterday", "2018-09-30T", "30.09.2018"] {
             assert!(read(text, seconds).unwrap_err().contains("is not a time"), "{text}");
         }
     }
 
     #[test]
-    fn a_window_says_what_it_was_read_as_and_is_never_empty() {
+    fn a_window_reports_how_it_was_read_and_is_never_empty() {
         let window = |since: &str, until: &str, scale: TimeScale| {
             let preprocess = Preprocess { since: since.to_owned(), until: until.to_owned(), ..Preprocess::default() };
             Window::new(&preprocess, scale)

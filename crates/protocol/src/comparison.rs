@@ -33,7 +33,7 @@ impl SeedRuns {
         split: Split,
         history: Option<usize>,
     ) -> Result<Self> {
-        const REMEDY: &str = "name runs together that differ by their seed alone";
+        const REMEDY: &str = "group only runs that differ only by their seed";
         let mut group = Self { name: name.to_owned(), ..Self::default() };
         let mut earlier: Vec<(&str, RanksInfo)> = Vec::new();
         for run in runs {
@@ -43,12 +43,12 @@ impl SeedRuns {
                 && let Some(OtherSetting { key, own, others }) = info.other_setting(first)
             {
                 return refuse(format!(
-                    "its `{key}` is {own} and not {others}, as that of the run `{of}`, which is named as the same under another seed"
+                    "its `{key}` is {own}, but the run `{of}`, which should differ only by its seed, has {others}"
                 ));
             }
             let same_seed = |(_, before): &&(&str, RanksInfo)| info.seed().is_some() && before.seed() == info.seed();
             if let Some((of, _)) = earlier.iter().find(same_seed) {
-                return refuse(format!("it has the seed of the run `{of}`, and one seed counts once"));
+                return refuse(format!("it has the same seed as the run `{of}`, and each seed counts only once"));
             }
             group.removes_seen = info.removes_seen;
             earlier.push((run.run_name(), info));
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn places_seeds_and_users_worked_by_hand() {
+    fn ranks_seeds_and_users_worked_by_hand() {
         // The second user has no rank under `b`, and the third differs between the seeds of `a`.
         let groups = [group("a", &[&[1, 1, 9, 2], &[1, 1, 1, 2]]), group("b", &[&[1, 0, 9, 9], &[1, 0, 9, 9]])];
         let found = Comparison::new(&groups, &[Metric::Recall(5), Metric::ReciprocalRank], Reference::Best);

@@ -19,7 +19,7 @@ pub use comparison::{
     BOOTSTRAP_ROUNDS, ComparedModel, ComparedValue, Comparison, PairTests, Reference, SIGNIFICANT, SeedRuns,
 };
 pub use list_comparison::{ComparedLists, ListComparison, SeedLists};
-pub use lists::{ItemFacts, ListFigures, ListStatistic};
+pub use lists::{ItemFacts, ListStatistic, ListStatistics};
 pub use metric::{BadScore, Metric, MetricMeans, means, rank};
 pub use significance::{Interval, Test, mean_and_deviation};
 pub use split::{EvalCase, Split, training_part};

@@ -3,7 +3,7 @@
 use mp4sr_artifact::{Items, Layout, Result};
 
 use crate::comparison::{UserValues, compare};
-use crate::{ComparedValue, ItemFacts, ListFigures, ListStatistic, Reference, read_lists};
+use crate::{ComparedValue, ItemFacts, ListStatistic, ListStatistics, Reference, read_lists};
 
 /// The lists of a model, by seed; in each, one list of items (1-based) per user, which is empty if the user has none.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,10 +60,11 @@ impl ListComparison {
     fn at(models: &[SeedLists], k: usize, facts: &ItemFacts) -> Option<Self> {
         let columns = ListStatistic::ALL.map(|statistic| column(models, k, statistic, facts));
         let rows = models.iter().enumerate().map(|(at, model)| {
-            let figures: Option<Vec<_>> = model.lists.iter().map(|lists| ListFigures::of(lists, k, facts)).collect();
-            let figures = figures?;
-            let values = |column: usize| figures.iter().map(|figures| figures.of_all()[column].1).collect();
-            let names = figures.first()?.of_all().map(|(name, _)| name);
+            let statistics: Option<Vec<_>> =
+                model.lists.iter().map(|lists| ListStatistics::of(lists, k, facts)).collect();
+            let statistics = statistics?;
+            let values = |column: usize| statistics.iter().map(|statistics| statistics.of_all()[column].1).collect();
+            let names = statistics.first()?.of_all().map(|(name, _)| name);
             Some(ComparedLists {
                 name: model.name.clone(),
                 of_all: std::array::from_fn(|column| (names[column], values(column))),

@@ -44,7 +44,7 @@ pub enum ListStatistic {
 
 /// Statistics of the lists of all users, cut off at K.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ListFigures {
+pub struct ListStatistics {
     /// K, the cut-off.
     pub k: usize,
     /// The share of all items that are in at least one list.
@@ -115,7 +115,7 @@ impl ListStatistic {
     }
 }
 
-impl ListFigures {
+impl ListStatistics {
     /// Computes the statistics of the first `k` items (1-based) of every list; `None` if nothing is listed.
     pub fn of(lists: &[Vec<u32>], k: usize, facts: &ItemFacts) -> Option<Self> {
         let lists = || lists.iter().map(|list| &list[..list.len().min(k)]);
@@ -172,14 +172,14 @@ mod tests {
 
     /// The expected values are those of RecBole 1.2.1's evaluator for the same lists, with `data.num_items` 13.
     #[test]
-    fn figures_of_lists_are_those_of_recbole() {
+    fn statistics_of_lists_are_those_of_recbole() {
         let expected = [
             (2, [0.307_692_307_692, 0.8, 0.292_070_612_544, 9.2, 0.0]),
             (4, [0.769_230_769_231, 0.515_384_615_385, 0.202_622_147_404, 6.7, 0.05]),
         ];
         for (k, expected) in expected {
-            let figures = ListFigures::of(&lists(), k, &popularity(20)).unwrap();
-            for ((name, found), expected) in figures.values().into_iter().zip(expected) {
+            let statistics = ListStatistics::of(&lists(), k, &popularity(20)).unwrap();
+            for ((name, found), expected) in statistics.values().into_iter().zip(expected) {
                 let found = found.unwrap();
                 assert!((found - expected).abs() < 1e-11, "{name}@{k}: {found}, expected {expected}");
             }
@@ -189,19 +189,19 @@ mod tests {
     #[test]
     fn novelty_worked_by_hand() {
         // With 16 users, items 2 and 4 (12 events and 1 event) have log2(16/12) and 4; item 13 counts as one event.
-        let figures = ListFigures::of(&[vec![2, 4], vec![13]], 2, &popularity(16)).unwrap();
+        let statistics = ListStatistics::of(&[vec![2, 4], vec![13]], 2, &popularity(16)).unwrap();
         let expected = f64::midpoint(f64::midpoint((16.0f64 / 12.0).log2(), 4.0), 4.0);
-        let novelty = figures.means[2].unwrap();
+        let novelty = statistics.means[2].unwrap();
         assert!((novelty - expected).abs() < 1e-12, "{novelty}");
-        assert_eq!(figures.means[3], None, "there are no features");
+        assert_eq!(statistics.means[3], None, "there are no features");
     }
 
     #[test]
-    fn even_lists_have_no_inequality_and_nothing_listed_has_no_figures() {
+    fn even_lists_have_no_inequality_and_empty_lists_have_no_statistics() {
         let every: Vec<Vec<u32>> = (1..=13).map(|item| vec![item]).collect();
-        let figures = ListFigures::of(&every, 1, &popularity(20)).unwrap();
-        assert!(figures.gini.abs() < 1e-12 && (figures.coverage - 1.0).abs() < 1e-12);
-        assert_eq!(ListFigures::of(&[Vec::new()], 3, &popularity(20)), None);
-        assert_eq!(ListFigures::of(&[], 3, &popularity(20)), None);
+        let statistics = ListStatistics::of(&every, 1, &popularity(20)).unwrap();
+        assert!(statistics.gini.abs() < 1e-12 && (statistics.coverage - 1.0).abs() < 1e-12);
+        assert_eq!(ListStatistics::of(&[Vec::new()], 3, &popularity(20)), None);
+        assert_eq!(ListStatistics::of(&[], 3, &popularity(20)), None);
     }
 }

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn names_come_back_and_others_are_refused() {
+    fn names_round_trip_and_unknown_names_are_refused() {
         let others = ["Hit@3", "P@3", "MAP@3", "MRR@3", "R@20", "P@3"].map(str::to_owned);
         let metrics = Metric::table(&[1, 20], &others);
         assert_eq!(metrics.len(), 5 + 4, "each once: {metrics:?}");

@@ -43,7 +43,7 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
 }
 
 #[derive(Default)]
-struct Columns {
+struct ListColumns {
     user: Vec<u32>,
     user_id: Vec<String>,
     history: Vec<Vec<String>>,
@@ -52,7 +52,7 @@ struct Columns {
     scores: Vec<Vec<f32>>,
 }
 
-impl Columns {
+impl ListColumns {
     fn write(self, path: &Path, source: &Value) -> Result<(), mp4sr_artifact::Error> {
         Table::new(vec![
             ("user", Column::U32(self.user)),
@@ -121,7 +121,7 @@ fn list(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Resul
     let scorer = trained.scorer()?;
     let remove_seen = removes_seen(config, trained.model.as_ref());
     let id = |item: u32| items.ids[item as usize - 1].clone();
-    let mut columns = Columns::default();
+    let mut columns = ListColumns::default();
     let own = shard.map_or(0..sequences.user_count(), |shard| shard.range(sequences.user_count()));
     let bar = context.progress.bar("recommend", "users", own.len() as u64);
     let asked: Vec<(usize, &[u32], Option<u32>)> = own
@@ -161,7 +161,7 @@ fn list(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Resul
 /// Merges the lists of `parts` parts, which are up to date, into one file.
 fn put_together(context: &Context, parts: usize) -> anyhow::Result<Vec<PathBuf>> {
     let layout = &context.layout;
-    let (mut columns, mut source) = (Columns::default(), json!(null));
+    let (mut columns, mut source) = (ListColumns::default(), json!(null));
     for shard in Shard::all(parts) {
         let mut table = Table::read(&part_path(layout, shard), "run `mp4sr recommend` with this part again")?;
         source = table.source().cloned().unwrap_or_default();

@@ -27,7 +27,7 @@ pub struct ConditionError {
 
 /// The value of a column, a constant or an expression.
 #[derive(Clone, Debug, PartialEq)]
-enum Cell<'a> {
+enum ItemValue<'a> {
     Text(std::borrow::Cow<'a, str>),
     Number(f64),
     Boolean(bool),
@@ -36,7 +36,7 @@ enum Cell<'a> {
     Null,
 }
 
-impl Cell<'_> {
+impl ItemValue<'_> {
     fn kind(&self) -> &'static str {
         match self {
             Self::Text(_) => "text",
@@ -73,9 +73,9 @@ pub fn satisfying(text: &str, items: &Items, events: &[u32]) -> Result<Vec<bool>
     let expression = parse(text).map_err(refuse)?;
     // Errors in the condition must be found whatever the items hold, and even if there are none.
     check(&expression).map_err(refuse)?;
-    let holds = |row: usize| match evaluate(&expression, &Row { items, events, at: row }) {
-        Ok(Cell::Boolean(holds)) => Ok(holds),
-        Ok(Cell::Null) => Ok(false),
+    let holds = |row: usize| match evaluate(&expression, &ItemRow { items, events, at: row }) {
+        Ok(ItemValue::Boolean(holds)) => Ok(holds),
+        Ok(ItemValue::Null) => Ok(false),
         Ok(other) => Err(refuse(format!(
             "is {} and not a condition; compare it with a value, as in `events >= 4`",
             other.kind()
@@ -167,47 +167,47 @@ fn call(expression: &Expr) -> Evaluated<(&'static str, Vec<&Expr>)> {
 }
 
 /// One item, for which the condition is evaluated.
-struct Row<'a> {
+struct ItemRow<'a> {
     items: &'a Items,
     events: &'a [u32],
     at: usize,
 }
 
-impl<'a> Row<'a> {
-    fn column(&self, name: &str) -> Cell<'a> {
+impl<'a> ItemRow<'a> {
+    fn column(&self, name: &str) -> ItemValue<'a> {
         let Self { items, events, at: row } = *self;
         match name {
-            "item_id" => Cell::Text(items.ids[row].as_str().into()),
-            "title" if items.titles[row].is_empty() => Cell::Null,
-            "title" => Cell::Text(items.titles[row].as_str().into()),
-            "sentences" => Cell::Texts(&items.sentences[row]),
-            "images" => Cell::Texts(&items.images[row]),
-            "categories" => Cell::Texts(&items.categories[row]),
-            "sounds" => Cell::Texts(&items.sounds[row]),
-            _ => Cell::Number(f64::from(events[row])),
+            "item_id" => ItemValue::Text(items.ids[row].as_str().into()),
+            "title" if items.titles[row].is_empty() => ItemValue::Null,
+            "title" => ItemValue::Text(items.titles[row].as_str().into()),
+            "sentences" => ItemValue::Texts(&items.sentences[row]),
+            "images" => ItemValue::Texts(&items.images[row]),
+            "categories" => ItemValue::Texts(&items.categories[row]),
+            "sounds" => ItemValue::Texts(&items.sounds[row]),
+            _ => ItemValue::Number(f64::from(events[row])),
         }
     }
 }
 
-fn evaluate<'a>(expression: &'a Expr, row: &Row<'a>) -> Evaluated<Cell<'a>> {
+fn evaluate<'a>(expression: &'a Expr, row: &ItemRow<'a>) -> Evaluated<ItemValue<'a>> {
     match expression {
         Expr::Identifier(name) => Ok(row.column(&name.value)),
         Expr::Value(value) => constant(&value.value),
         Expr::Nested(inner) => evaluate(inner, row),
-        Expr::IsNull(inner) => Ok(Cell::Boolean(evaluate(inner, row)? == Cell::Null)),
-        Expr::IsNotNull(inner) => Ok(Cell::Boolean(evaluate(inner, row)? != Cell::Null)),
+        Expr::IsNull(inner) => Ok(ItemValue::Boolean(evaluate(inner, row)? == ItemValue::Null)),
+        Expr::IsNotNull(inner) => Ok(ItemValue::Boolean(evaluate(inner, row)? != ItemValue::Null)),
         Expr::UnaryOp { op, expr } => unary(*op, expr, row),
         Expr::BinaryOp { left, op, right } => binary(left, op, right, row),
         Expr::AnyOp { left, compare_op, right, .. } => {
             let (value, list) = (evaluate(left, row)?, evaluate(right, row)?);
-            let Cell::Texts(texts) = list else {
+            let ItemValue::Texts(texts) = list else {
                 return Err(format!("asks for ANY of `{right}`, which is {} and not a list", list.kind()));
             };
             let mut any = false;
             for text in texts {
-                any |= compare(&value, compare_op, &Cell::Text(text.as_str().into()), expression)? == Some(true);
+                any |= compare(&value, compare_op, &ItemValue::Text(text.as_str().into()), expression)? == Some(true);
             }
-            Ok(Cell::Boolean(any))
+            Ok(ItemValue::Boolean(any))
         }
         Expr::InList { expr, list, negated } => {
             let value = evaluate(expr, row)?;
@@ -215,13 +215,15 @@ fn evaluate<'a>(expression: &'a Expr, row: &Row<'a>) -> Evaluated<Cell<'a>> {
             for other in list {
                 found |= compare(&value, &BinaryOperator::Eq, &evaluate(other, row)?, expression)? == Some(true);
             }
-            Ok(if value == Cell::Null { Cell::Null } else { Cell::Boolean(found != *negated) })
+            Ok(if value == ItemValue::Null { ItemValue::Null } else { ItemValue::Boolean(found != *negated) })
         }
         Expr::Between { expr, negated, low, high } => {
             let value = evaluate(expr, row)?;
             let above = compare(&value, &BinaryOperator::GtEq, &evaluate(low, row)?, expression)?;
             let below = compare(&value, &BinaryOperator::LtEq, &evaluate(high, row)?, expression)?;
-            Ok(above.zip(below).map_or(Cell::Null, |(above, below)| Cell::Boolean((above && below) != *negated)))
+            Ok(above
+                .zip(below)
+                .map_or(ItemValue::Null, |(above, below)| ItemValue::Boolean((above && below) != *negated)))
         }
         Expr::Like { expr, pattern, negated, .. } => like(expr, pattern, row, false).map(|like| truth(like, *negated)),
         Expr::ILike { expr, pattern, negated, .. } => like(expr, pattern, row, true).map(|like| truth(like, *negated)),
@@ -230,37 +232,42 @@ fn evaluate<'a>(expression: &'a Expr, row: &Row<'a>) -> Evaluated<Cell<'a>> {
     }
 }
 
-fn truth(value: Option<bool>, negated: bool) -> Cell<'static> {
-    value.map_or(Cell::Null, |value| Cell::Boolean(value != negated))
+fn truth(value: Option<bool>, negated: bool) -> ItemValue<'static> {
+    value.map_or(ItemValue::Null, |value| ItemValue::Boolean(value != negated))
 }
 
-fn constant(value: &Value) -> Evaluated<Cell<'_>> {
+fn constant(value: &Value) -> Evaluated<ItemValue<'_>> {
     match value {
         Value::Number(text, _) => {
-            text.parse().map(Cell::Number).map_err(|_| format!("has `{text}`, which is not a number"))
+            text.parse().map(ItemValue::Number).map_err(|_| format!("has `{text}`, which is not a number"))
         }
-        Value::SingleQuotedString(text) => Ok(Cell::Text(text.as_str().into())),
-        Value::Boolean(value) => Ok(Cell::Boolean(*value)),
-        Value::Null => Ok(Cell::Null),
+        Value::SingleQuotedString(text) => Ok(ItemValue::Text(text.as_str().into())),
+        Value::Boolean(value) => Ok(ItemValue::Boolean(*value)),
+        Value::Null => Ok(ItemValue::Null),
         other => Err(format!("has `{other}`; put texts into single quotes")),
     }
 }
 
-fn unary<'a>(operator: UnaryOperator, inner: &'a Expr, row: &Row<'a>) -> Evaluated<Cell<'a>> {
+fn unary<'a>(operator: UnaryOperator, inner: &'a Expr, row: &ItemRow<'a>) -> Evaluated<ItemValue<'a>> {
     match (operator, evaluate(inner, row)?) {
-        (_, Cell::Null) => Ok(Cell::Null),
-        (UnaryOperator::Not, Cell::Boolean(value)) => Ok(Cell::Boolean(!value)),
-        (UnaryOperator::Minus, Cell::Number(value)) => Ok(Cell::Number(-value)),
-        (UnaryOperator::Plus, Cell::Number(value)) => Ok(Cell::Number(value)),
+        (_, ItemValue::Null) => Ok(ItemValue::Null),
+        (UnaryOperator::Not, ItemValue::Boolean(value)) => Ok(ItemValue::Boolean(!value)),
+        (UnaryOperator::Minus, ItemValue::Number(value)) => Ok(ItemValue::Number(-value)),
+        (UnaryOperator::Plus, ItemValue::Number(value)) => Ok(ItemValue::Number(value)),
         (operator, value) => Err(format!("has `{operator} {inner}`, where `{inner}` is {}", value.kind())),
     }
 }
 
-fn binary<'a>(left: &'a Expr, operator: &BinaryOperator, right: &'a Expr, row: &Row<'a>) -> Evaluated<Cell<'a>> {
+fn binary<'a>(
+    left: &'a Expr,
+    operator: &BinaryOperator,
+    right: &'a Expr,
+    row: &ItemRow<'a>,
+) -> Evaluated<ItemValue<'a>> {
     let (first, second) = (evaluate(left, row)?, evaluate(right, row)?);
-    let logical = |value: &Cell<'_>, part: &Expr| match value {
-        Cell::Boolean(value) => Ok(Some(*value)),
-        Cell::Null => Ok(None),
+    let logical = |value: &ItemValue<'_>, part: &Expr| match value {
+        ItemValue::Boolean(value) => Ok(Some(*value)),
+        ItemValue::Null => Ok(None),
         other => Err(format!("has `{part}` beside {operator}, which is {} and not a condition", other.kind())),
     };
     let decided = match operator {
@@ -282,7 +289,12 @@ fn binary<'a>(left: &'a Expr, operator: &BinaryOperator, right: &'a Expr, row: &
     Ok(truth(decided, false))
 }
 
-fn compare(first: &Cell<'_>, operator: &BinaryOperator, second: &Cell<'_>, part: &Expr) -> Evaluated<Option<bool>> {
+fn compare(
+    first: &ItemValue<'_>,
+    operator: &BinaryOperator,
+    second: &ItemValue<'_>,
+    part: &Expr,
+) -> Evaluated<Option<bool>> {
     let message = || format!("compares {} with {} in `{part}`", first.kind(), second.kind());
     ordered(first, operator, second).map_err(|NotComparable| message())
 }
@@ -291,13 +303,17 @@ fn compare(first: &Cell<'_>, operator: &BinaryOperator, second: &Cell<'_>, part:
 struct NotComparable;
 
 /// The result of a comparison; `None` if a side is missing.
-fn ordered(first: &Cell<'_>, operator: &BinaryOperator, second: &Cell<'_>) -> Result<Option<bool>, NotComparable> {
+fn ordered(
+    first: &ItemValue<'_>,
+    operator: &BinaryOperator,
+    second: &ItemValue<'_>,
+) -> Result<Option<bool>, NotComparable> {
     use std::cmp::Ordering::{Equal, Greater, Less};
     let order = match (first, second) {
-        (Cell::Null, _) | (_, Cell::Null) => return Ok(None),
-        (Cell::Text(a), Cell::Text(b)) => a.cmp(b),
-        (Cell::Number(a), Cell::Number(b)) => a.total_cmp(b),
-        (Cell::Boolean(a), Cell::Boolean(b)) => a.cmp(b),
+        (ItemValue::Null, _) | (_, ItemValue::Null) => return Ok(None),
+        (ItemValue::Text(a), ItemValue::Text(b)) => a.cmp(b),
+        (ItemValue::Number(a), ItemValue::Number(b)) => a.total_cmp(b),
+        (ItemValue::Boolean(a), ItemValue::Boolean(b)) => a.cmp(b),
         _ => return Err(NotComparable),
     };
     match operator {
@@ -312,13 +328,13 @@ fn ordered(first: &Cell<'_>, operator: &BinaryOperator, second: &Cell<'_>) -> Re
 }
 
 /// SQL's LIKE: `%` matches any text, and `_` any single character.
-fn like<'a>(text: &'a Expr, pattern: &'a Expr, row: &Row<'a>, ignores_case: bool) -> Evaluated<Option<bool>> {
+fn like<'a>(text: &'a Expr, pattern: &'a Expr, row: &ItemRow<'a>, ignores_case: bool) -> Evaluated<Option<bool>> {
     match (evaluate(text, row)?, evaluate(pattern, row)?) {
-        (Cell::Null, _) | (_, Cell::Null) => Ok(None),
-        (Cell::Text(text), Cell::Text(pattern)) if ignores_case => {
+        (ItemValue::Null, _) | (_, ItemValue::Null) => Ok(None),
+        (ItemValue::Text(text), ItemValue::Text(pattern)) if ignores_case => {
             Ok(Some(matches(&text.to_lowercase(), &pattern.to_lowercase())))
         }
-        (Cell::Text(text), Cell::Text(pattern)) => Ok(Some(matches(&text, &pattern))),
+        (ItemValue::Text(text), ItemValue::Text(pattern)) => Ok(Some(matches(&text, &pattern))),
         (first, second) => Err(format!("has LIKE between {} and {}, expected texts", first.kind(), second.kind())),
     }
 }
@@ -350,21 +366,21 @@ fn matches(text: &str, pattern: &str) -> bool {
     pattern[of_pattern..].iter().all(|&rest| rest == '%')
 }
 
-fn function<'a>(expression: &'a Expr, row: &Row<'a>) -> Evaluated<Cell<'a>> {
+fn function<'a>(expression: &'a Expr, row: &ItemRow<'a>) -> Evaluated<ItemValue<'a>> {
     let (name, arguments) = call(expression)?;
     let values = arguments.iter().map(|argument| evaluate(argument, row)).collect::<Evaluated<Vec<_>>>()?;
     let wrong = || {
-        let kinds: Vec<&str> = values.iter().map(Cell::kind).collect();
+        let kinds: Vec<&str> = values.iter().map(ItemValue::kind).collect();
         Err(format!("calls `{name}` with {}", kinds.join(" and ")))
     };
     Ok(match (name, &values[..]) {
-        (_, values) if values.contains(&Cell::Null) => Cell::Null,
-        ("lower", [Cell::Text(text)]) => Cell::Text(text.to_lowercase().into()),
-        ("upper", [Cell::Text(text)]) => Cell::Text(text.to_uppercase().into()),
-        ("length", [Cell::Text(text)]) => Cell::Number(text.chars().count() as f64),
-        ("length", [Cell::Texts(texts)]) => Cell::Number(texts.len() as f64),
-        ("array_contains", [Cell::Texts(texts), Cell::Text(text)]) => {
-            Cell::Boolean(texts.iter().any(|own| own.as_str() == text))
+        (_, values) if values.contains(&ItemValue::Null) => ItemValue::Null,
+        ("lower", [ItemValue::Text(text)]) => ItemValue::Text(text.to_lowercase().into()),
+        ("upper", [ItemValue::Text(text)]) => ItemValue::Text(text.to_uppercase().into()),
+        ("length", [ItemValue::Text(text)]) => ItemValue::Number(text.chars().count() as f64),
+        ("length", [ItemValue::Texts(texts)]) => ItemValue::Number(texts.len() as f64),
+        ("array_contains", [ItemValue::Texts(texts), ItemValue::Text(text)]) => {
+            ItemValue::Boolean(texts.iter().any(|own| own.as_str() == text))
         }
         _ => return wrong(),
     })
@@ -418,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named_with_their_place() {
+    fn mistakes_are_reported_with_their_position() {
         for (condition, part) in [
             ("category = 'Toys'", "names `category` at character 1"),
             ("category = 'Toys'", "did you mean `categories`?"),

@@ -29,7 +29,7 @@ pub struct GivenArgs {
     #[arg(long, value_name = "ID,ID,...")]
     history: Option<String>,
     /// The format of the histories; by default, it follows from the file name.
-    #[arg(long, value_enum, value_name = "FORM", requires = "histories")]
+    #[arg(long, value_enum, value_name = "FORMAT", requires = "histories")]
     input_format: Option<HistoryFormat>,
     /// The length of a list; by default, the pipeline's `recommend.top`.
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -52,7 +52,7 @@ pub struct GivenArgs {
     out: Option<PathBuf>,
     /// The format of the lists; by default, it follows from the file name. On standard output, the default is a table on a terminal
     /// and JSON lines elsewhere.
-    #[arg(long, value_enum, value_name = "FORM")]
+    #[arg(long, value_enum, value_name = "FORMAT")]
     format: Option<ListFormat>,
 }
 
@@ -76,7 +76,7 @@ impl GivenArgs {
             })?,
         };
         let to_output = self.out.is_none() && format == ListFormat::Parquet;
-        ensure!(!to_output, "Parquet goes to a file; name one with `--out`");
+        ensure!(!to_output, "Parquet cannot be printed; name a file with `--out`");
         Ok(format)
     }
 }
@@ -187,7 +187,7 @@ fn of_file(run: &LoadedRun, path: &Path) -> anyhow::Result<(Vec<bool>, Option<St
     }
     ensure!(
         unknown.len() < ids.len(),
-        "no id of `{}` is an item of the run ({}); write ids as the table of items has them",
+        "no id of `{}` is an item of the run ({}); write ids as in the table of items",
         path.display(),
         some_of(&unknown)
     );
@@ -226,7 +226,7 @@ fn notes(rows: &[ListRow], asked: &[History], top: usize) -> Vec<String> {
     }
     let short = rows.iter().filter(|row| row.items.len() < top).count();
     if short > 0 {
-        notes.push(format!("{short} lists are shorter than {top}: no further item may be listed"));
+        notes.push(format!("{short} lists are shorter than {top}: no further items may be listed"));
     }
     notes
 }

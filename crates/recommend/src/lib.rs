@@ -36,7 +36,7 @@ pub enum RecommendError {
     },
     /// The model ranks by users of the dataset, and this user is not one of them.
     #[error(
-        "{who} has no row in the dataset, and `{model}` ranks by what it learned of a user, not by the history; use a model that \
+        "{who} is not in the dataset, and `{model}` ranks by what it learned about a user, not by the history; use a model that \
          reads histories, or train on a dataset with this user"
     )]
     UnknownUser {

@@ -132,7 +132,7 @@ fn table(rows: &[ListRow]) -> String {
             }
         }
         let note = match row.fallback {
-            Some(_) => "   no known item in the history: the items with the most training events",
+            Some(_) => "   no known item in the history; these are the items with the most training events",
             None => "",
         };
         let _ = writeln!(text, "{}{note}\n{table}\n", row.user_id);

@@ -7,7 +7,7 @@ use mp4sr_pipeline::config::ModelCatalog;
 
 /// Writes artifacts/DATASET/runs/RUN/report: index.html, a self-contained page (tables with intervals and tests, user groups,
 /// training curves, statistics, the words that CLIP chose, recommended items as images, times of stages), and the same tables and
-/// curves as metrics.md, metrics.csv, breakdowns.csv and curves.svg.
+/// curves as metrics.md, metrics.csv, lists.csv, breakdowns.csv and curves.svg.
 ///
 /// Prints the metrics of this run and of those in `report.beside`. Needs ranks (`make evaluate`) and lists
 /// (`make recommend`).

@@ -6,7 +6,7 @@ use mp4sr_protocol::{Comparison, Interval};
 /// Formats the intervals of the last run of a comparison, then its tests against the other runs, if there are any.
 pub(crate) fn markdown(comparison: &Comparison) -> String {
     let Some(((_, own), others)) = comparison.rows.split_last() else { return String::new() };
-    let mut text = String::from("Over users, 95 % of the means lie in (bootstrap):");
+    let mut text = String::from("95 % bootstrap intervals over users:");
     for (at, (metric, value)) in comparison.metrics.iter().zip(own).enumerate() {
         let Interval { low, high, .. } = value.interval;
         text.push_str(&format!("{} {metric} {low:.4} to {high:.4}", if at > 0 { "," } else { "" }));
@@ -54,7 +54,7 @@ mod tests {
         let text = markdown(&Comparison::new(&groups, &[Metric::Recall(1)], Reference::Last));
         assert!(text.contains("| a\\|     |     4 | +0.5000 |   0.3634 |     0.3146 |\n"), "{text}");
         let alone = markdown(&Comparison::new(&groups[2..], &[Metric::Recall(1)], Reference::Last));
-        assert!(alone.starts_with("Over users") && !alone.contains('|'), "{alone}");
+        assert!(alone.starts_with("95 % bootstrap intervals over users") && !alone.contains('|'), "{alone}");
         assert_eq!(markdown(&Comparison::new(&[], &[Metric::Recall(1)], Reference::Last)), "");
     }
 

@@ -54,7 +54,7 @@ impl TrainingLog {
             lines.push(read);
         }
         if lines.is_empty() {
-            return wrong("it holds no epoch".to_owned());
+            return wrong("it contains no epochs".to_owned());
         }
         Ok(Self { run: run.to_owned(), lines })
     }
@@ -74,11 +74,11 @@ impl TrainingLog {
                         || recall.is_some_and(|recall| recall.to_bits() != value.to_bits())) =>
             {
                 let reason = format!(
-                    "its best epoch is {}, and `{}` holds the weights of epoch {epoch} of another training run",
+                    "its best epoch is {}, but `{}` contains the weights of epoch {epoch} of another training run",
                     best.epoch,
                     weights.display()
                 );
-                Err(FileError::unusable(log, reason, "put the run's own log back, or train the run again").into())
+                Err(FileError::unusable(log, reason, "restore the run's log, or train the run again").into())
             }
             _ => Ok(()),
         }
@@ -302,7 +302,7 @@ mod tests {
         for (text, reason) in [
             (skips.as_str(), "line 2 is of epoch 3, expected 2"),
             (&cut, "line 1 cannot be read (missing field `gradient_norm`"),
-            ("", "it holds no epoch"),
+            ("", "it contains no epochs"),
         ] {
             files::write_bytes(&path, text.as_bytes()).unwrap();
             let message = TrainingLog::read("r", &path).unwrap_err().to_string();

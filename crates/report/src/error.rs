@@ -7,7 +7,7 @@ pub enum Error {
     #[error(transparent)]
     File(#[from] mp4sr_artifact::Error),
     /// An earlier stage has not run.
-    #[error("run `{run}` has no {what} (`{}` does not exist); make them with {remedy}", path.display())]
+    #[error("run `{run}` has no {what} (`{}` does not exist); create them with {remedy}", path.display())]
     Missing {
         /// The name of the run.
         run: String,
@@ -35,7 +35,7 @@ pub enum Error {
         split: &'static str,
     },
     /// The drawing library failed.
-    #[error("a chart cannot be drawn: {0}; this is a defect of mp4sr, please report it")]
+    #[error("a chart cannot be drawn: {0}; this is a bug in mp4sr, please report it")]
     Chart(String),
 }
 

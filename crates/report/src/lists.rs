@@ -1,13 +1,13 @@
 //! Statistics of the runs' lists that do not depend on accuracy.
 
 use mp4sr_pipeline::text::TextTable;
-use mp4sr_protocol::ListFigures;
+use mp4sr_protocol::ListStatistics;
 
 /// The statistics of one run's lists, cut at one K.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ListRow {
     pub(crate) run: String,
-    pub(crate) figures: ListFigures,
+    pub(crate) statistics: ListStatistics,
 }
 
 /// The columns after the run and K, in order.
@@ -16,9 +16,9 @@ pub(crate) const COLUMNS: [&str; 7] = ["coverage", "Gini", "entropy", "popularit
 /// Makes a table with one row per run and K. `format` formats a value; a value that does not exist is empty.
 pub(crate) fn list_table(rows: &[ListRow], format: impl Fn(f64) -> String) -> TextTable {
     let mut table = TextTable::new(["run", "K"].into_iter().chain(COLUMNS));
-    for ListRow { run, figures } in rows {
-        let values = figures.values().map(|(_, value)| value.map_or_else(String::new, &format));
-        table.rows.push([run.clone(), figures.k.to_string()].into_iter().chain(values).collect());
+    for ListRow { run, statistics } in rows {
+        let values = statistics.values().map(|(_, value)| value.map_or_else(String::new, &format));
+        table.rows.push([run.clone(), statistics.k.to_string()].into_iter().chain(values).collect());
     }
     table
 }

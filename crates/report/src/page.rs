@@ -99,7 +99,7 @@ mod tests {
     use crate::RunMetrics;
     use crate::breakdown::{RunRanks, breakdown_tables};
     use mp4sr_artifact::{RejectExample, Rejected};
-    use mp4sr_protocol::{ItemFacts, ListFigures, Metric, MetricMeans, Reference, SeedRuns, Split, UserFacts};
+    use mp4sr_protocol::{ItemFacts, ListStatistics, Metric, MetricMeans, Reference, SeedRuns, Split, UserFacts};
 
     const HOSTILE: &str = "</title><script>alert(\"1\")</script> & <b>'bold'";
 
@@ -131,8 +131,8 @@ mod tests {
         let comparison = Comparison::new(&groups, &[Metric::Recall(5)], Reference::Last);
         let facts = [UserFacts { user: 0, length: 3, history: 2, target_events: 1, target_age: None }];
         let item_facts = ItemFacts::new(vec![3, 1], 4);
-        let figures = ListFigures::of(&[vec![1, 2]], 2, &item_facts).unwrap();
-        let lists = [ListRow { run: HOSTILE.into(), figures }];
+        let statistics = ListStatistics::of(&[vec![1, 2]], 2, &item_facts).unwrap();
+        let lists = [ListRow { run: HOSTILE.into(), statistics }];
         let breakdowns = breakdown_tables(&facts, &ranked, &[Metric::Recall(5)]);
         let mut counts = PreprocessReport { dataset: HOSTILE.into(), ..PreprocessReport::default() };
         let example = RejectExample { file: "a/b<c".into(), line: 3, found: HOSTILE.into() };

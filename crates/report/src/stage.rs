@@ -10,7 +10,7 @@ use mp4sr_artifact::{
 use mp4sr_pipeline::config::PRETRAIN;
 use mp4sr_pipeline::{Bug, Context, print, run_stage};
 use mp4sr_protocol::{
-    Comparison, ItemFacts, ListFigures, Metric, MetricMeans, Reference, SeedRuns, Split, StoredRanks, UserFacts,
+    Comparison, ItemFacts, ListStatistics, Metric, MetricMeans, Reference, SeedRuns, Split, StoredRanks, UserFacts,
     read_lists, training_events,
 };
 use serde_json::json;
@@ -43,7 +43,7 @@ const FREQUENT: usize = 30;
 /// Brings the report up to date and prints the metrics of the test split, with the runs side by side. `pipeline` is the file that the
 /// commands in error messages name.
 pub fn run(context: &Context, pipeline: &Path) -> anyhow::Result<()> {
-    let report = Report { context, pipeline, runs: runs(context) };
+    let report = ReportStage { context, pipeline, runs: runs(context) };
     let folder = context.layout.report();
     run_stage(context, "report", &folder, || report.stage(), |stage| Ok(report.write(stage, &folder)?)).map_err(
         |error| match error.downcast_ref::<Error>() {
@@ -57,7 +57,7 @@ pub fn run(context: &Context, pipeline: &Path) -> anyhow::Result<()> {
 
 /// The stage, with its inputs and the settings that determine the page.
 pub fn stage(context: &Context, pipeline: &Path) -> anyhow::Result<Stage> {
-    Report { context, pipeline, runs: runs(context) }.stage()
+    ReportStage { context, pipeline, runs: runs(context) }.stage()
 }
 
 /// The runs of `report.beside` in their order, then the run itself.
@@ -94,7 +94,7 @@ fn read_counts(layout: &Layout, sequences: &Sequences) -> Result<Option<Preproce
     let expected = (sequences.user_count() as u64, sequences.item_count as u64, sequences.items.len() as u64);
     if found != expected {
         let reason = format!(
-            "expected the counts of the sequences beside it, {} users, {} items and {} events, found {}, {} and {}",
+            "expected {} users, {} items and {} events as in the sequences beside it, found {}, {} and {}",
             expected.0, expected.1, expected.2, found.0, found.1, found.2
         );
         return Err(FileError::unusable(&path, reason, "run `make preprocess` again").into());
@@ -102,14 +102,14 @@ fn read_counts(layout: &Layout, sequences: &Sequences) -> Result<Option<Preproce
     Ok(Some(report))
 }
 
-struct Report<'a> {
+struct ReportStage<'a> {
     context: &'a Context,
     pipeline: &'a Path,
     /// The layouts of the runs; never empty, and the last is the run itself.
     runs: Vec<Layout>,
 }
 
-impl Report<'_> {
+impl ReportStage<'_> {
     fn stage(&self) -> anyhow::Result<Stage> {
         let config = &self.context.config;
         let mut settings = json!({
@@ -238,8 +238,8 @@ impl Report<'_> {
             };
             let longest = lists.iter().map(Vec::len).max().unwrap_or(0);
             for &k in self.context.config.evaluate.k.iter().filter(|&&k| k <= longest) {
-                let figures = ListFigures::of(&lists, k, &facts);
-                rows.extend(figures.map(|figures| ListRow { run: layout.run_name().to_owned(), figures }));
+                let statistics = ListStatistics::of(&lists, k, &facts);
+                rows.extend(statistics.map(|statistics| ListRow { run: layout.run_name().to_owned(), statistics }));
             }
         }
         Ok(rows)
@@ -262,7 +262,7 @@ impl Report<'_> {
         let run = layout.run_name();
         let mut remedy = format!("`make {target} PIPELINE={} RUN={run}`", self.pipeline.display());
         if run != self.context.layout.run_name() {
-            remedy.push_str(" and that run's own settings in SET=\"...\", or take it out of `report.beside`");
+            remedy.push_str(" and that run's own settings in SET=\"...\", or remove it from `report.beside`");
         }
         Err(Error::Missing { run: run.to_owned(), what, path, remedy })
     }
@@ -412,8 +412,7 @@ impl Report<'_> {
         let missing = shown.iter().filter(is_missing).count();
         if missing > 0 {
             self.context.progress.log(format!(
-                "report: the images of {missing} of {} shown items are not where `{}` says; their names start in the data \
-                 folder (`--data`, `dataset.data`)",
+                "report: the images of {missing} of {} shown items are not at the paths that `{}` names; the paths are relative to the data folder (`--data`, `dataset.data`)",
                 shown.len(),
                 self.context.layout.items().display()
             ));

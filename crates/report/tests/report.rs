@@ -306,7 +306,7 @@ fn a_run_without_training_has_no_curves() {
 }
 
 #[test]
-fn what_is_missing_says_which_run_and_which_command_makes_it() {
+fn an_error_about_missing_input_names_the_run_and_the_command_that_makes_it() {
     let world = World::new(&["popular"]);
     let message = world.run().unwrap_err().to_string();
     assert!(message.starts_with("run `popular` has no ranks (`"), "{message}");

@@ -21,7 +21,7 @@ pub struct CheckpointInfo {
     pub phase: String,
     /// The epoch whose weights these are; 0 for a model that is not trained.
     pub epoch: usize,
-    /// The validation R@20 of that epoch.
+    /// The validation R@20 of that epoch, which is logged beside the metric that selects epochs (`train.metric`).
     pub validation_recall_20: f64,
     /// The fingerprints of the encoders whose features it was trained on, by modality; missing for features that do not name theirs.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -68,7 +68,7 @@ impl Checkpoint {
             settings: serde_json::to_value(info).unwrap_or_default(),
             inputs,
         };
-        let unreadable = |e: mp4sr_models::Error| Error::unusable(path, e.to_string(), "report this as a defect");
+        let unreadable = |e: mp4sr_models::Error| Error::unusable(path, e.to_string(), "report this as a bug");
         let mut parameters = model.parameters().own_values().map_err(unreadable)?;
         parameters.retain(|(name, ..)| model.uses(phase, name));
         let parameters: Vec<_> = parameters
@@ -104,7 +104,7 @@ impl Checkpoint {
                 .map_err(|e| Error::unreadable(path, "its settings", &e, format!("run `make {phase}` again")))?,
         };
         if !info.phase.is_empty() && info.phase != phase {
-            let reason = format!("it holds weights of the phase `{}`, expected `{}`", info.phase, phase);
+            let reason = format!("it contains weights of the phase `{}`, expected `{}`", info.phase, phase);
             return Err(Error::unusable(path, reason, format!("run `make {phase}` again")));
         }
         let inputs = file.header().inputs.clone();

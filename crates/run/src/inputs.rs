@@ -71,7 +71,7 @@ impl Inputs {
             let (count, covered) =
                 (features.count(), (0..features.count()).filter(|&i| features.rows_of(i) > 0).count());
             ((covered as f64) < SPARSE * count as f64).then(|| {
-                format!("only {covered} of {count} items have a row of `{name}`; the others have nothing of it")
+                format!("only {covered} of {count} items have a row of `{name}`; the others have no features of it")
             })
         };
         self.modalities.iter().filter_map(reported).collect()
@@ -131,7 +131,7 @@ fn expect_items(layout: &Layout, sequences: &Sequences) -> mp4sr_artifact::Resul
     let path = layout.items();
     let rows = if path.exists() { Items::count(&path)? } else { return Ok(()) };
     if rows != sequences.item_count as u64 {
-        let reason = format!("it counts {} items, and `{}` has {rows}", sequences.item_count, path.display());
+        let reason = format!("it has {} items, but `{}` has {rows}", sequences.item_count, path.display());
         return Err(Error::unusable(&layout.sequences(), reason, "run `make preprocess` again"));
     }
     Ok(())
@@ -142,8 +142,9 @@ fn expect_rows(features: &Ragged, modality: &str, path: &Path) -> mp4sr_artifact
     if features.row_count() > 0 {
         return Ok(());
     }
-    let remedy =
-        format!("leave `{modality}` out of `model.modalities`, or give items what it is made of and extract again");
+    let remedy = format!(
+        "leave `{modality}` out of `model.modalities`, or give the items its raw data and run `mp4sr extract` again"
+    );
     Err(Error::unusable(path, format!("no item has a row of `{modality}`"), remedy))
 }
 
@@ -154,7 +155,11 @@ fn items_of(layout: &Layout, sequences: &Sequences) -> mp4sr_artifact::Result<It
     if items.hash() == sequences.item_hash {
         Ok(items)
     } else {
-        Err(Error::unusable(&path, "it holds other items than the sequences beside it", "run `make preprocess` again"))
+        Err(Error::unusable(
+            &path,
+            "it contains different items from the sequences beside it",
+            "run `make preprocess` again",
+        ))
     }
 }
 

@@ -34,7 +34,7 @@ impl CheckpointInfo {
             shown(&self.config, &key),
             shown(settings.values(), &key)
         );
-        let remedy = format!("run `make {phase}` to train with this setting, or put the earlier one back");
+        let remedy = format!("run `make {phase}` to train with this setting, or restore the earlier value");
         Err(Error::unusable(path, reason, remedy))
     }
 

@@ -26,6 +26,12 @@ pub fn build_model_in_group(
     let name = &config.model.name;
     let recipe = recipe(name).with_context(|| format!("unknown model `{name}`"))?;
     let key = RngKey::new(config.run.seed);
+    // This is checked first, because opening a card fails for other reasons where there is none.
+    ensure!(
+        group.is_none() || matches!(config.run.device.parse(), Ok(ComputeDevice::Cpu) | Err(_)),
+        "several processes train on the CPU, found `run.device = {:?}`; set `run.device = \"cpu\"`, or start one process",
+        config.run.device
+    );
     let data = Data { group: group.cloned(), ..inputs.data(&device(config)?) };
     if let Some(group) = group {
         let (size, items) = (group.size(), data.items);
@@ -37,11 +43,6 @@ pub fn build_model_in_group(
                 able.join(" or ")
             );
         }
-        ensure!(
-            data.device.is_cpu(),
-            "several processes train on the CPU, found `run.device = {:?}`; set `run.device = \"cpu\"`, or start one process",
-            config.run.device
-        );
         ensure!(items >= size, "{items} items cannot be divided among {size} processes; start at most {items}");
     }
     Ok(with_settings(config, |settings| (recipe.build)(settings, data, key))?)

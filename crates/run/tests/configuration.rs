@@ -41,6 +41,15 @@ fn allowed(schema: &Value) -> String {
     }
 }
 
+fn row(out: &mut String, key: &str, field: &Value, default: &Value, root: &Value) {
+    let default = match default {
+        Value::Null => "unset".to_owned(),
+        value => format!("`{value}`"),
+    };
+    let (allowed, what) = (allowed(resolve(field, root)), one_line(&field["description"]));
+    let _ = writeln!(out, "| `{key}` | {default} | {allowed} | {what} |");
+}
+
 fn section(out: &mut String, path: &str, schema: &Value, defaults: &Value, root: &Value) {
     let properties = schema["properties"].as_object().unwrap();
     let nested = |schema: &Value| resolve(schema, root)["properties"].is_object();
@@ -54,16 +63,11 @@ fn section(out: &mut String, path: &str, schema: &Value, defaults: &Value, root:
             first.to_uppercase()
         );
         for (key, field) in properties.iter().filter(|(_, field)| !nested(field)) {
-            let default = match &defaults[key] {
-                Value::Null => "unset".to_owned(),
-                value => format!("`{value}`"),
-            };
-            let _ = writeln!(
-                out,
-                "| `{key}` | {default} | {} | {} |",
-                allowed(resolve(field, root)),
-                one_line(&field["description"])
-            );
+            row(out, key, field, &defaults[key], root);
+            let entry = resolve(&field["items"], root);
+            for (name, field) in entry["properties"].as_object().into_iter().flatten() {
+                row(out, &format!("{key}[].{name}"), field, &defaults[key][0][name], root);
+            }
         }
     }
     for (key, field) in properties.iter().filter(|(_, field)| nested(field)) {
@@ -179,7 +183,7 @@ fn candidates_are_all_items_or_a_number_of_them() {
 }
 
 #[test]
-fn overrides_win_and_bad_ones_say_how_to_write_them() {
+fn overrides_win_and_errors_in_them_show_the_notation() {
     let overrides = ["model.transformer.layers=3".to_owned(), "preprocess.preset=table1".to_owned()];
     let (config, warnings) = Config::parse(BASE, "p.toml", &overrides, model_catalog()).unwrap();
     assert!(warnings.is_empty());
@@ -198,7 +202,7 @@ fn a_resolved_configuration_gives_itself_again() {
 }
 
 #[test]
-fn what_is_not_toml_says_where() {
+fn invalid_toml_is_reported_with_its_position() {
     let said = message("[dataset\nname = 1", &[]);
     assert!(said.starts_with("`p.toml` is not a TOML file: ") && said.contains("line 1"), "{said}");
 }

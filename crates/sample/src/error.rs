@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file or folder could not be written.
-    #[error("failed to write `{}`: {reason}; make room or choose another folder with --out", path.display())]
+    #[error("failed to write `{}`: {reason}; free disk space or choose another folder with `--out`", path.display())]
     Write {
         /// The file or folder.
         path: PathBuf,
@@ -14,7 +14,7 @@ pub enum Error {
     },
     /// The target exists and is something else.
     #[error(
-        "`{}` exists and is not a sample world that this program wrote; remove it or choose another folder with --out",
+        "`{}` exists and is not a sample world that this program wrote; remove it or choose another folder with `--out`",
         .0.display()
     )]
     NotOurs(PathBuf),

@@ -146,7 +146,7 @@ fn a_finished_world_is_left_alone_and_a_damaged_one_is_written_again() {
 }
 
 #[test]
-fn a_folder_of_something_else_is_refused_and_kept() {
+fn a_folder_with_other_content_is_refused_and_kept() {
     let folder = tempfile::tempdir().unwrap();
     files::write_bytes(&folder.path().join("raw/thesis.tex"), b"years of work").unwrap();
     let message = ensure(&folder.path().join("raw"), 1, Form::Amazon).unwrap_err().to_string();

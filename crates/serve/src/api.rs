@@ -39,7 +39,7 @@ pub struct ListedItem {
     pub item_id: String,
     /// The item's title; empty if it has none.
     pub title: String,
-    /// The model's score; in a fallback list, the number of training events; in a list of neighbours, the cosine similarity.
+    /// The model's score; in a fallback list, the number of training events; in a list of similar items, the cosine similarity.
     pub score: f32,
     /// The path of the item's first image, if it has one.
     pub image: Option<String>,
@@ -58,7 +58,7 @@ pub struct ListResponse {
     pub generation: u64,
 }
 
-/// Asks for the neighbours of an item (`item_id`), or of a description (`text`, `image` or both).
+/// Asks for the items that are similar to an item (`item_id`) or to a description (`text`, `image` or both).
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SimilarRequest {
@@ -179,7 +179,7 @@ pub struct SearchQuery {
     /// Words of the title, or a part of the id; if empty, every item matches.
     #[serde(default)]
     pub q: String,
-    /// The greatest number of items.
+    /// The maximum number of items.
     #[serde(default = "ten")]
     #[param(minimum = 1, default = 10)]
     pub limit: usize,

@@ -20,7 +20,7 @@ use crate::metrics::Metrics;
 use crate::state::App;
 use crate::{routes, server, watch};
 
-/// Serves a trained run over HTTP: recommendations for any history, neighbours, new items, and a page to try it.
+/// Serves a trained run over HTTP: recommendations for any history, similar items, new items, and a page to try it.
 ///
 /// The paths are described in /openapi.json. SIGHUP reloads the run without losing a request; SIGTERM and SIGINT stop the service
 /// after it has answered open requests.
@@ -44,31 +44,31 @@ pub struct Args {
     /// Reloads the run when its files change.
     #[arg(long, env = "MP4SR_WATCH")]
     watch: bool,
-    /// The greatest number of requests that wait for the model; further ones are answered with 429.
+    /// The maximum number of requests that wait for the model; further ones are answered with 429.
     #[arg(long, env = "MP4SR_QUEUE", value_name = "REQUESTS", default_value_t = 1024, value_parser = at_least_one)]
     queue: usize,
-    /// The greatest number of requests that are answered together.
+    /// The maximum number of requests that are answered together.
     #[arg(long, env = "MP4SR_BATCH", value_name = "REQUESTS", default_value_t = 64, value_parser = at_least_one)]
     batch: usize,
     /// The number of milliseconds after which a request is answered with 503.
     #[arg(long, env = "MP4SR_TIME_LIMIT", value_name = "MILLISECONDS", default_value_t = 5000, value_parser = at_least_one)]
     time_limit: usize,
-    /// The greatest number of bytes of a request's body.
+    /// The maximum number of bytes of a request's body.
     #[arg(long, env = "MP4SR_BODY_LIMIT", value_name = "BYTES", default_value_t = 1 << 20, value_parser = at_least_one)]
     body_limit: usize,
-    /// The greatest number of bytes of a body with items or an image.
+    /// The maximum number of bytes of a body with items or an image.
     #[arg(long, env = "MP4SR_ITEM_BODY_LIMIT", value_name = "BYTES", default_value_t = 32 << 20, value_parser = at_least_one)]
     item_body_limit: usize,
-    /// The greatest length of a list.
+    /// The maximum length of a list.
     #[arg(long, env = "MP4SR_TOP_LIMIT", value_name = "K", default_value_t = 1000, value_parser = at_least_one)]
     top_limit: usize,
-    /// The greatest number of ids in a history.
+    /// The maximum number of ids in a history.
     #[arg(long, env = "MP4SR_HISTORY_LIMIT", value_name = "IDS", default_value_t = 1000, value_parser = at_least_one)]
     history_limit: usize,
-    /// The greatest number of ids in `exclude` and in `only`.
+    /// The maximum number of ids in `exclude` and in `only`.
     #[arg(long, env = "MP4SR_IDS_LIMIT", value_name = "IDS", default_value_t = 10_000, value_parser = at_least_one)]
     ids_limit: usize,
-    /// The greatest number of simultaneous connections.
+    /// The maximum number of simultaneous connections.
     #[arg(long, env = "MP4SR_CONNECTIONS", value_name = "CONNECTIONS", default_value_t = 1024, value_parser = at_least_one)]
     connections: usize,
     /// Writes histories to the log, which otherwise never contains them.
@@ -102,7 +102,7 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     let keys = args.keys.as_deref().map(Keys::read).transpose()?.unwrap_or_default();
     ensure!(
         args.host.is_loopback() || !keys.is_off(),
-        "without keys, the service listens on this machine alone; give `--keys FILE`, or leave `--host {}` out",
+        "without keys, the service listens only on this machine; give `--keys FILE`, or leave `--host {}` out",
         args.host
     );
     // The store is opened and dropped outside the runtime because its client blocks on a runtime of its own.
@@ -136,7 +136,7 @@ async fn serve(
     let app = Arc::new(App::new(args.stage.clone(), models.clone(), options, limits, keys, args.log_histories));
     let address = SocketAddr::new(args.host, args.port);
     let listener = TcpListener::bind(address).await.with_context(|| format!("failed to listen on {address}"))?;
-    let address = listener.local_addr().context("failed to ask for the address")?;
+    let address = listener.local_addr().context("failed to read the address of the listener")?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     // The service answers `/healthz` while the run is being loaded; `/readyz` succeeds once it is loaded.
     let serving = tokio::spawn(server::serve(listener, routes::router(&app), limits.connections, metrics, async {
@@ -159,5 +159,5 @@ async fn serve(
     additions.abort();
     changes.iter().for_each(tokio::task::JoinHandle::abort);
     let _ = stop.send(());
-    serving.await.context("the service ended with a defect")
+    serving.await.context("the service failed unexpectedly")
 }

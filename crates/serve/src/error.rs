@@ -60,7 +60,7 @@ impl ApiError {
 
     /// A request without a key, or with an unknown one.
     pub fn unauthorized() -> Self {
-        let message = "a known key is needed, as `Authorization: Bearer KEY`";
+        let message = "a valid key is required, as `Authorization: Bearer KEY`";
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
     }
 
@@ -72,7 +72,7 @@ impl ApiError {
 
     /// Too many requests are waiting.
     pub fn busy() -> Self {
-        Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", "too many requests wait; try again")
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", "too many requests are waiting; try again")
     }
 
     /// The request exceeded its time limit.
@@ -92,7 +92,7 @@ impl ApiError {
 
     /// A path that exists, requested with a method that it does not support.
     pub fn wrong_method() -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "the path does not have this method")
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "the path does not support this method")
     }
 
     /// A defect, or a run that cannot answer.

@@ -183,7 +183,7 @@ fn of_rows(context: &Context, values: &[f32], width: usize) -> anyhow::Result<In
     let (path, about_path) = paths(context);
     let rows = values.len() / width;
     let matrix = hash(values);
-    let index = Index::new(&options(width)).context("failed to make an index")?;
+    let index = Index::new(&options(width)).context("failed to create an index")?;
     let text = path.to_str().with_context(|| format!("the path `{}` is not UTF-8", path.display()))?;
     if let Some(saved) = read_about(&about_path) {
         let about = IndexAbout {
@@ -201,7 +201,7 @@ fn of_rows(context: &Context, values: &[f32], width: usize) -> anyhow::Result<In
             context.progress.log(format!("serve: index of {rows} items from `{}`", path.display()));
             return Ok(index);
         }
-        let why = if is_whole { "is of another run or other items" } else { "is damaged" };
+        let why = if is_whole { "belongs to another run or to other items" } else { "is damaged" };
         context.progress.log(format!("serve: the index `{}` {why}; it is rebuilt", path.display()));
     }
     add(&index, values, width, 0..rows)?;

@@ -25,7 +25,7 @@ impl Keys {
             let is_sound = line.len() >= LEAST && line.chars().all(|c| c.is_ascii_graphic());
             ensure!(
                 is_sound,
-                "line {number} of `{}` is not a key; write at least {LEAST} letters, digits and signs without blanks",
+                "line {number} of `{}` is not a key; write at least {LEAST} letters, digits and signs without spaces",
                 path.display()
             );
             keys.push(blake3::hash(line.as_bytes()));

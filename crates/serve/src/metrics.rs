@@ -82,10 +82,10 @@ impl Metrics {
         registry.register("queued_requests", "Requests that wait for the model", own.queued.clone());
         registry.register("batch_size", "Requests that were answered together", own.batches.clone());
         registry.register("connections", "Open connections", own.connections.clone());
-        registry.register("reloads", "Runs that came into service or failed to", own.reloads.clone());
+        registry.register("reloads", "Runs that were loaded or failed to load", own.reloads.clone());
         registry.register("generation", "The number of the run in service", own.generation.clone());
         registry.register("items", "Items in service", own.items.clone());
-        registry.register("store_up", "Whether the place of the added items could be reached", own.store_up.clone());
+        registry.register("store_up", "Whether the store of the added items could be reached", own.store_up.clone());
         own.store_up.set(1);
         registry.register("search_recall_at_10", "recall@10 against the exact search", own.recall.clone());
         own

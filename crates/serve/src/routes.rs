@@ -35,7 +35,7 @@ use crate::state::{App, log};
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The route label of requests to paths that the service does not have.
 const UNKNOWN_ROUTE: &str = "unknown";
-/// The greatest length of a text whose neighbours are listed, in bytes.
+/// The greatest length of a text whose similar items are listed, in bytes.
 const TEXT_LIMIT: usize = 100_000;
 
 type Result<T> = std::result::Result<T, ApiError>;
@@ -112,7 +112,7 @@ async fn recommend(State(app): Shared, body: std::result::Result<Bytes, BytesRej
     Ok(Json(listed(&generation, answer, unknown)))
 }
 
-/// Lists the neighbours of an item, a text or an image: the items whose vectors in the model are nearest.
+/// Lists the items that are similar to an item, a text or an image: those whose vectors in the model are nearest.
 #[utoipa::path(
     post, path = "/v1/similar", request_body = SimilarRequest,
     responses(
@@ -143,7 +143,7 @@ async fn similar(State(app): Shared, body: std::result::Result<Bytes, BytesRejec
             let record = ItemRecord { id: "asked".to_owned(), texts, images, ..ItemRecord::default() };
             encoded(&app, &generation, record).await?
         }
-        _ => return Err(ApiError::invalid("give either `item_id`, or `text` and `image` or one of them")),
+        _ => return Err(ApiError::invalid("give either `item_id`, or `text`, `image` or both")),
     };
     let answer = generation.ask(Task::Similar(Similar { of, k: asked.k, allowed, removed }), deadline).await?;
     Ok(Json(listed(&generation, answer, unknown)))
@@ -151,11 +151,11 @@ async fn similar(State(app): Shared, body: std::result::Result<Bytes, BytesRejec
 
 /// Encodes an item that is not in the catalogue. Requests take turns.
 async fn encoded(app: &Arc<App>, generation: &Arc<Generation>, record: ItemRecord) -> Result<SimilarTo> {
-    let place = app.encoding.clone().acquire_owned().await.map_err(|e| ApiError::internal(&e.to_string()))?;
+    let permit = app.encoding.clone().acquire_owned().await.map_err(|e| ApiError::internal(&e.to_string()))?;
     let (generation, encoders, id) = (generation.clone(), app.encoders.clone(), app.request_id());
     let encode = move || {
         // The permit is held until the work is done, even if the client has disconnected.
-        let _place = place;
+        let _permit = permit;
         let (context, folder) = (&generation.context, scratch(&generation.context, &id));
         let new = encoders.with(context, |own| mp4sr_items::encode_alone(context, own, &record, &folder));
         let removed = files::remove_dir_if_present(&folder);
@@ -309,7 +309,7 @@ async fn image(
     let Path((id, number)) = path.map_err(|error| ApiError::invalid(error.body_text()))?;
     let generation = app.generation()?;
     let number: usize =
-        number.parse().map_err(|_| ApiError::invalid("the number of an image is a whole number from 0"))?;
+        number.parse().map_err(|_| ApiError::invalid("the number of an image must be a whole number from 0"))?;
     let item = generation.catalogue.item(&id).ok_or_else(|| no_item(&id))?;
     let names = &generation.catalogue.items.images[item as usize - 1];
     let name = names.get(number).ok_or_else(|| ApiError::not_found(format!("`{id}` has {} images", names.len())))?;
@@ -447,7 +447,7 @@ async fn style() -> Response {
 }
 
 async fn unknown(uri: Uri) -> ApiError {
-    ApiError::not_found(format!("there is no path `{}`", uri.path()))
+    ApiError::not_found(format!("the path `{}` does not exist", uri.path()))
 }
 
 async fn wrong_method() -> ApiError {
@@ -464,8 +464,8 @@ async fn observe(State(app): Shared, request: Request, next: Next) -> Response {
     // Encoding items and reloading the run take longer than answering a query.
     let changes_items = route == "/v1/items" && method != Method::GET;
     let limit = if changes_items { ITEM_TIME } else { app.limits.time };
-    let place = if has_large_body(&app, &request) { app.large_bodies.try_acquire().map(Some) } else { Ok(None) };
-    let admitted = admit(&app, &request, &route).and_then(|()| place.map_err(|_| ApiError::busy()));
+    let permit = if has_large_body(&app, &request) { app.large_bodies.try_acquire().map(Some) } else { Ok(None) };
+    let admitted = admit(&app, &request, &route).and_then(|()| permit.map_err(|_| ApiError::busy()));
     let mut response = match admitted {
         Err(refusal) => refusal.into_response(),
         Ok(_place) => match tokio::time::timeout(limit, next.run(request)).await {
@@ -634,7 +634,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_stand_in_paths_byte_by_byte() {
+    fn ids_are_percent_encoded_in_paths_byte_by_byte() {
         assert_eq!(image_path("a/b c?é", 2), "/v1/items/a%2Fb%20c%3F%C3%A9/images/2");
     }
 }

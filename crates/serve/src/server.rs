@@ -26,23 +26,23 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) {
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(connections));
+    let permits = Arc::new(Semaphore::new(connections));
     let mut stop = std::pin::pin!(stop);
     loop {
         let accepted = async {
             // A connection beyond the limit waits in the system's queue until another one ends.
-            let place = places.clone().acquire_owned().await;
-            (place, listener.accept().await)
+            let permit = permits.clone().acquire_owned().await;
+            (permit, listener.accept().await)
         };
-        let (place, stream) = tokio::select! {
+        let (permit, stream) = tokio::select! {
             () = &mut stop => break,
-            (place, stream) = accepted => (place, stream),
+            (permit, stream) = accepted => (permit, stream),
         };
         let stream = match stream {
             Ok((stream, _)) => stream,
             Err(error) => {
                 // Most likely no file descriptors are left; connections that end release some.
-                log("error", &json!({ "event": "a connection cannot be taken", "error": error.to_string() }));
+                log("error", &json!({ "event": "failed to accept a connection", "error": error.to_string() }));
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
                 continue;
             }
@@ -62,7 +62,7 @@ pub async fn serve(
             // A client that disconnects is not worth a log line.
             drop(connection.await);
             metrics.connections.dec();
-            drop(place);
+            drop(permit);
         });
     }
     drop(listener);

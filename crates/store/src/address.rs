@@ -15,7 +15,7 @@ pub(crate) fn resolved(written: &StoreAddress) -> Result<Option<String>, StoreEr
     let (address, place) = if let Some(name) = text.strip_prefix("env:") {
         let value = std::env::var(name).map_err(|_| {
             StoreError::Settings(format!(
-                "`serve.store` is `{text}`, and the variable `{name}` of the environment is not set; set it to `{FORM}`"
+                "`serve.store` is `{text}`, and the environment variable `{name}` is not set; set it to `{FORM}`"
             ))
         })?;
         (value, format!("the variable `{name}`"))
@@ -34,5 +34,5 @@ pub(crate) fn resolved(written: &StoreAddress) -> Result<Option<String>, StoreEr
     if address.starts_with("postgres://") || address.starts_with("postgresql://") {
         return Ok(Some(address.to_owned()));
     }
-    Err(StoreError::Settings(format!("`serve.store` is `{text}`, and {place} has no address; write `{FORM}`")))
+    Err(StoreError::Settings(format!("`serve.store` is `{text}`, and {place} contains no URL; write `{FORM}`")))
 }

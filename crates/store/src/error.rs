@@ -40,9 +40,8 @@ impl StoreError {
         let Some(own) = error.as_db_error() else {
             let cause = std::error::Error::source(error).map_or(String::new(), |cause| format!(": {cause}"));
             if cause.contains("password missing") {
-                let remedy = "give it in `serve.store`, by `env:NAME` or `file:PATH` where the configuration of a run is read back, \
-                              which keeps no password";
-                return unavailable("PostgreSQL requires a password, and none is given".to_owned(), remedy);
+                let remedy = "give it in `serve.store`, or, if the configuration of a run is read back, which never contains a password, through `env:NAME` or `file:PATH`";
+                return unavailable("PostgreSQL requires a password, but none is given".to_owned(), remedy);
             }
             return unavailable(format!("{error}{cause}"), start);
         };
@@ -54,19 +53,19 @@ impl StoreError {
         }
         if is(&[&SqlState::INVALID_CATALOG_NAME]) {
             let remedy = "create it with `createdb`, or correct `serve.store`";
-            return unavailable(format!("there is no database `{database}`"), remedy);
+            return unavailable(format!("the database `{database}` does not exist"), remedy);
         }
         if is(&[&SqlState::INSUFFICIENT_PRIVILEGE]) {
             let remedy = "let the owner of the database run `deploy/store.sql` and grant the tables to this user";
-            return unavailable(format!("the user `{user}` may not do this ({message})"), remedy);
+            return unavailable(format!("the user `{user}` lacks the permission ({message})"), remedy);
         }
         if is(&[&SqlState::UNDEFINED_TABLE, &SqlState::UNDEFINED_COLUMN]) {
-            let reason = format!("its tables are not there, or not as they were made ({message})");
-            return unavailable(reason, "start the service again, which makes missing tables, or restore them");
+            let reason = format!("its tables are missing or were changed ({message})");
+            return unavailable(reason, "start the service again, which creates missing tables, or restore them");
         }
         if is(&[&SqlState::READ_ONLY_SQL_TRANSACTION]) {
-            let remedy = "give the address of the primary server in `serve.store`";
-            return unavailable("this server is a copy that takes no changes".to_owned(), remedy);
+            let remedy = "give the URL of the primary server in `serve.store`";
+            return unavailable("this server is a read-only replica".to_owned(), remedy);
         }
         // The server is shutting down, starting up, out of connections or memory, or cut off; or the statement timed out or conflicted with
         // another transaction.

@@ -149,7 +149,7 @@ pub(crate) fn write(own: &Layout, config: &Config, stored: &[StoredItem]) -> any
             let same = (&rows.encoder, rows.width, &rows.kind) == (&like.encoder, like.width, &like.kind);
             ensure!(
                 same,
-                "the features of `{}` of the added items `{}` and `{}` are of two encoders; remove one of them with `mp4sr items remove` \
+                "the features of `{}` of the added items `{}` and `{}` come from two encoders; remove one of them with `mp4sr items remove` \
                  and add it again",
                 modality.name,
                 first.id,
@@ -178,7 +178,7 @@ fn write_features(
     let (mut offsets, mut values) = (vec![0_i64], Vec::new());
     for (item, rows) in rows_of_items {
         let is_whole = like.width > 0 && rows.values.len().is_multiple_of(like.width * size);
-        ensure!(is_whole, "the features of the added item `{}` are not whole; add it again", item.id);
+        ensure!(is_whole, "the features of the added item `{}` are incomplete; add it again", item.id);
         values.extend(rows.values.chunks_exact(size).map(|bytes| match *bytes {
             [a, b] if as_type == FeatureType::F16 => f16::from_le_bytes([a, b]).to_f32(),
             [a, b] => bf16::from_le_bytes([a, b]).to_f32(),

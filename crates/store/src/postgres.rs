@@ -58,7 +58,7 @@ impl PostgresStore {
         // The parser's message is dropped because it may repeat a part of the password.
         let mut config: Config = address.parse().map_err(|_| {
             StoreError::Settings(
-                "`serve.store` is not an address of PostgreSQL: expected `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, with special \
+                "`serve.store` is not a PostgreSQL URL: expected `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, with special \
                  characters of the password as %XX, and `sslmode` as `disable` or `require`"
                     .to_owned(),
             )
@@ -138,7 +138,7 @@ impl PostgresStore {
         let nul = items.iter().find(|item| item.id.contains('\0'));
         if let Some(item) = nul {
             return Err(StoreError::Refused(format!(
-                "the id {:?} has a NUL character, which PostgreSQL does not take; give the item another id",
+                "the id {:?} has a NUL character, which PostgreSQL does not accept; give the item another id",
                 item.id
             ))
             .into());

@@ -46,7 +46,7 @@ pub enum Experiment {
     Fig6,
     /// The influence of rho, sequence dropout.
     Fig7,
-    /// Users grouped by the length of their history.
+    /// Users grouped by the length of their sequence.
     Fig8,
     /// Cold items, items without a training event, users with one to three events.
     ColdStart,
@@ -251,7 +251,7 @@ impl Study<'_> {
                 }
             }
         }
-        anyhow::ensure!(!made.is_empty(), "no run could be made: {}", self.notes[earlier_notes..].join("; "));
+        anyhow::ensure!(!made.is_empty(), "no run could be trained: {}", self.notes[earlier_notes..].join("; "));
         Ok(made)
     }
 

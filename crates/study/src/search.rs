@@ -118,7 +118,7 @@ pub fn search(runner: &Runner, name: &str, grids: &[Grid]) -> anyhow::Result<(St
     for (at, grid) in grids.iter().enumerate() {
         anyhow::ensure!(
             grids[..at].iter().all(|before| before.key != grid.key),
-            "`{}` is given twice; write all its values in one --grid",
+            "`{}` is given twice; write all its values in one `--grid`",
             grid.key
         );
     }
@@ -138,8 +138,7 @@ pub fn search(runner: &Runner, name: &str, grids: &[Grid]) -> anyhow::Result<(St
     for run in &runs {
         if let Some(key) = runner.trained_otherwise(run) {
             anyhow::bail!(
-                "the run `{}` was trained with another `{key}` than this search has, by another search or by hand; give this \
-                 search a name of its own (`--name`, `NAME=`), or delete `{}`",
+                "the run `{}` was trained with another `{key}` than this search has, by another search or manually; give this search its own name (`--name`, `NAME=`), or delete `{}`",
                 run.spec().name,
                 run.layout.run().display()
             );
@@ -170,8 +169,7 @@ pub fn search(runner: &Runner, name: &str, grids: &[Grid]) -> anyhow::Result<(St
         );
     }
     if grids.iter().any(|grid| grid.values.len() > 1 && EVENTS.iter().any(|section| grid.key.starts_with(section))) {
-        text += "\nNote: runs of different events rank different users among different items; their values cannot be compared \
-                 as they stand.\n";
+        text += "\nNote: runs of different events rank different users among different items; their values cannot be compared directly.\n";
     }
     for (run, error) in runs.iter().zip(&failed) {
         if let Some(error) = error {

@@ -61,9 +61,13 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
         None => train(&args.stage.context(models)?, phase, args.restart),
         Some(launch) => {
             let Err(error) = train_in_group(launch.group(), args, models, phase) else { return Ok(()) };
+            let is_alone = matches!(error.downcast_ref(), Some(TrainError::Alone { .. }));
+            if is_alone {
+                launch.wait_for_first();
+            }
             // The error is reported before MPI ends: the launcher may kill the processes that still run once one of them has failed.
             report_error(&error);
-            if let Some(TrainError::Alone { .. }) = error.downcast_ref() {
+            if is_alone {
                 launch.abort();
             }
             Err(AlreadyReported.into())
@@ -284,7 +288,7 @@ pub fn precision(config: &config::Config) -> anyhow::Result<Precision> {
     };
     let device: ComputeDevice = config.run.device.parse().map_err(anyhow::Error::msg).context("run.device")?;
     let refused =
-        |reason| anyhow::anyhow!("train.precision = \"{precision}\": {reason}; use \"f32\", or a card in `run.device`");
+        |reason| anyhow::anyhow!("train.precision = \"{precision}\": {reason}; use \"f32\", or a GPU in `run.device`");
     check_precision(device, precision).map_err(refused)?;
     Ok(precision)
 }
@@ -297,8 +301,7 @@ fn metric(context: &Context, items: usize) -> anyhow::Result<Metric> {
         Metric::Recall(k) | Metric::Hit(k) | Metric::Precision(k) if k >= items => {
             let other = Metric::ReciprocalRank;
             context.progress.log(format!(
-                "train: warning: {metric} is the same for every ranking of {items} items; epochs are selected by {other} in its place \
-                 (`train.metric`)"
+                "train: warning: {metric} is the same for every ranking of {items} items; epochs are selected by {other} instead (`train.metric`)"
             ));
             Ok(other)
         }

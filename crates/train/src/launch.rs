@@ -25,7 +25,7 @@ impl Launch {
     #[cfg(not(feature = "mpi"))]
     fn join(size: usize) -> anyhow::Result<Self> {
         anyhow::bail!(
-            "{size} processes were started, and this program was built without MPI, so that each would train by itself in the same folder; \
+            "{size} processes were started, but this program was built without MPI, so each process would train separately in the same folder; \
              build it with `cargo build --release --workspace --bins --features mp4sr-train/mpi`, or start one process"
         )
     }
@@ -41,8 +41,17 @@ impl Launch {
         &self.group
     }
 
-    /// Ends all processes, because the others may wait for this one.
+    /// Gives the first process time to report an error that all processes have, such as a message that is too long, and to end them.
     #[cfg_attr(not(feature = "mpi"), allow(clippy::unused_self, reason = "without MPI there is no launch to end"))]
+    pub fn wait_for_first(&self) {
+        #[cfg(feature = "mpi")]
+        if !self.group.is_first() {
+            std::thread::sleep(3 * crate::mpi::FORWARDING);
+        }
+    }
+
+    /// Ends all processes, because the others may wait for this one.
+    #[cfg_attr(not(feature = "mpi"), allow(clippy::unused_self, reason = "a launch exists only with MPI"))]
     pub fn abort(&self) {
         #[cfg(feature = "mpi")]
         crate::mpi::abort();

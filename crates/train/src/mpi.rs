@@ -28,21 +28,22 @@ pub(crate) struct World {
 /// Initialises MPI and checks that it finds `size` processes, the number that the launcher gives.
 pub(crate) fn start(size: usize) -> anyhow::Result<(Universe, World)> {
     let started = mpi::initialize_with_threading(Threading::Funneled);
-    let (universe, _) = started.ok_or_else(|| anyhow::anyhow!("MPI was initialised before"))?;
+    let (universe, _) = started.ok_or_else(|| anyhow::anyhow!("MPI is already initialised"))?;
     let world = SimpleCommunicator::world();
     let (rank, found) = (world.rank() as usize, world.size() as usize);
     ensure!(
         found == size,
-        "{size} processes were started, and MPI finds {found}: the launcher belongs to another library than the one this program was \
-         built with; use its own `mpirun`"
+        "{size} processes were started, and MPI finds {found}: the launcher belongs to a different MPI library from the one this program was built with; use the `mpirun` of that library"
     );
     Ok((Universe(universe), World { rank, size }))
 }
 
+/// The time that a launcher needs to forward an error: MPICH's drops what it has not yet forwarded when a process aborts.
+pub(crate) const FORWARDING: Duration = Duration::from_secs(1);
+
 /// Ends all processes.
 pub(crate) fn abort() {
-    // MPICH's launcher drops what it has not yet forwarded of the error when a process aborts.
-    std::thread::sleep(Duration::from_secs(1));
+    std::thread::sleep(FORWARDING);
     SimpleCommunicator::world().abort(1);
 }
 

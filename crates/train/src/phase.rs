@@ -116,7 +116,7 @@ pub struct PhaseOutcome {
     pub epochs: usize,
     /// The best epoch's value of the metric that epochs are selected by.
     pub best_value: f64,
-    /// The best epoch's validation R@20.
+    /// The best epoch's validation R@20, which is logged beside the metric that selects epochs (`train.metric`).
     pub recall_20: f64,
     /// Whether the metric had the same value in all of several epochs, so that it cannot tell them apart.
     pub is_indifferent: bool,
@@ -135,7 +135,7 @@ pub enum TrainError {
     #[error(transparent)]
     Rank(#[from] RankError),
     /// There is no sample to train on.
-    #[error("there is nothing to train on: no user has two events in the training part; keep longer sequences")]
+    #[error("no training data: no user has two events in the training part; keep longer sequences")]
     NoSamples,
     /// Another process of the group has failed and reports why.
     #[error("another process has failed")]
@@ -193,24 +193,26 @@ struct InFlight {
 }
 
 impl Training<'_> {
-    /// Trains until patience or epochs run out, resuming from the state of an unfinished run if there is one. `say` is called with a line
+    /// Trains until patience or epochs run out, resuming from the state of an unfinished run if there is one. `log` is called with a line
     /// per epoch, `steps` with the number of samples of every finished step.
-    pub fn run(&self, mut say: impl FnMut(&str), mut steps: impl FnMut(u64)) -> Result<PhaseOutcome, TrainError> {
+    pub fn run(&self, mut log: impl FnMut(&str), mut steps: impl FnMut(u64)) -> Result<PhaseOutcome, TrainError> {
         let samples = self.samples();
         if samples.count() == 0 {
             return Err(TrainError::NoSamples);
         }
-        let Some(group) = self.group() else { return self.train(self.start()?, &samples, &mut say, &mut steps) };
+        let Some(group) = self.group() else { return self.train(self.start()?, &samples, &mut log, &mut steps) };
         let started = self.start();
         let failed = group.first_failure(started.is_err())?;
         let state = match failed {
             Some(rank) if rank != group.rank() => return Err(TrainError::Elsewhere),
             _ => started?,
         };
-        self.train(state, &samples, &mut say, &mut steps).map_err(|error| match error {
-            // All processes see the same loss and norm, so that the first one reports them.
-            TrainError::Diverged { .. } if !group.is_first() => TrainError::Elsewhere,
-            TrainError::Diverged { .. } => error,
+        self.train(state, &samples, &mut log, &mut steps).map_err(|error| match error {
+            // All processes see the same loss, norm and scores, so that the first one reports them.
+            TrainError::Diverged { .. } | TrainError::Rank(RankError::Score { .. }) if !group.is_first() => {
+                TrainError::Elsewhere
+            }
+            TrainError::Diverged { .. } | TrainError::Rank(RankError::Score { .. }) => error,
             _ => TrainError::Alone { rank: group.rank(), size: group.size(), source: Box::new(error) },
         })
     }
@@ -219,21 +221,21 @@ impl Training<'_> {
         &self,
         mut state: TrainingState,
         samples: &SampleList,
-        say: &mut impl FnMut(&str),
+        log: &mut impl FnMut(&str),
         steps: &mut impl FnMut(u64),
     ) -> Result<PhaseOutcome, TrainError> {
         let settings = &self.settings.phase;
         let (epoch, step) = (state.progress.epoch, state.progress.under_way.step);
         if epoch + step > 0 {
             let within = if step > 0 { format!(" and {step} steps") } else { String::new() };
-            say(&format!("{}: resuming after epoch {epoch}{within}", self.phase.name));
+            log(&format!("{}: resuming after epoch {epoch}{within}", self.phase.name));
             steps((epoch * samples.count()) as u64);
             // The run may have been interrupted after writing the state and before writing the log.
             self.write_log(&state.progress.lines)?;
         }
         while state.progress.epoch < settings.epochs && !self.has_lost_patience(&state.progress) {
             let line = self.epoch(&mut state, samples, steps)?;
-            say(&self.report(&line));
+            log(&self.report(&line));
             let progress = &mut state.progress;
             progress.epoch += 1;
             progress.under_way = UnderWay::default();
@@ -417,7 +419,7 @@ impl Training<'_> {
         let done = state.progress.under_way.step;
         steps(batches[..done].iter().map(|batch| batch.len() as u64).sum());
         let mut started = Instant::now();
-        // On a card, the host prepares the next step while this one is computed. A model with buffers does not run ahead, because its
+        // On a GPU, the host prepares the next step while this one is computed. A model with buffers does not run ahead, because its
         // buffers change only after a step that is known to be finite.
         let ahead = usize::from(self.model.buffers().is_none());
         let mut flight: VecDeque<InFlight> = VecDeque::new();

@@ -1,5 +1,5 @@
-//! Compares training on an NVIDIA card with training on the CPU: the draws are the same, the losses differ only by rounding, and every run
-//! on one card gives the same bytes. Without a card, or without the feature `cuda`, nothing is compared, and the test prints a message. The
+//! Compares training on an NVIDIA GPU with training on the CPU: the draws are the same, the losses differ only by rounding, and every run
+//! on one GPU gives the same bytes. Without a GPU, or without the feature `cuda`, nothing is compared, and the test prints a message. The
 //! variable `MP4SR_TEST_MODELS` limits the test to the models that it names, separated by spaces.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says what it leaves out")]
@@ -23,7 +23,7 @@ fn has_card() -> bool {
     match ComputeDevice::Cuda(0).open() {
         Ok(_) => true,
         Err(error) => {
-            println!("training on a card is not compared: {error}");
+            println!("training on a GPU is not compared: {error}");
             false
         }
     }
@@ -126,7 +126,7 @@ fn twenty_steps_on_a_card_have_the_losses_of_the_cpu_and_the_same_bytes_twice() 
             let what = format!("{} {}", recipe.name, phase.name);
             let (cpu, card) = (train(recipe, at, &inputs, "cpu"), train(recipe, at, &inputs, "cuda:0"));
             let again = train(recipe, at, &inputs, "cuda:0");
-            assert!(card.weights == again.weights, "{what}: two runs on a card differ");
+            assert!(card.weights == again.weights, "{what}: two runs on a GPU differ");
             assert_eq!((&card.losses, &card.ranks), (&again.losses, &again.ranks), "{what}");
             let mut largest = 0.0f32;
             for (a, b) in cpu.losses.iter().zip(&card.losses) {

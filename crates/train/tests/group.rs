@@ -9,14 +9,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use mp4sr_artifact::{EpochLine, Sequences, StageSettings, files, hash_ids};
-use mp4sr_evaluate::RankOptions;
+use mp4sr_evaluate::{RankError, RankOptions};
 use mp4sr_models::{Batch, Error, Modality, Model, ProcessGroup, Ragged, Result, RngKey, Step, Stored};
 use mp4sr_ops::{Adam, AdamState, run_threads};
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::PhaseSettings;
 use mp4sr_protocol::Metric;
 use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, TrainedPhase, build_model_in_group, model_catalog};
-use mp4sr_train::{Limits, PhaseParameters, SampleList, State, StateIdentity, TrainSettings, Training};
+use mp4sr_train::{Limits, PhaseParameters, SampleList, State, StateIdentity, TrainError, TrainSettings, Training};
 
 const USERS: usize = 120;
 const ITEMS: usize = 90;
@@ -44,12 +44,16 @@ fn sequences() -> Sequences {
 
 /// Up to four rows per item.
 fn inputs() -> Inputs {
+    inputs_of(|values| values)
+}
+
+fn inputs_of(change: impl Fn(Vec<f32>) -> Vec<f32>) -> Inputs {
     let features = |name: &str, width: usize| {
         let offsets: Vec<usize> =
             (0..=ITEMS).scan(0, |end, item| Some(std::mem::replace(end, *end + item % 5))).collect();
         let key = RngKey::new(7).fold_in(name);
         let values = (0..(offsets[ITEMS] * width) as u64).map(|i| key.normal(i) as f32).collect();
-        Modality { name: name.to_owned(), features: Ragged::new(values, width, &offsets).unwrap() }
+        Modality { name: name.to_owned(), features: Ragged::new(change(values), width, &offsets).unwrap() }
     };
     let modalities = vec![features("text", 24), features("image", 20)];
     Inputs { sequences: sequences(), modalities, encoders: BTreeMap::default(), categories: None }
@@ -57,7 +61,7 @@ fn inputs() -> Inputs {
 
 /// A training case: a model, the keys of its configuration, and the index of its phase.
 #[derive(Clone, Copy)]
-struct Case {
+struct GroupCase {
     model: &'static str,
     keys: &'static str,
     phase: usize,
@@ -65,25 +69,30 @@ struct Case {
     batch: usize,
 }
 
-const CASES: [Case; 8] = [
-    Case { model: "mp4sr", keys: "", phase: 0, batch: 50 },
-    Case { model: "mp4sr", keys: "", phase: 1, batch: 50 },
-    Case { model: "sasrec", keys: "", phase: 0, batch: 50 },
-    Case {
+const CASES: [GroupCase; 8] = [
+    GroupCase { model: "mp4sr", keys: "", phase: 0, batch: 50 },
+    GroupCase { model: "mp4sr", keys: "", phase: 1, batch: 50 },
+    GroupCase { model: "sasrec", keys: "", phase: 0, batch: 50 },
+    GroupCase {
         model: "mp4sr",
         keys: "model.mp4sr.projection = \"off\"\nmodel.mp4sr.cmcl_direction = \"row_sums\"\n\
                model.mp4sr.false_negatives = \"zero_logit\"\nmodel.mp4sr.lambda = 1.0",
         phase: 0,
         batch: 50,
     },
-    Case { model: "mp4sr", keys: "model.mp4sr.end_to_end = true\nmodel.mp4sr.logits = \"dot\"", phase: 0, batch: 21 },
-    Case { model: "mp4sr", keys: "model.mp4sr.id_embedding = false", phase: 1, batch: 50 },
+    GroupCase {
+        model: "mp4sr",
+        keys: "model.mp4sr.end_to_end = true\nmodel.mp4sr.logits = \"dot\"",
+        phase: 0,
+        batch: 21,
+    },
+    GroupCase { model: "mp4sr", keys: "model.mp4sr.id_embedding = false", phase: 1, batch: 50 },
     // Batches so small that some processes have no sample, as the last batch of an epoch can be.
-    Case { model: "mp4sr", keys: "model.mp4sr.end_to_end = true", phase: 0, batch: 3 },
-    Case { model: "sasrec", keys: "", phase: 0, batch: 1 },
+    GroupCase { model: "mp4sr", keys: "model.mp4sr.end_to_end = true", phase: 0, batch: 3 },
+    GroupCase { model: "sasrec", keys: "", phase: 0, batch: 1 },
 ];
 
-impl Case {
+impl GroupCase {
     fn name(&self) -> String {
         format!("{} phase {} batch {} {:?}", self.model, self.phase, self.batch, self.keys)
     }
@@ -117,7 +126,12 @@ const STEPS: usize = 4;
 
 /// Takes one step from each of `starts`, or `STEPS` steps one after the other. Returns the state before the first step and after each one,
 /// in which the first process has whole tables.
-fn steps(case: Case, inputs: &Inputs, group: Option<&ProcessGroup>, starts: Option<&[Moment]>) -> Result<Vec<Moment>> {
+fn steps(
+    case: GroupCase,
+    inputs: &Inputs,
+    group: Option<&ProcessGroup>,
+    starts: Option<&[Moment]>,
+) -> Result<Vec<Moment>> {
     let model = case.build(inputs, group);
     let phase = model.phases()[case.phase];
     let samples = SampleList::new(phase.samples, &inputs.sequences, |_| true);
@@ -168,7 +182,7 @@ fn first<T>(results: Vec<Result<T>>) -> T {
 }
 
 #[test]
-fn a_step_of_two_and_four_processes_is_that_of_one() {
+fn a_step_of_two_and_four_processes_equals_that_of_one() {
     let inputs = inputs();
     for case in CASES {
         let one = steps(case, &inputs, None, None).unwrap();
@@ -195,34 +209,47 @@ fn a_step_of_two_and_four_processes_is_that_of_one() {
 /// The end of a phase: the bits of the first process's whole weights, and its log without times.
 type Ended = (Vec<u32>, Vec<EpochLine>);
 
+/// The training of a phase of `model`, whose state and log are in `folder`.
+fn training<'a>(
+    case: GroupCase,
+    model: &'a dyn Model,
+    sequences: &'a Sequences,
+    identity: &'a StageSettings,
+    folder: &Path,
+    (epochs, learning_rate): (usize, f64),
+) -> Training<'a> {
+    let phase =
+        PhaseSettings { epochs, patience: 9, batch: case.batch, learning_rate, weight_decay: 0.0, clip_norm: 1.0 };
+    Training {
+        model,
+        phase: model.phases()[case.phase],
+        sequences,
+        settings: TrainSettings {
+            phase,
+            metric: Metric::Recall(20),
+            k: vec![5],
+            warm_items: false,
+            log_test_loss: true,
+            // The last of 120 users is alone in its block, so that most processes have no query there.
+            rank_options: RankOptions { batch: 17, remove_seen: false, history: None },
+            seed: 1,
+            save_every: Duration::ZERO,
+        },
+        state_path: folder.join("state.safetensors"),
+        log_path: folder.join("metrics.jsonl"),
+        identity,
+        inputs: BTreeMap::new(),
+    }
+}
+
 /// Trains a phase with `size` processes, resuming from the state in the folder if there is one.
-fn train(case: Case, size: usize, folder: &Path, epochs: usize, learning_rate: f64) -> Ended {
+fn train(case: GroupCase, size: usize, folder: &Path, epochs: usize, learning_rate: f64) -> Ended {
     let inputs = inputs();
     let work = |group: Option<&ProcessGroup>| -> Result<Vec<u32>> {
         let identity = StageSettings::of(serde_json::json!({"data": "x"}));
         let model = case.build(&inputs, group);
-        let phase =
-            PhaseSettings { epochs, patience: 9, batch: case.batch, learning_rate, weight_decay: 0.0, clip_norm: 1.0 };
-        let training = Training {
-            model: model.as_ref(),
-            phase: model.phases()[case.phase],
-            sequences: &inputs.sequences,
-            settings: TrainSettings {
-                phase,
-                metric: Metric::Recall(20),
-                k: vec![5],
-                warm_items: false,
-                log_test_loss: true,
-                // The last of 120 users is alone in its block, so that most processes have no query there.
-                rank_options: RankOptions { batch: 17, remove_seen: false, history: None },
-                seed: 1,
-                save_every: Duration::ZERO,
-            },
-            state_path: folder.join("state.safetensors"),
-            log_path: folder.join("metrics.jsonl"),
-            identity: &identity,
-            inputs: BTreeMap::new(),
-        };
+        let (sequences, epochs) = (&inputs.sequences, (epochs, learning_rate));
+        let training = training(case, model.as_ref(), sequences, &identity, folder, epochs);
         training.run(|_| (), |_| ()).map_err(|error| Error::Msg(error.to_string()))?;
         let values = model.parameters().values()?;
         Ok(values.iter().flat_map(|(_, values, _)| values.iter().map(|v| v.to_bits())).collect())
@@ -236,7 +263,9 @@ fn train(case: Case, size: usize, folder: &Path, epochs: usize, learning_rate: f
 /// There are 900 samples: batches of 64 leave a last one of 4, which three processes divide unevenly.
 #[test]
 fn as_many_processes_give_the_same_bytes_and_resume_from_the_state_of_any_number() {
-    for case in [Case { batch: 64, ..CASES[0] }, Case { batch: 64, ..CASES[1] }, Case { batch: 64, ..CASES[2] }] {
+    for case in
+        [GroupCase { batch: 64, ..CASES[0] }, GroupCase { batch: 64, ..CASES[1] }, GroupCase { batch: 64, ..CASES[2] }]
+    {
         let folders: Vec<_> = (0..4).map(|_| tempfile::tempdir().unwrap()).collect();
         let train = |size, at: usize, epochs| train(case, size, folders[at].path(), epochs, 1e-3);
         let unbroken = train(3, 0, 3);
@@ -260,7 +289,7 @@ fn states_and_checkpoints_are_written_from_shares_to_the_same_bytes() {
     for case in [CASES[1], CASES[2]] {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        train(Case { batch: 64, ..case }, 3, folder.path(), 1, 1e-3);
+        train(GroupCase { batch: 64, ..case }, 3, folder.path(), 1, 1e-3);
         let copy = |group: Option<&ProcessGroup>, state: &str, checkpoint: &str| -> Result<()> {
             let model = case.build(&inputs, group);
             let phase = model.phases()[case.phase];
@@ -312,7 +341,7 @@ fn others_go_on_where_the_first_process_fails_to_write() {
 #[test]
 fn validation_by_several_processes_is_that_of_one() {
     for case in CASES {
-        let case = Case { batch: 64, ..case };
+        let case = GroupCase { batch: 64, ..case };
         let validated = |size| {
             let folder = tempfile::tempdir().unwrap();
             train(case, size, folder.path(), 1, 0.0)
@@ -330,6 +359,34 @@ fn validation_by_several_processes_is_that_of_one() {
             assert!((a.loss - b.loss).abs() < 1e-6 * a.loss, "{} by {size}: {} {}", case.name(), a.loss, b.loss);
         }
     }
+}
+
+/// All processes find the same score that is not finite. The first one reports it, and none waits for another.
+#[test]
+fn a_bad_score_in_validation_is_reported_by_the_first_process_alone() {
+    // The last item has no events, so that pre-training does not read its features, but validation ranks it.
+    let mut inputs = inputs_of(|mut values| {
+        *values.last_mut().unwrap() = f32::NAN;
+        values
+    });
+    inputs.sequences.items.iter_mut().filter(|item| **item == ITEMS as u32).for_each(|item| *item = 1);
+    let case = GroupCase { batch: 64, ..CASES[0] };
+    let folder = tempfile::tempdir().unwrap();
+    let ended = run_threads(3, |group| {
+        let identity = StageSettings::of(serde_json::json!({"data": "x"}));
+        let model = case.build(&inputs, Some(&group));
+        let training = training(case, model.as_ref(), &inputs.sequences, &identity, folder.path(), (1, 1e-3));
+        let error = training.run(|_| (), |_| ()).unwrap_err();
+        // As in the program, the processes then agree about what has failed.
+        group.first_failure(true)?;
+        Ok(match error {
+            TrainError::Rank(RankError::Score { source, .. }) => format!("item {}", source.item),
+            TrainError::Elsewhere => "elsewhere".to_owned(),
+            other => other.to_string(),
+        })
+    });
+    let ended: Vec<String> = ended.into_iter().map(std::result::Result::unwrap).collect();
+    assert_eq!(ended, [format!("item {ITEMS}"), "elsewhere".to_owned(), "elsewhere".to_owned()]);
 }
 
 /// Every process holds only its share of the table of ids, of the table's moments, and of the items that validation ranks.

@@ -180,7 +180,7 @@ fn phases() -> impl Iterator<Item = (&'static Recipe, usize)> {
 }
 
 #[test]
-fn the_test_part_changes_nothing_and_the_validation_part_the_choice_of_the_epoch_alone() {
+fn the_test_part_changes_nothing_and_the_validation_part_only_the_selected_epoch() {
     for (recipe, phase) in phases() {
         let trained =
             |second_last: fn(usize) -> u32, last: fn(usize) -> u32| once(recipe, phase, sequences(second_last, last));

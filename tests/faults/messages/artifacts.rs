@@ -109,7 +109,7 @@ pub fn check(checks: &mut MessageChecks) {
     *flipped.last_mut().unwrap() ^= 1;
     checks.with("a flipped bit", SEQUENCES, &flipped, "pretrain");
     let whole = read(checks, FEATURES);
-    checks.with("a file cut short", FEATURES, &whole[..whole.len() / 2], "pretrain");
+    checks.with("a truncated file", FEATURES, &whole[..whole.len() / 2], "pretrain");
     let bare =
         safetensors::serialize(std::iter::empty::<(String, safetensors::tensor::TensorView<'_>)>(), None).unwrap();
     checks.with("a file without a header", FEATURES, &bare, "pretrain");
@@ -120,7 +120,7 @@ pub fn check(checks: &mut MessageChecks) {
     checks.with("weights of another phase", WEIGHTS, &pretrained, "evaluate");
 
     let items = read(checks, "dataset/items.parquet");
-    checks.with("a table cut short", "dataset/items.parquet", &items[..items.len() / 2], "extract");
+    checks.with("a truncated table", "dataset/items.parquet", &items[..items.len() / 2], "extract");
     let users = read(checks, "dataset/users.parquet");
     checks.with("a table of something else", "dataset/items.parquet", &users, "extract");
     checks.with("a log with a broken line", "runs/mp4sr/metrics.jsonl", b"{\n{}\n", "report");

@@ -33,8 +33,8 @@ pub fn check(checks: &mut MessageChecks) {
     let config = "config.json";
     for (what, key, value) in [
         ("an encoder of another kind", "model_type", json!("longformer")),
-        ("an activation that is not followed", "hidden_act", json!("relu")),
-        ("positions that are not followed", "position_embedding_type", json!("relative_key")),
+        ("an activation that is not supported", "hidden_act", json!("relu")),
+        ("positions that are not supported", "position_embedding_type", json!("relative_key")),
         ("heads that do not fit", "num_attention_heads", json!(5)),
         ("layers without weights", "num_hidden_layers", json!(3)),
         ("weights of another shape than configured", "intermediate_size", json!(64)),
@@ -44,29 +44,29 @@ pub fn check(checks: &mut MessageChecks) {
         checks.set(what, "extract", text, "encoder/");
     }
     changed(checks, "tiny-sentence", "modules.json", &|modules| modules[1]["type"] = json!("models.CNN"));
-    checks.set("a module that is not followed", "extract", text, "modules.json");
+    checks.set("a module that is not supported", "extract", text, "modules.json");
     changed(checks, "tiny-sentence", config, &|_| ());
     let weights = checks.world.folder().join("encoder/model.safetensors");
     let whole = files::read(&weights).unwrap();
     fs::write(&weights, &whole[..whole.len() / 2]).unwrap();
-    checks.set("weights cut short", "extract", text, "model.safetensors");
+    checks.set("truncated weights", "extract", text, "model.safetensors");
     fs::remove_file(&weights).unwrap();
     fs::write(weights.with_file_name("pytorch_model.bin"), b"PK").unwrap();
     checks.set("an encoder without safetensors", "extract", text, "encoder");
 
     // An image encoder is only loaded if there are images.
-    let picture = |checks: &MessageChecks, name: &str| {
+    let item_with_image = |checks: &MessageChecks, name: &str| {
         let items = checks.world.raw_text("a.jsonl");
         let (_, others) = items.split_once('\n').unwrap();
         let line = format!("{{\"item_id\":\"i0\",\"title\":\"A thing\",\"image\":\"{name}\"}}\n{others}");
-        fs::write(checks.world.folder().join("pictures.jsonl"), line).unwrap();
+        fs::write(checks.world.folder().join("with-image.jsonl"), line).unwrap();
     };
     fs::copy(root().join("fuzz/seeds/image/one.png"), checks.world.folder().join("one.png")).unwrap();
-    picture(checks, "one.png");
-    let pictures = ["--set", "source.items=[\"pictures.jsonl\"]", "--set", "source.columns.images=\"image\""];
+    item_with_image(checks, "one.png");
+    let images = ["--set", "source.items=[\"with-image.jsonl\"]", "--set", "source.columns.images=\"image\""];
     let image = "extract.image.model=\"WORLD/encoder\"";
-    let pipeline = ["--set", "dataset.name=\"pictures\""];
-    let flags = [&pictures[..], &pipeline, &["--set", image]].concat();
+    let pipeline = ["--set", "dataset.name=\"with-image\""];
+    let flags = [&images[..], &pipeline, &["--set", image]].concat();
     checks.world.run("preprocess", &flags[..6]);
     for (what, file, path, value) in [
         ("an encoder of images of another kind", config, "/model_type", json!("swin")),

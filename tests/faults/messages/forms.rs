@@ -54,12 +54,12 @@ const INNER: [&str; 12] = [
     "the failure was already reported",
     "another process has failed",
     "process {} of {size}: {source}",
-    "MPI was initialised before",
+    "MPI is already initialised",
     "`{}` {problem}",
     "the score of item {item} is {score}",
     "its host `{host}` is {kind} ({ip}), and `download.allow_private` is off",
     "the figure `{title}` could not be drawn ({reason})",
-    "no run could be made: {}",
+    "no run could be trained: {}",
     "run `{}`: {}",
     "the condition {text:?} {what}",
     "failed to read histories from `{origin}`: {what}",
@@ -117,7 +117,7 @@ fn texts(source: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn the_form_of_every_sentence_is_a_snapshot() {
+fn every_message_in_the_sources_is_in_the_snapshot() {
     let (mut listed, mut problems, mut count) = (String::new(), Vec::new(), 0);
     for name in CRATES {
         let mut paths = Vec::new();

@@ -47,11 +47,11 @@ pub fn check_raw(checks: &mut MessageChecks) {
         ("a file of blank lines", "blank.tsv"),
         ("a header without lines", "header.tsv"),
         ("a header with an open quotation", "open.csv"),
-        ("no Parquet file", "no.parquet"),
-        ("a gzip file cut short", "cut.tsv.gz"),
-        ("no gzip file", "plain.tsv.gz"),
+        ("a file that is not Parquet", "no.parquet"),
+        ("a truncated gzip file", "cut.tsv.gz"),
+        ("a file that is not gzip", "plain.tsv.gz"),
         ("a folder in place of a file", "folder"),
-        ("a name that does not tell the form", "a.dat"),
+        ("a name that does not show the format", "a.dat"),
         ("no line that can be used", "bad.jsonl"),
     ] {
         checks.set(what, "preprocess", &format!("source.interactions=[\"{file}\"]"), file);
@@ -100,9 +100,9 @@ pub fn check_rest(checks: &mut MessageChecks) {
     checks.case("an unknown metric", "compare", &["mp4sr", "--metrics", "Q@5"], "Q@5");
     checks.case("an invalid grid", "search", &["--grid", "finetune.batch"], "finetune.batch");
     let alike = ["--grid", "finetune.batch=32,32"];
-    checks.case("cells of one name", "search", &alike, "same name");
+    checks.case("runs of one name", "search", &alike, "same name");
     let failing = ["--grid", "finetune.learning_rate=1e-4", "--set", sound];
-    checks.case("a search whose cells fail", "search", &failing, "runs that are not finished");
+    checks.case("a search whose runs fail", "search", &failing, "runs that are not finished");
     checks.case("a study without what it needs", "study", &["table5"], "WITH");
     let alone = ["--set", "model.modalities=[{name=\"text\"}]"];
     for (what, study, names) in [
@@ -112,8 +112,8 @@ pub fn check_rest(checks: &mut MessageChecks) {
     ] {
         checks.case(what, "study", &[&[study][..], &alone].concat(), names);
     }
-    let pictures = ["study-image-features", "--set", "model.modalities=[{name=\"image\"}]"];
-    checks.case("a study of a pipeline with images alone", "study", &pictures, "image");
+    let images_alone = ["study-image-features", "--set", "model.modalities=[{name=\"image\"}]"];
+    checks.case("a study of a pipeline with images alone", "study", &images_alone, "image");
     checks.case("a study whose rows fail", "study", &["table6", "--seeds", "1", "--set", sound], "run");
 
     let here = |file: &str| checks.world.folder().join(file);

@@ -21,7 +21,7 @@ TOLERANCE = {"out": {"atol": 2e-5, "rtol": 2e-5}, "grad": {"atol": 1e-5, "rtol":
 
 
 def training():
-    """Training parts: user 3 has one event twice, user 5 a single one; items 12 and 13 have none."""
+    """Returns training parts: user 3 has one event twice, user 5 has a single event; items 12 and 13 have none."""
     generator = torch.Generator().manual_seed(3)
     parts = [torch.randint(1, ITEMS - 1, (length,), generator=generator).tolist() for length in [4, 7, 3, 5, 1, 6, 2, 8, 3]]
     parts[2][1] = parts[2][0]
@@ -138,7 +138,7 @@ def linear(p, name, x):
 
 
 def causal_transformer(p, x, layers, heads):
-    """One sequence [n, d] without padding: the output at its last token."""
+    """Encodes one sequence [n, d] without padding; returns the output at its last token."""
     x = norm(p, "input_norm", x + p["position"][: len(x)])
     for l in range(layers):
         query, key, value = (linear(p, f"layer.{l}.attention.{k}", x) for k in ["query", "key", "value"])
@@ -191,12 +191,12 @@ def cl4srec(name, similarity, tau, layers, decay):
             if kind == 0:
                 view = view[what : what + kept]
             elif kind == 1:
-                view = [items + 1 if place in what else item for place, item in enumerate(view)]
+                view = [items + 1 if position in what else item for position, item in enumerate(view)]
             elif kind == 2:
-                view = [history[place] for place in what]
+                view = [history[position] for position in what]
             operation.append(kind)
             begin.append(what if kind == 0 else 0)
-            masked.append([int(kind == 1 and place in what) for place in range(n)])
+            masked.append([int(kind == 1 and position in what) for position in range(n)])
             order.append(what + list(range(len(what), n)) if kind == 2 else list(range(n)))
             finished.append(view)
         views.append(finished)
@@ -237,7 +237,7 @@ def cl4srec(name, similarity, tau, layers, decay):
                  "adam": {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": decay, "clip_norm": 5.0}}, tensors)
 
 
-# ---------------------------------------------------------------- what the sequential models share
+# ---------------------------------------------------------------- helpers of the sequential models
 
 
 HISTORIES = [[3, 8, 1, 17, 8, 2], [5], [9, 4], [1, 2, 3, 4, 5, 6, 7, 8], [16, 3, 3]]
@@ -246,7 +246,7 @@ SEQUENCE_DIMS = {"batch": 5, "items": 17, "positions": 8, "model": 12, "feed_for
 
 
 def draw(shapes, scale=0.4):
-    """Parameters as float32 has them, in float64. Weights of LayerNorms are near 1; a table of ids has a row of zeros for padding."""
+    """Draws parameters in float64 with values that float32 represents exactly. Weights of LayerNorms are near 1; a table of ids has a row of zeros for padding."""
     p = {}
     for key, shape in shapes.items():
         value = torch.randn(shape) * scale + (1.0 if "norm.weight" in key else 0.0)
@@ -257,7 +257,7 @@ def draw(shapes, scale=0.4):
 
 
 def ragged(generator, items, width, most=4):
-    """Rows of each item, some with none: the rows of all items, their offsets, and a list of each item's rows."""
+    """Draws rows of items, some of which have none; returns the rows of all items, their offsets, and a list of each item's rows."""
     counts = [int(torch.randint(0, most + 1, (1,), generator=generator)) for _ in range(items)]
     counts[3] = 0
     values = torch.randn(sum(counts), width, generator=generator).float().double()
@@ -272,7 +272,7 @@ def means(rows, width):
 
 
 def lists(generator, items, count):
-    """Categories of each item, some with none."""
+    """Draws categories of items, some of which have none."""
     own = [torch.randint(1, count + 1, (int(torch.randint(0, 4, (1,), generator=generator)),), generator=generator).unique().tolist()
            for _ in range(items)]
     own[5] = []
@@ -283,7 +283,7 @@ def lists(generator, items, count):
 
 
 def padded(rows, n):
-    """Tensors [l, ...] of each sequence as [B, n, ...], zeros at padding."""
+    """Pads tensors [l, ...] of sequences to one tensor [B, n, ...], with zeros at padding."""
     out = torch.zeros(len(rows), n, *rows[0].shape[1:], dtype=torch.float64)
     for j, row in enumerate(rows):
         out[j, : len(row)] = row
@@ -301,7 +301,7 @@ def ranked(logits, targets):
 
 
 def finish(name, model, p, loss, tensors, decay=0.001, zero=(), without=(), stage="train", **meta):
-    """Gradients of the loss, a step of Adam, and the file."""
+    """Computes the gradients of the loss and a step of Adam, and writes the file."""
     loss.backward()
     grads = {key: torch.zeros_like(value) if value.grad is None or key in without else value.grad for key, value in p.items()}
     norm_of_all = torch.cat([grads[key].flatten() for key in p if key not in without]).norm()
@@ -341,17 +341,17 @@ def sine(name, regularizer=0.0, positions=False, unmasked=False):
         x = p["item_embedding"][torch.tensor(history) - 1]
         if unmasked:
             x = torch.cat([x, padding.expand(n - len(x), d)])
-        place = p["position"][: len(x)] if positions else torch.zeros_like(x)
-        a = torch.softmax(torch.tanh((x + place) @ p["concept.w1"]) @ p["concept.w2"], 0)
+        position = p["position"][: len(x)] if positions else torch.zeros_like(x)
+        a = torch.softmax(torch.tanh((x + position) @ p["concept.w1"]) @ p["concept.w2"], 0)
         z = a @ x
         s = p["prototype"] @ z
         kept = s.detach().argsort()[-k:]
         c = torch.sigmoid(s[kept])[:, None] * p["prototype"][kept]
         assignment = torch.softmax(unit(x @ p["intention.w3"]) @ norm(p, "concept_norm", c).T, 1)
-        attention = torch.stack([torch.softmax(torch.tanh((x + place) @ p["interest.w1"][i]) @ p["interest.w2"][i], 0) for i in range(k)])
+        attention = torch.stack([torch.softmax(torch.tanh((x + position) @ p["interest.w1"][i]) @ p["interest.w2"][i], 0) for i in range(k)])
         delta = unit((assignment.T * attention) @ x)
         y = assignment @ c
-        b = torch.softmax(torch.tanh((y + place) @ p["intention.w3"]) @ p["intention.w4"], 0)
+        b = torch.softmax(torch.tanh((y + position) @ p["intention.w3"]) @ p["intention.w4"], 0)
         u = norm(p, "intention_norm", b @ y)
         e = torch.softmax(delta @ u / tau, 0)
         users.append(e @ delta)
@@ -381,7 +381,7 @@ def sine(name, regularizer=0.0, positions=False, unmasked=False):
 
 
 def layers_of(p, prefix, x, layers, heads, causal=True):
-    """All tokens of one sequence [n, d] after each layer."""
+    """Returns all tokens of one sequence [n, d] after each layer."""
     outs = []
     for l in range(layers):
         name = f"{prefix}layer.{l}"
@@ -425,8 +425,8 @@ def fdsa(name, modalities=("text", "image"), use_categories=False, adapter="two"
         shapes["category_embedding"] = [categories, d]
         tensors |= stored
     shapes |= {"fusion.hidden.weight": [d, d], "fusion.hidden.bias": [d], "fusion.score.weight": [d, 1], "fusion.score.bias": [1], "position": [n, d]}
-    places = ["item.input_norm", "feature.input_norm", "output_norm"] if norms == "separate" else ["input_norm"] * 3
-    shapes |= {f"{place}.{part}": [d] for place in places for part in ["weight", "bias"]}
+    norm_names = ["item.input_norm", "feature.input_norm", "output_norm"] if norms == "separate" else ["input_norm"] * 3
+    shapes |= {f"{norm_name}.{part}": [d] for norm_name in norm_names for part in ["weight", "bias"]}
     shapes |= layer_shapes("item.") | layer_shapes("feature.") | {"output.weight": [2 * d, d], "output.bias": [d]}
     p = draw(shapes)
     fields = []
@@ -447,15 +447,15 @@ def fdsa(name, modalities=("text", "image"), use_categories=False, adapter="two"
     hs, branches = [], {}
     for history in HISTORIES:
         index, last = torch.tensor(history), []
-        for branch, tokens, place in [("item", p["id_embedding"][index], places[0]), ("feature", feature[index - 1], places[1])]:
-            x = norm(p, place, tokens + p["position"][: len(tokens)])
+        for branch, tokens, norm_name in [("item", p["id_embedding"][index], norm_names[0]), ("feature", feature[index - 1], norm_names[1])]:
+            x = norm(p, norm_name, tokens + p["position"][: len(tokens)])
             outs = layers_of(p, f"{branch}.", x, layers, heads)
             branches.setdefault(f"{branch}.input", []).append(x)
             for l, out in enumerate(outs):
                 branches.setdefault(f"{branch}.layer.{l}", []).append(out)
             branches.setdefault(f"h.{branch}", []).append(outs[-1][-1])
             last.append(outs[-1][-1])
-        hs.append(norm(p, places[2], linear(p, "output", torch.cat(last))))
+        hs.append(norm(p, norm_names[2], linear(p, "output", torch.cat(last))))
     for key, value in branches.items():
         tensors[f"out.{key}"] = torch.stack(value) if key.startswith("h.") else padded(value, n)
     h, targets = torch.stack(hs), torch.tensor(TARGETS)
@@ -679,8 +679,11 @@ def s3rec_finetune(name):
 
 # ---------------------------------------------------------------- UniSRec
 
+# The names of `model.unisrec.false_negatives` in the stored cases, which are older than the key.
+STORED_NAMES = {"exclude": "leave_out", "keep": "keep", "zero_logit": "zero"}
 
-def unisrec(name, stage, same_target="leave_out", augment="items", noise=True, fix_encoder=True, id_embedding=True, modalities=("text", "image")):
+
+def unisrec(name, stage, false_negatives="exclude", augment="items", noise=True, fix_encoder=True, id_embedding=True, modalities=("text", "image")):
     items, n, d_0, layers, heads = (SEQUENCE_DIMS[key] for key in ["items", "positions", "model", "layers", "heads"])
     generator, d, experts, tau, weight = torch.Generator().manual_seed(9), 6, 3, 0.3, 0.02
     tensors, rows = sequence_inputs(), {}
@@ -712,7 +715,7 @@ def unisrec(name, stage, same_target="leave_out", augment="items", noise=True, f
     cosine = lambda a, b: unit(a) @ unit(b).T / tau
     eps_items = normal(count, n, experts)
     meta = {"stage": stage, "modalities": list(modalities), "scalars": {"tau": tau, "lambda": weight}, "dims": {**SEQUENCE_DIMS, "experts": experts},
-            "switches": {"augment": augment, "fix_encoder": fix_encoder, "id_embedding": id_embedding, "noise": noise, "same_target": same_target}}
+            "switches": {"augment": augment, "fix_encoder": fix_encoder, "id_embedding": id_embedding, "noise": noise, "same_target": STORED_NAMES[false_negatives]}}
     if noise:
         tensors["in.noise.items"] = eps_items
     if stage == "finetune":
@@ -780,9 +783,9 @@ def unisrec(name, stage, same_target="leave_out", augment="items", noise=True, f
     def contrast(a, b):
         logits = cosine(a, b)
         own = logits.diag()
-        if same_target == "leave_out":
+        if false_negatives == "exclude":
             logits = logits.masked_fill(same, -torch.inf)
-        elif same_target == "zero":
+        elif false_negatives == "zero_logit":
             logits = logits.masked_fill(same, 0.0)
         return torch.logsumexp(logits, 1) - own
 
@@ -793,7 +796,7 @@ def unisrec(name, stage, same_target="leave_out", augment="items", noise=True, f
     finish(name, "unisrec", p, seq_item.mean() + weight * seq_seq.mean(), tensors, zero=key_biases(p), **meta)
 
 
-# ---------------------------------------------------------------- what the multimodal general models share
+# ---------------------------------------------------------------- helpers of the multimodal general models
 
 
 GRAPH_WIDTHS = {"text": 5, "image": 7, "audio": 4}
@@ -801,7 +804,7 @@ leaky = lambda x: torch.nn.functional.leaky_relu(x, 0.01)
 
 
 def events(modalities, seed):
-    """Training parts as inputs, and the means of the items' rows by modality."""
+    """Returns training parts as inputs, and the means of the items' rows by modality."""
     generator = torch.Generator().manual_seed(seed)
     parts, offsets = training()
     tensors, rows = {"in.train.items": torch.tensor(sum(parts, [])), "in.train.offsets": torch.tensor(offsets)}, {}
@@ -813,7 +816,7 @@ def events(modalities, seed):
 
 
 def triples(parts):
-    """Users, positives and negatives, 1-based."""
+    """Draws users, positives and negatives, 1-based."""
     users = torch.randint(1, USERS + 1, (BATCH,))
     positives = torch.tensor([parts[u - 1][j % len(parts[u - 1])] for j, u in enumerate(users.tolist())])
     open_items = [[i for i in range(1, ITEMS + 1) if i not in part] for part in parts]
@@ -1085,7 +1088,7 @@ def mvrnn(name, variant, cell, modalities=("text", "image"), score=False):
         tensors |= {"in.targets": targets, "out.items": all_items, "out.users": users, "out.scores": scores, "out.ranks": ranked(scores, targets)}
         write(name, {"model": "mvrnn", "stage": "score", **meta}, tensors | {f"param.{key}": value for key, value in p.items()})
         return
-    # The last step of a sequence asks for an item here too, but for the second sequence's; the third one scores its last step alone.
+    # Here, the last step of a sequence also has a target, except in the second sequence; the third one scores only its last step.
     targets = [h[1:] + [t] for h, t in zip(HISTORIES, TARGETS)]
     targets[2][0] = 0
     negatives = [[(7 * j + 3 * at) % items + 1 if t else 0 for at, t in enumerate(own)] for j, own in enumerate(targets)]
@@ -1147,8 +1150,8 @@ def masr(name, encoder="pre_norm", blocks="stacked", memory=True, stage="train",
     constant = p["item_embedding"].detach()
 
     def encode(tokens):
-        place = p["position"][n - len(tokens) :]
-        x = table[torch.tensor(tokens) - 1] + place
+        position = p["position"][n - len(tokens) :]
+        x = table[torch.tensor(tokens) - 1] + position
         steps = []
         if encoder == "post_norm":
             x = norm(p, "input_norm", x)
@@ -1175,7 +1178,7 @@ def masr(name, encoder="pre_norm", blocks="stacked", memory=True, stage="train",
     out = {}
 
     def row(x):
-        """The logits of a state, and the row whose product with an item's row they are."""
+        """Returns the logits of a state, and the row whose products with the items' rows they are."""
         a = unit(x.detach())
         s = bank @ a
         best = s.argsort(descending=True)[:top_tail]
@@ -1256,7 +1259,7 @@ def masr(name, encoder="pre_norm", blocks="stacked", memory=True, stage="train",
 
 
 def masr_state(name):
-    """The banks after steps: both rings wrap, and an item has more states than slots in one step."""
+    """Checks the banks after steps in which both rings wrap and an item has more states than slots."""
     items, d, ring, slots = 7, 3, 4, 2
     is_head = torch.tensor([1, 0, 1, 0, 0, 0, 0], dtype=torch.uint8)
     generator = torch.Generator().manual_seed(17)
@@ -1321,17 +1324,17 @@ def esasrec(name, loss="sampled_softmax", positions="from_end", log_q=False, bia
     real = read > 0
 
     def module(key):
-        """A linear module of PyTorch with the parameters of the case, whose weights have inputs as rows."""
+        """Makes a linear module of PyTorch with the parameters of the case, whose weights have inputs as rows."""
         return lambda x: F.linear(x, p[f"{key}.weight"].T, p.get(f"{key}.bias"))
 
     def layer_norm(key, x):
         return F.layer_norm(x, (d,), p[f"{key}.weight"], p[f"{key}.bias"], EPS)
 
     table = torch.cat([torch.zeros(1, d, dtype=torch.float64), p["item_embedding"]])
-    places = torch.arange(n - 1, -1, -1).expand(count, n)
+    indices = torch.arange(n - 1, -1, -1).expand(count, n)
     if positions == "from_start":
-        places = (real.cumsum(1) - 1).clamp(min=0)
-    x = table[read] + p["position"][places]
+        indices = (real.cumsum(1) - 1).clamp(min=0)
+    x = table[read] + p["position"][indices]
     outs = {"input": x}
     # A padded token sees itself, so that its softmax is defined; its output is not read.
     visible = torch.ones(n, n).tril().bool()[None] & (real[:, None, :] | torch.eye(n).bool()[None])
@@ -1411,8 +1414,8 @@ if __name__ == "__main__":
     s3rec_pretrain("s3rec_pretrain_categories", attributes="categories")
     s3rec_finetune("s3rec_finetune")
     unisrec("unisrec_pretrain_default", "pretrain")
-    unisrec("unisrec_pretrain_rows", "pretrain", same_target="zero", augment="rows")
-    unisrec("unisrec_pretrain_no_noise", "pretrain", same_target="keep", noise=False, modalities=("text",))
+    unisrec("unisrec_pretrain_rows", "pretrain", false_negatives="zero_logit", augment="rows")
+    unisrec("unisrec_pretrain_no_noise", "pretrain", false_negatives="keep", noise=False, modalities=("text",))
     unisrec("unisrec_finetune_default", "finetune")
     unisrec("unisrec_finetune_free", "finetune", fix_encoder=False, modalities=("image",))
     unisrec("unisrec_finetune_no_id", "finetune", id_embedding=False)

@@ -69,7 +69,7 @@ pub struct Input {
 type Loss = Box<dyn Fn(Option<RngKey>) -> Result<Tensor>>;
 
 /// A model, a batch, and the loss of the samples that were drawn for it.
-pub struct Case {
+pub struct BaselineCase {
     /// The model.
     pub model: Rc<dyn Model>,
     /// The phase to which the step belongs.
@@ -152,7 +152,7 @@ const WEIGHT_DECAY: f64 = 1e-4;
 
 impl StepOf {
     /// Builds the step in a world; the samples that it draws depend only on the key.
-    pub fn case(self, world: &World, key: RngKey) -> anyhow::Result<Case> {
+    pub fn case(self, world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
         match self {
             Self::Sasrec => sasrec_case(world, key),
             Self::Cl4srec => cl4srec_case(world, key),
@@ -172,11 +172,11 @@ impl StepOf {
     }
 }
 
-fn sasrec_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
+fn sasrec_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
     let transformer = TransformerConfig::default();
     let model = Rc::new(SasRec::new(transformer, world.data.items, &world.data.device, key)?);
     let batch = world.prefixes(BATCH, transformer.max_sequence_length)?;
-    Ok(Case {
+    Ok(BaselineCase {
         phase: phase(&*model, FINETUNE)?,
         inputs: batch_inputs(&batch),
         settings: json!({ "transformer": transformer }),
@@ -190,7 +190,7 @@ fn sasrec_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
     })
 }
 
-fn cl4srec_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
+fn cl4srec_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
     let (config, transformer) = (cl4srec::Config::default(), TransformerConfig::default());
     let model = Rc::new(Cl4sRec::new(config.clone(), transformer, world.data.items, &world.data.device, key)?);
     let batch = world.prefixes(BATCH, transformer.max_sequence_length)?;
@@ -204,7 +204,7 @@ fn cl4srec_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
             offsets("views.offsets", views.offsets.count(), |j| views.offsets.range(j).len()),
         ],
     );
-    Ok(Case {
+    Ok(BaselineCase {
         phase: phase(&*model, FINETUNE)?,
         inputs,
         settings: json!({ "own": config, "transformer": transformer }),
@@ -218,11 +218,11 @@ fn cl4srec_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
     })
 }
 
-fn sine_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
+fn sine_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
     let config = sine::Config::default();
     let model = Rc::new(Sine::new(config.clone(), world.data.items, &world.data.device, key)?);
     let batch = world.prefixes(BATCH, config.max_sequence_length)?;
-    Ok(Case {
+    Ok(BaselineCase {
         phase: phase(&*model, FINETUNE)?,
         inputs: batch_inputs(&batch),
         settings: json!({ "own": config }),
@@ -236,13 +236,13 @@ fn sine_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
     })
 }
 
-fn fdsa_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
+fn fdsa_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
     let (config, transformer) = (fdsa::Config::default(), TransformerConfig::default());
     let model = Fdsa::new(config.clone(), transformer, &world.data, key)?;
     feature_case(world, model, &json!(config), transformer, Fdsa::finetune_loss)
 }
 
-fn difsr_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
+fn difsr_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
     let (config, transformer) = (difsr::Config::default(), TransformerConfig::default());
     let model = DifSr::new(config, transformer, &world.data, key)?;
     feature_case(world, model, &json!(config), transformer, DifSr::finetune_loss)
@@ -255,10 +255,10 @@ fn feature_case<M: Model + 'static>(
     own: &Value,
     transformer: TransformerConfig,
     loss: fn(&M, &Batch, Option<RngKey>) -> Result<Tensor>,
-) -> anyhow::Result<Case> {
+) -> anyhow::Result<BaselineCase> {
     let model = Rc::new(model);
     let batch = world.prefixes(BATCH, transformer.max_sequence_length)?;
-    Ok(Case {
+    Ok(BaselineCase {
         phase: phase(&*model, FINETUNE)?,
         inputs: with(batch_inputs(&batch), means(world)?),
         settings: json!({ "own": own, "transformer": transformer }),
@@ -272,7 +272,7 @@ fn feature_case<M: Model + 'static>(
     })
 }
 
-fn s3rec_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
+fn s3rec_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
     let (config, transformer) = (s3rec::Config::default(), TransformerConfig::default());
     let model = Rc::new(S3Rec::new(config.clone(), transformer, &world.data, key)?);
     let n = transformer.max_sequence_length;
@@ -299,7 +299,7 @@ fn s3rec_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
             offsets("segments.offsets", draws.segments.len(), |j| draws.segments[j].1.len()),
         ],
     );
-    Ok(Case {
+    Ok(BaselineCase {
         phase: phase(&*model, PRETRAIN)?,
         inputs,
         settings: json!({ "own": config, "transformer": transformer }),
@@ -318,7 +318,7 @@ fn noise(uses: usize, experts: usize, key: RngKey) -> Result<Tensor> {
     Tensor::from_vec(values, (uses, experts), &mp4sr_models::Device::Cpu)
 }
 
-fn unisrec_pretrain_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
+fn unisrec_pretrain_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
     let (config, transformer) = (unisrec::Config::default(), TransformerConfig::default());
     let model = Rc::new(UniSRec::new(config, transformer, &world.data, key)?);
     let batch = world.prefixes(BATCH, transformer.max_sequence_length)?;
@@ -336,7 +336,7 @@ fn unisrec_pretrain_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
             floats("noise", &noise)?,
         ],
     );
-    Ok(Case {
+    Ok(BaselineCase {
         phase: phase(&*model, PRETRAIN)?,
         inputs,
         settings: json!({ "own": config, "transformer": transformer }),
@@ -350,13 +350,13 @@ fn unisrec_pretrain_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
     })
 }
 
-fn unisrec_finetune_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
+fn unisrec_finetune_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
     let (config, transformer) = (unisrec::Config::default(), TransformerConfig::default());
     let model = Rc::new(UniSRec::new(config, transformer, &world.data, key)?);
     let batch = world.prefixes(BATCH, transformer.max_sequence_length)?;
     let noise = noise(batch.items.len() + world.data.items, config.experts, key.fold_in("noise"))?;
     let inputs = with(batch_inputs(&batch), [floats("features", model.features())?, floats("noise", &noise)?]);
-    Ok(Case {
+    Ok(BaselineCase {
         phase: phase(&*model, FINETUNE)?,
         inputs,
         settings: json!({ "own": config, "transformer": transformer }),
@@ -376,12 +376,12 @@ fn event_inputs(world: &World, batch: &Batch, negatives: &[u32]) -> Vec<Input> {
     with(training(world), own)
 }
 
-fn lightgcn_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
+fn lightgcn_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
     let config = lightgcn::Config::default();
     let model = Rc::new(LightGcn::new(config.clone(), &world.data, key)?);
     let batch = world.single_events(BATCH)?;
     let negatives = NegativeSampler::new(&world.data)?.draw_all(&batch.users, key);
-    Ok(Case {
+    Ok(BaselineCase {
         phase: phase(&*model, FINETUNE)?,
         inputs: event_inputs(world, &batch, &negatives),
         settings: json!({ "own": config }),
@@ -395,12 +395,12 @@ fn lightgcn_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
     })
 }
 
-fn grcn_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
+fn grcn_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
     let config = grcn::Config::default();
     let model = Rc::new(Grcn::new(config.clone(), &world.data, key)?);
     let batch = world.single_events(BATCH)?;
     let negatives = NegativeSampler::new(&world.data)?.draw_all(&batch.users, key);
-    Ok(Case {
+    Ok(BaselineCase {
         phase: phase(&*model, FINETUNE)?,
         inputs: with(event_inputs(world, &batch, &negatives), means(world)?),
         settings: json!({ "own": config }),
@@ -414,7 +414,7 @@ fn grcn_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
     })
 }
 
-fn dualgnn_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
+fn dualgnn_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
     let config = dualgnn::Config::default();
     let model = Rc::new(DualGnn::new(config.clone(), &world.data, key)?);
     let batch = world.single_events(BATCH)?;
@@ -430,7 +430,7 @@ fn dualgnn_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
             offsets("neighbours.offsets", lists.len(), |user| lists[user].len()),
         ],
     );
-    Ok(Case {
+    Ok(BaselineCase {
         phase: phase(&*model, FINETUNE)?,
         inputs,
         settings: json!({ "own": config }),
@@ -444,7 +444,7 @@ fn dualgnn_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
     })
 }
 
-fn mvrnn_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
+fn mvrnn_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
     let config = mvrnn::Config::default();
     let model = Rc::new(MvRnn::new(config, &world.data, key)?);
     let wanted = world.batch_size(BATCH);
@@ -459,7 +459,7 @@ fn mvrnn_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
             ids("negatives", &drawn.negatives),
         ],
     );
-    Ok(Case {
+    Ok(BaselineCase {
         phase: phase(&*model, FINETUNE)?,
         inputs,
         settings: json!({ "own": config }),
@@ -473,7 +473,7 @@ fn mvrnn_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
     })
 }
 
-fn clcrec_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
+fn clcrec_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
     let config = clcrec::Config::default();
     let model = Rc::new(ClcRec::new(config.clone(), &world.data, key)?);
     let batch = world.single_events(256)?;
@@ -482,7 +482,7 @@ fn clcrec_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
         means(world)?,
         [ids("users", &batch.users), ids("sampled", &drawn.items), flags("replaced", &drawn.replaced)],
     );
-    Ok(Case {
+    Ok(BaselineCase {
         phase: phase(&*model, FINETUNE)?,
         inputs,
         settings: json!({ "own": config }),
@@ -515,7 +515,7 @@ fn buffer_input((name, buffer): (String, Buffer)) -> Input {
     Input { name: format!("buffer.{name}"), values, shape: buffer.shape }
 }
 
-fn masr_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
+fn masr_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
     let config = masr::Config::default();
     // The dropout of the model's recipe.
     let transformer = TransformerConfig { dropout: 0.1, ..TransformerConfig::default() };
@@ -544,7 +544,7 @@ fn masr_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
         flags("is_head", &is_head),
     ];
     let model = Rc::new(model);
-    Ok(Case {
+    Ok(BaselineCase {
         phase: phase(&*model, FINETUNE)?,
         inputs: inputs.into_iter().chain(buffers.into_iter().map(buffer_input)).collect(),
         settings: json!({ "own": config, "transformer": transformer }),

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context as _;
-use case::{Case, Values};
+use case::{BaselineCase, Values};
 use mp4sr_artifact::files;
 use mp4sr_models::{RngKey, Step};
 use mp4sr_ops::Adam;
@@ -19,7 +19,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::json;
 
-use crate::Spread;
+use crate::MedianRange;
 
 /// A step of a baseline and how often it is timed.
 #[derive(Clone, Debug, clap::Args)]
@@ -49,7 +49,7 @@ const CLIP_NORM: f64 = 5.0;
 const SPREAD: f64 = 0.1;
 
 /// Adds noise to the initial parameters.
-fn spread_parameters(case: &Case, key: RngKey) -> anyhow::Result<()> {
+fn spread_parameters(case: &BaselineCase, key: RngKey) -> anyhow::Result<()> {
     let parameters = case.model.parameters();
     for (name, values, shape) in parameters.values()? {
         let key = key.fold_in(&name);
@@ -61,7 +61,7 @@ fn spread_parameters(case: &Case, key: RngKey) -> anyhow::Result<()> {
 }
 
 /// Writes the inputs as `in.*`, the parameters as `param.*`, and the settings as metadata.
-fn dump(args: &BaselineArgs, case: &Case, path: &Path) -> anyhow::Result<()> {
+fn dump(args: &BaselineArgs, case: &BaselineCase, path: &Path) -> anyhow::Result<()> {
     let mut tensors: BTreeMap<String, (Dtype, Vec<u8>, Vec<usize>)> = BTreeMap::new();
     for input in &case.inputs {
         let (dtype, bytes) = match &input.values {
@@ -140,7 +140,7 @@ pub fn run(args: &BaselineArgs) -> anyhow::Result<serde_json::Value> {
         .collect();
     let rest = times.iter().sum::<f64>() / args.steps.max(1) as f64 - parts.values().sum::<f64>();
     parts.insert("outside operators".to_owned(), (rest * 100.0).round() / 100.0);
-    let (times, drawing) = (Spread::of(&times), Spread::of(&drawing));
+    let (times, drawing) = (MedianRange::of(&times), MedianRange::of(&drawing));
     Ok(json!({
         "bench": "baseline", "model": step_name(args), "threads": crate::threads(), "users": args.sizes.users,
         "items": args.sizes.items, "events": world.data.training.items.len(), "batch": case.batch.count(),

@@ -174,11 +174,11 @@ fn a_server_that_stalls_is_left_before_and_within_the_body() {
     let world = World::new("retries = 0\ntimeout_seconds = 1");
     let urls = ["/head", "/body"].map(|path| server.url(path));
     world.urls(&urls).run_well(&[]);
-    urls.iter().for_each(|url| world.is_lost(url, Fate::Failed, "no byte arrived for 1 s"));
+    urls.iter().for_each(|url| world.is_lost(url, Fate::Failed, "no data arrived for 1 s"));
 }
 
 #[test]
-fn bytes_count_and_not_what_is_said_of_them() {
+fn the_bytes_of_a_body_decide_and_not_its_headers() {
     let server = Server::start(|request, stream| match request.path.as_str() {
         // The server announces less than it sends; only what was announced is read.
         "/less" => {
@@ -205,7 +205,7 @@ fn bytes_count_and_not_what_is_said_of_them() {
     let urls = ["/less", "/more", "/chunks", "/endless"].map(|path| server.url(path));
     world.urls(&urls).run_well(&[]);
     world.is_lost(&urls[0], Fate::NotAnImage, "");
-    world.is_lost(&urls[1], Fate::Failed, "the connection was cut");
+    world.is_lost(&urls[1], Fate::Failed, "the connection was closed");
     assert_eq!(server.asked_for("/more").len(), 2);
     world.is_lost(&urls[2], Fate::TooLarge, "more than 100000 bytes");
     world.is_lost(&urls[3], Fate::TooLarge, "more than 100000 bytes");
@@ -253,11 +253,11 @@ fn a_host_that_never_answers_is_not_asked_for_every_image() {
 }
 
 #[test]
-fn the_program_says_who_it_is_and_what_it_found() {
+fn the_program_identifies_itself_and_reports_what_it_found() {
     let server = Server::start(shop);
     let world = World::new("contact = \"https://example.org/crawler\"");
     let output = world.run(&[]);
-    assert!(output.status.success() && text(&output.stderr).contains("images come after `make preprocess`"));
+    assert!(output.status.success() && text(&output.stderr).contains("images are downloaded after `make preprocess`"));
     let output = world.urls(&[server.url("/ok.jpg"), server.url("/none.jpg")]).run(&[]);
     let table = text(&output.stdout);
     let row = |name: &str| {
@@ -265,7 +265,7 @@ fn the_program_says_who_it_is_and_what_it_found() {
         line.split_whitespace().filter_map(|word| word.parse::<u64>().ok()).collect::<Vec<_>>()
     };
     assert_eq!(
-        (row("done"), row("gone"), row("failed"), row("in all")),
+        (row("done"), row("gone"), row("failed"), row("total")),
         (vec![1, 1], vec![1, 1], vec![0, 0], vec![2, 2])
     );
     let name = format!("mp4sr/{} (https://example.org/crawler)", env!("CARGO_PKG_VERSION"));

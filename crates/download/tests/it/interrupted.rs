@@ -84,7 +84,7 @@ fn what_failed_is_resumed_by_the_next_run() {
     let world = World::new("retries = 0");
     let url = server.url("/a.jpg");
     world.urls(std::slice::from_ref(&url)).run_well(&[]);
-    world.is_lost(&url, Fate::Failed, "the connection was cut");
+    world.is_lost(&url, Fate::Failed, "the connection was closed");
     world.run_well(&[]);
     world.is_done(&url, &image(Jpeg));
     assert_eq!(ranges(&server.asked()), [None, Some("bytes=700-")]);

@@ -101,7 +101,7 @@ fn no_path_leads_out_of_the_data_folder_and_no_private_server_is_asked() {
 }
 
 #[test]
-fn a_body_is_kept_as_it_is_stored_whatever_encoding_the_server_names() {
+fn a_body_is_stored_unchanged_whatever_encoding_the_server_names() {
     let stored = mp4sr_tests::gzip("user_id,item_id,timestamp\nu1,a,1\n");
     let body = stored.clone();
     let server = Server::start(move |request, stream| match request.path.as_str() {
@@ -179,7 +179,7 @@ fn a_download_does_not_leave_the_data_folder_through_a_link() {
     std::fs::create_dir_all(world.data("")).unwrap();
     std::os::unix::fs::symlink(elsewhere.path(), world.data("linked")).unwrap();
     let message = world.run_badly(&[]);
-    assert!(message.contains("linked` is a link") && message.contains("stays within the data folder"), "{message}");
+    assert!(message.contains("linked` is a link") && message.contains("must stay within the data folder"), "{message}");
     assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0);
     assert!(server.asked().is_empty());
 }

@@ -1,18 +1,18 @@
-//! The interactions of a data set during an import.
+//! The interactions of a dataset during an import.
 
 use indexmap::IndexSet;
 use serde_json::{Value, json};
 
-/// An event of the data set.
+/// An event of the dataset.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     /// The row of the user among [`Interactions::users`].
     pub user: u32,
     /// The row of the item among [`Interactions::items`].
     pub item: u32,
-    /// The time; 0 if the data set has none.
+    /// The time; 0 if the dataset has none.
     pub time: f64,
-    /// The part: 0 training, 1 validation, 2 test; 0 if the data set is not divided.
+    /// The part: 0 training, 1 validation, 2 test; 0 if the dataset is not divided.
     pub part: u8,
     /// The values of [`Interactions::columns`].
     pub further: Vec<String>,
@@ -31,7 +31,7 @@ pub struct Interactions {
     pub columns: Vec<String>,
     /// Whether events have times.
     pub is_timed: bool,
-    /// Whether the data set says to which part each event belongs.
+    /// Whether the dataset says to which part each event belongs.
     pub is_divided: bool,
 }
 

@@ -1,4 +1,4 @@
-//! The items of a data set during an import.
+//! The items of a dataset during an import.
 
 use serde::Serialize;
 

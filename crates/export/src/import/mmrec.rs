@@ -122,14 +122,14 @@ fn ids(path: &Path, column: &str, count: u32) -> anyhow::Result<IndexSet<String>
     }
     ensure!(
         found.len() >= count as usize,
-        "`{}` has no id of the number {}, which the interactions have",
+        "`{}` has no id for the number {}, which the interactions use",
         path.display(),
         found.len()
     );
     let mut ids = IndexSet::with_capacity(found.len());
     for (at, id) in found.into_iter().enumerate() {
-        let id = id.with_context(|| format!("`{}` has no id of the number {at}", path.display()))?;
-        ensure!(!id.trim().is_empty(), "`{}`: the id of the number {at} is empty", path.display());
+        let id = id.with_context(|| format!("`{}` has no id for the number {at}", path.display()))?;
+        ensure!(!id.trim().is_empty(), "`{}`: the id for the number {at} is empty", path.display());
         ensure!(ids.insert(id.clone()), "`{}`: the id {id:?} has two numbers", path.display());
     }
     Ok(ids)
@@ -157,7 +157,7 @@ fn read_features(
         let matrix = Matrix::read(&path)?;
         ensure!(
             matrix.rows() == items.len(),
-            "`{}` has {} rows and the data set {} items; row n has to be the item of the number n",
+            "`{}` has {} rows and the dataset {} items; row n must belong to item number n",
             path.display(),
             matrix.rows(),
             items.len()

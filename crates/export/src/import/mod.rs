@@ -1,4 +1,4 @@
-//! `mp4sr import`: converts data sets of RecBole and MMRec to raw files with a pipeline, preprocesses them, and writes their features
+//! `mp4sr import`: converts datasets of RecBole and MMRec to raw files with a pipeline, preprocesses them, and writes their features
 //! beside the resulting dataset.
 
 mod events;
@@ -17,7 +17,7 @@ use clap::Subcommand;
 use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{ARTIFACTS_VARIABLE, DEFAULT_ARTIFACTS, Progress, artifacts_folder};
 
-/// Imports a data set of RecBole or MMRec: its interactions, splits, items and features.
+/// Imports a dataset of RecBole or MMRec: its interactions, splits, items and features.
 ///
 /// Writes raw files and a pipeline to `--out`, preprocesses them, and writes the features beside the dataset, so that `mp4sr run
 /// --pipeline OUT/pipeline.toml` can train on them.
@@ -38,7 +38,7 @@ enum Command {
 /// The flags of an import.
 #[derive(Debug, clap::Args)]
 pub struct ImportArgs {
-    /// The folder of the data set.
+    /// The folder of the dataset.
     #[arg(value_name = "FOLDER")]
     pub folder: PathBuf,
     /// The folder for the raw files and the pipeline; an earlier import there is replaced.
@@ -47,7 +47,7 @@ pub struct ImportArgs {
     /// The name of the dataset; by default, the name of the folder.
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// The folder that the paths of images and sounds are relative to, for a data set that this program exported; without it, they
+    /// The folder that the paths of images and sounds are relative to, for a dataset that this program exported; without it, they
     /// are left out.
     #[arg(long, value_name = "FOLDER")]
     pub images: Option<PathBuf>,

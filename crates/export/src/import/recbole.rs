@@ -1,4 +1,4 @@
-//! Reads RecBole's atomic files of any data set: <https://recbole.io/docs/user_guide/data/atomic_files.html>.
+//! Reads RecBole's atomic files of any dataset: <https://recbole.io/docs/user_guide/data/atomic_files.html>.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -15,11 +15,11 @@ use super::table::TabTable;
 use super::write::{Imported, exported_items, features_of, file_with};
 use crate::dataset::{About, ModalityFeatures, read_about};
 
-/// The names of the user column: RecBole's default, and the one in its session-based data sets.
+/// The names of the user column: RecBole's default, and the one in its session-based datasets.
 const USER: [&str; 2] = ["user_id", "session_id"];
 const ITEM: &str = "item_id";
 const TIME: &str = "timestamp";
-/// The column with the items before an event, if a data set has it.
+/// The column with the items before an event, if a dataset has it.
 const LIST: &str = "item_id_list";
 /// The names of the parts in file names.
 const PARTS: [&[&str]; 3] = [&["train"], &["valid", "validation"], &["test"]];
@@ -109,7 +109,7 @@ pub fn read(args: &ImportArgs) -> anyhow::Result<Imported> {
     Ok(Imported { form: "recbole", default_name: name, interactions, items, features, about, notes })
 }
 
-/// The name of the data set, and its interaction files with their parts; a single file counts as part 0.
+/// The name of the dataset, and its interaction files with their parts; a single file counts as part 0.
 fn interaction_files(folder: &Path, paths: &[PathBuf]) -> anyhow::Result<(String, Vec<(PathBuf, u8)>)> {
     let stems: Vec<String> = paths
         .iter()
@@ -152,7 +152,7 @@ fn interaction_files(folder: &Path, paths: &[PathBuf]) -> anyhow::Result<(String
     }
     ensure!(
         parts.iter().all(|(_, (own, _))| own == name),
-        "`{}` has parts of several data sets; leave those of one",
+        "`{}` has parts of several datasets; keep the files of one dataset",
         folder.display()
     );
     let mut found: Vec<(PathBuf, u8)> = parts.iter().map(|(stem, (_, part))| (path(stem), *part)).collect();
@@ -180,7 +180,7 @@ fn read_interactions(
         } else {
             ensure!(
                 interactions.columns == columns && joined.is_some() == list.is_some(),
-                "`{}` has other columns than `{}`; the files of the parts need the same",
+                "`{}` has different columns from `{}`; the files of all parts need the same columns",
                 path.display(),
                 inters[0].0.display()
             );
@@ -218,7 +218,7 @@ fn read_interactions(
         interactions.columns.clear();
         interactions.events = joined.finish(is_divided)?;
         notes.push(
-            "lines hold the items before an event (`item_id_list`): they are joined to one sequence per user"
+            "lines contain the items before an event (`item_id_list`): they are joined into one sequence per user"
                 .to_owned(),
         );
     }
@@ -247,11 +247,7 @@ impl ItemTable {
         let others: Vec<&str> =
             (0..table.columns.len()).filter(|at| !used(at)).map(|at| table.columns[at].0.as_str()).collect();
         if !others.is_empty() {
-            notes.push(format!(
-                "no part of an item is made of the columns {} of `{}`",
-                others.join(", "),
-                path.display()
-            ));
+            notes.push(format!("the columns {} of `{}` are not used", others.join(", "), path.display()));
         }
         let is_list = |at: usize| table.columns[at].1 == "token_seq";
         let mut dropped = 0_u64;
@@ -283,10 +279,7 @@ impl ItemTable {
             Ok(())
         })?;
         if dropped > 0 {
-            notes.push(format!(
-                "{dropped} lines of `{}` have no id, or that of an earlier line, which counts",
-                path.display()
-            ));
+            notes.push(format!("{dropped} lines of `{}` have no id or repeat one, and are ignored", path.display()));
         }
         self.vectors.append(&mut found);
         Ok(())
@@ -355,10 +348,10 @@ impl Vectors {
             offsets.push((values.len() / self.width.max(1)) as i64);
         }
         let found = offsets.last().copied().unwrap_or(0) as usize;
-        ensure!(found > 0, "`{}` has no vector of an item; its ids are others", self.path.display());
+        ensure!(found > 0, "`{}` has no vector of an item of the dataset; its ids differ", self.path.display());
         if found < self.by_id.len() {
             let (count, path) = (self.by_id.len() - found, self.path.display());
-            notes.push(format!("{count} vectors of `{path}` are of items that the data set does not have"));
+            notes.push(format!("{count} vectors of `{path}` belong to items that the dataset does not have"));
         }
         let own = ModalityFeatures { modality: self.modality.clone(), offsets, values, width: self.width };
         features_of(folder, &self.path, about, &interactions.items, own)

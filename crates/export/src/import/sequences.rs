@@ -16,7 +16,7 @@ pub struct Joined {
 #[derive(Debug)]
 struct Line {
     part: u8,
-    /// The items before the event, oldest first; some data sets keep only the last ones.
+    /// The items before the event, oldest first; some datasets keep only the last ones.
     before: Vec<u32>,
     item: u32,
     place: (PathBuf, u64),
@@ -59,8 +59,7 @@ fn append(sequence: &mut Vec<(u32, u8)>, Line { part, before, item, place }: Lin
         sequence.push((item, part));
     } else {
         bail!(
-            "`{}`, line {}: the items before the event do not go on from the user's earlier lines; lines of one user have to be of one \
-             sequence",
+            "`{}`, line {}: the items before the event do not continue the user's earlier lines; all lines of a user must belong to one sequence",
             place.0.display(),
             place.1
         );

@@ -1,4 +1,4 @@
-//! Finds the `mp4sr preprocess` split that reproduces the division of an imported data set.
+//! Finds the `mp4sr preprocess` split that reproduces the division of an imported dataset.
 
 use super::events::{Event, Interactions};
 

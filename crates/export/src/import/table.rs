@@ -25,7 +25,7 @@ impl TabTable {
             columns.push(match cell.rsplit_once(':') {
                 Some((name, kind)) if typed => (name.to_owned(), kind.to_owned()),
                 _ if typed => bail!(
-                    "`{}`, line 1: the column `{cell}` has no type; RecBole's headers are such as `user_id:token`, between tabs",
+                    "`{}`, line 1: the column `{cell}` has no type; RecBole's headers look like `user_id:token`, separated by tabs",
                     path.display()
                 ),
                 _ => (cell.to_owned(), String::new()),
@@ -70,7 +70,7 @@ impl TabTable {
             let cells: Vec<&str> = line.split('\t').collect();
             ensure!(
                 cells.len() == self.columns.len(),
-                "`{}`, line {number}: {} columns between tabs, expected {}; correct the line",
+                "`{}`, line {number}: {} columns separated by tabs, expected {}; correct the line",
                 self.path.display(),
                 cells.len(),
                 self.columns.len()

@@ -20,9 +20,9 @@ use crate::dataset::{About, ModalityFeatures, ragged_files, read_item_lines};
 use crate::folder::{self, IMPORT};
 use crate::npy;
 
-/// A data set as it was read.
+/// A dataset as it was read.
 pub struct Imported {
-    /// The program that the data set comes from, in lower case.
+    /// The program that the dataset comes from, in lower case.
     pub form: &'static str,
     /// The name of the dataset unless the user gives one.
     pub default_name: String,
@@ -31,13 +31,13 @@ pub struct Imported {
     pub items: Vec<ImportedItem>,
     /// The features of the items, in the same order.
     pub features: Vec<ModalityFeatures>,
-    /// The record of this program, if it exported the data set.
+    /// The record of this program, if it exported the dataset.
     pub about: Option<About>,
     /// Notes for the user.
     pub notes: Vec<String>,
 }
 
-/// Reads the items that this program exported beside the other format, in the order of `ids`; `None` if it did not export the data set.
+/// Reads the items that this program exported beside the other format, in the order of `ids`; `None` if it did not export the dataset.
 pub fn exported_items<'i>(
     args: &ImportArgs,
     about: Option<&About>,
@@ -57,7 +57,7 @@ pub fn exported_items<'i>(
     let items = items.collect();
     if left_out > 0 {
         notes.push(format!(
-            "{left_out} names of image and sound files are left out; `--images FOLDER` says where the files lie"
+            "{left_out} names of image and sound files are left out; `--images FOLDER` names the folder of the files"
         ));
     }
     if unknown > 0 {
@@ -87,7 +87,7 @@ pub fn features_of(
         && offsets.is_sorted()
         && offsets[lines.len()] == rows.rows() as i64
         && rows.width == matrix.width;
-    ensure!(fits, "`{}` does not fit the files beside it; export the data set again", rows_file.display());
+    ensure!(fits, "`{}` does not match the files beside it; export the dataset again", rows_file.display());
     let stored =
         ModalityFeatures { modality: matrix.modality.clone(), offsets, values: rows.values, width: rows.width };
     let by_id: HashMap<&str, usize> = lines.iter().map(|line| line.item_id.as_str()).zip(0..).collect();
@@ -152,7 +152,8 @@ pub fn write(
     let sequences = Sequences::read(&context.layout.sequences())?;
     let (events, kept) = (read.interactions.events.len(), sequences.items.len());
     if events != kept || items.len() != read.items.len() {
-        let found = format!("{kept} of {events} events and {} of {} items came through", items.len(), read.items.len());
+        let found =
+            format!("{kept} of {events} events and {} of {} items were imported", items.len(), read.items.len());
         return Err(Bug(found).into());
     }
     for own in &read.features {
@@ -175,7 +176,7 @@ fn expect_free(args: &ImportArgs, name: &str) -> anyhow::Result<()> {
     };
     if layout.sequences().exists() && is_again().is_none() {
         bail!(
-            "`{}` holds a dataset already, which would be lost; give this one another name with `--name`",
+            "`{}` already contains a dataset, which would be lost; give this one another name with `--name`",
             layout.root().display()
         );
     }
@@ -240,18 +241,18 @@ fn value_of(cell: &str) -> Value {
 fn described(division: &Division, clock: Clock) -> String {
     let parts = match division {
         Division::LeaveOneOut => "each user's last event is for the test and the one before for validation".to_owned(),
-        Division::Ratio(shares) => format!("each user's events are divided in the shares {shares:?}, as they came"),
+        Division::Ratio(shares) => format!("each user's events are divided in the shares {shares:?}, in their original order"),
         Division::Time { validation, test } => {
             let (validation, test) = (written(*validation), written(*test));
-            format!("events from {validation} on are for validation, those from {test} on for the test, as they came")
+            format!("events from {validation} on are for validation, those from {test} on for the test, in their original order")
         }
         Division::Positions => {
-            "the parts are not in order of time: they are kept, each user's events are ordered part by part, and times are given up".to_owned()
+            "the parts are not in order of time: they are kept, each user's events are ordered part by part, and times are discarded".to_owned()
         }
     };
     match clock {
         Clock::Order if *division != Division::Positions => {
-            format!("{parts}; there is no clock, events are in their order")
+            format!("{parts}; the data has no timestamps; events keep their order")
         }
         _ => parts,
     }
@@ -286,7 +287,7 @@ fn pipeline(name: &str, places: &Places, read: &Imported, clock: Clock, division
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
     let has = |of: &dyn Fn(&ImportedItem) -> bool| read.items.iter().any(of);
     let mut text = format!(
-        "# A data set of {}, brought over by `mp4sr import`.\n\n[dataset]\nname = {}\ndata = {}\n\n[source]\nformat = \"tabular\"\n\
+        "# A dataset of {}, imported by `mp4sr import`.\n\n[dataset]\nname = {}\ndata = {}\n\n[source]\nformat = \"tabular\"\n\
          interactions = [{}]\nitems = [{}]\nhtml = []\n",
         if read.form == "recbole" { "RecBole" } else { "MMRec" },
         quoted(name),
@@ -338,7 +339,7 @@ fn pipeline(name: &str, places: &Places, read: &Imported, clock: Clock, division
     } else if has(&|item| !item.title.is_empty() || !item.sentences.is_empty() || !item.texts.is_empty()) {
         text += "modalities = [{ name = \"text\" }]\n";
     } else {
-        text += "# There is neither text nor features: a model that reads ids alone.\nname = \"sasrec\"\n";
+        text += "# The data has neither text nor features, so the model reads only ids.\nname = \"sasrec\"\n";
     }
     text
 }
@@ -353,7 +354,7 @@ fn in_order(own: &ModalityFeatures, from: &[ImportedItem], items: &Items) -> any
         offsets.push((values.len() / own.width.max(1)) as i64);
     }
     Features::from_f32(offsets, &values, own.width, FeatureType::F32, items.hash())
-        .with_context(|| format!("the features of `{}` hold a value that is not finite", own.modality))
+        .with_context(|| format!("the features of `{}` contain a value that is not finite", own.modality))
 }
 
 /// The path of the file with this name, if it is among `paths`.

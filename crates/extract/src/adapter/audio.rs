@@ -198,7 +198,7 @@ impl AudioEncoder {
 }
 
 impl Processor {
-    /// Refuses settings that are not followed here.
+    /// Refuses settings that are not supported here.
     fn check(&self, bands: usize, frames: usize, file: &JsonFile) -> Result<()> {
         let fixed = [
             ("feature_size", self.feature_size, bands),
@@ -220,7 +220,7 @@ impl Processor {
         match self.others.iter().find(|(key, value)| !value.is_null() && !HARMLESS.contains(&key.as_str())) {
             Some((key, value)) => {
                 Err(file
-                    .error(format!("{key}: this key is not known here, and it may change the vectors (found {value})")))
+                    .error(format!("{key}: this key is not supported, and it may change the vectors (found {value})")))
             }
             None => Ok(()),
         }

@@ -103,7 +103,7 @@ pub(crate) struct Settings<'f> {
 }
 
 impl<'f> Settings<'f> {
-    /// Reads `config.json` and refuses keys that are not among `keys`, and values that are not followed.
+    /// Reads `config.json` and refuses keys that are not among `keys`, and values that are not supported.
     pub fn read(folder: &'f ModelFolder, keys: &Keys) -> Result<Self> {
         Self::checked(&folder.config, "", folder.config.parse()?, keys)
     }
@@ -126,7 +126,7 @@ impl<'f> Settings<'f> {
                 Some((_, values)) => settings.check_value(key, value, values)?,
                 None if known => {}
                 None => {
-                    let found = format!("{section}{key}: this key is not known here, and it may change the vectors");
+                    let found = format!("{section}{key}: this key is not supported, and it may change the vectors");
                     return Err(file.error(format!("{found} (found {value})")));
                 }
             }
@@ -140,7 +140,7 @@ impl<'f> Settings<'f> {
         if followed { Ok(()) } else { Err(self.refused(key, &values.join(" or "), value)) }
     }
 
-    /// The error for a key whose value is not followed.
+    /// The error for a key whose value is not supported.
     pub fn refused(&self, key: &str, expected: &str, found: &Value) -> crate::error::Error {
         self.file.error(format!("{}{key}: expected {expected}, found {found}", self.section))
     }

@@ -36,13 +36,13 @@ pub enum AudioError {
     #[error("it has no samples; fetch it again")]
     NoSamples,
     /// The sound is longer than an hour.
-    #[error("it is longer than {LONGEST} seconds; cut it")]
+    #[error("it is longer than {LONGEST} seconds; shorten it")]
     TooLong,
     /// The sampling rate cannot be resampled.
     #[error("its sampling rate is {0} per second; convert it to 16000")]
     Rate(u32),
     /// A sample is not finite.
-    #[error("it has samples that are not finite; write it again")]
+    #[error("it has samples that are not finite; encode it again")]
     NotFinite,
     /// The decoder panicked.
     #[error("the decoder failed on it; convert it with another program")]
@@ -76,7 +76,7 @@ fn mono(bytes: &[u8]) -> Result<(Vec<f32>, u32), AudioError> {
     let mut reader = symphonia::default::get_probe()
         .probe(&Hint::new(), source, FormatOptions::default(), MetadataOptions::default())
         .map_err(|e| format(&e))?;
-    let unknown = || AudioError::Format("it has no track of sound".to_owned());
+    let unknown = || AudioError::Format("it has no audio track".to_owned());
     let track = reader.default_track(TrackType::Audio).ok_or_else(unknown)?;
     let (number, expected) = (track.id, track.num_frames);
     let parameters = track.codec_params.as_ref().and_then(|codec| codec.audio()).ok_or_else(unknown)?;
@@ -101,7 +101,7 @@ fn mono(bytes: &[u8]) -> Result<(Vec<f32>, u32), AudioError> {
         }
     }
     match expected.filter(|&expected| expected > samples.len() as u64) {
-        Some(expected) => Err(AudioError::Damaged(format!("{} of {expected} samples are there", samples.len()))),
+        Some(expected) => Err(AudioError::Damaged(format!("{} of {expected} samples are present", samples.len()))),
         None => Ok((samples, rate)),
     }
 }

@@ -60,12 +60,25 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                     shards.new,
                     shards.known
                 ))?;
+                for damage in &shards.replaced {
+                    print(&format!("{}: in the cache itself, {damage}, unless they were just added\n", title(share)))?;
+                }
+                if let Some(path) = &shards.first_differing {
+                    print(&format!(
+                        "{}: {} vectors differ from the cache's vector of the same content, by at most {}, the first in `{}`; small \
+                         differences come from different processors or cards, large ones from damaged files\n",
+                        title(share),
+                        shards.differing,
+                        shards.largest_difference,
+                        path.display()
+                    ))?;
+                }
             }
             let damaged: Vec<&str> =
                 merged.iter().flat_map(|(_, shards)| &shards.damaged).map(String::as_str).collect();
             anyhow::ensure!(
                 damaged.is_empty(),
-                "{} damaged shards were left out; copy them again, or extract computes their vectors anew: {}",
+                "{} damaged or foreign shards were left out; copy them again, or `extract` will recompute their vectors: {}",
                 damaged.len(),
                 damaged.join("; ")
             );

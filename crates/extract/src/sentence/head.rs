@@ -142,7 +142,7 @@ impl Head {
             };
             if expected != found {
                 return Err(folder.config.error(format!(
-                    "the module {name} takes vectors of {expected} numbers, and those before it have {found}"
+                    "module {name} expects vectors of {expected} numbers, but those before it have {found}"
                 )));
             }
             if let Layer::Dense(dense) = layer {
@@ -190,7 +190,7 @@ fn poolings(settings: &Map<String, Value>, has_prompt: bool) -> std::result::Res
         !known.contains(&key.as_str()) && !FLAGS.iter().any(|(flag, _)| flag == key)
     });
     if let Some(key) = unknown {
-        return Err(format!("{key}: this key is not known here, and it may change the vectors"));
+        return Err(format!("{key}: this key is not supported, and it may change the vectors"));
     }
     if modes.is_empty() {
         return Ok(vec![Pooling::Mean]);

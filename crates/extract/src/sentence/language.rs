@@ -238,12 +238,12 @@ impl LanguageModel {
         self.words.len() / self.width()
     }
 
-    /// The encoder on a card, if the model was loaded onto one.
+    /// The encoder on a GPU, if the model was loaded onto one.
     pub fn card(&self) -> Option<&DeviceEncoder> {
         self.card.as_ref()
     }
 
-    /// The vectors of sequences on a card, `[sequences, d]`.
+    /// The vectors of sequences on a GPU, `[sequences, d]`.
     pub fn embed_on(&self, card: &DeviceEncoder, sequences: &[&[u32]], readout: Readout<'_>) -> Result<Vec<f32>> {
         let positions: Vec<u32> =
             sequences.iter().flat_map(|tokens| self.position_ids(tokens)).map(|position| position as u32).collect();

@@ -24,11 +24,11 @@ use crate::folder::{CONFIG, ModelFolder, TOKENIZER};
 
 /// The number of tokens that go through the layers together: enough for efficient products, few enough to stay in the caches.
 const TOKENS: usize = 512;
-/// The same for a card, which needs many thousands of tokens to be busy.
+/// The same for a GPU, which needs many thousands of tokens to be busy.
 const TOKENS_ON_CARD: usize = 16_384;
-/// The number of texts that are tokenised while the card computes the previous ones.
+/// The number of texts that are tokenised while the GPU computes the previous ones.
 const TEXTS_AHEAD: usize = 4096;
-/// The number of texts that one call should encode: enough to sort them by length, or to keep a card busy.
+/// The number of texts that one call should encode: enough to sort them by length, or to keep a GPU busy.
 const TEXTS: usize = 4096;
 const TEXTS_ON_CARD: usize = 65_536;
 
@@ -90,7 +90,7 @@ impl Model {
         }
     }
 
-    /// The model on a card, if it was loaded onto one.
+    /// The model on a GPU, if it was loaded onto one.
     fn card(&self) -> Option<(&LanguageModel, &DeviceEncoder)> {
         match self {
             Self::Fast(model) => model.card().map(|card| (&**model, card)),
@@ -159,7 +159,7 @@ impl SentenceEncoder {
         head.check(folder, model.width())?;
         if model.card().is_some() && head.poolings.iter().any(|pooling| pooling.readout().is_none()) {
             return Err(Error::Device(format!(
-                "extract.text.model: a card pools by mean, cls or max, and this model by {:?}; set run.device to \"cpu\"",
+                "extract.text.model: on a GPU, only the pooling modes mean, cls and max are supported, and this model uses {:?}; set run.device to \"cpu\"",
                 head.poolings
             )));
         }
@@ -185,7 +185,7 @@ impl SentenceEncoder {
     }
 
     /// Returns one vector per text, `[texts, d]` row by row. Texts go through the model sorted by length and without padding, so that the
-    /// vector of a text does not depend on the texts beside it: exactly on the CPU, and on a card up to the rounding of products of other
+    /// vector of a text does not depend on the texts beside it: exactly on the CPU, and on a GPU up to the rounding of products of other
     /// sizes. `done` is called with the number of texts that were encoded since its last call.
     pub fn encode<S: AsRef<str> + Sync>(&self, texts: &[S], done: impl Fn(u64) + Sync) -> Result<Vec<f32>> {
         if let Some((model, card)) = self.model.card() {
@@ -212,7 +212,7 @@ impl SentenceEncoder {
         Ok(all)
     }
 
-    /// Computes the vectors of some texts on the card while the CPU tokenises the next ones.
+    /// Computes the vectors of some texts on the GPU while the CPU tokenises the next ones.
     fn encode_on<S: AsRef<str> + Sync>(
         &self,
         model: &LanguageModel,
@@ -304,7 +304,7 @@ impl Pooling {
         }
     }
 
-    /// The readout by which a card pools in this mode, if it can.
+    /// The readout by which a GPU pools in this mode, if it can.
     fn readout(self) -> Option<Readout<'static>> {
         match self {
             Self::Mean => Some(Readout::Mean),

@@ -104,7 +104,7 @@ impl TextSettings {
 }
 
 impl Transformer {
-    /// Refuses settings that are not followed here.
+    /// Refuses settings that are not supported here.
     fn check(&self) -> std::result::Result<(), String> {
         let differs = |value: &Option<String>, known: &str| value.as_ref().is_some_and(|value| value != known);
         if differs(&self.task, "feature-extraction") {
@@ -126,7 +126,7 @@ impl Transformer {
             ("tokenizer_args", &self.tokenizer_args),
             ("config_args", &self.config_args),
         ] {
-            // These say where the reference loads from and in which type it computes, which is not followed here.
+            // These say where the reference loads from and in which type it computes, which is not supported here.
             let harmless = ["torch_dtype", "dtype", "trust_remote_code", "attn_implementation", "revision"];
             let mut others = arguments.iter().flatten().filter(|(name, _)| !harmless.contains(&name.as_str()));
             if let Some((name, value)) = others.next() {

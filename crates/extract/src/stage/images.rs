@@ -120,7 +120,7 @@ impl Extraction<'_> {
 /// The key of an image file's content.
 fn key_of(name: &str, path: &Path) -> ImageKey {
     if Downloads::is_address(name) && !path.is_file() {
-        return Err("it was not fetched; run `make download`".to_owned());
+        return Err("it was not downloaded; run `make download`".to_owned());
     }
     Ok(vector_key(&mp4sr_image::read(path).map_err(|e| e.to_string())?))
 }
@@ -149,7 +149,7 @@ fn read_block(encoder: &dyn ImageEncoder, block: &[(VectorKey, usize)], paths: &
     let read = |&(_, index): &(VectorKey, usize)| {
         mp4sr_image::read(&paths[index]).and_then(|bytes| encoder.processor().read(&bytes))
     };
-    // For a card, all threads read the same block; on the CPU, every thread has a block of its own.
+    // For a GPU, all threads read the same block; on the CPU, every thread has a block of its own.
     let images: Vec<_> =
         if encoder.is_on_card() { block.par_iter().map(read).collect() } else { block.iter().map(read).collect() };
     let mut found = ReadBlock { keys: Vec::new(), pixels: Vec::new(), unusable: Vec::new() };

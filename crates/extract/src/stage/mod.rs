@@ -65,14 +65,15 @@ pub fn run_shard(context: Context, shard: Shard) -> anyhow::Result<()> {
     let mut encoders = Encoders::planned(&context, plan)?;
     let (shards, name) = (context.layout.root().join("shards"), format!("{NAME}.{}", shard.file_name()));
     let _lock = Lock::acquire(&shards, &name)?;
-    let scratch = shards.join(name);
+    files::remove_leftovers(&shards)?;
+    // On machines that do not see each other's locks, two processes may compute the same part.
+    let scratch = files::temporary_of(&shards.join(name));
     let own = Context { layout: context.layout.at(&scratch), ..context };
     let dictionary_items = DictionaryItems::These(&all);
     Extraction { context: &own, items: &items, dictionary_items, files: &files, keep: true }.run(&mut encoders)?;
     files::remove_dir_if_present(&scratch)?;
     own.progress.log(format!(
-        "extract: the vectors of part {shard}, {} of {} items, are in the cache; `mp4sr extract` without `--shard` writes features \
-         when all parts are done",
+        "extract: the vectors of part {shard}, {} of {} items, are in the cache; `mp4sr extract` without `--shard` writes the features once all parts are done",
         items.len(),
         all.len()
     ));

@@ -157,14 +157,14 @@ impl Banks {
         };
         let first = self.read_numbers(HEAD_CURSOR)?.first().map_or(0, |&cursor| cursor as usize);
         let count = of_class(true).count();
-        let places: Vec<usize> = (first..first + count).map(|at| at % head).collect();
+        let indices: Vec<usize> = (first..first + count).map(|at| at % head).collect();
         self.with_floats(HEAD_FEATURES, |features| {
-            for (&place, (_, state)) in places.iter().zip(of_class(true)) {
-                features[place * width..][..width].copy_from_slice(state);
+            for (&index, (_, state)) in indices.iter().zip(of_class(true)) {
+                features[index * width..][..width].copy_from_slice(state);
             }
         })?;
         self.with_numbers(HEAD_ITEMS, |ring| {
-            places.iter().zip(of_class(true)).for_each(|(&place, (&item, _))| ring[place] = i64::from(item));
+            indices.iter().zip(of_class(true)).for_each(|(&index, (&item, _))| ring[index] = i64::from(item));
         })?;
         self.with_numbers(HEAD_CURSOR, |cursor| cursor.fill(((first + count) % head) as i64))?;
         let mut written = self.read_numbers(WRITTEN)?;
@@ -187,9 +187,9 @@ impl Banks {
         let (mut sums, mut counts) = (vec![0.0f64; met.len() * width], vec![0.0f64; met.len()]);
         self.buffers.read(HEAD_FEATURES, |buffer| {
             for (&item, state) in ring.iter().zip(floats(&buffer.values).chunks_exact(width)) {
-                let Ok(place) = met.binary_search(&(item as u32)) else { continue };
-                counts[place] += 1.0;
-                let sums = &mut sums[place * width..][..width];
+                let Ok(index) = met.binary_search(&(item as u32)) else { continue };
+                counts[index] += 1.0;
+                let sums = &mut sums[index * width..][..width];
                 sums.iter_mut().zip(state).for_each(|(sum, &value)| *sum += f64::from(value));
             }
         })?;

@@ -74,7 +74,7 @@ pub enum Blocks {
     Last,
 }
 
-/// `[model.masr]`: sizes and switches of MASR.
+/// `[model.masr]`: hyper-parameters of MASR.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -327,22 +327,22 @@ impl Masr {
         let table = Tensor::cat(&[self.items.as_tensor(), &self.mask.unsqueeze(0)?], 0)?;
         let rows: Vec<u32> = items.iter().map(|item| item - 1).collect();
         // Positions are counted from the end.
-        let places: Vec<u32> = (0..offsets.count())
+        let position_rows: Vec<u32> = (0..offsets.count())
             .flat_map(|j| {
                 let length = offsets.range(j).len();
-                (n - length..n).map(|place| place as u32)
+                (n - length..n).map(|row| row as u32)
             })
             .collect();
         match &self.layers {
             Layers::PreNorm(layers) => {
-                let input = (gather(&table, &rows)? + gather(&self.position, &places)?)?;
+                let input = (gather(&table, &rows)? + gather(&self.position, &position_rows)?)?;
                 trace::record(|| "sequence.input".to_owned(), &input);
                 self.pre_norm(layers, dropout(&input, self.drop(key, "input"))?, offsets, key)
             }
             Layers::PostNorm(norm, layers) => {
                 let positions = norm.with_positions(&self.position)?;
                 let dropout = self.drop(key, "input");
-                let x = sequence_input(Rows::new(&table, &rows), None, Rows::new(&positions, &places), dropout)?;
+                let x = sequence_input(Rows::new(&table, &rows), None, Rows::new(&positions, &position_rows), dropout)?;
                 trace::record(|| "sequence.input".to_owned(), &x);
                 let last_layer = self.config.blocks == Blocks::Last;
                 let pass = Pass { bidirectional: true, all_tokens: true, last_layer, ..Pass::default() };
@@ -381,7 +381,7 @@ impl Masr {
         let TransformerConfig { width: d, heads, max_sequence_length: n, .. } = self.transformer;
         let normed = layer.attention_norm.of(x)?;
         let key_value = Tensor::cat(&[layer.key.of(&normed)?, layer.value.of(&normed)?], 1)?;
-        let sizes = SourceSizes { sources: vec![d], width: d, heads, positions: n, fusion: ScoreFusion::Sum };
+        let sizes = SourceSizes { sources: vec![d], width: d, heads, max_sequence_length: n, fusion: ScoreFusion::Sum };
         let scope = SourceScope { real: None, last_only: false, bidirectional: true };
         let weights = self.drop(key, "weights");
         let attended = source_attention(&layer.query.of(&normed)?, &key_value, None, &sizes, offsets, scope, weights)?;
@@ -495,14 +495,14 @@ impl Masr {
     fn memory_loss(&self, x: &Tensor, labels: &[u32], tail: &Entries, negatives: &[u32]) -> Result<Option<Tensor>> {
         let d = self.transformer.width;
         let is_tail = |label: u32| !self.is_head[label as usize - 1];
-        let places: Vec<u32> = (0..labels.len() as u32).filter(|&at| is_tail(labels[at as usize])).collect();
-        if places.is_empty() {
+        let indices: Vec<u32> = (0..labels.len() as u32).filter(|&at| is_tail(labels[at as usize])).collect();
+        if indices.is_empty() {
             return Ok(None);
         }
-        let anchors = normalize(&gather(x, &places)?)?;
-        let share = 1.0 / places.len() as f64;
-        let (mut sums, mut held) = (Vec::with_capacity(places.len() * d), 0);
-        for &at in &places {
+        let anchors = normalize(&gather(x, &indices)?)?;
+        let share = 1.0 / indices.len() as f64;
+        let (mut sums, mut held) = (Vec::with_capacity(indices.len() * d), 0);
+        for &at in &indices {
             let own = tail.of(labels[at as usize]);
             let mut sum = vec![0.0f32; d];
             for entry in own.clone() {
@@ -511,7 +511,7 @@ impl Masr {
             held += own.len();
             sums.extend(sum);
         }
-        let sums = Tensor::from_vec(sums, (places.len(), d), x.device())?;
+        let sums = Tensor::from_vec(sums, (indices.len(), d), x.device())?;
         let pull = ((anchors.clone() * sums)?.sum_all()?.affine(-1.0, held as f64)? * share)?;
         trace::record(|| "memory_pull".to_owned(), &pull);
         let mut others = Vec::new();
@@ -536,10 +536,10 @@ impl Masr {
     /// [`after_step`](Model::after_step) writes them into the banks.
     pub fn cloze_loss(&self, cloze: &Cloze, memory: Memory<'_>, key: Option<RngKey>) -> Result<Tensor> {
         let encoded = self.encode(&cloze.items, &cloze.offsets, key)?;
-        let places: Vec<u32> =
+        let indices: Vec<u32> =
             (0..cloze.labels.len() as u32).filter(|&token| cloze.labels[token as usize] > 0).collect();
-        let labels: Vec<u32> = places.iter().map(|&token| cloze.labels[token as usize]).collect();
-        let x = gather(&encoded, &places)?;
+        let labels: Vec<u32> = indices.iter().map(|&token| cloze.labels[token as usize]).collect();
+        let x = gather(&encoded, &indices)?;
         trace::record(|| "hidden".to_owned(), &x);
         *self.pending.borrow_mut() = Some((x.detach(), labels.clone()));
         let columns: Vec<u32> = labels.iter().map(|label| label - 1).collect();

@@ -84,7 +84,7 @@ pub enum SequenceDropout {
     Uniform,
 }
 
-/// `[model.mp4sr]`: sizes and switches of MP4SR.
+/// `[model.mp4sr]`: hyper-parameters of MP4SR.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -126,10 +126,10 @@ pub struct Config {
     pub rho: f64,
     /// How the share of dropped items is chosen.
     pub sequence_dropout: SequenceDropout,
-    /// The least swap probability of mixup, which is drawn once per batch.
+    /// The minimum swap probability of mixup, which is drawn once per batch.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub mixup_min: f64,
-    /// The greatest swap probability of mixup; 0 switches mixup off (variant `w/o C-Mixup`).
+    /// The maximum swap probability of mixup; 0 disables mixup (variant `w/o C-Mixup`).
     #[schemars(range(min = 0.0, max = 1.0))]
     pub mixup_max: f64,
     /// The weight of NIP; 0 is the variant `w/o NIP`.
@@ -176,7 +176,7 @@ impl Config {
         Pooling {
             attention: self.attention,
             gradient: self.pooling_gradient,
-            pad_rows: match self.pooling_rows {
+            pooling_rows: match self.pooling_rows {
                 PoolingRows::Masked => None,
                 PoolingRows::Unmasked => Some(self.padded_rows),
             },
@@ -245,7 +245,7 @@ fn check(settings: &Settings<'_>) -> std::result::Result<(), Refused> {
 const PRESETS: [Preset; 3] = [
     Preset {
         name: "paper",
-        summary: "The paper where it differs from the defaults: same-target negatives kept, inner products for logits.",
+        summary: "The paper, where it differs from the defaults: same-target negatives are kept, and logits are inner products.",
         keys: r#"
             [model.mp4sr]
             pooling_gradient = "learned"
@@ -265,7 +265,7 @@ const PRESETS: [Preset; 3] = [
     },
     Preset {
         name: "released",
-        summary: "The authors' released code, as its README runs it.",
+        summary: "The authors' released code, with the settings of its README.",
         keys: r#"
             [model.mp4sr]
             pooling_gradient = "frozen"

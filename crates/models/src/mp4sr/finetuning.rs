@@ -21,9 +21,9 @@ struct StepItems {
     encoded: Option<Vec<u32>>,
     /// The number of candidates.
     count: usize,
-    /// `[tokens]`: the place of each token's item among those that are encoded.
+    /// `[tokens]`: the index of each token's item among those that are encoded.
     tokens: Vec<u32>,
-    /// `[B]`: the place of each target among the candidates.
+    /// `[B]`: the index of each target among the candidates.
     targets: Vec<u32>,
     /// `[count]`: the values that are added to the candidates' logits, if the candidates are a sample.
     shifts: Option<Vec<f32>>,

@@ -209,7 +209,7 @@ pub fn run_in_bf16(test: &str) {
     assert!(status.success(), "`{test}` fails in bf16");
 }
 
-/// The device on which models are tested: the CPU, unless `MP4SR_TEST_DEVICE` names a card.
+/// The device on which models are tested: the CPU, unless `MP4SR_TEST_DEVICE` names a GPU.
 pub fn device() -> Device {
     if is_bf16() {
         set_precision(Precision::Bf16);

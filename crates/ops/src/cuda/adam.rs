@@ -1,4 +1,4 @@
-//! Adam on the card: one launch updates all parameters, and the host does not wait for the card until the norm is requested.
+//! Adam on the GPU: one launch updates all parameters, and the host does not wait for the GPU until the norm is requested.
 
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{Result, Storage, Tensor, bail};
@@ -21,7 +21,7 @@ pub(crate) struct Moments {
     stopped: CudaSlice<u32>,
 }
 
-/// The joint norm of the gradients of a step, and its loss, which the card may still be computing.
+/// The joint norm of the gradients of a step, and its loss, which the GPU may still be computing.
 pub(crate) struct Outcome {
     card: Card,
     values: CudaSlice<f64>,
@@ -45,13 +45,13 @@ pub(crate) struct Stepping<'a> {
 
 impl std::fmt::Debug for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a step on a card")
+        f.write_str("a step on a GPU")
     }
 }
 
 impl std::fmt::Debug for Moments {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "moments of {} parameters on a card", self.first.len())
+        write!(f, "moments of {} parameters on a GPU", self.first.len())
     }
 }
 
@@ -70,14 +70,14 @@ impl Moments {
     /// Uploads stored moments to the device of `like`.
     pub fn new(like: &Tensor, first: &[Vec<f32>], second: &[Vec<f32>]) -> Result<Self> {
         let (storage, _) = like.storage_and_layout();
-        let Storage::Cuda(storage) = &*storage else { bail!("adam: the parameters are not on a card") };
+        let Storage::Cuda(storage) = &*storage else { bail!("adam: the parameters are not on a GPU") };
         let card = Card::of(candle_core::backend::BackendStorage::device(storage))?;
         let upload = |moments: &[Vec<f32>]| moments.iter().map(|m| card.upload(m)).collect::<Result<Vec<_>>>();
         let (first, second, stopped) = (upload(first)?, upload(second)?, card.zeros::<u32>(1)?);
         Ok(Self { card, first, second, stopped })
     }
 
-    /// Other moments on the same card.
+    /// Other moments on the same GPU.
     pub fn replaced(&self, first: &[Vec<f32>], second: &[Vec<f32>]) -> Result<Self> {
         let upload = |moments: &[Vec<f32>]| moments.iter().map(|m| self.card.upload(m)).collect::<Result<Vec<_>>>();
         let (first, second, stopped) = (upload(first)?, upload(second)?, self.card.zeros::<u32>(1)?);

@@ -1,4 +1,4 @@
-//! A card: its memory, its kernels, and products by cuBLAS.
+//! A GPU: its memory, its kernels, and products by cuBLAS.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -25,7 +25,7 @@ const STAGING: usize = 64 << 20;
 /// The size in bytes of the shared memory that every kernel may use without requesting it.
 const SHARED: usize = 48 << 10;
 
-/// The number of columns of a product that cuBLAS computes together on recent cards.
+/// The number of columns of a product that cuBLAS computes together on recent GPUs.
 const TILE: usize = 128;
 
 /// The number of multiplications in a product from which a second call takes less time than another tile.
@@ -34,11 +34,11 @@ const WORTH_A_CALL: usize = 1 << 32;
 /// The number of warps in a block, as the kernels assume.
 pub(crate) const WARPS: usize = 8;
 
-/// The number of blocks of kernels that loop over rows and write a partial sum each. It is the same for all cards, so that sums do not
-/// depend on the size of the card.
+/// The number of blocks of kernels that loop over rows and write a partial sum each. It is the same for all GPUs, so that sums do not
+/// depend on the size of the GPU.
 pub(crate) const BLOCKS: usize = 512;
 
-/// Values on the card.
+/// Values on the GPU.
 pub(crate) type Floats = CudaSlice<f32>;
 
 /// The kernels that a device has loaded.
@@ -50,10 +50,10 @@ struct Loaded {
     shared: usize,
 }
 
-/// Page-locked memory, which the card reads while the host continues. A copy from other memory would wait for all earlier work.
+/// Page-locked memory, which the GPU reads while the host continues. A copy from other memory would wait for all earlier work.
 struct Staging {
     memory: PinnedHostSlice<u8>,
-    /// The number of bytes used since the host last waited for the card.
+    /// The number of bytes used since the host last waited for the GPU.
     used: usize,
 }
 
@@ -73,7 +73,7 @@ pub(crate) struct Card {
     loaded: Arc<Loaded>,
 }
 
-/// An address on the card.
+/// An address on the GPU.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Address(u64);
 
@@ -279,7 +279,7 @@ impl Factor {
 }
 
 impl Card {
-    /// The card of a device; its kernels are loaded once.
+    /// The GPU of a device; its kernels are loaded once.
     pub fn of(device: &CudaDevice) -> Result<Self> {
         let mut all = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(loaded) = all.get(&device.id()) {
@@ -323,7 +323,7 @@ impl Card {
         })
     }
 
-    /// Copies values to the card. The host may change or drop them as soon as this returns.
+    /// Copies values to the GPU. The host may change or drop them as soon as this returns.
     #[allow(unsafe_code, reason = "the bytes are within the staging memory, and no copy out of them is under way")]
     pub fn upload<T: DeviceRepr + 'static>(&self, values: &[T]) -> Result<CudaSlice<T>> {
         if values.is_empty() {
@@ -506,7 +506,7 @@ impl Card {
 pub(crate) struct LargeUploads(Mutex<Option<PinnedHostSlice<f32>>>);
 
 impl LargeUploads {
-    /// The number of threads that copy values; a single one is slower than the card's bus. They do not belong to the pool, whose tasks may
+    /// The number of threads that copy values; a single one is slower than the GPU's bus. They do not belong to the pool, whose tasks may
     /// be waiting for the lock.
     const THREADS: usize = 8;
 

@@ -71,15 +71,15 @@ __device__ void pool_map(T* to, const T* map, u32 fours, u32 height, u32 width, 
   write4(to + 4 * (size_t)index, most);
 }
 
-// The mean of an image's map by channel: out [images][channels], map [images][places][channels]. One block per image and 256 channels.
+// The mean of an image's map by channel: out [images][channels], map [images][pixels][channels]. One block per image and 256 channels.
 template <typename T>
-__device__ void map_means(float* out, const T* map, u32 places, u32 channels) {
+__device__ void map_means(float* out, const T* map, u32 pixels, u32 channels) {
   u32 c = blockIdx.y * blockDim.x + threadIdx.x;
   if (c >= channels) return;
-  const T* from = map + (size_t)blockIdx.x * places * channels + c;
+  const T* from = map + (size_t)blockIdx.x * pixels * channels + c;
   float sum = 0.0f;
-  for (u32 place = 0; place < places; place++) sum += read(from + (size_t)place * channels);
-  out[(size_t)blockIdx.x * channels + c] = sum / places;
+  for (u32 pixel = 0; pixel < pixels; pixel++) sum += read(from + (size_t)pixel * channels);
+  out[(size_t)blockIdx.x * channels + c] = sum / pixels;
 }
 
 #define CONVOLUTION_KERNELS(T, NAME)                                                                                              \
@@ -98,8 +98,8 @@ __device__ void map_means(float* out, const T* map, u32 places, u32 channels) {
                                              u32 out_width) {                                                                     \
     pool_map(to, map, fours, height, width, channels, out_height, out_width);                                                     \
   }                                                                                                                               \
-  extern "C" __global__ void map_means_##NAME(float* out, const T* map, u32 places, u32 channels) {                               \
-    map_means(out, map, places, channels);                                                                                        \
+  extern "C" __global__ void map_means_##NAME(float* out, const T* map, u32 pixels, u32 channels) {                               \
+    map_means(out, map, pixels, channels);                                                                                        \
   }
 CONVOLUTION_KERNELS(float, f32)
 CONVOLUTION_KERNELS(__nv_bfloat16, bf16)

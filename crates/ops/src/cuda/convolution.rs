@@ -1,4 +1,4 @@
-//! ResNets with fixed weights on a card: a convolution is a matrix product of its windows, which are copied side by side unless they are
+//! ResNets with fixed weights on a GPU: a convolution is a matrix product of its windows, which are copied side by side unless they are
 //! single pixels.
 
 use candle_core::cuda_backend::CudaDevice;
@@ -134,7 +134,7 @@ struct Bottleneck {
     shortcut: Option<Convolution>,
 }
 
-/// A ResNet on a card.
+/// A ResNet on a GPU.
 pub(crate) struct CardResNet {
     card: Card,
     precision: Precision,

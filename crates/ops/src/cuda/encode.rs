@@ -8,7 +8,7 @@ use candle_core::{Result, Tensor, bail};
 
 use super::card::{Address, Card, Factor, Floats, Grid, WARPS, address, arguments};
 use super::features::CardRows;
-use super::rows::Uses;
+use super::rows::UploadedGatherIndex;
 use super::{OnCard, View, WIDEST, apply2, lanes};
 use crate::{GatherIndex, ItemRows, MixtureSizes, Precision, plain, precision};
 
@@ -79,7 +79,7 @@ struct Encode {
     precision: Precision,
     pooling_learns: bool,
     keeps: bool,
-    kept: Mutex<Option<(Uses, Vec<Kept>)>>,
+    kept: Mutex<Option<(UploadedGatherIndex, Vec<Kept>)>>,
 }
 
 /// The values of forward that backward needs.
@@ -119,8 +119,8 @@ struct Gradients {
 }
 
 impl Encoder {
-    fn pad_rows(&self) -> usize {
-        self.rows.pad_rows.unwrap_or(0)
+    fn pooling_rows(&self) -> usize {
+        self.rows.pooling_rows.unwrap_or(0)
     }
 
     fn compute(&self, card: &Card, w: Address, packed: Address, precision: Precision) -> Result<Kept> {
@@ -135,12 +135,12 @@ impl Encoder {
             Some(lanes) => card.launch(
                 &format!("{name}_{lanes}"),
                 Grid::warps(items).shared(4 * d),
-                arguments![pooled.at(), values, starts, counts, w, items, d, self.pad_rows()],
+                arguments![pooled.at(), values, starts, counts, w, items, d, self.pooling_rows()],
             )?,
             None => card.launch(
                 &name,
                 Grid::blocks(items, 1).shared(4 * self.rows.features.longest().max(1)),
-                arguments![pooled.at(), values, starts, counts, w, d, self.pad_rows()],
+                arguments![pooled.at(), values, starts, counts, w, d, self.pooling_rows()],
             )?,
         }
         let matrix = card.factor(d * columns, precision)?;
@@ -156,7 +156,7 @@ impl Encoder {
         Ok(Kept { rows, pooled, matrix, products })
     }
 
-    fn mix(&self, card: &Card, uses: &Uses, kept: &Kept, packed: Address, z: Address) -> Result<()> {
+    fn mix(&self, card: &Card, uses: &UploadedGatherIndex, kept: &Kept, packed: Address, z: Address) -> Result<()> {
         let MixtureSizes { experts, width, .. } = self.sizes;
         let [biases, weights, norm_biases] = self.tail(packed);
         card.launch(
@@ -189,7 +189,7 @@ impl Encoder {
         &self,
         card: &Card,
         given: Given,
-        uses: &Uses,
+        uses: &UploadedGatherIndex,
         kept: &Kept,
         to: Gradients,
         precision: Precision,
@@ -262,7 +262,7 @@ impl Encoder {
         precision: Precision,
     ) -> Result<()> {
         let (d, columns, items) = (self.sizes.features, self.sizes.card_columns(), self.rows.features.count());
-        let learning = kept.rows.learning(self.pad_rows());
+        let learning = kept.rows.learning(self.pooling_rows());
         let count = learning.len();
         let listed: CudaSlice<u32> = card.upload(learning)?;
         let chosen = if count == items { None } else { Some(card.factor(count * columns, precision)?) };
@@ -292,7 +292,7 @@ impl Encoder {
                     rows.counts(),
                     w,
                     d,
-                    self.pad_rows()
+                    self.pooling_rows()
                 ],
             )?,
             None => card.launch(
@@ -309,7 +309,7 @@ impl Encoder {
                     rows.counts(),
                     w,
                     d,
-                    self.pad_rows()
+                    self.pooling_rows()
                 ],
             )?,
         }
@@ -322,7 +322,7 @@ impl OnCard<2> for Encode {
 
     fn forward(&self, card: &Card, [w, packed]: [View<'_>; 2]) -> Result<(Floats, Vec<usize>)> {
         let width = self.encoders.first().map_or(1, |e| e.sizes.width);
-        let uses = Uses::of(card, &self.uses)?;
+        let uses = UploadedGatherIndex::of(card, &self.uses)?;
         let rows = self.encoders.len() * uses.count();
         let z = card.take::<f32>(rows * width)?;
         let mut all = Vec::new();
@@ -351,7 +351,7 @@ impl OnCard<2> for Encode {
             Some(kept) => kept,
             None => {
                 let compute = |e: &Encoder| e.compute(card, w.at, packed.at, self.precision);
-                (Uses::of(card, &self.uses)?, self.encoders.iter().map(compute).collect::<Result<_>>()?)
+                (UploadedGatherIndex::of(card, &self.uses)?, self.encoders.iter().map(compute).collect::<Result<_>>()?)
             }
         };
         let (dw, d_packed) = (card.take::<f32>(w.dims[0])?, card.take::<f32>(packed.dims[0])?);

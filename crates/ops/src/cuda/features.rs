@@ -1,4 +1,4 @@
-//! The rows of items on the card, in the type in which they are stored: all rows if they fit, otherwise those of a view's items.
+//! The rows of items on the GPU, in the type in which they are stored: all rows if they fit, otherwise those of a view's items.
 
 use std::sync::{Arc, OnceLock};
 
@@ -14,7 +14,7 @@ use crate::ragged::{Ragged, StoredValues};
 /// The fraction of the free memory that features may take; the rest is left to the step.
 const SHARE: (usize, usize) = (3, 5);
 
-/// The data of a table and its views that is kept on the card.
+/// The data of a table and its views that is kept on the GPU.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CardFeatures {
     /// The whole table, shared by all views; `None` once it was found too large.
@@ -76,8 +76,8 @@ impl CardRows {
     }
 
     /// The items whose pooling has a gradient: the weight of a single row is always 1.
-    pub fn learning(&self, pad_rows: usize) -> &[u32] {
-        if pad_rows > 1 { &self.any } else { &self.several }
+    pub fn learning(&self, pooling_rows: usize) -> &[u32] {
+        if pooling_rows > 1 { &self.any } else { &self.several }
     }
 }
 
@@ -102,7 +102,7 @@ fn joined<T: Copy>(values: &[T], rows: &[(usize, usize)], width: usize) -> Vec<T
 }
 
 impl Ragged {
-    /// This view's rows on the card. The table is uploaded once, and the positions of rows once per view.
+    /// This view's rows on the GPU. The table is uploaded once, and the positions of rows once per view.
     pub(crate) fn on_card(&self, card: &Card) -> Result<Arc<CardRows>> {
         if let Some(rows) = self.card.view.get() {
             return Ok(rows.clone());
@@ -126,7 +126,7 @@ impl Ragged {
                 let bytes = rows * self.width * (self.values.bytes() / self.values.len().max(1));
                 if !fits(card.device(), bytes)? {
                     bail!(
-                        "{} MiB of features do not fit the card's free memory; use a larger card or the CPU",
+                        "{} MiB of features do not fit into the free memory of the GPU; use a larger GPU or the CPU",
                         bytes >> 20
                     );
                 }

@@ -20,13 +20,13 @@ __device__ __forceinline__ void write4(__nv_bfloat16* at, const float (&x)[4]) {
 
 // ---------------------------------------------------------------- input of the layers
 
-// x[t] = (table[ids[t]] + segment) + positions[places[t]]; the order of the sums is the reference's. One warp per token.
+// x[t] = (table[ids[t]] + segment) + positions[rows[t]]; the order of the sums is the reference's. One warp per token.
 extern "C" __global__ void token_sums(float* x, const float* table, const float* segment, const float* positions, const u32* ids,
-                                      const u32* places, u32 tokens, u32 d) {
+                                      const u32* rows, u32 tokens, u32 d) {
   u32 token = warp_index(), lane = threadIdx.x % 32;
   if (token >= tokens) return;
   const float* word = table + (size_t)ids[token] * d;
-  const float* position = positions + (size_t)places[token] * d;
+  const float* position = positions + (size_t)rows[token] * d;
   for (u32 i = lane; i < d; i += 32)
     x[(size_t)token * d + i] = (segment ? word[i] + segment[i] : word[i]) + position[i];
 }
@@ -53,9 +53,9 @@ extern "C" __global__ void image_tokens(float* x, const float* patches, const fl
                                         u32 count, u32 d) {
   u32 token = warp_index(), lane = threadIdx.x % 32;
   if (token >= tokens) return;
-  u32 image = token / (count + 1), place = token % (count + 1);
-  const float* from = place == 0 ? first : patches + ((size_t)image * count + place - 1) * d;
-  for (u32 i = lane; i < d; i += 32) x[(size_t)token * d + i] = from[i] + positions[(size_t)place * d + i];
+  u32 image = token / (count + 1), index = token % (count + 1);
+  const float* from = index == 0 ? first : patches + ((size_t)image * count + index - 1) * d;
+  for (u32 i = lane; i < d; i += 32) x[(size_t)token * d + i] = from[i] + positions[(size_t)index * d + i];
 }
 
 // ---------------------------------------------------------------- residual sums, LayerNorm, activation

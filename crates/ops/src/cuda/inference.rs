@@ -1,4 +1,4 @@
-//! Encoders with fixed weights on a card: packed sequences, no gradient. The CPU's implementation is [`crate::inference`].
+//! Encoders with fixed weights on a GPU: packed sequences, no gradient. The CPU's implementation is [`crate::inference`].
 //!
 //! Residual sums, LayerNorm and softmax are f32. The inputs of products are f32, or bf16 if products are computed from bf16. The memory
 //! between the layers is kept between calls.
@@ -98,7 +98,7 @@ struct Room {
     up: Factor,
 }
 
-/// A stack on a card.
+/// A stack on a GPU.
 pub(crate) struct CardTransformer {
     card: Card,
     precision: Precision,
@@ -123,7 +123,7 @@ impl CardTransformer {
         let InferenceShape { width: d, heads, .. } = stack.shape;
         if d == 0 || heads == 0 || !d.is_multiple_of(heads) || d > WIDEST || d / heads > WIDEST_HEAD {
             bail!(
-                "{heads} heads of tokens of width {d}: a card takes tokens up to {WIDEST} and heads up to {WIDEST_HEAD} wide; \
+                "{heads} heads of tokens of width {d}: on a GPU, tokens may be up to {WIDEST} and heads up to {WIDEST_HEAD} wide; \
                  use the CPU"
             );
         }
@@ -316,7 +316,7 @@ enum Input {
     Images { patches: Linear, class: Floats, side: usize, patch: usize, staging: LargeUploads },
 }
 
-/// An encoder on a card.
+/// An encoder on a GPU.
 pub(crate) struct CardEncoder {
     stack: CardTransformer,
     input: Input,

@@ -1,4 +1,4 @@
-// Kernels of the operators on a card, forward and backward. The Rust side is in the modules of this folder.
+// Kernels of the operators on a GPU, forward and backward. The Rust side is in the modules of this folder.
 //
 // Matrices are row after row. One warp processes a row of width d, and its lanes hold P values each, so d <= 32 P. Sums over many rows go
 // through partial results in a fixed order, never through floating-point atomics: the same inputs give the same bytes. Dropout is drawn
@@ -349,7 +349,7 @@ extern "C" __global__ void scale_all(float* x, float scale, u64 count) {
 // Writes the softmax weights of an item's rows to shared memory; padding rows of zeros enter the denominator. All threads of the block must
 // call it.
 template <typename T>
-__device__ void pooling_weights(float* alpha, const T* rows, u32 count, u32 d, const float* w, u32 pad_rows) {
+__device__ void pooling_weights(float* alpha, const T* rows, u32 count, u32 d, const float* w, u32 pooling_rows) {
   u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   for (u32 r = warp; r < count; r += WARPS) {
     float sum = 0.0f;
@@ -359,7 +359,7 @@ __device__ void pooling_weights(float* alpha, const T* rows, u32 count, u32 d, c
   }
   __syncthreads();
   if (warp == 0) {
-    u32 padding = pad_rows > count ? pad_rows - count : 0;
+    u32 padding = pooling_rows > count ? pooling_rows - count : 0;
     float top = padding > 0 ? 0.0f : -INFINITY;
     for (u32 r = lane; r < count; r += 32) top = fmaxf(top, alpha[r]);
     top = warp_max(top);
@@ -377,16 +377,16 @@ __device__ void pooling_weights(float* alpha, const T* rows, u32 count, u32 d, c
 
 // e of one item per block; zeros without rows.
 template <typename T, typename O>
-__device__ void pool(O* e, const T* values, const u64* starts, const u32* counts, const float* w, u32 d, u32 pad_rows) {
+__device__ void pool(O* e, const T* values, const u64* starts, const u32* counts, const float* w, u32 d, u32 pooling_rows) {
   float* alpha = shared_room;
   u32 count = counts[blockIdx.x];
   const T* rows = values + starts[blockIdx.x] * d;
   e += (size_t)blockIdx.x * d;
-  if (count == 1 && pad_rows < 2) {
+  if (count == 1 && pooling_rows < 2) {
     for (u32 i = threadIdx.x; i < d; i += blockDim.x) write(e + i, read(rows + i));
     return;
   }
-  pooling_weights(alpha, rows, count, d, w, pad_rows);
+  pooling_weights(alpha, rows, count, d, w, pooling_rows);
   for (u32 i = threadIdx.x; i < d; i += blockDim.x) {
     float sum = 0.0f;
     for (u32 r = 0; r < count; r++) sum += alpha[r] * read(rows + (size_t)r * d + i);
@@ -397,7 +397,7 @@ __device__ void pool(O* e, const T* values, const u64* starts, const u32* counts
 // The contribution of the items `items` to dw: partial[block][d]. de has a row for each of these items, e for each item.
 template <typename T, typename O>
 __device__ void pool_backward(float* partial, const float* de, const O* e, const u32* items, u32 listed, const T* values,
-                              const u64* starts, const u32* counts, const float* w, u32 d, u32 pad_rows) {
+                              const u64* starts, const u32* counts, const float* w, u32 d, u32 pooling_rows) {
   __shared__ float along[WARPS];
   float* dw = shared_room;
   float* alpha = shared_room + d;
@@ -408,7 +408,7 @@ __device__ void pool_backward(float* partial, const float* de, const O* e, const
     const T* rows = values + starts[item] * d;
     const float* own = de + (size_t)at * d;
     __syncthreads();
-    pooling_weights(alpha, rows, count, d, w, pad_rows);
+    pooling_weights(alpha, rows, count, d, w, pooling_rows);
     float sum = 0.0f;
     for (u32 i = threadIdx.x; i < d; i += blockDim.x) sum += own[i] * read(e + (size_t)item * d + i);
     sum = warp_sum(sum);
@@ -453,14 +453,14 @@ struct Running {
 // e of one item per warp, for rows of at most 32 P values: every row is read once.
 template <int P, typename T, typename O>
 __device__ void pool_by_warps(O* e, const T* values, const u64* starts, const u32* counts, const float* w, u32 items, u32 d,
-                              u32 pad_rows) {
+                              u32 pooling_rows) {
   u32 item = warp_index();
   for (u32 i = threadIdx.x; i < d; i += blockDim.x) shared_room[i] = w[i];
   __syncthreads();
   if (item >= items) return;
   u32 count = counts[item];
   const T* rows = values + starts[item] * d;
-  Running running(pad_rows > count ? pad_rows - count : 0);
+  Running running(pooling_rows > count ? pooling_rows - count : 0);
   float pooled[P] = {};
   for (u32 r = 0; r < count; r++) {
     float x[P], score = 0.0f;
@@ -486,7 +486,7 @@ __device__ void pool_by_warps(O* e, const T* values, const u64* starts, const u3
 // minus (the sum of a_r t_r) e. Every row is read once. partial[block][d].
 template <int P, typename T>
 __device__ void pool_backward_by_warps(float* partial, const float* de, const u32* items, u32 listed, const T* values,
-                                       const u64* starts, const u32* counts, const float* w, u32 d, u32 pad_rows) {
+                                       const u64* starts, const u32* counts, const float* w, u32 d, u32 pooling_rows) {
   u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   float* weight = shared_room;
   float* dw = shared_room + d + warp * d;
@@ -498,7 +498,7 @@ __device__ void pool_backward_by_warps(float* partial, const float* de, const u3
     const T* rows = values + starts[item] * d;
     float own[P], along[P] = {}, pooled[P] = {}, mean = 0.0f;
     load_fours(own, de + (size_t)at * d, d);
-    Running running(pad_rows > count ? pad_rows - count : 0);
+    Running running(pooling_rows > count ? pooling_rows - count : 0);
     for (u32 r = 0; r < count; r++) {
       float x[P], score = 0.0f, t = 0.0f;
       load_fours(x, rows + (size_t)r * d, d);
@@ -542,18 +542,18 @@ __device__ void pool_backward_by_warps(float* partial, const float* de, const u3
 
 #define POOL_WARPS(P, NAME, T)                                                                                               \
   extern "C" __global__ void __launch_bounds__(256, 3) pool_##NAME##_f32_##P(                                                \
-      float* e, const T* values, const u64* starts, const u32* counts, const float* w, u32 items, u32 d, u32 pad_rows) {     \
-    pool_by_warps<P, T, float>(e, values, starts, counts, w, items, d, pad_rows);                                            \
+      float* e, const T* values, const u64* starts, const u32* counts, const float* w, u32 items, u32 d, u32 pooling_rows) {     \
+    pool_by_warps<P, T, float>(e, values, starts, counts, w, items, d, pooling_rows);                                            \
   }                                                                                                                          \
   extern "C" __global__ void __launch_bounds__(256, 3) pool_##NAME##_bf16_##P(                                               \
       __nv_bfloat16* e, const T* values, const u64* starts, const u32* counts, const float* w, u32 items, u32 d,             \
-      u32 pad_rows) {                                                                                                        \
-    pool_by_warps<P, T, __nv_bfloat16>(e, values, starts, counts, w, items, d, pad_rows);                                    \
+      u32 pooling_rows) {                                                                                                        \
+    pool_by_warps<P, T, __nv_bfloat16>(e, values, starts, counts, w, items, d, pooling_rows);                                    \
   }                                                                                                                          \
   extern "C" __global__ void __launch_bounds__(256, 2) pool_backward_##NAME##_##P(                                           \
       float* partial, const float* de, const u32* items, u32 listed, const T* values, const u64* starts, const u32* counts,  \
-      const float* w, u32 d, u32 pad_rows) {                                                                                 \
-    pool_backward_by_warps<P, T>(partial, de, items, listed, values, starts, counts, w, d, pad_rows);                        \
+      const float* w, u32 d, u32 pooling_rows) {                                                                                 \
+    pool_backward_by_warps<P, T>(partial, de, items, listed, values, starts, counts, w, d, pooling_rows);                        \
   }
 #define POOL_WIDTHS(NAME, T) POOL_WARPS(4, NAME, T) POOL_WARPS(12, NAME, T) POOL_WARPS(16, NAME, T) POOL_WARPS(24, NAME, T)
 POOL_WIDTHS(f32, float)
@@ -562,13 +562,13 @@ POOL_WIDTHS(bf16, __nv_bfloat16)
 
 #define POOL(NAME, T, O)                                                                                                     \
   extern "C" __global__ void __launch_bounds__(256) pool_##NAME(O* e, const T* values, const u64* starts, const u32* counts, \
-                                                                const float* w, u32 d, u32 pad_rows) {                      \
-    pool<T, O>(e, values, starts, counts, w, d, pad_rows);                                                                   \
+                                                                const float* w, u32 d, u32 pooling_rows) {                      \
+    pool<T, O>(e, values, starts, counts, w, d, pooling_rows);                                                                   \
   }                                                                                                                          \
   extern "C" __global__ void __launch_bounds__(256) pool_backward_##NAME(                                                    \
       float* partial, const float* de, const O* e, const u32* items, u32 listed, const T* values, const u64* starts,         \
-      const u32* counts, const float* w, u32 d, u32 pad_rows) {                                                              \
-    pool_backward<T, O>(partial, de, e, items, listed, values, starts, counts, w, d, pad_rows);                              \
+      const u32* counts, const float* w, u32 d, u32 pooling_rows) {                                                              \
+    pool_backward<T, O>(partial, de, e, items, listed, values, starts, counts, w, d, pooling_rows);                              \
   }
 POOL(f32_f32, float, float)
 POOL(f16_f32, __half, float)
@@ -976,7 +976,7 @@ extern "C" __global__ void attention(float* out, const float* q, const float* q_
   __syncthreads();
   float scale = 1.0f / sqrtf((float)width);
   for (u32 i = warp; i < queries; i += warps) {
-    u32 place = keys - queries + i, seen = bidirectional ? keys : place + 1;
+    u32 position = keys - queries + i, seen = bidirectional ? keys : position + 1;
     const float* from = q + (size_t)(row + i) * d + head * width;
     for (u32 c = lane; c < width; c += 32) own[c] = from[c] + q_bias[head * width + c];
     __syncwarp();
@@ -995,7 +995,7 @@ extern "C" __global__ void attention(float* out, const float* q, const float* q_
       sum += e;
     }
     sum = warp_sum(sum);
-    u32 index = weight_index(first + place, head, heads);
+    u32 index = weight_index(first + position, head, heads);
     for (u32 j = lane; j < seen; j += 32) p[j] = p[j] / sum * factor(drop, index + j);
     __syncwarp();
     for (u32 c = lane; c < width; c += 32) {
@@ -1029,8 +1029,8 @@ extern "C" __global__ void attention_backward(float* dq, float* dkv, const float
   __syncthreads();
   float scale = 1.0f / sqrtf((float)width);
   for (u32 i = warp; i < queries; i += warps) {
-    u32 place = keys - queries + i, seen = bidirectional ? keys : place + 1;
-    u32 index = weight_index(first + place, head, heads);
+    u32 position = keys - queries + i, seen = bidirectional ? keys : position + 1;
+    u32 index = weight_index(first + position, head, heads);
     float top = -INFINITY;
     for (u32 j = lane; j < seen; j += 32) {
       float s = 0.0f;
@@ -1460,7 +1460,7 @@ extern "C" __global__ void __launch_bounds__(256)
   if (threadIdx.x == 0) ahead[2 * row] = count, ahead[2 * row + 1] = bad;
 }
 
-// All kernels are in one module of the card, and these share the helpers above.
+// All kernels are in one module of the GPU, and these share the helpers above.
 #include "inference.cu"
 
 // This comes last because it uses helpers of inference.cu.

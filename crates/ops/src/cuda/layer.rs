@@ -77,7 +77,7 @@ struct Kept {
 
 impl Layer {
     fn parts(&self, packed: Address) -> LayerParts<Address> {
-        self.sizes.places().map(|place| packed.plus(place.start))
+        self.sizes.ranges().map(|range| packed.plus(range.start))
     }
 
     /// The address of the sequences' first tokens and the end, after which the last token of each follows.

@@ -60,9 +60,9 @@ struct Kept {
     products: Option<Floats>,
 }
 
-/// The mask and the targets, as the kernels take them.
+/// The mask and the targets, as arguments of the kernels.
 #[derive(Clone, Copy)]
-struct Columns {
+struct MaskAddresses {
     targets: Address,
     groups: Address,
     mode: u32,
@@ -70,21 +70,21 @@ struct Columns {
 }
 
 impl RowLogSumExp {
-    fn columns(&self, indices: &CudaSlice<u32>) -> Columns {
+    fn addresses(&self, indices: &CudaSlice<u32>) -> MaskAddresses {
         let at = address(indices);
         let targets = if self.targets.is_empty() { Address::NONE } else { at };
         match &self.mask {
-            Mask::None => Columns { targets, groups: Address::NONE, mode: 0, diagonal: true },
-            Mask::Groups { false_negatives, diagonal, .. } => {
+            Mask::None => MaskAddresses { targets, groups: Address::NONE, mode: 0, diagonal: true },
+            Mask::FalseNegatives { false_negatives, diagonal, .. } => {
                 let groups = at.plus(self.targets.len());
-                Columns { targets, groups, mode: mode(*false_negatives), diagonal: *diagonal }
+                MaskAddresses { targets, groups, mode: mode(*false_negatives), diagonal: *diagonal }
             }
         }
     }
 
     fn indices(&self, card: &Card) -> Result<CudaSlice<u32>> {
         let mut all = self.targets.clone();
-        if let Mask::Groups { groups, .. } = &self.mask {
+        if let Mask::FalseNegatives { groups, .. } = &self.mask {
             all.extend_from_slice(groups);
         }
         card.upload(&all)
@@ -103,7 +103,7 @@ impl RowLogSumExp {
     fn compute(&self, card: &Card, a: View<'_>, b: View<'_>) -> Result<(Floats, Kept)> {
         let (n, d, m) = (a.dims[0], a.dims[1], b.dims[0]);
         let indices = self.indices(card)?;
-        let Columns { targets, groups, mode, diagonal } = self.columns(&indices);
+        let MaskAddresses { targets, groups, mode, diagonal } = self.addresses(&indices);
         let (out, hits, state) = (card.take::<f32>(n)?, card.take::<f32>(n)?, card.take::<f32>(2 * n)?);
         let width = Self::width(n, m);
         let products = card.take::<f32>(n * width)?;
@@ -144,7 +144,7 @@ impl OnCard<2> for RowLogSumExp {
         };
         let square = match &self.mask {
             Mask::None => true,
-            Mask::Groups { groups, first_row, .. } => groups.len() == n && n == m && *first_row == 0,
+            Mask::FalseNegatives { groups, first_row, .. } => groups.len() == n && n == m && *first_row == 0,
         };
         if d != d2 || d == 0 || m == 0 || !square || !(self.targets.is_empty() || self.targets.len() == n) {
             bail!("row_logsumexp: {:?} and {:?} do not fit each other and the mask", a.dims, b.dims);
@@ -161,7 +161,7 @@ impl OnCard<2> for RowLogSumExp {
             None => self.compute(card, a, b)?.1,
         };
         let (n, d, m) = (a.dims[0], a.dims[1], b.dims[0]);
-        let Columns { targets, groups, mode, diagonal } = self.columns(&kept.indices);
+        let MaskAddresses { targets, groups, mode, diagonal } = self.addresses(&kept.indices);
         let (da, db) = (card.take::<f32>(n * d)?, card.take::<f32>(m * d)?);
         let width = Self::width(n, m);
         let products = match &kept.products {

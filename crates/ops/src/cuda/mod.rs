@@ -1,9 +1,9 @@
-//! The operators on an NVIDIA card: products by cuBLAS, everything else by the kernels of `kernels.cu`, whose backward is
+//! The operators on an NVIDIA GPU: products by cuBLAS, everything else by the kernels of `kernels.cu`, whose backward is
 //! written by hand.
 //!
 //! Operators implement [`OnCard`]; the adapters turn it into candle's custom operators of one, two or three differentiable inputs. Backward
 //! draws dropout masks again from their keys, the same as on the CPU. Work goes to one stream, in the order of the calls, and sums have a
-//! fixed order: the same inputs give the same bytes on the same card. Sizes beyond the limits of the kernels, such as [`WIDEST`], are left
+//! fixed order: the same inputs give the same bytes on the same GPU. Sizes beyond the limits of the kernels, such as [`WIDEST`], are left
 //! to the plain operators.
 
 mod adam;
@@ -45,13 +45,13 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, R
 use crate::timing::timed;
 use card::{Address, Card, Floats, address};
 
-/// Indices on a card.
+/// Indices on a GPU.
 pub(crate) type CardIndices = candle_core::cuda_backend::cudarc::driver::CudaSlice<u32>;
 
 /// The widest row that the kernels hold in registers.
 pub(crate) const WIDEST: usize = 1024;
 
-/// The device of card `ordinal`, opened once. All work goes to one stream, so candle does not have to track which work uses which memory.
+/// The device of GPU `ordinal`, opened once. All work goes to one stream, so candle does not have to track which work uses which memory.
 #[allow(unsafe_code, reason = "with one stream, everything happens in the order of the calls")]
 pub(crate) fn device(ordinal: usize) -> Result<Device> {
     static OPEN: Mutex<BTreeMap<usize, Device>> = Mutex::new(BTreeMap::new());
@@ -68,7 +68,7 @@ pub(crate) fn device(ordinal: usize) -> Result<Device> {
     Ok(device)
 }
 
-/// Makes freed memory stay with the process: otherwise, every wait for the card returns it to the system, and the next step has to allocate
+/// Makes freed memory stay with the process: otherwise, every wait for the GPU returns it to the system, and the next step has to allocate
 /// it again.
 #[allow(unsafe_code, reason = "the pool is the device's own, and the value is of the attribute's type")]
 fn keep_memory(device: &CudaDevice) -> Result<()> {
@@ -127,11 +127,11 @@ fn lanes(d: usize) -> usize {
 fn view<'a>(storage: &CudaStorage, layout: &'a Layout) -> Result<View<'a>> {
     match layout.contiguous_offsets() {
         Some((start, _)) => Ok(View { at: address(storage.as_cuda_slice::<f32>()?).plus(start), dims: layout.dims() }),
-        None => bail!("an operator on a card needs contiguous arguments"),
+        None => bail!("an operator on a GPU needs contiguous arguments"),
     }
 }
 
-/// Calls `f` with the views of contiguous tensors of one card.
+/// Calls `f` with the views of contiguous tensors of one GPU.
 pub(crate) fn with_views<const N: usize, T>(
     tensors: [&Tensor; N],
     f: impl FnOnce(&Card, [View<'_>; N]) -> Result<T>,
@@ -139,18 +139,18 @@ pub(crate) fn with_views<const N: usize, T>(
     let held = tensors.map(Tensor::storage_and_layout);
     let mut views = [View { at: Address::NONE, dims: &[] }; N];
     let mut card = None;
-    for (place, (storage, layout)) in views.iter_mut().zip(&held) {
-        let Storage::Cuda(storage) = &**storage else { bail!("an operator on a card got a tensor that is elsewhere") };
-        *place = view(storage, layout)?;
+    for (slot, (storage, layout)) in views.iter_mut().zip(&held) {
+        let Storage::Cuda(storage) = &**storage else { bail!("an operator on a GPU got a tensor that is elsewhere") };
+        *slot = view(storage, layout)?;
         card = Some(Card::of(storage.device())?);
     }
     match card {
         Some(card) => f(&card, views),
-        None => bail!("an operator on a card needs an argument"),
+        None => bail!("an operator on a GPU needs an argument"),
     }
 }
 
-/// A tensor of values on the card.
+/// A tensor of values on the GPU.
 fn tensor(card: &Card, values: Floats, shape: impl Into<Shape>) -> Tensor {
     let storage = CudaStorage::wrap_cuda_slice(values, card.device().clone());
     Tensor::from_storage(Storage::Cuda(storage), shape, BackpropOp::none(), false)
@@ -169,13 +169,13 @@ fn backward<F: OnCard<N>, const N: usize>(
         Ok((card.clone(), gradients))
     })?;
     let mut tensors = [const { None }; N];
-    for ((place, gradient), argument) in tensors.iter_mut().zip(gradients).zip(arguments) {
-        *place = gradient.map(|values| tensor(&card, values, argument.shape()));
+    for ((slot, gradient), argument) in tensors.iter_mut().zip(gradients).zip(arguments) {
+        *slot = gradient.map(|values| tensor(&card, values, argument.shape()));
     }
     Ok(tensors)
 }
 
-/// The measured time is that of the host; the card may still be working.
+/// The measured time is that of the host; the GPU may still be working.
 fn forward<F: OnCard<N>, const N: usize>(
     op: &F,
     device: &CudaDevice,
@@ -187,7 +187,7 @@ fn forward<F: OnCard<N>, const N: usize>(
 }
 
 fn elsewhere<T>(name: &str) -> Result<T> {
-    bail!("{name}: this is the implementation for cards")
+    bail!("{name}: this is the implementation for GPUs")
 }
 
 impl<F: OnCard<1>> CustomOp1 for Adapter<F> {

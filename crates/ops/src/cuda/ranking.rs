@@ -10,7 +10,7 @@ use crate::{Precision, Removed};
 /// The largest number of scores that are held at once, unless one row has more.
 const BLOCK: usize = 64 << 20;
 
-/// A matrix `[m, d]` on a card, whose rows are the columns of the scores.
+/// A matrix `[m, d]` on a GPU, whose rows are the columns of the scores.
 pub(crate) struct CardScores {
     matrix: Tensor,
     count: usize,
@@ -33,13 +33,13 @@ impl CardScores {
         self.d
     }
 
-    /// Calls `use_` with the scores of some rows at a time, in multiples of `multiple`: with the first row, the number of rows, and their
+    /// Calls `visit` with the scores of some rows at a time, in multiples of `multiple`: with the first row, the number of rows, and their
     /// scores, `[rows, m]`.
     fn each(
         &self,
         rows: &Tensor,
         multiple: usize,
-        mut use_: impl FnMut(&Card, usize, usize, &Floats) -> Result<()>,
+        mut visit: impl FnMut(&Card, usize, usize, &Floats) -> Result<()>,
     ) -> Result<()> {
         let rows = rows.contiguous()?;
         let n = rows.dim(0)?;
@@ -51,7 +51,7 @@ impl CardScores {
                 let count = together.min(n - first);
                 let own = Matrix::new(rows.at.plus(first * self.d), count, self.d);
                 card.product(address(&scores), own, columns, false, Precision::F32)?;
-                use_(card, first, count, &scores)?;
+                visit(card, first, count, &scores)?;
             }
             Ok(())
         })

@@ -121,8 +121,8 @@ impl OnCard<1> for Normalize {
     }
 }
 
-/// The uses of a table's rows on the card. Their order, which only backward needs, is computed by another thread while the card is working.
-pub(crate) struct Uses {
+/// The uses of a table's rows on the GPU. Their order, which only backward needs, is computed by another thread while the GPU is working.
+pub(crate) struct UploadedGatherIndex {
     count: usize,
     /// The number of rows of the table.
     rows: usize,
@@ -133,18 +133,18 @@ pub(crate) struct Uses {
 
 /// The uses of each row.
 enum Order {
-    UnderWay(Receiver<RowUses>),
+    UnderWay(Receiver<RowIndex>),
     Known(Arc<Uploaded>),
 }
 
 /// The uses of each row on the host.
-enum RowUses {
+enum RowIndex {
     /// No row is used twice.
     Once,
     Index(GatherIndex),
 }
 
-/// The uses of each row on the card.
+/// The uses of each row on the GPU.
 enum Uploaded {
     Once,
     Index {
@@ -168,7 +168,7 @@ fn are_once(rows: &[u32], table: usize) -> bool {
     })
 }
 
-impl Uses {
+impl UploadedGatherIndex {
     pub fn new(card: &Card, rows: &[u32], table: usize, name: &str) -> Result<Self> {
         if let Some(row) = rows.iter().find(|&&row| row as usize >= table) {
             bail!("{name}: row {row} of {table}");
@@ -177,7 +177,7 @@ impl Uses {
         let count = rows.len();
         rayon::spawn(move || {
             let uses =
-                if are_once(&rows, table) { RowUses::Once } else { RowUses::Index(GatherIndex::new(rows, table)) };
+                if are_once(&rows, table) { RowIndex::Once } else { RowIndex::Index(GatherIndex::new(rows, table)) };
             // Without a backward pass, the receiver is gone by now.
             let _ = sender.send(uses);
         });
@@ -190,7 +190,7 @@ impl Uses {
             bail!("a use of row {row} of {}", index.items());
         }
         let (sender, receiver) = std::sync::mpsc::channel();
-        let _ = sender.send(RowUses::Index(index.clone()));
+        let _ = sender.send(RowIndex::Index(index.clone()));
         let uploaded = card.upload(index.item_of())?;
         let (count, rows) = (index.count(), index.items());
         Ok(Self { count, rows, uploaded, order: Mutex::new(Order::UnderWay(receiver)) })
@@ -212,8 +212,8 @@ impl Uses {
             Order::UnderWay(receiver) => receiver.recv().map_err(Error::wrap)?,
         };
         let uploaded = Arc::new(match uses {
-            RowUses::Once => Uploaded::Once,
-            RowUses::Index(index) => {
+            RowIndex::Once => Uploaded::Once,
+            RowIndex::Index(index) => {
                 let starts = index.starts();
                 let many = (0..self.rows as u32)
                     .filter(|&row| (starts[row as usize + 1] - starts[row as usize]) as usize > MANY);
@@ -272,7 +272,7 @@ pub(crate) fn gather(table: &Tensor, rows: &[u32]) -> Result<Tensor> {
 
 struct Gather {
     rows: Vec<u32>,
-    uses: OnceLock<Uses>,
+    uses: OnceLock<UploadedGatherIndex>,
 }
 
 impl OnCard<1> for Gather {
@@ -280,7 +280,7 @@ impl OnCard<1> for Gather {
 
     fn forward(&self, card: &Card, [table]: [View<'_>; 1]) -> Result<(Floats, Vec<usize>)> {
         let &[n, d] = table.dims else { bail!("gather: expected [n, d], found {:?}", table.dims) };
-        let uses = Uses::new(card, &self.rows, n, Self::NAME)?;
+        let uses = UploadedGatherIndex::new(card, &self.rows, n, Self::NAME)?;
         let out = card.take::<f32>(uses.count() * d)?;
         let grid = Grid::warps(uses.count());
         card.launch("gather_rows", grid, arguments![&out, table.at, uses.rows(), uses.count(), d])?;
@@ -295,7 +295,7 @@ impl OnCard<1> for Gather {
     }
 }
 
-/// A sparse matrix on the card, and its transpose.
+/// A sparse matrix on the GPU, and its transpose.
 #[derive(Debug)]
 pub(crate) struct CardSparse {
     by_row: CardRows,

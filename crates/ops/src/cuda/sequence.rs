@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use candle_core::{Result, Tensor, bail};
 
 use super::card::{Address, BLOCKS, Card, Floats, Grid, address, arguments};
-use super::rows::Uses;
+use super::rows::UploadedGatherIndex;
 use super::{OnCard, View, WIDEST, apply2, apply3, lanes};
 use crate::{Dropout, Rows, plain};
 
@@ -37,9 +37,9 @@ struct Input {
 }
 
 struct Uploaded {
-    z: Uses,
-    ids: Option<Uses>,
-    positions: Uses,
+    z: UploadedGatherIndex,
+    ids: Option<UploadedGatherIndex>,
+    positions: UploadedGatherIndex,
 }
 
 /// The addresses of the tables: z, the positions, their LayerNorm, and the ids, if any.
@@ -76,16 +76,16 @@ impl Input {
             bail!("sequence_input: {:?} and {:?} do not fit each other", z.dims, packed.dims);
         }
         let id_uses = match (&self.ids, ids) {
-            (Some(uses), Some(table)) => Some(Uses::new(card, uses, table.dims[0], NAME)?),
+            (Some(uses), Some(table)) => Some(UploadedGatherIndex::new(card, uses, table.dims[0], NAME)?),
             _ => None,
         };
         let uploaded = Uploaded {
-            z: Uses::new(card, &self.z, n, NAME)?,
+            z: UploadedGatherIndex::new(card, &self.z, n, NAME)?,
             ids: id_uses,
-            positions: Uses::new(card, &self.positions, rows - 2, NAME)?,
+            positions: UploadedGatherIndex::new(card, &self.positions, rows - 2, NAME)?,
         };
         let (tables, y) = (Self::tables(z, packed, ids), card.take::<f32>(tokens * d)?);
-        let id_rows = uploaded.ids.as_ref().map_or(Address::NONE, Uses::rows);
+        let id_rows = uploaded.ids.as_ref().map_or(Address::NONE, UploadedGatherIndex::rows);
         card.launch(
             &format!("input_{}", lanes(d)),
             Grid::warps(tokens),
@@ -121,7 +121,7 @@ impl Input {
         let tables = Self::tables(z, packed, ids);
         let blocks = BLOCKS.min(tokens.max(1));
         let (dv, partial) = (card.take::<f32>(tokens * d)?, card.take::<f32>(blocks * 2 * d)?);
-        let id_rows = uploaded.ids.as_ref().map_or(Address::NONE, Uses::rows);
+        let id_rows = uploaded.ids.as_ref().map_or(Address::NONE, UploadedGatherIndex::rows);
         card.launch(
             &format!("input_backward_{}", lanes(d)),
             Grid::blocks(blocks, 1),

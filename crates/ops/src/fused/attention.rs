@@ -9,9 +9,9 @@ use crate::Dropout;
 use crate::kernel::{add_scaled_short, dot, exp};
 use crate::plain::weight_index;
 
-/// One sequence: the number of its first token, its numbers of queries and keys, the model width and the heads.
+/// The tokens of one sequence: the number of its first token and its numbers of queries and keys, with the sizes of the layer.
 #[derive(Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct SequenceRange {
     pub first: usize,
     pub queries: usize,
     pub keys: usize,
@@ -20,12 +20,12 @@ pub(super) struct Place {
     pub bidirectional: bool,
 }
 
-impl Place {
+impl SequenceRange {
     /// The number of keys that query `i` sees, and the number of the query's token.
     #[inline(always)]
     fn seen(&self, i: usize) -> (usize, usize) {
-        let place = self.keys - self.queries + i;
-        (if self.bidirectional { self.keys } else { place + 1 }, self.first + place)
+        let index = self.keys - self.queries + i;
+        (if self.bidirectional { self.keys } else { index + 1 }, self.first + index)
     }
 }
 
@@ -55,14 +55,22 @@ fn draw(factors: &mut [f32], dropout: Dropout, token: usize, head: usize, heads:
 }
 
 #[inline(always)]
-fn forward(out: &mut [f32], q: &[f32], kv: &[f32], place: Place, dropout: Dropout, work: &mut [f32], width: usize) {
-    let Place { queries, d, heads, keys, .. } = place;
+fn forward(
+    out: &mut [f32],
+    q: &[f32],
+    kv: &[f32],
+    range: SequenceRange,
+    dropout: Dropout,
+    work: &mut [f32],
+    width: usize,
+) {
+    let SequenceRange { queries, d, heads, keys, .. } = range;
     let (p, factors) = work.split_at_mut(keys);
     let scale = 1.0 / (width as f32).sqrt();
     for head in 0..heads {
         let (key, value) = (head * width, d + head * width);
         for i in 0..queries {
-            let (seen, token) = place.seen(i);
+            let (seen, token) = range.seen(i);
             let (p, factors) = (&mut p[..seen], &mut factors[..seen]);
             softmax_row(&q[i * d + key..][..width], &kv[key..], 2 * d, p, scale);
             draw(factors, dropout, token, head, heads);
@@ -78,10 +86,10 @@ fn forward(out: &mut [f32], q: &[f32], kv: &[f32], place: Place, dropout: Dropou
 /// Computes attention of one sequence from `q` `[queries, d]` and `kv` `[keys, 2 d]` to `out` `[queries, d]`; `work` has room for three
 /// values per key.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
-pub(super) fn attend(out: &mut [f32], q: &[f32], kv: &[f32], place: Place, dropout: Dropout, work: &mut [f32]) {
-    match place.d / place.heads {
-        32 => forward(out, q, kv, place, dropout, work, 32),
-        width => forward(out, q, kv, place, dropout, work, width),
+pub(super) fn attend(out: &mut [f32], q: &[f32], kv: &[f32], range: SequenceRange, dropout: Dropout, work: &mut [f32]) {
+    match range.d / range.heads {
+        32 => forward(out, q, kv, range, dropout, work, 32),
+        width => forward(out, q, kv, range, dropout, work, width),
     }
 }
 
@@ -107,19 +115,19 @@ pub(super) struct AttentionGradients<'a> {
 fn backward(
     AttentionGradients { dq, dkv }: AttentionGradients<'_>,
     AttentionInputs { q, kv, dout }: AttentionInputs<'_>,
-    place: Place,
+    range: SequenceRange,
     dropout: Dropout,
     work: &mut [f32],
     width: usize,
 ) {
-    let Place { queries, d, heads, keys, .. } = place;
+    let SequenceRange { queries, d, heads, keys, .. } = range;
     let (p, work) = work.split_at_mut(keys);
     let (dp, factors) = work.split_at_mut(keys);
     let scale = 1.0 / (width as f32).sqrt();
     for head in 0..heads {
         let (key, value) = (head * width, d + head * width);
         for i in 0..queries {
-            let (seen, token) = place.seen(i);
+            let (seen, token) = range.seen(i);
             let (p, dp, factors) = (&mut p[..seen], &mut dp[..seen], &mut factors[..seen]);
             let q = &q[i * d + key..][..width];
             softmax_row(q, &kv[key..], 2 * d, p, scale);
@@ -145,12 +153,12 @@ fn backward(
 pub(super) fn attend_backward(
     outs: AttentionGradients<'_>,
     inputs: AttentionInputs<'_>,
-    place: Place,
+    range: SequenceRange,
     dropout: Dropout,
     work: &mut [f32],
 ) {
-    match place.d / place.heads {
-        32 => backward(outs, inputs, place, dropout, work, 32),
-        width => backward(outs, inputs, place, dropout, work, width),
+    match range.d / range.heads {
+        32 => backward(outs, inputs, range, dropout, work, 32),
+        width => backward(outs, inputs, range, dropout, work, width),
     }
 }

@@ -51,10 +51,10 @@ fn dot_of(edges: &Edges, rows: &[f32], columns: &[f32], d: usize) -> Vec<f32> {
     let lengths = shards.iter().map(|shard| by_row.offsets[shard.end] - by_row.offsets[shard.start]);
     cut(&mut out, lengths, 1).into_par_iter().zip(&shards).for_each(|(mut out, shard)| {
         for row in shard.clone() {
-            let places = by_row.offsets[row]..by_row.offsets[row + 1];
-            let (own, rest) = std::mem::take(&mut out).split_at_mut(places.len());
+            let range = by_row.offsets[row]..by_row.offsets[row + 1];
+            let (own, rest) = std::mem::take(&mut out).split_at_mut(range.len());
             out = rest;
-            dots(own, &by_row.others[places], &rows[row * d..][..d], columns);
+            dots(own, &by_row.others[range], &rows[row * d..][..d], columns);
         }
     });
     out
@@ -68,8 +68,8 @@ fn sum_of(edges: &Edges, to: Side, weights: &[f32], x: &[f32], d: usize) -> Vec<
     cut(&mut out, shards.iter().map(ExactSizeIterator::len), d).into_par_iter().zip(&shards).for_each(
         |(out, shard)| {
             for (node, out) in shard.clone().zip(out.chunks_exact_mut(d)) {
-                let places = nodes.offsets[node]..nodes.offsets[node + 1];
-                weighted(out, &nodes.edges[places.clone()], &nodes.others[places], weights, x);
+                let range = nodes.offsets[node]..nodes.offsets[node + 1];
+                weighted(out, &nodes.edges[range.clone()], &nodes.others[range], weights, x);
             }
         },
     );
@@ -143,14 +143,14 @@ impl Softmax {
                 let mut out = vec![0.0; nodes.offsets[shard.end] - first];
                 let (mut own_a, mut own_b) = (Vec::new(), Vec::new());
                 for node in shard.clone() {
-                    let places = nodes.offsets[node]..nodes.offsets[node + 1];
+                    let range = nodes.offsets[node]..nodes.offsets[node + 1];
                     own_a.clear();
                     own_b.clear();
-                    for &edge in &nodes.edges[places.clone()] {
+                    for &edge in &nodes.edges[range.clone()] {
                         own_a.push(a[edge as usize]);
                         own_b.push(b[edge as usize]);
                     }
-                    work(&own_a, &own_b, &mut out[places.start - first..places.end - first]);
+                    work(&own_a, &own_b, &mut out[range.start - first..range.end - first]);
                 }
                 out
             })

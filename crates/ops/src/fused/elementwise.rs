@@ -193,8 +193,8 @@ impl Fused<1> for Gather {
 pub(super) fn scatter(uses: &GatherIndex, gradient: &[f32], d: usize) -> Vec<f32> {
     let mut out = vec![0.0; uses.items() * d];
     out.par_chunks_mut(d.max(1)).enumerate().with_min_len(16).for_each(|(row, out)| {
-        for &use_ in uses.of(row) {
-            accumulate(out, &gradient[use_ as usize * d..][..d]);
+        for &occurrence in uses.of(row) {
+            accumulate(out, &gradient[occurrence as usize * d..][..d]);
         }
     });
     out

@@ -39,7 +39,7 @@ pub(crate) fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses:
         }
         encoders.push(Encoder {
             rows: rows.clone(),
-            pad_rows: rows.pad_rows.unwrap_or(0),
+            pooling_rows: rows.pooling_rows.unwrap_or(0),
             sizes,
             w: first_w..first_w + sizes.features,
             packed: first..first + sizes.count(),
@@ -120,7 +120,7 @@ struct Kept {
 /// The encoder of one modality.
 struct Encoder {
     rows: ItemRows,
-    pad_rows: usize,
+    pooling_rows: usize,
     sizes: MixtureSizes,
     /// The ranges of its parameters in the arguments.
     w: Range<usize>,
@@ -148,7 +148,7 @@ impl Encoder {
         let (all, columns) = (self.sizes.outputs(), self.sizes.columns());
         let (mut alpha, mut room) = (Vec::new(), Vec::new());
         for (i, e) in pooled.chunks_exact_mut(d).enumerate() {
-            pool_item(self.rows.features.rows(first + i, &mut room), w, self.pad_rows, &mut alpha, e);
+            pool_item(self.rows.features.rows(first + i, &mut room), w, self.pooling_rows, &mut alpha, e);
         }
         for out in out.chunks_exact_mut(columns) {
             out[..all].copy_from_slice(biases);
@@ -173,9 +173,9 @@ impl Encoder {
         Kept { pooled, products }
     }
 
-    fn mix(&self, use_: usize, products: &[f32], norms: Norms<'_>, z: &mut [f32]) {
+    fn mix(&self, occurrence: usize, products: &[f32], norms: Norms<'_>, z: &mut [f32]) {
         let (product, gate) = (&products[..self.sizes.outputs()], &products[self.sizes.gates()]);
-        mix_use(z, product, gate, norms, (use_ * self.sizes.outputs()) as u32, self.rows.dropout);
+        mix_use(z, product, gate, norms, (occurrence * self.sizes.outputs()) as u32, self.rows.dropout);
     }
 
     /// Computes z if every item is used once and nothing is kept: the products of a block are dropped before the next block.
@@ -200,9 +200,9 @@ impl Encoder {
         let norms = self.sizes.norms(&packed[self.packed.clone()]);
         z.par_chunks_mut(USES * width).enumerate().for_each(|(piece, z)| {
             for (at, z) in z.chunks_exact_mut(width).enumerate() {
-                let use_ = piece * USES + at;
-                let item = uses.item_of()[use_] as usize;
-                self.mix(uses.number(use_), &kept.products[item * columns..][..columns], norms, z);
+                let occurrence = piece * USES + at;
+                let item = uses.item_of()[occurrence] as usize;
+                self.mix(uses.number(occurrence), &kept.products[item * columns..][..columns], norms, z);
             }
         });
     }
@@ -225,9 +225,9 @@ impl Encoder {
             let mut totals = Totals { products, gate, weights: &mut *weights, biases: &mut *biases };
             let products = &kept.products[item * columns..][..columns];
             let (product, g) = (&products[..all], &products[self.sizes.gates()]);
-            for &use_ in uses.of(item) {
-                let dz = &gradient[use_ as usize * width..][..width];
-                let dropped = (uses.number(use_ as usize) * all) as u32;
+            for &occurrence in uses.of(item) {
+                let dz = &gradient[occurrence as usize * width..][..width];
+                let dropped = (uses.number(occurrence as usize) * all) as u32;
                 mix_use_backward(dz, UseInputs { product, gate: g, norms }, &mut totals, dropped, self.rows.dropout);
             }
             softmax_backward(g, totals.gate);
@@ -240,7 +240,7 @@ impl Encoder {
         let columns = self.sizes.columns();
         let items = part.products.len() / columns;
         let learning: Vec<usize> =
-            (0..items).filter(|i| learns(self.rows.features.rows_of(first + i), self.pad_rows)).collect();
+            (0..items).filter(|i| learns(self.rows.features.rows_of(first + i), self.pooling_rows)).collect();
         let mut dp = Scratch::take(learning.len() * columns);
         for (to, &i) in dp.chunks_exact_mut(columns).zip(&learning) {
             to.copy_from_slice(&part.products[i * columns..][..columns]);
@@ -250,7 +250,7 @@ impl Encoder {
         let (mut alpha, mut room) = (Vec::new(), Vec::new());
         for (de, &i) in de.chunks_exact(d).zip(&learning) {
             let (rows, e) = (self.rows.features.rows(first + i, &mut room), &kept.pooled[(first + i) * d..][..d]);
-            pool_item_backward(rows, w, self.pad_rows, &mut alpha, e, de, &mut part.w);
+            pool_item_backward(rows, w, self.pooling_rows, &mut alpha, e, de, &mut part.w);
         }
     }
 

@@ -52,10 +52,10 @@ fn add_row(v: &mut [f32], row: &[f32]) {
 }
 
 /// A table, and the row that each token takes from it.
-type TableUses<'a> = (&'a [f32], &'a GatherIndex);
+type TableIndex<'a> = (&'a [f32], &'a GatherIndex);
 
 impl Input {
-    fn sums(&self, first: usize, v: &mut [f32], z: &[f32], ids: Option<TableUses<'_>>, positions: &[f32], d: usize) {
+    fn sums(&self, first: usize, v: &mut [f32], z: &[f32], ids: Option<TableIndex<'_>>, positions: &[f32], d: usize) {
         for (i, v) in v.chunks_exact_mut(d).enumerate() {
             let token = first + i;
             let row = |table: &[f32], row: u32| row as usize * d..(row as usize * d + d).min(table.len());
@@ -99,7 +99,7 @@ impl Input {
         &self,
         z: &[f32],
         packed: &[f32],
-        ids: Option<TableUses<'_>>,
+        ids: Option<TableIndex<'_>>,
         gradient: &[f32],
         d: usize,
     ) -> (Vec<f32>, Vec<f32>, Option<Vec<f32>>) {

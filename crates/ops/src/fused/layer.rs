@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::attention::{AttentionGradients, AttentionInputs, Place, attend, attend_backward};
+use super::attention::{AttentionGradients, AttentionInputs, SequenceRange, attend, attend_backward};
 use super::elementwise::{gelu, gelu_backward};
 use super::norm::{Norm, NormGradients, add_dropped, drop_all, norm_rows, norm_rows_backward};
 use super::{Fused, Gradients, View, apply2, cut, ordered_sum};
@@ -113,24 +113,24 @@ impl Layer {
             .collect()
     }
 
-    fn place(&self, sequence: usize) -> Place {
+    fn sequence_range(&self, sequence: usize) -> SequenceRange {
         let range = self.offsets.range(sequence);
         let queries = if self.last_only { 1 } else { range.len() };
         let LayerSizes { width: d, heads, bidirectional, .. } = self.sizes;
         let first = self.offsets.token_number(range.start);
-        Place { first, queries, keys: range.len(), d, heads, bidirectional }
+        SequenceRange { first, queries, keys: range.len(), d, heads, bidirectional }
     }
 
-    /// The place of each of a chunk's sequences, with its rows and its tokens counted from the chunk's first ones.
-    fn places<'a>(
+    /// The range of each of a chunk's sequences, with its rows and its tokens counted from the chunk's first ones.
+    fn ranges<'a>(
         &'a self,
         chunk: &'a Chunk,
-    ) -> impl Iterator<Item = (Place, std::ops::Range<usize>, std::ops::Range<usize>)> + 'a {
+    ) -> impl Iterator<Item = (SequenceRange, std::ops::Range<usize>, std::ops::Range<usize>)> + 'a {
         chunk.sequences.clone().map(|sequence| {
-            let (place, start) = (self.place(sequence), self.offsets.range(sequence).start);
+            let (range, start) = (self.sequence_range(sequence), self.offsets.range(sequence).start);
             let row = if self.last_only { sequence } else { start } - chunk.rows.start;
             let token = start - chunk.tokens.start;
-            (place, row..row + place.queries, token..token + place.keys)
+            (range, row..row + range.queries, token..token + range.keys)
         })
     }
 
@@ -164,16 +164,16 @@ impl Layer {
             inverse2: Scratch::take(rows),
         };
         let mut work = self.work(chunk);
-        for (place, row, token) in self.places(chunk) {
-            let last = (token.end - place.queries) * d..token.end * d;
+        for (range, row, token) in self.ranges(chunk) {
+            let last = (token.end - range.queries) * d..token.end * d;
             v.asking[row.start * d..row.end * d].copy_from_slice(&x[last]);
         }
         product(&mut v.query, &v.asking, p.query, p.query_bias, d);
         product(&mut v.key_value, x, p.key_value, p.key_value_bias, d);
-        for (place, row, token) in self.places(chunk) {
+        for (range, row, token) in self.ranges(chunk) {
             let (row, token) = (row.start * d..row.end * d, token.start * 2 * d..token.end * 2 * d);
             let (q, kv) = (&v.query[row.clone()], &v.key_value[token]);
-            attend(&mut v.attended[row], q, kv, place, self.dropout.weights, &mut work);
+            attend(&mut v.attended[row], q, kv, range, self.dropout.weights, &mut work);
         }
         let mut branch = Scratch::take(rows * d);
         product(&mut branch, &v.attended, p.output, p.output_bias, d);
@@ -242,7 +242,7 @@ impl Layer {
         let (d_attended, mut work) = (&mut v.attended, self.work(chunk));
         input_gradient(d_attended, p.output, &branch, d, false);
         let (mut dq, mut dkv) = (Scratch::zeros(rows * d), Scratch::zeros(tokens * 2 * d));
-        for (place, row, token) in self.places(chunk) {
+        for (range, row, token) in self.ranges(chunk) {
             let (row, token) = (row.start * d..row.end * d, token.start * 2 * d..token.end * 2 * d);
             let inputs = AttentionInputs {
                 q: &v.query[row.clone()],
@@ -250,14 +250,14 @@ impl Layer {
                 dout: &d_attended[row.clone()],
             };
             let outs = AttentionGradients { dq: &mut dq[row], dkv: &mut dkv[token] };
-            attend_backward(outs, inputs, place, self.dropout.weights, &mut work);
+            attend_backward(outs, inputs, range, self.dropout.weights, &mut work);
         }
         weight_gradient(dp.query, dp.query_bias, &v.asking, &dq);
         weight_gradient(dp.key_value, dp.key_value_bias, x, &dkv);
         input_gradient(&mut dx1, p.query, &dq, d, true);
         input_gradient(dx, p.key_value, &dkv, 2 * d, false);
-        for (place, row, token) in self.places(chunk) {
-            let last = (token.end - place.queries) * d..token.end * d;
+        for (range, row, token) in self.ranges(chunk) {
+            let last = (token.end - range.queries) * d..token.end * d;
             dx[last].iter_mut().zip(&dx1[row.start * d..row.end * d]).for_each(|(dx, d1)| *dx += d1);
         }
     }

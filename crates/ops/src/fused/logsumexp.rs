@@ -101,7 +101,7 @@ fn apply_mask(
     left_out: f32,
     zeroed: f32,
 ) {
-    let Mask::Groups { groups, false_negatives, diagonal, first_row } = mask else { return };
+    let Mask::FalseNegatives { groups, false_negatives, diagonal, first_row } = mask else { return };
     let row = row + first_row;
     let own = row.checked_sub(first).filter(|&at| at < logits.len());
     let kept = own.map(|at| logits[at]);
@@ -173,7 +173,7 @@ impl Fused<2> for RowLogSumExp {
         };
         let fits = match &self.mask {
             Mask::None => true,
-            Mask::Groups { groups, first_row, .. } => groups.len() == m && first_row + n <= m,
+            Mask::FalseNegatives { groups, first_row, .. } => groups.len() == m && first_row + n <= m,
         };
         if d != d2 || d == 0 || !fits || !(self.targets.is_empty() || self.targets.len() == n) {
             bail!("row_logsumexp: {:?} and {:?} do not fit each other and the mask", a.dims, b.dims);

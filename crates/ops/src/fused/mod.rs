@@ -106,9 +106,9 @@ pub(crate) fn with_slices<const N: usize, T>(
 ) -> Result<T> {
     let held = tensors.map(Tensor::storage_and_layout);
     let mut slices: [&[f32]; N] = [&[]; N];
-    for (place, (storage, layout)) in slices.iter_mut().zip(&held) {
+    for (slot, (storage, layout)) in slices.iter_mut().zip(&held) {
         let Storage::Cpu(cpu) = &**storage else { bail!("a fused operator runs on the CPU") };
-        *place = slice(cpu, layout)?;
+        *slot = slice(cpu, layout)?;
     }
     f(slices)
 }
@@ -131,9 +131,9 @@ fn backward<F: Fused<N>, const N: usize>(
         })
     })?;
     let mut tensors = [const { None }; N];
-    for ((place, gradient), argument) in tensors.iter_mut().zip(gradients).zip(arguments) {
+    for ((slot, gradient), argument) in tensors.iter_mut().zip(gradients).zip(arguments) {
         if let Some(values) = gradient {
-            *place = Some(Tensor::from_vec(values, argument.shape(), argument.device())?);
+            *slot = Some(Tensor::from_vec(values, argument.shape(), argument.device())?);
         }
     }
     Ok(tensors)

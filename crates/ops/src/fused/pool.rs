@@ -9,13 +9,13 @@ use crate::kernel::{add_scaled, dot, exp};
 
 /// Writes the softmax weights of an item's rows to `alpha`; padding rows enter the denominator.
 #[inline(always)]
-fn weights(rows: &[f32], w: &[f32], pad_rows: usize, alpha: &mut Vec<f32>) {
+fn weights(rows: &[f32], w: &[f32], pooling_rows: usize, alpha: &mut Vec<f32>) {
     // A plain loop: the closure of an iterator adaptor would be compiled without the caller's vector instructions.
     alpha.clear();
     for row in rows.chunks_exact(w.len()) {
         alpha.push(dot(row, w));
     }
-    let padding = pad_rows.saturating_sub(alpha.len());
+    let padding = pooling_rows.saturating_sub(alpha.len());
     let floor = if padding > 0 { 0.0 } else { f32::NEG_INFINITY };
     let top = alpha.iter().copied().fold(floor, f32::max);
     alpha.iter_mut().for_each(|a| *a = exp(*a - top));
@@ -25,21 +25,21 @@ fn weights(rows: &[f32], w: &[f32], pad_rows: usize, alpha: &mut Vec<f32>) {
 
 /// Computes e of one item; zeros without rows.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
-pub(super) fn pool_item(rows: &[f32], w: &[f32], pad_rows: usize, alpha: &mut Vec<f32>, e: &mut [f32]) {
-    if rows.len() == w.len() && pad_rows < 2 {
+pub(super) fn pool_item(rows: &[f32], w: &[f32], pooling_rows: usize, alpha: &mut Vec<f32>, e: &mut [f32]) {
+    if rows.len() == w.len() && pooling_rows < 2 {
         e.copy_from_slice(rows);
         return;
     }
     e.fill(0.0);
-    weights(rows, w, pad_rows, alpha);
+    weights(rows, w, pooling_rows, alpha);
     for (row, &a) in rows.chunks_exact(w.len()).zip(alpha.iter()) {
         add_scaled(e, a, row);
     }
 }
 
 /// Whether the item's pooling has a gradient: the weight of a single row is 1, whatever w is.
-pub(super) fn learns(rows: usize, pad_rows: usize) -> bool {
-    rows > 1 || (rows == 1 && pad_rows > 1)
+pub(super) fn learns(rows: usize, pooling_rows: usize) -> bool {
+    rows > 1 || (rows == 1 && pooling_rows > 1)
 }
 
 /// Adds one item's contribution to dw.
@@ -47,13 +47,13 @@ pub(super) fn learns(rows: usize, pad_rows: usize) -> bool {
 pub(super) fn pool_item_backward(
     rows: &[f32],
     w: &[f32],
-    pad_rows: usize,
+    pooling_rows: usize,
     alpha: &mut Vec<f32>,
     e: &[f32],
     de: &[f32],
     dw: &mut [f32],
 ) {
-    weights(rows, w, pad_rows, alpha);
+    weights(rows, w, pooling_rows, alpha);
     let along = dot(de, e);
     for (row, &a) in rows.chunks_exact(w.len()).zip(alpha.iter()) {
         add_scaled(dw, a * (dot(de, row) - along), row);

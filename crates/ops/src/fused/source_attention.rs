@@ -186,7 +186,7 @@ impl SourceAttention {
     }
 
     fn scores(&self, sequence: &Sequence, query: &[f32], key_value: &[f32], fusion: &[f32]) -> Scores {
-        let SourceSizes { heads, positions: n, width: d, .. } = self.sizes;
+        let SourceSizes { heads, max_sequence_length: n, width: d, .. } = self.sizes;
         let (count, wide) = (self.sizes.sources.len(), self.sizes.queries());
         let (q, keys) = (sequence.queries(), sequence.keys());
         let block = q * keys;
@@ -222,13 +222,13 @@ impl SourceAttention {
                 let mut own = vec![0.0; count];
                 for h in 0..heads {
                     for i in 0..q {
-                        let place = |s: usize| (h * count + s) * q + i;
-                        (0..count).for_each(|s| own[s] = gate[place(s)]);
+                        let index = |s: usize| (h * count + s) * q + i;
+                        (0..count).for_each(|s| own[s] = gate[index(s)]);
                         softmax(&mut own, 1.0);
                         for s in 0..count {
-                            gate[place(s)] = own[s];
+                            gate[index(s)] = own[s];
                             let out = &mut weights[(h * q + i) * keys..][..keys];
-                            add(out, &sources[place(s) * keys..][..keys], own[s]);
+                            add(out, &sources[index(s) * keys..][..keys], own[s]);
                         }
                     }
                 }
@@ -280,7 +280,7 @@ impl SourceAttention {
         for (h, p) in weights.chunks_exact(q * keys).enumerate() {
             let values = Mat::strided(&key_value[wide + h * width..], keys, width, wide + d);
             matmul(&mut part, Mat::new(p, q, keys), values, false);
-            place(out, &part, h * width, width, d);
+            write_columns(out, &part, h * width, width, d);
         }
     }
 
@@ -288,7 +288,7 @@ impl SourceAttention {
     fn attend_backward(&self, sequence: &Sequence, inputs: &SequenceInputs<'_>, outs: SequenceGradients<'_>) {
         let &SequenceInputs { query, key_value, fusion, dout } = inputs;
         let SequenceGradients { dquery, dkey_value, dfusion } = outs;
-        let SourceSizes { heads, positions: n, width: d, .. } = self.sizes;
+        let SourceSizes { heads, max_sequence_length: n, width: d, .. } = self.sizes;
         let (count, wide) = (self.sizes.sources.len(), self.sizes.queries());
         let (q, keys, width) = (sequence.queries(), sequence.keys(), d / heads);
         let block = q * keys;
@@ -307,7 +307,7 @@ impl SourceAttention {
                 da.iter_mut().zip(own).for_each(|(dp, f)| *dp *= f);
             }
             matmul(&mut part, Mat::new(&dropped, q, keys).t(), dout, false);
-            place(dkey_value, &part, wide + h * width, width, wide + d);
+            write_columns(dkey_value, &part, wide + h * width, width, wide + d);
             for (da, p) in da.chunks_exact_mut(keys).zip(p.chunks_exact(keys)) {
                 softmax_backward(da, p, scale);
             }
@@ -366,9 +366,9 @@ impl SourceAttention {
             let ds = Mat::new(ds, q, keys);
             let mut part = Scratch::take(q.max(keys) * width);
             matmul(&mut part[..q * width], ds, Mat::strided(&key_value[from..], keys, width, wide + d), false);
-            place(dquery, &part[..q * width], from, width, wide);
+            write_columns(dquery, &part[..q * width], from, width, wide);
             matmul(&mut part[..keys * width], ds.t(), Mat::strided(&query[from..], q, width, wide), false);
-            place(dkey_value, &part[..keys * width], from, width, wide + d);
+            write_columns(dkey_value, &part[..keys * width], from, width, wide + d);
         }
     }
 
@@ -378,7 +378,7 @@ impl SourceAttention {
         let rows = if self.last_only { self.offsets.count() } else { tokens };
         let fits = query.dims == [rows, wide] && key_value.dims == [tokens, wide + d];
         let longest = (0..self.offsets.count()).map(|j| self.offsets.range(j).len()).max().unwrap_or(0);
-        let long = self.sizes.fusion != ScoreFusion::Sum && longest > self.sizes.positions;
+        let long = self.sizes.fusion != ScoreFusion::Sum && longest > self.sizes.max_sequence_length;
         let real = self.real.as_ref().is_none_or(|real| {
             real.len() == self.offsets.count()
                 && real.iter().enumerate().all(|(j, &real)| real >= 1 && real <= self.offsets.range(j).len())
@@ -448,7 +448,7 @@ fn add(y: &mut [f32], x: &[f32], c: f32) {
 }
 
 /// Copies the rows of `part` to the columns from `from` on of `out`, whose rows are `stride` apart.
-fn place(out: &mut [f32], part: &[f32], from: usize, width: usize, stride: usize) {
+fn write_columns(out: &mut [f32], part: &[f32], from: usize, width: usize, stride: usize) {
     for (out, part) in out.chunks_exact_mut(stride).zip(part.chunks_exact(width)) {
         out[from..from + width].copy_from_slice(part);
     }

@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_stops_ends_the_waiting_of_the_others_and_lengths_have_to_fit() {
+    fn a_failed_process_stops_the_others_and_lengths_must_match() {
         let found = run_threads(3, |group| {
             if group.rank() == 1 {
                 candle_core::bail!("broken");

@@ -10,11 +10,11 @@ pub struct Dataset {
     pub name: String,
     /// The folder that the paths of `[source]` are relative to; `DATA=` and `--data` replace it. Empty: `data`.
     pub data: String,
-    /// The row of the paper's Table 1 to print beside the counts: Poetry, Pantry, Arts or Office. Empty: none.
+    /// The row of the paper's Table 1 to print next to the counts: Poetry, Pantry, Arts or Office. Empty: none.
     pub table1: String,
 }
 
-/// The form of the raw files.
+/// The format of the raw files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Format {
     /// Amazon reviews and metadata of 2014 (metadata lines may be Python literals).
@@ -42,7 +42,7 @@ pub enum Format {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Source {
-    /// The form of the raw files.
+    /// The format of the raw files.
     pub format: Format,
     /// The files of interactions, relative to the data folder; they may be compressed (`.gz`).
     pub interactions: Vec<String>,
@@ -53,8 +53,8 @@ pub struct Source {
     /// `images/{id:3}/{id}.jpg`, in which `{id:3}` is the first three characters of the id and `*` any text. Empty: none.
     pub images: String,
     /// How times are written: `s`, `ms`, `us` or `ns` (Unix time), `iso` (dates, and dates with times), a `strptime` pattern such
-    /// as `%d.%m.%Y`, `line-order` (no time is read, and events are in the order of their lines), or `mixed` (each value is
-    /// recognised by itself). Empty: the unit of the form; in the tabular and RecBole forms, the unit is recognised for each file.
+    /// as `%d.%m.%Y`, `line-order` (no time is read, and events are in the order of their lines), or `mixed` (each value is recognised
+    /// separately). Empty: the unit of the format; in the tabular and RecBole formats, the unit is recognised for each file.
     pub time: String,
     /// The separator of columns in text files: one or more characters, such as `::`. Empty: the separator that the file's extension
     /// implies, or else the one that yields the named columns.
@@ -74,7 +74,7 @@ pub struct Source {
     pub decimal_comma: bool,
     /// The columns or fields of items from which HTML is removed. Unset: all of them. Only names of HTML elements count as tags.
     pub html: Option<Vec<String>>,
-    /// The names of columns, for the tabular and RecBole forms.
+    /// The names of columns, for the tabular and RecBole formats.
     pub columns: Columns,
 }
 
@@ -92,7 +92,7 @@ pub enum Quoting {
     Never,
 }
 
-/// `[source.columns]`: the names of columns, for the tabular and RecBole forms.
+/// `[source.columns]`: the names of columns, for the tabular and RecBole formats.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Columns {
@@ -119,12 +119,12 @@ pub struct Columns {
     /// The column of items that holds the name of an image file (relative to the folder of the items' file, the data folder or
     /// `source.images`), a URL, or a list of these. Empty: none.
     pub images: String,
-    /// The separator of several images in a cell. Empty: blanks, `|`, `,` and `;` before an address, or between names of image files.
+    /// The separator of several images in a cell. Empty: spaces, `|`, `,` and `;` before a URL, or between names of image files.
     pub image_separator: String,
     /// The columns of items that hold categories such as genres or departments: a list, or a text with several categories. Some
     /// models read them.
     pub categories: Vec<String>,
-    /// The separator of categories in a text. Empty: a blank in the RecBole form; in other forms, a text is one category.
+    /// The separator of categories in a text. Empty: a space in the RecBole format; in other formats, a text is one category.
     pub category_separator: String,
     /// The column of items that holds the path of a sound file, WAV or FLAC (relative to the items' file), or a list of paths. Empty: none.
     pub sounds: String,
@@ -162,7 +162,7 @@ pub enum DataPreset {
     #[default]
     #[serde(rename = "strict-5core")]
     Strict5Core,
-    /// What fits the paper's Table 1: users have at least five events, and items have both modalities.
+    /// Matches the paper's Table 1: users have at least five events, and items have both modalities.
     #[serde(rename = "table1")]
     Table1,
     /// As in the released code: users have at least five events, and all items are kept.
@@ -222,7 +222,7 @@ pub enum SplitBy {
     /// The last event is the test target, and the one before it the validation target.
     #[default]
     LeaveOneOut,
-    /// The same shares of each user's events, in order of time, as `RecBole` divides them.
+    /// The same shares of each user's events, in order of time, as `RecBole` splits them.
     Ratio,
     /// Events before a global cut-off time are for training, whichever user they belong to, so that no model is trained on events
     /// later than those that it is tested on.
@@ -232,7 +232,7 @@ pub enum SplitBy {
 /// The keys of `[preprocess]` that hold a time.
 const TIMES: [&str; 4] = ["since", "until", "split_at", "split_test_at"];
 
-/// A time may stand without quotes: TOML has dates, and a unit of the file may be a number.
+/// A time may be written without quotes: TOML has dates, and a unit of the file may be a number.
 pub(super) fn times_as_text(pipeline: &mut Table) {
     let Some(keys) = pipeline.get_mut("preprocess").and_then(Value::as_table_mut) else { return };
     for (_, value) in keys.iter_mut().filter(|(key, _)| TIMES.contains(&key.as_str())) {
@@ -260,10 +260,10 @@ pub struct Preprocess {
     /// The number of most recent events to keep per user, before `user_core` and `item_core` apply; 0 keeps all.
     #[schemars(range(min = 0, max = 1_000_000_000))]
     pub recent: u32,
-    /// The least number of events per user; 0 switches the bound off. Unset: the value of the preset.
+    /// The minimum number of events per user; 0 disables the limit. Unset: the value of the preset.
     #[schemars(range(min = 0, max = 1_000_000))]
     pub user_core: Option<u32>,
-    /// The least number of events per item; 0 switches the bound off. Unset: the value of the preset.
+    /// The minimum number of events per item; 0 disables the limit. Unset: the value of the preset.
     #[schemars(range(min = 0, max = 1_000_000))]
     pub item_core: Option<u32>,
     /// What happens to items without text or without image. Unset: the value of the preset.
@@ -272,8 +272,8 @@ pub struct Preprocess {
     pub items_without_events: WithoutEvents,
     /// What the numbers of items follow: the order of events, or the order of lines in the items' files.
     pub item_order: ItemOrder,
-    /// The least share of events whose item has a line in the items' files. Below it the stage stops, because the ids in the files do
-    /// not match. 0 switches the check off.
+    /// The minimum share of events whose item has a line in the items' files. Below it, the stage stops, because the ids in the files
+    /// do not match. 0 disables the check.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub min_described: f64,
     /// Further texts that denote a missing value, in addition to `nan`, `NULL`, `None`, `N/A`, `\N`, `(no genres listed)` and similar ones.
@@ -290,16 +290,16 @@ pub struct Preprocess {
     pub split_at: String,
     /// With `split = "time"`, the time at which the test begins. Events between the two times are for validation.
     pub split_test_at: String,
-    /// How much memory interactions may take, such as `"4GiB"`; beyond it they are written to disk, beside the dataset. The resulting
+    /// The maximum memory for interactions, such as `"4GiB"`; beyond it they are written to disk, beside the dataset. The resulting
     /// dataset is the same. Empty: all interactions stay in memory.
     pub memory: String,
-    /// The greatest number of sentences per item.
+    /// The maximum number of sentences per item.
     #[schemars(range(min = 1, max = 1000))]
     pub max_sentences: usize,
-    /// The greatest number of images per item.
+    /// The maximum number of images per item.
     #[schemars(range(min = 0, max = 1000))]
     pub max_images: usize,
-    /// The greatest number of rejected lines; with more, the stage stops.
+    /// The maximum number of rejected lines; with more, the stage stops.
     pub max_bad_lines: u64,
 }
 

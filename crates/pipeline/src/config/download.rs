@@ -3,11 +3,11 @@ use std::path::{Component, Path};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A raw file and its address.
+/// A raw file and its URL.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawFile {
-    /// The `http` or `https` address.
+    /// The `http` or `https` URL.
     pub url: String,
     /// The path of the file within the data folder.
     pub path: String,
@@ -40,7 +40,7 @@ pub struct Download {
     /// Images of more pixels are neither decoded nor kept.
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub max_pixels: u64,
-    /// Whether to retry addresses that were gone, refused, too large or not an image.
+    /// Whether to retry URLs that were gone, refused, too large or not an image.
     pub again: bool,
     /// Whether to work offline: nothing is downloaded, and missing files are reported.
     pub offline: bool,

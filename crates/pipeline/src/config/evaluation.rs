@@ -21,8 +21,8 @@ pub struct Evaluate {
     /// The values of K for R@K and N@K.
     #[schemars(length(min = 1))]
     pub k: Vec<usize>,
-    /// Further columns of the tables: `Hit@K`, `P@K` (precision), `MAP@K`, `MRR@K`, or R@K and N@K of other K. They are computed from
-    /// the stored ranks, so that no stage before the tables runs again for them.
+    /// Further columns of the tables: `Hit@K`, `P@K` (precision), `MAP@K`, `MRR@K`, or R@K and N@K of other K. They are computed from the
+    /// stored ranks, so no earlier stage has to run again.
     pub metrics: Vec<String>,
     /// Whether items of the history are candidates.
     pub seen_items: SeenItems,

@@ -58,10 +58,10 @@ impl Extracted {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ImageFeatures {
-    /// By the words that CLIP finds in it, which go through the sentence encoder.
+    /// As the words that CLIP finds in it, which the sentence encoder turns into vectors.
     #[default]
     Words,
-    /// By the vector that the image encoder computes.
+    /// As the vector that the image encoder computes.
     Embedding,
 }
 
@@ -102,7 +102,7 @@ pub struct ImageExtract {
     /// The dictionary file, with one word per line. Empty: frequent words of the dataset's own texts, and the built-in list of visual
     /// words.
     pub dictionary: String,
-    /// The number of words of the dataset's own texts that join the dictionary.
+    /// The number of words of the dataset's own texts that are added to the dictionary.
     #[schemars(range(min = 0, max = 100_000))]
     pub text_words: usize,
 }

@@ -62,9 +62,9 @@ pub const FINETUNE: &str = "finetune";
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// What the dataset is called and where its raw files lie.
+    /// The name of the dataset and the folder of its raw files.
     pub dataset: Dataset,
-    /// What is fetched from elsewhere.
+    /// What is downloaded.
     pub download: Download,
     /// How to read the raw files.
     pub source: Source,
@@ -243,12 +243,12 @@ impl Config {
         let device = &self.run.device;
         let is_card = device.strip_prefix("cuda:").is_some_and(|card| card.parse::<u16>().is_ok());
         if device != "cpu" && !is_card {
-            return fail("run.device", format!("{device:?}"), "\"cpu\", or \"cuda:0\" with a card's number");
+            return fail("run.device", format!("{device:?}"), "\"cpu\", or \"cuda:0\" with the number of a GPU");
         }
         let precisions = [("train.precision", self.train.precision), ("extract.precision", self.extract.precision)];
         for (key, precision) in precisions {
             if device == "cpu" && precision == Precision::Tf32 {
-                return fail(key, "\"tf32\" on the CPU".to_owned(), "\"f32\" or \"bf16\", or a card in `run.device`");
+                return fail(key, "\"tf32\" on the CPU".to_owned(), "\"f32\" or \"bf16\", or a GPU in `run.device`");
             }
         }
         if let Err(allowed) = self.finetune.drawn_candidates() {
@@ -310,7 +310,7 @@ impl Config {
     }
 }
 
-/// The greatest number of characters in the name of a dataset or a run. It is less than the limit for file names, because these contain
+/// The maximum number of characters in the name of a dataset or a run. It is less than the limit for file names, because these contain
 /// more than this name.
 const LONGEST_NAME: usize = 200;
 

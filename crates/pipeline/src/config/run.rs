@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 pub struct Run {
     /// The name of the run, unless `RUN=` or `--run` gives one.
     pub name: String,
-    /// The seed: every random number is a function of it and of what the number is for.
+    /// The seed. Every random number is derived from the seed and from the purpose of the number.
     pub seed: u64,
     /// A named set of values for several keys; keys that the pipeline sets take precedence over it.
     pub preset: String,
@@ -15,7 +15,7 @@ pub struct Run {
     /// after every epoch.
     #[schemars(range(min = 0.0, max = 86400.0))]
     pub save_seconds: f64,
-    /// The device for training, evaluation, recommendation, extraction and the service: `cpu`, or `cuda:0` for the first NVIDIA card, which
+    /// The device for training, evaluation, recommendation, extraction and the service: `cpu`, or `cuda:0` for the first NVIDIA GPU, which
     /// needs a program built with `make build CUDA=1`.
     pub device: String,
 }

@@ -10,7 +10,7 @@ use crate::hide_passwords;
 #[serde(default, deny_unknown_fields)]
 pub struct Serve {
     /// Where added items are stored. Empty: in the run's folder. `postgres://USER:PASSWORD@HOST:PORT/DATABASE`: in PostgreSQL, which
-    /// all replicas of the service share. `env:NAME` and `file:PATH`: at the address in an environment variable or in a file.
+    /// all replicas of the service share. `env:NAME` and `file:PATH`: at the URL in an environment variable or in a file.
     /// Passwords are left out of every record of the configuration.
     pub store: StoreAddress,
     /// The number of seconds between two checks for items that another replica has added or removed.
@@ -35,7 +35,7 @@ impl StoreAddress {
         &self.0
     }
 
-    /// Whether the text has one of the forms of an address.
+    /// Whether the text has one of the forms of a URL.
     pub(crate) fn has_known_form(&self) -> bool {
         let starts = ["postgres://", "postgresql://", "env:", "file:"];
         self.0.is_empty() || starts.iter().any(|start| self.0.strip_prefix(start).is_some_and(|rest| !rest.is_empty()))

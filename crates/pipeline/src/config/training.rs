@@ -6,7 +6,7 @@ use toml::{Table, Value};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PretrainItems {
-    /// All.
+    /// All items.
     #[default]
     All,
     /// Items with at least 10 training events; cold items are removed (cold-start setting).
@@ -20,17 +20,18 @@ pub enum Precision {
     /// f32.
     #[default]
     F32,
-    /// f32 whose mantissa the card rounds to 10 bits, with sums in f32. Only on a card.
+    /// f32 whose mantissa the GPU rounds to 10 bits, with sums in f32. Only on a GPU.
     Tf32,
-    /// bf16 with sums in f32, on a card or on a CPU with AVX-512-BF16.
+    /// bf16 with sums in f32, on a GPU or on a CPU with AVX-512-BF16.
     Bf16,
 }
 
-/// `[train]`: what both phases share.
+/// `[train]`: the keys that apply to both training phases.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Train {
-    /// The metric on the validation split by which the best epoch is selected and training stops: `R@K`, `N@K` or `MRR`.
+    /// The metric on the validation split by which the best epoch is selected and training stops: `R@K`, `N@K`, `Hit@K`, `P@K`, `MAP@K`,
+    /// `MRR@K` or `MRR`.
     pub metric: String,
     /// The precision of the large matrix products. Evaluation and recommendation always compute in f32.
     pub precision: Precision,
@@ -45,7 +46,7 @@ impl Default for Train {
 /// How long a phase trains, in which steps, and how the optimiser takes them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PhaseSettings {
-    /// The greatest number of epochs.
+    /// The maximum number of epochs.
     #[schemars(range(min = 1, max = 100_000))]
     pub epochs: usize,
     /// The number of epochs without a better value of `train.metric` on the validation split after which training stops.

@@ -20,17 +20,17 @@ pub struct Ordered {
 
 /// Orders events by user, time and input and marks repeats as not kept.
 ///
-/// Users are numbers without gaps, so that one counting pass finds every user's place; what is left to sort are single
+/// Users are numbers without gaps, so that one counting pass finds every user's index; what is left to sort are single
 /// sequences. A library's sort of the table took three times the memory.
 pub fn order(mut users: Vec<u32>, items: Vec<u32>, times: Vec<i64>, repeated: Repeated) -> Ordered {
     let counts = counts(&users);
     let mut rows = rows_by_user(&users, &counts);
     let mut keep = vec![true; rows.len()];
     let sequences = split(&mut rows, &counts).into_par_iter().zip(split(&mut keep, &counts));
-    sequences.for_each_init(Vec::new, |places, (rows, keep)| {
+    sequences.for_each_init(Vec::new, |indices, (rows, keep)| {
         rows.sort_unstable_by_key(|&row| (times[row as usize], row));
         if repeated != Repeated::All {
-            drop_repeats(|place| items[rows[place as usize] as usize], repeated == Repeated::Last, keep, places);
+            drop_repeats(|index| items[rows[index as usize] as usize], repeated == Repeated::Last, keep, indices);
         }
     });
     let mut at = 0;
@@ -74,12 +74,12 @@ fn split<'a, T>(mut rest: &'a mut [T], counts: &[usize]) -> Vec<&'a mut [T]> {
     counts.iter().map(part).collect()
 }
 
-/// Keeps the first or the last of the places in one sequence that hold the same item. `places` is scratch.
-fn drop_repeats(item_at: impl Fn(u32) -> u32, last: bool, keep: &mut [bool], places: &mut Vec<u32>) {
-    places.clear();
-    places.extend(0..keep.len() as u32);
-    places.sort_unstable_by_key(|&place| (item_at(place), place));
-    for pair in places.windows(2).filter(|pair| item_at(pair[0]) == item_at(pair[1])) {
+/// Keeps the first or the last of the indices of one sequence that hold the same item. `indices` is scratch.
+fn drop_repeats(item_at: impl Fn(u32) -> u32, last: bool, keep: &mut [bool], indices: &mut Vec<u32>) {
+    indices.clear();
+    indices.extend(0..keep.len() as u32);
+    indices.sort_unstable_by_key(|&index| (item_at(index), index));
+    for pair in indices.windows(2).filter(|pair| item_at(pair[0]) == item_at(pair[1])) {
         keep[pair[usize::from(!last)] as usize] = false;
     }
 }
@@ -201,7 +201,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn order_and_repeats_equal_the_naive_way(
+        fn order_and_repeats_equal_those_of_a_naive_filter(
             events in proptest::collection::vec((0..4_u32, 0..5_u32, 0..6_i64), 0..50)
         ) {
             for repeated in [Repeated::Last, Repeated::First, Repeated::All] {

@@ -103,7 +103,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn equals_the_naive_way_and_is_a_fixed_point(
+        fn the_core_equals_the_naive_one_and_is_a_fixed_point(
             events in proptest::collection::vec((0..8_u32, 0..8_u32), 0..60), user in 0..5_u32, item in 0..5_u32,
         ) {
             let bounds = Bounds { user, item };

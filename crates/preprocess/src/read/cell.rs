@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_stay_as_they_stand() {
+    fn ids_are_kept_as_written() {
         let text = |value| RawCell::of_json(value).text().map(Cow::into_owned);
         assert_eq!(text(json!("007")).as_deref(), Some("007"));
         assert_eq!(text(json!(7)).as_deref(), Some("7"));

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::dialect::shown;
 use super::lines::{self, Lines};
-use super::{Dialect, FileForm, RawCell, Row, Shape};
+use super::{Dialect, FileForm, RawCell, RawRow, Shape};
 use crate::rejects::{Fault, excerpt};
 use crate::{Error, Result};
 
@@ -83,13 +83,13 @@ fn absent(form: &FileForm, names: &[String], first: &str, fields: &[&str], field
     if form.dialect.names.is_empty() && !has_any && names.iter().any(is_value) {
         let several = |name: &String| name.split_whitespace().filter(|word| is_value(&(*word).to_owned())).count() > 1;
         let sequences = if !form.items && names.iter().any(several) {
-            "; where a line holds a whole sequence of items, `source.columns.item_separator` is what stands between them"
+            "; if a line contains a whole sequence of items, `source.columns.item_separator` is the separator of these"
         } else {
             ""
         };
         return format!(
             "has no header: its first line is `{}`; name its columns in order, as in `source.{items}_header = [\"{}\", ...]`, \
-             and what separates them in `source.separator` where it is not {}{sequences}",
+             and their separator in `source.separator` if it is not {}{sequences}",
             excerpt(first),
             fields.first().copied().unwrap_or(field),
             in_words(&form.dialect.separator),
@@ -188,7 +188,7 @@ pub fn resolve(lines: &mut Lines<'_>, form: &FileForm, fields: &[&str]) -> Resul
             return Err(Error::raw(
                 lines.path(),
                 format!(
-                    "has {found} columns between {} in its first line, `{}`, and `source.{}_header` names {}; correct the names, or \
+                    "has {found} columns separated by {} in its first line, `{}`, and `source.{}_header` names {}; correct the names, or \
                      name what separates the columns in `source.separator`",
                     in_words(&dialect.separator),
                     excerpt(first),
@@ -294,7 +294,7 @@ pub fn for_each(
     lines: &mut Lines<'_>,
     form: &FileForm,
     fields: &[&str],
-    visit: &mut dyn FnMut(Row<'_, '_>) -> Result<()>,
+    visit: &mut dyn FnMut(RawRow<'_, '_>) -> Result<()>,
 ) -> Result<()> {
     let header = if form.dialect.names.is_empty() {
         let mut line = Vec::new();
@@ -317,7 +317,7 @@ fn for_each_plain(
     dialect: &Dialect,
     header: &Header,
     as_needed: bool,
-    visit: &mut dyn FnMut(Row<'_, '_>) -> Result<()>,
+    visit: &mut dyn FnMut(RawRow<'_, '_>) -> Result<()>,
 ) -> Result<()> {
     let separator = dialect.separator.as_str();
     let mut line = Vec::new();
@@ -457,7 +457,7 @@ fn for_each_quoted(
     lines: &mut Lines<'_>,
     dialect: &Dialect,
     header: &Header,
-    visit: &mut dyn FnMut(Row<'_, '_>) -> Result<()>,
+    visit: &mut dyn FnMut(RawRow<'_, '_>) -> Result<()>,
 ) -> Result<()> {
     let mut record = QuotedRecord::new(dialect);
     let mut pending = VecDeque::new();
@@ -537,7 +537,7 @@ fn header_line<'l>(lines: &mut Lines<'_>, line: &'l mut Vec<u8>) -> Result<&'l s
         next = lines.next(line)?;
     }
     let text = match next {
-        None => return Err(Error::raw(lines.path(), "holds no data; fetch it again")),
+        None => return Err(Error::raw(lines.path(), "contains no data; fetch it again")),
         Some((_, outcome)) => outcome.and_then(|()| lines::text(line)),
     };
     if text.as_ref().is_ok_and(|text| text.trim().is_empty()) {
@@ -651,7 +651,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_of_tabs_that_pandas_wrote_are_unquoted_where_fields_could_not_stand_otherwise() {
+    fn tab_separated_tables_of_pandas_are_unquoted_only_where_quotes_were_needed() {
         let file = b"id\ttitle\n1\t\"The \"\"Big\"\" Kettle\"\n2\t\"Two\n\n\"\"lines\"\"\"\n3\tPlain\n4\t\"a\tb\"\n5\t\"as it stands\"\n\
                      6\t5\" nails\n7\t\"open\n8\tfoo\" bar\n\"9\n\"\tx\n\"10\"\"\t\"\n";
         assert_eq!(
@@ -717,7 +717,7 @@ mod tests {
         let pairs = read("p.tsv", b"u1\t1 2 3\n", &["user", "items"], &["items"]).unwrap();
         assert_eq!(pairs, ["1: 1 2 3"]);
         let message = read("r.csv", b"1,2,3\n", &["user", "item"], &["user"]).unwrap_err();
-        assert!(message.contains("has 3 columns between `,` in its first line, `1,2,3`"), "{message}");
+        assert!(message.contains("has 3 columns separated by `,` in its first line, `1,2,3`"), "{message}");
         let message = read("r.csv", b"A1,B01,5.0,1600000000\n", &[], &["user_id"]).unwrap_err();
         assert!(message.contains("has no header: its first line is `A1,B01,5.0,1600000000`"), "{message}");
         assert!(message.contains("source.interactions_header"), "{message}");
@@ -733,7 +733,7 @@ mod tests {
     }
 
     #[test]
-    fn a_column_that_is_not_there_is_named_with_those_that_are() {
+    fn a_missing_column_is_named_with_the_existing_ones() {
         let message = rows_of("x.csv", b"user,item\n1,2\n", &["user", "time"]).unwrap_err().to_string();
         assert!(message.contains("x.csv") && message.contains("no column `time`"), "{message}");
         assert!(message.contains("; it has user, item; correct"), "{message}");
@@ -750,7 +750,7 @@ mod tests {
         }
 
         #[test]
-        fn quoted_fields_come_back(fields in proptest::collection::vec("[a-z\",\n ]{0,9}", 2..3)) {
+        fn quoted_fields_round_trip(fields in proptest::collection::vec("[a-z\",\n ]{0,9}", 2..3)) {
             let quoted: Vec<String> = fields.iter().map(|f| format!("\"{}\"", f.replace('"', "\"\""))).collect();
             let rows = rows_of("x.csv", format!("a,b\n{}\n", quoted.join(",")).as_bytes(), &["a", "b"]).unwrap();
             prop_assert_eq!(&rows[0], &format!("2: {}", fields.join("|")));

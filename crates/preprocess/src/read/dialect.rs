@@ -88,7 +88,7 @@ impl Dialect {
 pub fn shown(separator: &str) -> &str {
     match separator {
         "\t" => "tabs",
-        " " => "blanks",
+        " " => "spaces",
         other => other,
     }
 }

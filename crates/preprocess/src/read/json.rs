@@ -7,7 +7,7 @@ use serde_json::Value;
 use serde_json::error::Category;
 
 use super::lines::{self, Lines};
-use super::{RawCell, Row, literal};
+use super::{RawCell, RawRow, literal};
 use crate::Result;
 use crate::rejects::Fault;
 
@@ -16,7 +16,7 @@ use crate::rejects::Fault;
 pub fn for_each(
     lines: &mut Lines<'_>,
     fields: &[&str],
-    visit: &mut dyn FnMut(Row<'_, '_>) -> Result<()>,
+    visit: &mut dyn FnMut(RawRow<'_, '_>) -> Result<()>,
 ) -> Result<()> {
     let distinct: IndexSet<&str> = fields.iter().copied().collect();
     let places: Vec<usize> = fields.iter().filter_map(|field| distinct.get_index_of(field)).collect();

@@ -79,11 +79,11 @@ impl<'b> Lines<'b> {
             );
             return Ok(Some((self.number, Err(fault))));
         }
-        self.look_at(line);
+        self.inspect(line);
         Ok(Some((self.number, Ok(()))))
     }
 
-    fn look_at(&mut self, line: &[u8]) {
+    fn inspect(&mut self, line: &[u8]) {
         if !line.is_ascii() {
             let is_valid = std::str::from_utf8(line).is_ok();
             *if is_valid { &mut self.valid } else { &mut self.invalid } += 1;
@@ -171,7 +171,7 @@ impl<'b> Lines<'b> {
         if element.len() > self.limit {
             return Ok(Some((started, Err(Fault::new(format!("object longer than {} bytes", self.limit), "")))));
         }
-        self.look_at(element);
+        self.inspect(element);
         Ok(Some((started, Ok(()))))
     }
 
@@ -228,7 +228,7 @@ impl ElementScan {
 pub fn failure(error: &std::io::Error, lines: u64) -> String {
     match error.kind() {
         std::io::ErrorKind::UnexpectedEof => {
-            format!("is cut short: its gzip data ends in the middle, after {lines} whole lines; fetch it again")
+            format!("is truncated: its gzip data ends in the middle, after {lines} complete lines; fetch it again")
         }
         std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData => {
             format!("is damaged: its gzip data cannot be decoded after line {lines} ({error}); fetch it again")

@@ -331,7 +331,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_in_quotes_comes_back(text in "\\PC{0,40}") {
+        fn any_quoted_text_round_trips(text in "\\PC{0,40}") {
             let literal = format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
             prop_assert_eq!(parse(&literal), Some(Value::String(text)));
         }

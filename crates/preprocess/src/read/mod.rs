@@ -144,7 +144,7 @@ impl FileForm {
 }
 
 /// One line of a file: its number and, for each wanted field in order, its content; or why it cannot be read.
-pub type Row<'r, 'a> = (u64, std::result::Result<&'r [RawCell<'a>], Fault>);
+pub type RawRow<'r, 'a> = (u64, std::result::Result<&'r [RawCell<'a>], Fault>);
 
 /// Passes every row of a file, or the first `limit`, to `visit`. `bar` advances with the bytes that are read.
 pub fn for_each_row(
@@ -153,7 +153,7 @@ pub fn for_each_row(
     fields: &[&str],
     limit: Option<u64>,
     bar: &Bar,
-    visit: &mut dyn FnMut(Row<'_, '_>) -> Result<()>,
+    visit: &mut dyn FnMut(RawRow<'_, '_>) -> Result<()>,
 ) -> Result<()> {
     if form.shape == Shape::Parquet {
         return parquet_rows::for_each(path, form.optional, fields, limit, bar, visit);

@@ -31,21 +31,21 @@ pub fn open<'b>(path: &Path, form: &FileForm, bar: &'b Bar) -> Result<Lines<'b>>
         if named_gzip {
             return Err(Error::raw(
                 path,
-                "is named .gz but is not a gzip file; fetch it again, or name it as what it is",
+                "is named .gz but is not a gzip file; fetch it again, or rename it without `.gz`",
             ));
         }
         Box::new(raw)
     };
     let start = reader.fill_buf().map_err(failed)?;
     if start.is_empty() {
-        return Err(Error::raw(path, "holds no data; fetch it again"));
+        return Err(Error::raw(path, "contains no data; fetch it again"));
     }
     if let Some(encoding) = form.dialect.encoding.or_else(|| marked(start)).filter(|encoding| *encoding != UTF_8) {
         reader = Box::new(BufReader::with_capacity(BUFFER, Decoded::new(reader, encoding)));
     } else if is_utf_16(start) {
         return Err(Error::raw(
             path,
-            "looks like UTF-16 text without its mark; name its encoding, as in `source.encoding = \"utf-16le\"`",
+            "appears to be UTF-16 text without a byte order mark; name its encoding, as in `source.encoding = \"utf-16le\"`",
         ));
     }
     let start = reader.fill_buf().map_err(failed)?;
@@ -132,9 +132,9 @@ mod tests {
             ("a.json", b"  <error>no</error>".to_vec(), "is a web page"),
             ("a.tsv", b"<html>".to_vec(), "is a web page"),
             ("a.json.gz", b"{\"a\": 1}\n".to_vec(), "named .gz but is not a gzip file"),
-            ("a.json.gz", gzip(b""), "holds no data"),
+            ("a.json.gz", gzip(b""), "contains no data"),
             ("a.csv", b"PK\x03\x04...".to_vec(), "a zip archive; unpack it"),
-            ("a.csv", b"a\0,\0b\0".to_vec(), "looks like UTF-16 text without its mark"),
+            ("a.csv", b"a\0,\0b\0".to_vec(), "appears to be UTF-16 text without a byte order mark"),
             ("a.csv", b"\xff\xfea\0\0\xd8".to_vec(), "bytes that are not UTF-16LE"),
             ("a.csv", b"\xd0\xcf\x11\xe0\xa1".to_vec(), "old spreadsheet"),
         ] {
@@ -163,6 +163,6 @@ mod tests {
         let whole = gzip(&content);
         let message = rows_of("a.json.gz", &whole[..whole.len() / 2], &["a"]).unwrap_err().to_string();
         let after: u64 = message.split("after ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
-        assert!(message.contains("is cut short") && (10_000..40_000).contains(&after), "{message}");
+        assert!(message.contains("is truncated") && (10_000..40_000).contains(&after), "{message}");
     }
 }

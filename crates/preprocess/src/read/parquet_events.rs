@@ -214,7 +214,10 @@ const MOST_COMPRESSED: u64 = 1 << 20;
 fn check_footer(footer: &ParquetMetaData, bytes: u64) -> std::result::Result<(), String> {
     let rows: i64 = footer.row_groups().iter().map(RowGroupMetaData::num_rows).fold(0, i64::saturating_add);
     if rows != footer.file_metadata().num_rows() {
-        return Err(format!("its row groups have {rows} rows, and it says {}", footer.file_metadata().num_rows()));
+        return Err(format!(
+            "its row groups have {rows} rows, and its footer states {}",
+            footer.file_metadata().num_rows()
+        ));
     }
     for group in footer.row_groups() {
         for column in group.columns() {
@@ -224,11 +227,11 @@ fn check_footer(footer: &ParquetMetaData, bytes: u64) -> std::result::Result<(),
             }
             let (start, length) = column.byte_range();
             if start.checked_add(length).is_none_or(|end| end > bytes) {
-                return Err(format!("`{name}` lies outside the file"));
+                return Err(format!("`{name}` is outside the file"));
             }
             let size = u64::try_from(column.uncompressed_size()).unwrap_or(u64::MAX);
             if size / MOST_COMPRESSED > length {
-                return Err(format!("`{name}` takes {length} bytes, and it says {size} without compression"));
+                return Err(format!("`{name}` takes {length} bytes, and its footer states {size} without compression"));
             }
         }
     }
@@ -258,9 +261,10 @@ fn check_pages(path: &Path) -> Result<()> {
     };
     match guarded(added_up) {
         Ok(Ok(None)) => Ok(()),
-        Ok(Ok(Some(name))) => {
-            Err(damaged(path, &format!("the pages of `{name}` have another number of values than it says")))
-        }
+        Ok(Ok(Some(name))) => Err(damaged(
+            path,
+            &format!("the pages of `{name}` have a different number of values than the header states"),
+        )),
         Ok(Err(error)) => Err(damaged(path, &error.to_string())),
         Err(_) => Err(damaged(path, "its metadata is inconsistent")),
     }

@@ -14,7 +14,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::errors::ParquetError;
 use serde_json::{Map, Number, Value};
 
-use super::{RawCell, Row};
+use super::{RawCell, RawRow};
 use crate::images::{data_address, ending};
 use crate::rejects::{Fault, excerpt};
 use crate::{Error, Result};
@@ -28,7 +28,7 @@ pub fn for_each(
     fields: &[&str],
     limit: Option<u64>,
     bar: &Bar,
-    visit: &mut dyn FnMut(Row<'_, '_>) -> Result<()>,
+    visit: &mut dyn FnMut(RawRow<'_, '_>) -> Result<()>,
 ) -> Result<()> {
     let damaged = |e: String| {
         Error::raw(path, format!("cannot be read as Parquet: {e}; fetch it again, or write it with snappy or zstd"))

@@ -85,7 +85,7 @@ impl TimeSetting {
                     Some(_) => known(Notation::Pattern(pattern.into())),
                     None => Err(Error::Setting(format!(
                         "`source.time` = {pattern:?} is not a pattern of a date; expected one such as \"%Y-%m-%d\" or \
-                         \"%d.%m.%Y %H:%M:%S\", as `strptime` has them"
+                         \"%d.%m.%Y %H:%M:%S\", in the notation of `strptime`"
                     ))),
                 }
             }
@@ -135,7 +135,7 @@ impl Notation {
                 let unit = UNITS.iter().find(|unit| unit.0 == *digits).map_or("seconds", |unit| unit.2);
                 format!("Unix time in {unit}")
             }
-            Self::Iso => "dates of ISO 8601 (UTC where they have no zone)".to_owned(),
+            Self::Iso => "ISO 8601 dates (UTC if they have no time zone)".to_owned(),
             Self::Pattern(pattern) => format!("dates written as `{pattern}`"),
             Self::Mixed => "times of any notation".to_owned(),
             Self::Position => "positions".to_owned(),
@@ -182,7 +182,7 @@ impl Notation {
             },
             Self::Mixed => match &of_cell(cell, comma)[..] {
                 [notation] => return notation.read(field, cell, comma),
-                [] => return refuse("has no notation of time that is known"),
+                [] => return refuse("is not a recognised time"),
                 _ => return refuse("may have the day or the month first"),
             },
         };
@@ -238,7 +238,7 @@ impl Notation {
             let (usual, _) = values.iter().find(|(_, notations)| notations.contains(chosen)).unwrap_or(&values[0]);
             let (stray, notations) = strays[0];
             return Err(format!(
-                "`{}` is {} and `{}` is {}; set `source.time = \"mixed\"` to read each value for itself, or convert them",
+                "`{}` is {} and `{}` is {}; set `source.time = \"mixed\"` to recognise each value separately, or convert them",
                 excerpt(&usual.shown()),
                 chosen.described(),
                 excerpt(&stray.shown()),
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn each_unit_reads_its_own_and_names_the_others() {
+    fn each_unit_reads_its_own_numbers_and_names_the_unit_of_others() {
         let [s, ms, us, ns] = [0, 3, 6, 9].map(Notation::Unix);
         assert_eq!(read(&s, "1529193600").unwrap(), "1529193600");
         assert_eq!(read(&s, "0").unwrap(), "0");
@@ -500,7 +500,7 @@ mod tests {
             (&["1600000000123", "0", ""], "Unix time in milliseconds"),
             (&["1600000000123456"], "Unix time in microseconds"),
             (&["1600000000123456789"], "Unix time in nanoseconds"),
-            (&["2020-07-05 05:27:48.378", "2018-09-20"], "dates of ISO 8601 (UTC where they have no zone)"),
+            (&["2020-07-05 05:27:48.378", "2018-09-20"], "ISO 8601 dates (UTC if they have no time zone)"),
             (&["20180920", "20181231"], "dates written as `%Y%m%d`"),
             (&["20180920123456"], "dates written as `%Y%m%d%H%M%S`"),
             (&["20180920", "20181331"], "Unix time in seconds"),
@@ -545,7 +545,7 @@ mod tests {
         assert_eq!(read(&mixed, "1600000000500").unwrap(), "16000000005e-1");
         assert_eq!(read(&mixed, "2020-09-13T12:26:40Z").unwrap(), "1600000000");
         assert_eq!(refused(&mixed, "01/02/2018"), "`t` may have the day or the month first");
-        assert_eq!(refused(&mixed, "soon"), "`t` has no notation of time that is known");
+        assert_eq!(refused(&mixed, "soon"), "`t` is not a recognised time");
     }
 
     proptest! {

@@ -139,7 +139,7 @@ impl EventFile {
             form.item_separator.is_empty() && file.shape != Shape::Parquet && holds_lists(path, form, &file)?;
         if has_lists {
             progress.log(format!(
-                "preprocess: `{}` of `{}` holds lists: each line is a sequence of events",
+                "preprocess: `{}` of `{}` contains lists: each line is a sequence of events",
                 form.item[0],
                 path.display()
             ));
@@ -163,7 +163,10 @@ fn notation(path: &Path, form: &SourceForm, file: &FileForm, by_polars: bool) ->
         }
         let recognised = Notation::recognised(&cells, file.dialect.decimal_comma);
         let recognised = recognised.map_err(|problem| {
-            Error::raw(path, format!("has times in `{}` of no one notation: {problem}; see `source.time`", form.time))
+            Error::raw(
+                path,
+                format!("has times in more than one notation in `{}`: {problem}; see `source.time`", form.time),
+            )
         })?;
         return Ok(recognised.unwrap_or(Notation::Unix(0)));
     };
@@ -308,17 +311,17 @@ fn nothing_usable(path: &Path, form: &SourceForm, rejected: &Rejects) -> Error {
     };
     let of_time = !form.time.is_empty() && reason.starts_with(&format!("`{}` ", form.time));
     let remedy = if of_time {
-        "times are Unix time in seconds, milliseconds, microseconds or nanoseconds, dates of ISO 8601 such as `2018-09-30 12:00:00`, \
-         or what the key `source.time` names, such as \"ms\" or \"%d.%m.%Y\""
+        "times are Unix time in seconds, milliseconds, microseconds or nanoseconds, ISO 8601 dates such as `2018-09-30 12:00:00`, \
+         or the notation that `source.time` names, such as \"ms\" or \"%d.%m.%Y\""
     } else if form.has_named_columns() {
         "correct the file, or name other columns in `[source.columns]`"
     } else {
-        "is `source.format` the form of this file?"
+        "is `source.format` the format of this file?"
     };
     let lines = rejected.total();
     Error::raw(
         path,
-        format!("gave no event: {lines} lines were read and none could be used, {count} for: {reason}; {remedy}"),
+        format!("contains no event: {lines} lines were read and none could be used, {count} for: {reason}; {remedy}"),
     )
 }
 
@@ -415,7 +418,7 @@ impl EventSink<'_> {
         let Some(times) = times_of(cell, form) else { return read(cell).map(Several::One) };
         if times.len() != items.len() {
             return Err(Fault::new(
-                format!("another number of values in `{}` than in `{}`", form.time, form.item[0]),
+                format!("different numbers of values in `{}` and `{}`", form.time, form.item[0]),
                 format!("{} and {}", times.len(), items.len()),
             ));
         }

@@ -250,6 +250,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut ids = HashedIds { mask: 0xff, ..HashedIds::new(folder.path().to_owned()) };
         let error = (0..300).find_map(|n| ids.number(&n.to_string()).err()).unwrap().to_string();
-        assert!(error.contains("has the 64-bit hash of another one; unset `preprocess.memory`"), "{error}");
+        assert!(error.contains("has the same 64-bit hash as another id; unset `preprocess.memory`"), "{error}");
     }
 }

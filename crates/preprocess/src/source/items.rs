@@ -165,15 +165,15 @@ fn none_usable(path: &Path, lines: u64, before: &Rejects, after: &Rejects) -> Er
     let most = after.0.iter().map(|(reason, rejected)| (reason, new(reason, rejected.count))).max_by_key(|(_, n)| *n);
     let why = match most.filter(|_| lines > 0) {
         Some((reason, count)) => {
-            format!("gave no item: {lines} lines were read and none could be used, {count} for: {reason}")
+            format!("contains no item: {lines} lines were read and none could be used, {count} for: {reason}")
         }
-        None => "gave no item: it has no line after its header".to_owned(),
+        None => "contains no item: it has no line after its header".to_owned(),
     };
     Error::raw(path, format!("{why}; correct the file, or name another one in `source.items`"))
 }
 
 impl Fields<'_> {
-    fn look_at(&mut self, cells: &[RawCell<'_>]) {
+    fn inspect(&mut self, cells: &[RawCell<'_>]) {
         for (filled, cell) in self.filled.iter_mut().zip(cells) {
             *filled += u64::from(!cell.is_blank());
         }
@@ -203,7 +203,7 @@ impl Fields<'_> {
                 format!("has no field `{field}` in any line{near}; it has {known}; correct `[source.columns]`"),
             ));
         }
-        let said = |name: &str| {
+        let describe = |name: &str| {
             if absent.contains(&name) {
                 format!(
                     "`{}` has no field `{name}`; it has {}",
@@ -214,7 +214,7 @@ impl Fields<'_> {
                 format!("`{name}` of `{}` is empty in every line", path.display())
             }
         };
-        Ok(never.into_iter().map(said).collect())
+        Ok(never.into_iter().map(describe).collect())
     }
 }
 
@@ -232,7 +232,7 @@ struct ItemLines<'a, 'r> {
 impl ItemLines<'_, '_> {
     fn line(&mut self, line: u64, cells: &[RawCell<'_>]) -> std::result::Result<(), Fault> {
         let id = values::id(&self.reading.form.item_id, &cells[..self.ids])?;
-        self.fields.look_at(cells);
+        self.fields.inspect(cells);
         let cells = &cells[self.ids..];
         match self.reading.item_ids.get_index_of(id.as_ref()) {
             Some(item) if std::mem::replace(&mut self.catalogue.has_line[item], true) => self.read.repeated += 1,

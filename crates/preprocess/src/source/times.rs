@@ -52,7 +52,7 @@ impl Times {
 
 fn too_long(field: &str, time: Decimal) -> Error {
     Error::Setting(format!(
-        "`{field}` has values that cannot be ordered beside each other: {} with {} digits behind the point is among them; round them",
+        "`{field}` has values that cannot be represented together: one, {}, has {} decimal places; round them",
         time.value, time.digits
     ))
 }
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_unit_becomes_finer_and_what_does_not_fit_is_refused() {
+    fn the_unit_becomes_finer_and_overflow_is_refused() {
         let mut times = Times::default();
         for text in ["1600000000", "1600000000.5", "3", "1600000000.123456789", "2.25"] {
             times.push("t", Decimal::parse(text, false).unwrap()).unwrap();
@@ -77,7 +77,7 @@ mod tests {
         ];
         assert_eq!(times.take(), expected);
         let refused = times.push("t", Decimal::parse("0.12345678901", false).unwrap()).unwrap_err();
-        assert!(refused.to_string().contains("`t` has values that cannot be ordered beside each other"));
+        assert!(refused.to_string().contains("`t` has values that cannot be represented together"));
         assert!(times.push("t", Decimal::parse("1e18", false).unwrap()).is_err());
         assert_eq!((times.len(), times.digits()), (0, 9));
     }

@@ -40,7 +40,7 @@ fn shop() -> Project {
 }
 
 #[test]
-fn a_small_shop_goes_through_and_every_line_and_event_is_accounted_for() {
+fn a_small_shop_is_preprocessed_and_every_line_and_event_is_accounted_for() {
     let world = shop();
     world.run_stderr("preprocess", &[]);
     let made = dataset_of(&world);
@@ -118,11 +118,13 @@ fn items_without_text_or_image_go_with_their_events_before_the_core() {
 }
 
 #[test]
-fn the_table_stands_beside_the_papers() {
+fn the_table_is_printed_beside_the_papers() {
     let world = shop();
     let output = world.output("preprocess", &["--set", "dataset.table1=Pantry"]);
     let table = String::from_utf8(output.stdout).unwrap();
-    for expected in ["paper (Pantry)", "131,311", "9.65", "reviews.json.gz:40:", "1 of an item already described"] {
+    for expected in
+        ["paper (Pantry)", "131,311", "9.65", "reviews.json.gz:40:", "1 repeat an item that was already described"]
+    {
         assert!(table.contains(expected), "{expected}\n{table}");
     }
 }
@@ -143,7 +145,7 @@ fn milliseconds_order_events_within_a_second() {
 }
 
 #[test]
-fn ids_of_any_kind_come_through_as_they_stand() {
+fn ids_of_any_kind_are_kept_as_written() {
     let world = shop_of(
         "[source]\nformat = \"tabular\"\ninteractions = [\"e.tsv\"]\n[preprocess]\nuser_core = 1\nitem_core = 1\n",
     );

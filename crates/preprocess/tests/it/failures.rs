@@ -11,7 +11,7 @@ fn reviews(count: usize) -> String {
 }
 
 #[test]
-fn a_missing_file_is_named_with_what_to_do() {
+fn a_missing_file_is_named_with_a_remedy() {
     let world = shop_of(SOURCE);
     world.write_raw("r.json.gz", gzip(&reviews(500)));
     let error = world.run_badly("preprocess", &[]);
@@ -27,7 +27,7 @@ fn a_truncated_gzip_is_reported_with_the_lines_it_gave_and_leaves_the_dataset_al
     let whole = gzip(&reviews(50_000));
     world.write_raw("r.json.gz", &whole[..whole.len() / 2]);
     let error = world.run_badly("preprocess", &[]);
-    assert!(error.contains("r.json.gz` is cut short") && error.contains("whole lines; fetch it again"), "{error}");
+    assert!(error.contains("r.json.gz` is truncated") && error.contains("complete lines; fetch it again"), "{error}");
     assert_eq!(dataset_of(&world).sequences, before.sequences);
     world.write_raw("r.json.gz", gzip(&reviews(500)));
     assert!(

@@ -110,8 +110,8 @@ fn bounds_within_a_second_divide_events_within_it() {
 #[test]
 fn notations_of_time_are_recognised_and_reported_or_named_by_a_key() {
     for (times, key, reported) in [
-        (["2020-07-05 05:27:48.378", "2020-07-05 05:28:00.001"], "", "is read as dates of ISO 8601"),
-        (["2018-09-20", "2018-09-21"], "", "dates of ISO 8601"),
+        (["2020-07-05 05:27:48.378", "2020-07-05 05:28:00.001"], "", "is read as ISO 8601 dates"),
+        (["2018-09-20", "2018-09-21"], "", "ISO 8601 dates"),
         (["20180920", "20180921"], "", "dates written as `%Y%m%d`"),
         (["1588687728923", "1588687729000"], "", "Unix time in milliseconds"),
         (["31.12.2018", "01.01.2019"], "", "dates written as `%d.%m.%Y`"),
@@ -128,7 +128,7 @@ fn notations_of_time_are_recognised_and_reported_or_named_by_a_key() {
     }
     for (times, key, expected) in [
         (["01/02/2018", "01/03/2018"], "", "may be dates written as"),
-        (["yesterday", "today"], "", "dates of ISO 8601 such as"),
+        (["yesterday", "today"], "", "ISO 8601 dates such as"),
         (["1500000000", "1500000001"], "ms", "not a Unix time in milliseconds (seconds?)"),
         (["2018-01-01", "2018-01-02"], "fortnights", "is not a notation of time"),
     ] {
@@ -217,7 +217,7 @@ fn texts_that_say_nothing_are_dropped_and_counted() {
     let made = dataset_of(&project);
     assert_eq!(item(&made, "B0"), (String::new(), vec!["Lumo".to_owned(), "A small lamp.".to_owned()], vec![]));
     let reasons: Vec<&String> = made.report.items.dropped_texts.0.keys().collect();
-    assert_eq!(reasons, ["text: mark of a missing value", "title: script of a web page"]);
+    assert_eq!(reasons, ["text: marker of a missing value", "title: script of a web page"]);
 }
 
 #[test]
@@ -291,7 +291,7 @@ fn dialects_of_tables_are_recognised_or_named() {
         ("p.tsv", b"u1\t1 2 3 4\n", "", "source.columns.item_separator"),
         ("i.csv", b"user_id,item_id,item_id,timestamp\nu,1,2,3\n", "", "has the column `item_id` twice"),
         ("i.csv", b"user_id,item,timestamp\nu,1,2\n", "", "has no column `item_id` (did you mean `item`?)"),
-        ("i.csv", b"1,2,3\n", header, "has 3 columns between `,` in its first line"),
+        ("i.csv", b"1,2,3\n", header, "has 3 columns separated by `,` in its first line"),
         ("i.csv", b"user_id,item_id,timestamp\nu,1,2\n", "encoding = \"klingon\"", "is not a known encoding"),
     ] {
         let error = refused(&[(name, content)], &format!("{}\n{keys}", tabular(name)), "");
@@ -338,7 +338,7 @@ fn a_line_may_hold_a_sequence() {
     let (made_of_lists, _) = made(&[("p.jsonl", lines)], &tabular("p.jsonl"), "");
     histories_are(&made_of_lists, expected);
     let reason = made_of_lists.report.interactions.rejected.most_frequent().unwrap();
-    assert_eq!(reason, ("another number of values in `timestamp` than in `item_id`", 1));
+    assert_eq!(reason, ("different numbers of values in `timestamp` and `item_id`", 1));
     let text = b"user_id,item_id,timestamp\nu1,\"['1', '2', '3', '4']\",\"[1, 2, 3, 4]\"\nu2,\"['2', '3', '1']\",\"[1, 2, 3]\"\n";
     histories_are(&made(&[("p.csv", text)], &tabular("p.csv"), "").0, expected);
     let mut items = ListBuilder::new(StringBuilder::new());
@@ -405,7 +405,7 @@ fn ids_that_do_not_fit_each_other_are_reported_with_the_cause() {
         assert!(error.contains(expected), "{expected}: {error}");
     }
     let error = refused(&[("i.csv", interactions), ("articles.csv", b"item_id,title\nx1,Top\n")], &keys, "");
-    assert!(error.contains("are both files of one dataset"), "{error}");
+    assert!(error.contains("check that both files belong to one dataset"), "{error}");
     let (half, reported) = made(
         &[("i.csv", interactions), ("articles.csv", b"item_id,title\n0108775015,Top\n110065001.0,Shirt\n")],
         &keys,
@@ -447,7 +447,7 @@ fn images_are_found_in_folders_below_and_by_pattern() {
 }
 
 #[test]
-fn items_without_events_stay_where_they_are_asked_for() {
+fn items_without_events_are_kept_on_request() {
     let files: &[(&str, &[u8])] = &[
         ("i.csv", b"user_id,item_id,timestamp\nu,a,1\nu,b,2\nv,b,1\nw,b,1\nw,rare,2\n"),
         ("items.csv", b"item_id,title\nnew,New teapot\nb,B\nrare,Rare\nnew,again\n"),

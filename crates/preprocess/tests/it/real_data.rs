@@ -45,7 +45,7 @@ fn movielens_100k_has_items_without_a_poster() {
 }
 
 #[test]
-fn gift_cards_go_through_the_reader_of_amazon_2018() {
+fn gift_cards_are_read_by_the_reader_of_amazon_2018() {
     let Some(cards) = dataset("gift-cards") else { return };
     assert_counts(&cards, 453, 147, 2_941);
     assert_eq!(cards.report.events.dropped["repeated event"], 7);

@@ -37,7 +37,7 @@ pub(super) fn section(found: &PreprocessReport, images: Option<&ExtractReport>) 
         ("items with markup removed from texts", count(found.items.cleaned_texts)),
         ("items without text", count(counts.items_without_text)),
         ("items without image", count(counts.items_without_image)),
-        ("items with image addresses only", count(counts.items_with_addresses_only)),
+        ("items with image URLs only", count(counts.items_with_addresses_only)),
         ("sentences per item", format!("{:.2}", counts.sentences.mean)),
         ("images per item", format!("{:.2}", counts.images.mean)),
     ];
@@ -64,9 +64,9 @@ pub(super) fn section(found: &PreprocessReport, images: Option<&ExtractReport>) 
             (lines_table(found))
             (rejects("Rejected lines of interactions", &found.interactions.rejected))
             (rejects("Rejected lines of items", &found.items.rejected))
-            (rejects("Texts of items that say nothing", &found.items.dropped_texts))
-            (rejects("Refused names of images", &found.items.refused_images))
-            (rejects("Refused names of sound files", &found.items.refused_sounds))
+            (rejects("Texts without content", &found.items.dropped_texts))
+            (rejects("Rejected names of images", &found.items.refused_images))
+            (rejects("Rejected names of sound files", &found.items.refused_sounds))
             @if let Some(images) = images { (images_part(images)) }
             @for times in &found.interactions.times { p.soft { (times) "." } }
             @for warning in &found.warnings { p { "Note: " (warning) "." } }
@@ -134,9 +134,9 @@ fn lines_table(found: &PreprocessReport) -> Markup {
             } }
         } }
         p.soft {
-            "Lines of items: " (count(found.items.repeated)) " of an item already described, "
-            (count(found.items.without_events)) " of items without events; " (count(found.items.without_line))
-            " items of events have no line."
+            "Lines of items: " (count(found.items.repeated)) " repeat an item that was already described, "
+            (count(found.items.without_events)) " describe items without events; " (count(found.items.without_line))
+            " items with events have no line."
         }
     }
 }

@@ -12,9 +12,9 @@ pub(super) fn section(tables: &[BreakdownTable]) -> Markup {
         section #groups {
             h2 { "Groups of users" }
             p {
-                "The test split again, by what is known of a user before any model is asked. Lengths, popularity and ages are "
-                "cut so that each group has about a fifth of the users; users with the same value stay together. The best of "
-                "a group is bold; a difference within a small group may well be chance."
+                "The metrics of the test split for groups of users. Lengths, popularity and ages are cut so that each group has "
+                "about a fifth of the users; users with the same value stay together. The best value of a group is bold; in a "
+                "small group, a difference may be due to chance."
             }
             div.side { @for table in tables { (breakdown_table(table)) } }
         }
@@ -104,8 +104,8 @@ fn differences(run: &str, found: &Comparison, others: &[ComparedModel]) -> Marku
         } }
         p.soft {
             "Two-sided tests over pairs of values of the same user: Student's t of the means, Wilcoxon's signed ranks. p is "
-            "corrected by Holm over the other runs. A value below 0.01 marks a difference that is unlikely to come from the choice "
-            "of users. It says nothing about another seed."
+            "corrected by Holm over the other runs: a p-value below 0.01 marks a difference that is unlikely to come from the "
+            "choice of users. It says nothing about other seeds."
         }
     }
 }

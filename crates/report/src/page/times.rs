@@ -22,7 +22,7 @@ pub(super) fn table(timings: &[Timing]) -> Markup {
                 }
             } }
         } }
-        p.soft { "Times are those of the process that finished the stage: of a training that was interrupted and resumed, its last part." }
+        p.soft { "Times are those of the process that finished the stage; for a resumed training, only the last process is counted." }
     }
 }
 

@@ -13,8 +13,8 @@ impl Page<'_> {
             section #training {
                 h2 { "Training" }
                 p {
-                    "A large ring marks the epoch whose weights were kept: the best by `train.metric` on the validation split, or the last "
-                    "epoch of a phase without validation."
+                    "A large ring marks the epoch whose weights were kept: the one with the best " code { "train.metric" }
+                    " on the validation split, or the last epoch of a phase without validation."
                 }
                 @if !self.untrained.is_empty() {
                     p.soft { "Not trained in epochs, so without a curve: " (self.untrained.join(", ")) "." }

@@ -35,14 +35,14 @@ impl Page<'_> {
                     p {
                         "The true next item is in the list of " (count(hits as u64)) " of " (count(known as u64))
                         " users (" (format!("{:.1}", 100.0 * hits as f64 / known as f64)) " %). "
-                        "The users below are not picked by hand: half of them are taken from those, half from the others, "
-                        "each spread evenly over the user numbers (one kind fills up for the other where it is short). "
-                        "So the page shows hits more often than they happen."
+                        "The users below are not hand-picked: half of them are taken from those, half from the others, "
+                        "each evenly spaced over the user numbers (if one kind has too few users, the other fills up), so hits are "
+                        "over-represented."
                     }
                 } @else {
                     p {
-                        "The next items are not known: lists follow whole sequences. The users below are not picked by hand "
-                        "but spread evenly over all " (count(users as u64)) "."
+                        "The next items are not known: lists follow whole sequences. The users below are not hand-picked "
+                        "but evenly spaced over all " (count(users as u64)) "."
                     }
                 }
                 (PreEscaped(body))

@@ -25,8 +25,8 @@ pub(super) fn section(words: &Words, items: &Items) -> Markup {
             }
             @if !words.samples.is_empty() {
                 p.soft {
-                    "The best words of images, with their cosines. Not picked by hand: spread evenly over the items that stand "
-                    "below; of an item with several images the first."
+                    "The best words of images, with their cosines. The images are evenly spaced over the items below; if an item "
+                    "has several, the first is shown."
                 }
                 ul.seen { @for described in &words.samples { (sample(described, items)) } }
             }

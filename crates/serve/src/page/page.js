@@ -18,14 +18,14 @@ async function call(path, options = {}) {
 }
 
 // Images are fetched, not linked: a link would not carry the key.
-async function picture(path, place) {
+async function showImage(path, element) {
   try {
     const address = URL.createObjectURL(await (await call(path)).blob());
     const image = document.createElement("img");
     image.alt = "";
     image.onload = () => URL.revokeObjectURL(address);
     image.src = address;
-    place.replaceWith(image);
+    element.replaceWith(image);
   } catch {
     // The title stands for an image that cannot be shown.
   }
@@ -48,7 +48,7 @@ function entry(item, detail, action, label) {
   button.append(blank, text);
   button.onclick = action;
   row.append(button);
-  if (item.image) picture(item.image, blank);
+  if (item.image) showImage(item.image, blank);
   return row;
 }
 
@@ -98,7 +98,7 @@ async function recommend() {
     const focused = byId("list").contains(document.activeElement);
     byId("list").replaceChildren(...rows);
     if (focused) byId("list").querySelector("button")?.focus();
-    byId("note").textContent = answer.fallback ? "No known item in the history: the most popular items." : `${rows.length} items`;
+    byId("note").textContent = answer.fallback ? "No known item in the history; these are the most popular items." : `${rows.length} items`;
   } catch (error) {
     if (own === asked) byId("note").textContent = error.message;
   }

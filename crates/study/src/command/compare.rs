@@ -18,13 +18,13 @@ pub struct Args {
     /// The flags of every stage.
     #[command(flatten)]
     pub stage: StageArgs,
-    /// The metrics to print, in place of those of `evaluate.k` and `evaluate.metrics`: R@K, N@K, Hit@K, P@K, MAP@K, MRR@K, MRR.
+    /// The metrics to print instead of those of `evaluate.k` and `evaluate.metrics`: R@K, N@K, Hit@K, P@K, MAP@K, MRR@K, MRR.
     #[arg(long, alias = "measures", value_delimiter = ',', value_name = "METRIC")]
     metrics: Vec<Metric>,
-    /// Uses the validation split in place of the test split.
+    /// Uses the validation split instead of the test split.
     #[arg(long)]
     validation: bool,
-    /// Compares the lists of the runs (`mp4sr recommend`) in place of their metrics: coverage, Gini index, entropy, popularity, tail share,
+    /// Compares the lists of the runs (`mp4sr recommend`) instead of their metrics: coverage, Gini index, entropy, popularity, tail share,
     /// novelty and diversity, at each K of `evaluate.k` that all lists reach.
     #[arg(long, conflicts_with_all = ["metrics", "validation"])]
     lists: bool,
@@ -47,10 +47,7 @@ pub fn run(args: Args, catalog: &Arc<ModelCatalog>) -> anyhow::Result<()> {
         let (name, members) = text.split_once('=').unwrap_or((text, text));
         let members: Vec<&str> = members.split(',').collect();
         for (at, run) in members.iter().enumerate() {
-            anyhow::ensure!(
-                !members[..at].contains(run),
-                "`{text}` names the run `{run}` twice; name each seed's once"
-            );
+            anyhow::ensure!(!members[..at].contains(run), "`{text}` names the run `{run}` twice; name each run once");
         }
         anyhow::ensure!(
             groups.iter().all(|group: &SeedRuns| group.name != name),

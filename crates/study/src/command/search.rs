@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::{Grid, Runner, search};
 
-/// Trains every combination of settings as a separate run and sorts the runs by `train.metric` on the validation split; the test split
-/// is not read. Without a grid, the model's own grid is searched.
+/// Trains every combination of settings as a separate run and sorts the runs by `train.metric` on the validation split; the test split is
+/// not read. Without a grid, the model's own grid is searched.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The flags of every stage.
@@ -16,13 +16,13 @@ pub struct Args {
     /// A key of the pipeline with the values to try. May be given several times.
     #[arg(long = "grid", value_name = "SECTION.KEY=VALUE,VALUE")]
     grids: Vec<Grid>,
-    /// Several such grids, separated by blanks; blanks within quotes and brackets belong to the values.
+    /// Several such grids, separated by spaces; spaces within quotes and brackets belong to the values.
     #[arg(long = "grids", value_name = "GRIDS")]
     more_grids: Option<Assignments>,
     /// The name of the search, with which the names of its runs begin; by default `search`, or `search-MODEL` for a model's own grid.
     #[arg(long)]
     name: Option<String>,
-    /// The number of runs to make at once, which share the machine's cores.
+    /// The number of runs to train at once, which share the machine's cores.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: u16,
 }
@@ -52,7 +52,10 @@ pub fn run(args: Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
 fn own_grid(runner: &Runner, name: Option<String>, models: &ModelCatalog) -> anyhow::Result<(String, Vec<Grid>)> {
     let model = runner.resolve(&runner.study_run("search".to_owned(), Vec::new()))?.config.model.name;
     let grid = models.model(&model).map(ModelType::grid).unwrap_or_default();
-    anyhow::ensure!(!grid.is_empty(), "the model `{model}` has no grid of its own; give the values to try with --grid");
+    anyhow::ensure!(
+        !grid.is_empty(),
+        "the model `{model}` does not have its own grid; give the values to try with `--grid`"
+    );
     let grids = grid.iter().map(|grid| grid.parse()).collect::<Result<Vec<Grid>, _>>()?;
     Ok((name.unwrap_or_else(|| format!("search-{model}")), grids))
 }

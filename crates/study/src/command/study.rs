@@ -8,7 +8,7 @@ use mp4sr_pipeline::{StageArgs, print};
 
 use crate::{Experiment, Runner, StudyOptions, run_experiment};
 
-/// Makes the runs of a table or figure of the paper, and then the table or figure itself from their stored ranks.
+/// Trains the runs of a table or figure of the paper, and then writes the table or figure itself from their stored ranks.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The study.
@@ -22,7 +22,7 @@ pub struct Args {
     /// Makes a smoke run, which takes minutes and is not a result: it uses the last 12 events of each user and a few epochs.
     #[arg(long)]
     quick: bool,
-    /// The number of runs to make at once, which share the machine's cores.
+    /// The number of runs to train at once, which share the machine's cores.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: u16,
     /// A further pipeline to pre-train on (Table 5). May be given several times.
@@ -40,11 +40,11 @@ pub struct Args {
     /// An image encoder whose vectors are compared with the pipeline's features (study-encoders). May be given several times.
     #[arg(long, num_args = 1.., value_name = "MODEL")]
     image_encoder: Vec<String>,
-    /// Also makes the list of every user for every run and compares the lists: coverage, Gini index, entropy, popularity, tail share, novelty
-    /// and diversity. Works for studies that compare rows by their metrics alone, such as table2, table4 and table6.
+    /// Also computes the list of every user for every run and compares the lists: coverage, Gini index, entropy, popularity, tail share,
+    /// novelty and diversity. Works for studies that compare rows by their metrics alone, such as table2, table4 and table6.
     #[arg(long)]
     lists: bool,
-    /// A folder with the paper's numbers, in place of the built-in ones.
+    /// A folder with the paper's numbers, instead of the built-in ones.
     #[arg(long, value_name = "FOLDER")]
     paper: Option<PathBuf>,
 }

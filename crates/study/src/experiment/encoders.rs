@@ -34,15 +34,15 @@ impl Study<'_> {
         let reads = |name: &str| self.config.model.modalities.iter().any(|m| m.name == name && m.features.is_empty());
         anyhow::ensure!(
             !(texts.is_empty() && images.is_empty()),
-            "no encoder is named beside the pipeline's own; name them with TEXT=\"...\" and IMAGE=\"...\""
+            "no encoders are given in addition to the pipeline's own; name them with TEXT=\"...\" and IMAGE=\"...\""
         );
         anyhow::ensure!(
             texts.is_empty() || reads("text"),
-            "the pipeline has no modality `text` that is extracted; use a pipeline with one, or leave out TEXT"
+            "the pipeline does not extract a modality `text`; use a pipeline that does, or leave out TEXT"
         );
         anyhow::ensure!(
             images.is_empty() || reads("image"),
-            "the pipeline has no modality `image` that is extracted; use a pipeline with one, or leave out IMAGE"
+            "the pipeline does not extract a modality `image`; use a pipeline that does, or leave out IMAGE"
         );
         let mut rows = vec![StudyRow { label: "the pipeline's own".to_owned(), ..full() }];
         for model in texts {

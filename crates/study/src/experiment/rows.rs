@@ -162,7 +162,7 @@ impl Study<'_> {
             rows.push(row(&format!("MP4SR-{letter}"), &format!("only-{name}"), &[&key]));
         }
         if rows.is_empty() {
-            self.notes.push("the pipeline has one modality, which is all there is".to_owned());
+            self.notes.push("the pipeline has only one modality".to_owned());
         }
         let has_all = own_key(&self.config, "logit_modalities").as_array().is_none_or(Vec::is_empty);
         rows.push(if has_all { full() } else { row("MP4SR", "all-modalities", &["model.mp4sr.logit_modalities=[]"]) });
@@ -182,7 +182,7 @@ impl Study<'_> {
             .collect();
         anyhow::ensure!(
             !others.is_empty(),
-            "the pipeline has no modality beside `image`; use a pipeline with another one"
+            "the pipeline has no modality other than `image`; use a pipeline with another one"
         );
         let none = format!("model.modalities=[{}]", others.join(","));
         let mut rows = vec![

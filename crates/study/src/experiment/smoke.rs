@@ -40,7 +40,7 @@ impl Study<'_> {
         for (modality, name) in &names {
             let path = whole.layout.feature_file(modality, name);
             if !path.exists() {
-                let remedy = "no stage makes it: write it with the program that makes these features";
+                let remedy = "no stage creates it: write it with the program that computes these features";
                 return Err(Error::unusable(&path, "it is missing", remedy).into());
             }
             inputs.push((format!("features of {modality}"), path));
@@ -83,7 +83,7 @@ fn copy_rows(all: &Layout, some: &Layout, modality: &str, name: &str, to: &Path)
     // Converting stored values of any type to f32 loses nothing.
     let written = Features::from_f32(offsets, &taken, width, FeatureType::F32, wanted.hash());
     let Some(features) = written else {
-        return Err(Error::unusable(&path, "it holds a value that is not a number", "write it again"));
+        return Err(Error::unusable(&path, "it contains a value that is not a number", "write it again"));
     };
     features.write(to, "study", json!(null))
 }
