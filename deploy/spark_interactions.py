@@ -1,16 +1,17 @@
-"""Reduces interactions that are too many for one machine to those that the dataset can have, with Spark (docs/scale.md).
+"""Writes the dataset of a pipeline whose interactions are too many for one machine, with Spark (docs/scale.md).
 
-    spark-submit deploy/spark_interactions.py --pipeline shop.toml --data hdfs:///shop/raw --out hdfs:///shop/reduced
+    spark-submit deploy/spark_interactions.py --pipeline shop.toml --data hdfs:///shop/raw --out hdfs:///shop/reduced --preprocess mp4sr
 
 It reads the files of `source.interactions`, applies the pipeline's `preprocess.repeated`, `user_core` and `item_core`, and writes the
 remaining lines of each file, unchanged and in order, to the folder `OUT/<file>`. It prints counts on standard output. The remaining lines
-are those of the events that are kept, and the first line of every user and item that is kept, because it determines their numbers. From
-these lines, `mp4sr preprocess` with the same pipeline makes the same dataset as from all lines.
+are those of the events that are kept, and the first line of every user and item that is kept, because it determines their numbers. With
+`--preprocess`, the driver then copies these lines to the pipeline's `dataset.data` and runs `mp4sr preprocess`, which writes the same
+dataset from them as from all lines.
 
 The files must be JSON lines, or delimited text with a header and without quotation marks, in UTF-8, with or without gzip (`.gz`). Times
 must be Unix times. Whatever `mp4sr preprocess` would read differently is refused.
 """
-import argparse, collections, datetime, decimal, json, sys, tomllib
+import argparse, collections, datetime, decimal, gzip, json, os, subprocess, sys, tomllib
 from pyspark import StorageLevel
 from pyspark.sql import SparkSession, Window, functions as F
 
@@ -40,6 +41,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     for flag in ("--pipeline", "--data", "--out"):
         parser.add_argument(flag, required=True)
+    parser.add_argument("--preprocess", metavar="PROGRAM", help="run `PROGRAM preprocess` on the remaining lines")
     args = parser.parse_args()
     with open(args.pipeline, "rb") as file:
         pipeline = tomllib.load(file)
@@ -48,6 +50,7 @@ def main():
         if value not in supported:
             refuse(f"`{key}` = {json.dumps(value)} is not supported by this job")
     files = pipeline.get("source", {}).get("interactions") or refuse("`source.interactions` is empty", "name the files")
+    copies = copies_of(files, pipeline) if args.preprocess else {}
     user_core, item_core = PRESETS[setting(pipeline, "preprocess.preset")]
     settings = pipeline.get("preprocess", {})
     bounds = {"user": settings.get("user_core", user_core), "item": settings.get("item_core", item_core)}
@@ -104,7 +107,29 @@ def main():
     for number, name in enumerate(files):
         of_file = kept.where(F.col("file") == number).orderBy("at").select("value")
         of_file.write.text(f"{args.out}/{name}", compression="gzip" if name.endswith(".gz") else "none", lineSep="\n")
+        if args.preprocess:
+            copy(of_file, copies[name])
     print(json.dumps(counts))
+    if args.preprocess:
+        # Standard output has only the counts.
+        sys.exit(subprocess.run([args.preprocess, "preprocess", "--pipeline", args.pipeline], stdout=sys.stderr).returncode)
+
+
+def copies_of(files, pipeline):
+    """The path in `dataset.data` to which the remaining lines of each file are copied."""
+    data = pipeline.get("dataset", {}).get("data") or refuse("`dataset.data` is empty", "name the folder of the items files")
+    copies = {name: os.path.join(data, name) for name in files}
+    for path in copies.values():
+        if os.path.exists(path):
+            refuse(f"`{path}` exists and would be replaced by the remaining lines", "remove it, or name another folder in `dataset.data`")
+    return copies
+
+
+def copy(lines, path):
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    with (gzip.open if path.endswith(".gz") else open)(f"{path}.part", "wt", encoding="utf-8", newline="") as file:
+        file.writelines(f"{row.value}\n" for row in lines.toLocalIterator())
+    os.replace(f"{path}.part", path)
 
 
 def refuse(problem, remedy="use `mp4sr preprocess` on all lines instead"):

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "a test says what it skips")]
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -421,21 +422,22 @@ fn python_with_spark() -> Option<String> {
     Some(python)
 }
 
-/// The output of Spark on the interactions of a pipeline, which writes what remains to the folder `reduced`.
-fn spark(python: &str, world: &Project, pipeline: &str, data: &Path) -> Output {
+/// The output of Spark on the interactions of a pipeline, which writes the remaining lines to the folder `reduced`.
+fn spark(python: &str, world: &Project, pipeline: &str, data: &Path, flags: &[&OsStr]) -> Output {
     world.write(
         "spark/spark-defaults.conf",
         "spark.master local[2]\nspark.ui.enabled false\nspark.sql.shuffle.partitions 2\n",
     );
     let mut command = Command::new(python);
     command.arg(root().join("deploy/spark_interactions.py")).arg("--pipeline").arg(world.pipeline(pipeline));
-    command.arg("--data").arg(data).arg("--out").arg(world.folder().join("reduced"));
+    command.arg("--data").arg(data).arg("--out").arg(world.folder().join("reduced")).args(flags);
+    command.current_dir(world.folder());
     command.env("SPARK_CONF_DIR", world.folder().join("spark")).env("SPARK_LOCAL_IP", "127.0.0.1").output().unwrap()
 }
 
 /// Replaces the interactions `names` of a pipeline by those that Spark keeps, and returns Spark's counts.
 fn reduce(python: &str, world: &Project, pipeline: &str, data: &Path, names: &[&str]) -> Value {
-    let output = spark(python, world, pipeline, data);
+    let output = spark(python, world, pipeline, data, &[]);
     assert!(output.status.success(), "{}", said(&output));
     let reduced = world.folder().join("reduced");
     for name in names {
@@ -462,8 +464,9 @@ fn expect_counts(counts: &Value, report: &Value) {
     }
 }
 
+/// Spark reads the lines in another folder than `dataset.data`, as it would on the disks of a cluster.
 #[test]
-fn what_spark_reduces_gives_the_dataset_of_all_lines() {
+fn spark_writes_the_dataset_that_preprocess_makes_of_all_lines() {
     let Some(python) = python_with_spark() else { return };
     let raw = tempfile::tempdir().unwrap();
     let made = mp4sr_tests::command("sample").args(["--quiet", "--out"]).arg(raw.path()).status().unwrap();
@@ -473,9 +476,20 @@ fn what_spark_reduces_gives_the_dataset_of_all_lines() {
     let expected = dataset(&world, "sample");
     assert_eq!(expected.len(), 3);
     let counted = report(&world, "sample");
-    expect_counts(&reduce(&python, &world, "sample", raw.path(), &["reviews.json.gz"]), &counted);
+
+    let (all_lines, cluster) = (raw.path().join("reviews.json.gz"), world.folder().join("cluster"));
+    world.write("cluster/reviews.json.gz", files::read(&all_lines).unwrap());
     files::remove_dir_if_present(&world.path("sample")).unwrap();
-    world.run("preprocess", &[]);
+    let program = program("mp4sr");
+    let write_dataset =
+        || spark(&python, &world, "sample", &cluster, &[OsStr::new("--preprocess"), program.as_os_str()]);
+    let refused = write_dataset();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said(&refused).contains("reviews.json.gz` exists and would be replaced"), "{}", said(&refused));
+    files::remove_if_present(&all_lines).unwrap();
+    let output = write_dataset();
+    assert!(output.status.success(), "{}", said(&output));
+    expect_counts(&serde_json::from_slice(&output.stdout).unwrap(), &counted);
     assert!(dataset(&world, "sample") == expected, "the dataset of the reduced lines is another one");
     let again = report(&world, "sample");
     assert!(again["filters"][0]["events"].as_u64() < counted["filters"][0]["events"].as_u64());
@@ -534,7 +548,7 @@ fn spark_refuses_what_it_does_not_read() {
     let world = Project::small();
     let expect_refused = |pipeline: &str, expected: &str| {
         world.write("a.toml", pipeline);
-        let output = spark(&python, &world, "a", world.folder());
+        let output = spark(&python, &world, "a", world.folder(), &[]);
         let reported = said(&output);
         assert_eq!(output.status.code(), Some(1), "{expected}: {reported}");
         let sentence = reported.lines().last().unwrap_or_default();

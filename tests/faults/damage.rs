@@ -163,7 +163,7 @@ fn a_footer_that_the_library_panics_at_is_refused_in_one_sentence() {
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     let said = said(&output);
     assert!(
-        said.starts_with("error: `") && said.contains("items.parquet` cannot be used: it is not a whole"),
+        said.starts_with("error: `") && said.contains("items.parquet` cannot be used: it is not a complete"),
         "{said}"
     );
     assert_eq!(said.lines().count(), 1, "{said}");
