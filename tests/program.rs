@@ -309,7 +309,9 @@ fn make_commands(line: &str) -> Vec<String> {
 fn every_command_of_the_readme_works() {
     let world = Project::small();
     let folder = world.folder();
+    let every_stage = mp4sr_tests::stages().chain(["download"]).collect::<Vec<_>>().join(" | ");
     let text = files::read_to_string(&root().join("README.md")).unwrap().replace("\n         ", " ");
+    let text = text.replace("make <stage> ", &format!("make {every_stage} "));
     let events =
         world.raw_text("a.tsv").replace('\t', ",").replacen("user_id,item_id,timestamp", "customer,sku,bought", 1);
     let titles: Vec<String> = (0..31).map(|item| format!("i{item},A thing of group {}", item / 3)).collect();

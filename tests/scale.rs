@@ -310,7 +310,7 @@ fn vectors_of_machines_that_share_nothing_are_merged() {
         assert!(!reported.status.success() && said(&reported).contains(reason), "{}", said(&reported));
     };
     // If one folder has no vectors, or a folder of an encoder lacks its description, nothing is copied.
-    refused(&[&place("first"), &place("third")], "third` holds no vectors");
+    refused(&[&place("first"), &place("third")], "third` contains no vectors");
     let about = files::list(&copy).unwrap().into_iter().map(|encoder| encoder.join("about.json")).next_back().unwrap();
     let described = files::read(&about).unwrap();
     files::remove_if_present(&about).unwrap();

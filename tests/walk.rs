@@ -32,16 +32,34 @@ fn sample() -> Project {
     Project::of_pipeline("sample", &raw())
 }
 
-/// A project with the dataset and the features of [`extracted`].
+/// A project with the dataset and the features of the whole sample world.
 fn after_extract() -> Project {
-    let project = sample();
+    copy_of("whole")
+}
+
+/// A project with the dataset and the features of about a quarter of the users, for tests that train several times.
+fn after_extract_of_few_users() -> Project {
+    copy_of("few-users")
+}
+
+fn copy_of(made: &str) -> Project {
+    let (made, project) = (Project::of_pipeline_in(&shared().join(made), "sample", &raw()), sample());
     for folder in ["sample/dataset", "sample/features"] {
-        std::fs::create_dir_all(project.path(folder)).unwrap();
-        for file in files::list(&extracted().path(folder)).unwrap() {
-            std::fs::copy(&file, project.path(folder).join(file.file_name().unwrap())).unwrap();
-        }
+        copy_files(&made.path(folder), &project.path(folder));
     }
     project
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for path in files::list(from).unwrap() {
+        let copy = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy_files(&path, &copy);
+        } else {
+            std::fs::copy(&path, copy).unwrap();
+        }
+    }
 }
 
 /// The raw sample world, generated once.
@@ -49,10 +67,9 @@ fn raw() -> PathBuf {
     shared().join("raw")
 }
 
-/// A project with dataset and features, which is made once.
-fn extracted() -> &'static Project {
-    static PROJECT: OnceLock<Project> = OnceLock::new();
-    PROJECT.get_or_init(|| Project::of_pipeline_in(&shared().join("extracted"), "sample", &raw()))
+/// The project with the dataset and the features of the whole sample world, which is made once.
+fn extracted() -> Project {
+    Project::of_pipeline_in(&shared().join("whole"), "sample", &raw())
 }
 
 fn shared() -> &'static Path {
@@ -61,9 +78,13 @@ fn shared() -> &'static Path {
         mp4sr_tests::shared(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("walk"), |folder| {
             let raw = folder.join("raw");
             assert!(command("sample").arg("--out").arg(&raw).status().unwrap().success());
-            let project = Project::of_pipeline_in(&folder.join("extracted"), "sample", &raw);
-            project.run("preprocess", &[]);
-            project.run("extract", &[]);
+            let whole = Project::of_pipeline_in(&folder.join("whole"), "sample", &raw);
+            let few_users = Project::of_pipeline_in(&folder.join("few-users"), "sample", &raw);
+            whole.run("preprocess", &[]);
+            whole.run("extract", &[]);
+            copy_files(&whole.path(".cache"), &few_users.path(".cache"));
+            few_users.run("preprocess", &["--set", "preprocess.where=reviewerID < 'AA'"]);
+            few_users.run("extract", &[]);
         })
     })
 }
@@ -153,7 +174,7 @@ fn every_planted_fault_is_counted() {
 
 #[test]
 fn one_seed_gives_the_same_bytes_with_any_number_of_threads_and_another_seed_others() {
-    let (one, two, other) = (after_extract(), after_extract(), after_extract());
+    let (one, two, other) = (after_extract_of_few_users(), after_extract_of_few_users(), after_extract_of_few_users());
     train_and_evaluate(&one, "1", &["run.seed=7"]);
     train_and_evaluate(&two, "2", &["run.seed=7"]);
     train_and_evaluate(&other, "2", &["run.seed=8"]);
@@ -192,7 +213,7 @@ fn version(path: &Path) -> Option<(u64, SystemTime)> {
 /// long they take.
 #[test]
 fn a_training_killed_five_times_in_each_phase_ends_with_the_same_bytes() {
-    let (whole, killed) = (after_extract(), after_extract());
+    let (whole, killed) = (after_extract_of_few_users(), after_extract_of_few_users());
     train_and_evaluate(&whole, "2", &["run.seed=7"]);
     let arguments = [SHORT, &["--set", "run.seed=7", "--set", "run.save_seconds=0"]].concat();
     let mut shares = shares();
@@ -285,7 +306,7 @@ fn features_written_by_the_python_examples_train() {
             println!("skipped: `{python}` lacks one of {needs} (name another one with PYTHON)");
             continue;
         }
-        let world = after_extract();
+        let world = after_extract_of_few_users();
         let folder = world.path("sample/dataset").parent().unwrap().to_owned();
         let path = root().join("examples").join(script);
         assert!(Command::new(&python).arg(path).arg(folder).status().unwrap().success(), "{script}");
@@ -301,7 +322,7 @@ fn features_written_by_the_python_examples_train() {
 /// A third feature file, as another program would write it, is added to text and image.
 #[test]
 fn a_third_modality_trains_and_evaluates() {
-    let world = after_extract();
+    let world = after_extract_of_few_users();
     let items = Items::read(&world.path("sample/dataset/items.parquet")).unwrap();
     let values: Vec<f32> = (0..5 * items.len()).map(|i| (i as f32).sin()).collect();
     let offsets = (0..=items.len() as i64).collect();
@@ -334,7 +355,7 @@ fn bf16_and_sampled_candidates_give_the_same_bytes_with_any_number_of_threads() 
         Ok(()) => keys.push("train.precision=bf16"),
         Err(reason) => println!("bf16 is not tested: {reason}"),
     }
-    let (one, two, plain) = (after_extract(), after_extract(), after_extract());
+    let (one, two, plain) = (after_extract_of_few_users(), after_extract_of_few_users(), after_extract_of_few_users());
     train_and_evaluate(&one, "1", &keys);
     train_and_evaluate(&two, "2", &keys);
     train_and_evaluate(&plain, "2", &keys[..1]);
@@ -367,7 +388,7 @@ fn every_variant_is_a_configuration() {
         ("paper", &["run.preset=paper"]),
         ("released", &["run.preset=released"]),
     ];
-    let world = after_extract();
+    let world = after_extract_of_few_users();
     for (name, keys) in variants {
         let keys = keys.iter().flat_map(|key| ["--set", key]);
         let small = [
@@ -397,7 +418,7 @@ fn a_checkpoint_written_by_python_is_evaluated() {
         println!("skipped: `{python}` has no numpy and safetensors");
         return;
     }
-    let world = after_extract();
+    let world = after_extract_of_few_users();
     train_and_evaluate(&world, "2", &["run.seed=7"]);
     let (ranks, checkpoint) = ("sample/runs/mp4sr/ranks.test.safetensors", "sample/runs/mp4sr/finetune.safetensors");
     let before = tensor_bytes(&world, ranks, "rank");
@@ -462,7 +483,7 @@ fn what_is_wrong_is_reported_in_one_line_with_exit_code_1() {
 
     let cases: [(&str, &[&str], &[&str]); 5] = [
         ("preprocess", &["--data", "/nowhere"], &["/nowhere/reviews.json.gz"]),
-        ("preprocess", &["--data", broken], &["reviews.json.gz", "cut"]),
+        ("preprocess", &["--data", broken], &["reviews.json.gz", "truncated"]),
         (
             "preprocess",
             &["--set", "preprocess.user_cores=5"],
@@ -486,7 +507,7 @@ fn signal(name: &str, process: u32) {
 
 #[test]
 fn two_runs_at_once_notice_each_other() {
-    let world = after_extract();
+    let world = after_extract_of_few_users();
     let mut first = world.command("pretrain", SHORT).arg("--quiet").spawn().unwrap();
     let lock = world.path("sample/runs/mp4sr/.train.lock");
     while files::read(&lock).map_or(true, |holder| holder.is_empty()) {

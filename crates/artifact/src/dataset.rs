@@ -458,7 +458,7 @@ mod tests {
     fn wrong_sequences_are_refused_with_the_reason() {
         type Damage = fn(&mut Sequences);
         let cases: [(Damage, &str); 5] = [
-            (|s| s.offsets[1] = 4, "falls"),
+            (|s| s.offsets[1] = 4, "decreases"),
             (|s| s.offsets[3] = 4, "number of rows"),
             (|s| s.items[0] = 4, "outside 1..=3"),
             (|s| s.items[0] = 0, "outside 1..=3"),

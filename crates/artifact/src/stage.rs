@@ -364,7 +364,7 @@ mod tests {
         let check = || expect_recorded(&result, "work", "make it again").map_err(|e| e.to_string());
         assert_eq!(check(), Ok(()));
         files::write_bytes(&result, b"mAde").unwrap();
-        assert!(check().unwrap_err().ends_with("differs); make it again"));
+        assert!(check().unwrap_err().ends_with("does not match the manifest of its stage; make it again"));
         files::write_bytes(&world.path("out/work.manifest.json"), b"{").unwrap();
         assert!(check().unwrap_err().contains("work.manifest.json"), "a record that cannot be read does not count");
         files::remove_if_present(&world.path("out/work.manifest.json")).unwrap();

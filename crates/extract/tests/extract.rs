@@ -14,14 +14,14 @@ use mp4sr_pipeline::{Config, Context, Progress};
 use mp4sr_sample::{Form, TRUTH, Truth, TruthItem, ensure};
 use tempfile::TempDir;
 
-static WORLD: LazyLock<TempDir> = LazyLock::new(|| {
-    let folder = tempfile::tempdir().unwrap();
-    ensure(&folder.path().join("raw"), 1, Form::Amazon).unwrap();
-    folder
+static WORLD: LazyLock<PathBuf> = LazyLock::new(|| {
+    mp4sr_tests::shared(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("extract"), |folder| {
+        ensure(&folder.join("raw"), 1, Form::Amazon).unwrap();
+    })
 });
 
 fn raw() -> PathBuf {
-    WORLD.path().join("raw")
+    WORLD.join("raw")
 }
 
 fn truth() -> Truth {

@@ -618,8 +618,8 @@ mod tests {
             (&absolute, "image path leaves the data folder"),
             ("link.jpg", "image path leaves the data folder"),
             ("4.jpg", "image path leaves the data folder"),
-            ("images", "image file is not there"),
-            ("gone.jpg", "image file is not there"),
+            ("images", "image file is missing"),
+            ("gone.jpg", "image file is missing"),
             ("file:///etc/passwd", "image URL is neither http nor https"),
             ("data:image/png;base64,AA", "image URL is neither http nor https"),
         ] {

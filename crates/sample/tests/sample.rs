@@ -11,17 +11,16 @@ use flate2::read::GzDecoder;
 use mp4sr_artifact::{Fingerprint, files};
 use mp4sr_sample::{Form, IMAGES, META, Outcome, PRODUCTS, PURCHASES, REVIEWS, TRUTH, Truth, ensure};
 use serde_json::Value;
-use tempfile::TempDir;
 
 /// One world for all tests that only read.
-static WORLD: LazyLock<TempDir> = LazyLock::new(|| {
-    let folder = tempfile::tempdir().unwrap();
-    assert_eq!(ensure(&folder.path().join("raw"), 1, Form::Amazon).unwrap(), Outcome::Written);
-    folder
+static WORLD: LazyLock<PathBuf> = LazyLock::new(|| {
+    mp4sr_tests::shared(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("sample"), |folder| {
+        assert_eq!(ensure(&folder.join("raw"), 1, Form::Amazon).unwrap(), Outcome::Written);
+    })
 });
 
 fn raw() -> PathBuf {
-    WORLD.path().join("raw")
+    WORLD.join("raw")
 }
 
 fn truth(folder: &Path) -> Truth {

@@ -83,7 +83,7 @@ fn every_address_has_one_fate_and_a_second_run_asks_only_for_what_failed() {
     world.is_lost(&url("/forbidden"), Fate::Failed, "answered 403");
     world.is_lost(&url("/page.jpg"), Fate::NotAnImage, "is a web page");
     world.is_lost(&url("/empty.jpg"), Fate::NotAnImage, "is empty");
-    world.is_lost(&url("/cut.jpg"), Fate::NotAnImage, "cut short");
+    world.is_lost(&url("/cut.jpg"), Fate::NotAnImage, "truncated");
     world.is_lost(&url("/bomb.png"), Fate::TooLarge, "60000 x 60000 pixels");
     world.is_lost(&url("/circle"), Fate::Failed, "redirects in a circle: ");
     world.is_lost(&url("/ftp"), Fate::Refused, "neither http nor https");
@@ -248,7 +248,7 @@ fn a_host_that_never_answers_is_not_asked_for_every_image() {
     let world = World::new("retries = 0\nper_host = 1");
     let urls: Vec<_> = (0..30).map(|n| format!("http://{closed}/{n}.jpg")).collect();
     world.urls(&urls).run_well(&[]);
-    let asked = urls.iter().filter(|url| !world.fate(url).1.contains("was not asked")).count();
+    let asked = urls.iter().filter(|url| !world.fate(url).1.contains("was not contacted again")).count();
     assert_eq!((asked, world.ledger().len()), (10, 30));
 }
 

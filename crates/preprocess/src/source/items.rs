@@ -467,7 +467,7 @@ mod tests {
         assert_eq!(records[0].sentences, ["T", "A, B"]);
         assert_eq!((records[0].categories.join(","), records[1].categories.len()), ("A,B,X,Y".into(), 0));
         let reasons: Vec<&str> = read.refused_images.0.keys().map(String::as_str).collect();
-        assert_eq!(reasons, ["image file is not there", "image path leaves the data folder"]);
+        assert_eq!(reasons, ["image file is missing", "image path leaves the data folder"]);
         assert!(records.iter().all(|record| record.images.is_empty()));
     }
 
@@ -483,8 +483,8 @@ mod tests {
         assert!(records[0].sounds[0].ends_with("items.jsonl"));
         let reasons: Vec<&str> = read.refused_sounds.0.keys().map(String::as_str).collect();
         let expected = [
-            "sound file is not there",
-            "sound is an address, expected a local file",
+            "sound file is missing",
+            "sound is a URL, expected a local file",
             "sound path leaves the data folder",
         ];
         assert_eq!(reasons, expected);
