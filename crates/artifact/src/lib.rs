@@ -1,7 +1,8 @@
 //! The files that stages read and write, without knowledge of what they mean.
 //!
-//! In: tensors, tables, settings. Out: safetensors and Parquet on disk with a header that names the writer and its inputs, stage manifests,
-//! locks; every write is atomic (temporary file, fsync, rename) and every read is verified. Must not know: candle, models.
+//! The crate takes tensors, tables and settings. It writes safetensors and Parquet with a header that names the writer and its inputs,
+//! manifests of stages, and locks, and reads them back. Every write is atomic (temporary file, fsync, rename), and every file is verified
+//! when it is read. The crate must not know candle or models.
 
 mod data_files;
 mod dataset;

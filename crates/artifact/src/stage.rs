@@ -160,6 +160,27 @@ fn changed(path: &str, recorded: Option<&Value>, now: &Value, default: Option<&V
 }
 
 /// A stage about to run, with everything that decides whether it is up to date.
+///
+/// ```
+/// use mp4sr_artifact::{Stage, StageSettings, Status, files};
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let (input, out) = (folder.path().join("events.csv"), folder.path().join("out"));
+/// files::write_bytes(&input, b"ann,cup\nbob,pot\n")?;
+/// let inputs = [("events".to_owned(), input.clone())];
+/// let prepare = || Stage::new("count", 1, &out, StageSettings::of("by line"), &inputs);
+///
+/// let stage = prepare()?;
+/// assert_eq!(stage.status()?, Status::Stale("not run yet".to_owned()));
+/// stage.begin()?;
+/// files::write_bytes(&out.join("count.txt"), b"2")?;
+/// stage.finish(&[out.join("count.txt")])?;
+/// assert_eq!(prepare()?.status()?, Status::UpToDate);
+///
+/// files::write_bytes(&input, b"ann,cup\n")?;
+/// assert_eq!(prepare()?.status()?, Status::Stale("input `events` changed".to_owned()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Stage {
     name: String,

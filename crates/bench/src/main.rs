@@ -1,6 +1,6 @@
 //! `mp4sr-bench`: times training steps, ranking and encoders; prints one JSON object per line.
 //!
-//! In: sizes, or a workload file of the PyTorch peer. Out: medians, ranges, memory. Must not know: real data.
+//! The program takes sizes, or a workload file of the PyTorch peer. It prints medians, ranges and memory. It must not use real data.
 
 mod baselines;
 mod epoch;

@@ -1,8 +1,8 @@
-//! What the stages of a pipeline would do, read and cost, without running them.
+//! Reports what the stages of a pipeline would do, read and cost, without running them.
 //!
-//! In: a pipeline, the files that it names, and the artifacts that exist. Out: a [`Plan`]: the verdict on each stage from its own manifest,
-//! the files that it reads and writes, estimates of time, memory and disk space, and what would stop the run. Nothing is written, and the
-//! network is used only if the user asks for it. Must not know: how any stage does its work.
+//! The crate reads a pipeline, the files that it names, and the artifacts that exist. It returns a [`Plan`]: the verdict on each stage from
+//! its own manifest, the files that it reads and writes, estimates of time, memory and disk space, and what would stop the run. Nothing is
+//! written, and the network is used only if the user asks for it. The crate must not know how any stage does its work.
 
 pub mod command;
 mod estimate;

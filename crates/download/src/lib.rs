@@ -1,8 +1,8 @@
 //! Downloads raw files and items' images from their URLs into the data folder.
 //!
-//! In: the section `[download]`, and the URLs in `items.parquet` if preprocessing has written it. Out: raw files under their names;
-//! `downloads/` with one image per URL, `ledger.jsonl`, which records the outcome for each URL, and `report.json`. Must not know: what raw
-//! files hold, what images are for.
+//! The crate reads the section `[download]`, and the URLs in `items.parquet` if preprocessing has written it. It writes raw files under
+//! their names, and in `downloads/` one image per URL, `ledger.jsonl`, which records the outcome for each URL, and `report.json`. It must
+//! not know what raw files hold or what images are for.
 //!
 //! How a URL is processed: `images` and `raw` decide which URLs to download; `schedule` hands them to threads, a limited number per host;
 //! `transfer` downloads one, in several attempts if necessary, with `client` (redirects), `resolver` (private networks) and `part` (what an

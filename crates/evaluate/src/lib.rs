@@ -1,6 +1,7 @@
-//! Ranks every user's target with a trained model: one rank per user.
+//! Ranks every user's target with a trained model.
 //!
-//! In: a scorer, sequences, a split. Out: ranks. Must not know: how a model was trained, what the ranks are used for.
+//! The crate takes a scorer, sequences and a split, and returns one rank per user. It must not know how the model was trained or what the
+//! ranks are used for.
 
 pub mod command;
 mod loss;

@@ -92,9 +92,12 @@ pub(crate) struct Export<'a> {
 
 /// Runs `mp4sr export`.
 ///
-/// ```no_run
+/// ```
 /// use clap::Parser;
+/// use mp4sr_artifact::files;
 /// use mp4sr_export::command::{Args, run};
+/// # use mp4sr_artifact::{Items, Layout, Sequences, TimeKind, Users};
+/// # use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, TrainedPhase, build_model, last_phase};
 ///
 /// #[derive(Parser)]
 /// struct Command {
@@ -102,9 +105,46 @@ pub(crate) struct Export<'a> {
 ///     args: Args,
 /// }
 ///
-/// // The run that `mp4sr demo` trains.
-/// let flags = ["export", "--run", "artifacts/sample/runs/mp4sr", "--format", "lists-csv,vectors-npy", "--out", "exports"];
+/// # let folder = tempfile::tempdir()?;
+/// # let layout = Layout::new(folder.path(), "shop", "popularity");
+/// # let texts = |texts: [&str; 4]| texts.map(str::to_owned).to_vec();
+/// # let none = vec![Vec::new(); 4];
+/// # let items = Items {
+/// #     ids: texts(["cup", "pot", "pan", "lid"]),
+/// #     titles: texts(["A cup", "A pot", "A pan", "A lid"]),
+/// #     sentences: none.clone(),
+/// #     images: none.clone(),
+/// #     categories: none.clone(),
+/// #     sounds: none,
+/// # };
+/// # items.write(&layout.items())?;
+/// # Users { ids: vec!["ann".to_owned(), "bob".to_owned()] }.write(&layout.users())?;
+/// # let sequences = Sequences {
+/// #     offsets: vec![0, 4, 8],
+/// #     items: vec![1, 2, 3, 4, 1, 3, 2, 4],
+/// #     times: vec![1, 2, 3, 4, 1, 2, 3, 4],
+/// #     item_hash: items.hash(),
+/// #     item_count: 4,
+/// #     user_hash: None,
+/// #     time_kind: TimeKind::Unstated,
+/// #     parts: None,
+/// # };
+/// # sequences.write(&layout.sequences(), serde_json::Value::Null)?;
+/// # let text = "dataset.name = \"shop\"\nmodel.name = \"popularity\"\nevaluate.seen_items = \"keep\"";
+/// # files::write_bytes(&layout.run_config(), text.as_bytes())?;
+/// # let (config, _) = mp4sr_pipeline::Config::load(&layout.run_config(), &[], mp4sr_run::model_catalog())?;
+/// # let inputs = Inputs { sequences, modalities: Vec::new(), encoders: Default::default(), categories: None };
+/// # let model = build_model(&config, &inputs)?;
+/// # let used = TrainedPhase { model: model.as_ref(), phase: last_phase(model.as_ref())? };
+/// # let info = CheckpointInfo { phase: "finetune".to_owned(), ..CheckpointInfo::default() };
+/// # Checkpoint::write(&layout.checkpoint("finetune"), &info, used, &items.hash(), Default::default())?;
+/// # let (trained, exports) = (layout.run().display().to_string(), folder.path().join("exports"));
+/// # let out = exports.display().to_string();
+/// // `trained` is the folder of a run, such as `artifacts/sample/runs/mp4sr`; this one ranks items by popularity.
+/// let flags = ["export", "--run", &trained, "--format", "lists-csv", "--top", "1", "--out", &out];
 /// run(&Command::parse_from(flags).args, mp4sr_run::model_catalog())?;
+/// let lists = files::read_to_string(&exports.join("lists/lists.csv"))?;
+/// assert_eq!(lists, "user_id,rank,item_id,title,score,fallback\nann,1,cup,A cup,2,\nbob,1,cup,A cup,2,\n");
 /// # Ok::<(), anyhow::Error>(())
 /// ```
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {

@@ -1,13 +1,13 @@
 //! Computes features from items' sentences, images and sounds.
 //!
-//! In: `dataset/items.parquet`, the encoders, the `[extract]` settings. Out: `features/<modality>.<encoder>.safetensors` with a vector per
-//! sentence, per image and per sound, and the words that CLIP chose for each image. A Sentence-BERT computes the vectors of sentences. CLIP
-//! describes an image by the nearest words of a dictionary, which go through the same Sentence-BERT; or an image is represented by the
-//! vector that an image encoder computes for it. Whisper computes the vectors of sounds. BERT and its relatives, CLIP and ResNet are
-//! implemented here; every other architecture uses candle-transformers and candle-nn (`adapter`). Vectors are cached by content in one
-//! cache for all datasets.
+//! The crate reads `dataset/items.parquet`, the encoders and the settings in `[extract]`. It writes
+//! `features/<modality>.<encoder>.safetensors` with a vector per sentence, per image and per sound, and the words that CLIP chose for each
+//! image. It must not know users or interactions.
 //!
-//! Must not know: users, interactions.
+//! A Sentence-BERT computes the vectors of sentences. CLIP describes an image by the nearest words of a dictionary, which go through the
+//! same Sentence-BERT; or an image is represented by the vector that an image encoder computes for it. Whisper computes the vectors of
+//! sounds. BERT and its relatives, CLIP and ResNet are implemented here; every other architecture uses candle-transformers and candle-nn
+//! (`adapter`). Vectors are cached by content in one cache for all datasets.
 
 mod adapter;
 mod audio;

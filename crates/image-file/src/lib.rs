@@ -1,10 +1,9 @@
 //! Decodes image files from any source, in one way for all stages.
 //!
-//! In: the bytes of a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file. Out: the image, turned upright as its EXIF data says, or the reason why
-//! it cannot be used. Files that are too large are never held in memory, images that claim too many pixels are rejected before they are
-//! decoded, and a panic of a decoder becomes an ordinary error.
-//!
-//! Must not know: what images are for, where they come from.
+//! The crate takes the bytes of a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file. It returns the image, turned upright as its EXIF data says,
+//! or the reason why it cannot be used. Files that are too large are never held in memory, images that claim too many pixels are rejected
+//! before they are decoded, and a panic of a decoder becomes an ordinary error. The crate must not know what images are for or where they
+//! come from.
 
 mod avif;
 mod decode;

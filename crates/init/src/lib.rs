@@ -1,8 +1,8 @@
 //! Drafts a first pipeline file for raw files of unknown structure.
 //!
-//! In: files of interactions and of items, and what a user states about them. Out: what was found, what is uncertain, and a commented
-//! pipeline file that the configuration reader has read back. Must not know: how a file is read (`preprocess` looks at it), what any later
-//! stage does.
+//! The crate takes files of interactions and of items, and what a user states about them. It returns what was found, what is uncertain, and
+//! a commented pipeline file that the configuration reader has read back. It must not know how a file is read (`preprocess` looks at it) or
+//! what any later stage does.
 
 pub mod command;
 mod draft;

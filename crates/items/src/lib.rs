@@ -1,8 +1,8 @@
 //! Adds items to a trained run, which can then list them and read them in histories without further training.
 //!
-//! In: raw items, in the format of the pipeline or as records. Out: an item table and features, computed as for the dataset with its
-//! encoders, dictionary and cache, in the place that `serve.store` names: a generation in the run's folder `new-items/`, which is immutable
-//! and is replaced as a whole, or rows of PostgreSQL. Must not know: scores, lists, HTTP.
+//! The crate takes raw items, in the format of the pipeline or as records. It writes an item table and features, computed as for the
+//! dataset with its encoders, dictionary and cache, to the place that `serve.store` names: to a generation in the run's folder
+//! `new-items/`, which is immutable and is replaced as a whole, or to rows of PostgreSQL. It must not know scores, lists or HTTP.
 
 pub mod command;
 
@@ -54,21 +54,43 @@ pub struct Added {
 
 /// Adds items to a run, and removes them.
 ///
-/// ```no_run
+/// ```
 /// use mp4sr_extract::Encoders;
 /// use mp4sr_items::{Editor, ItemRecord};
 /// use mp4sr_store::ItemStore;
+/// # use mp4sr_artifact::{Items, Layout};
+/// # use mp4sr_pipeline::{Config, Context, Progress};
 ///
-/// # fn add(context: &mp4sr_pipeline::Context) -> anyhow::Result<()> {
-/// // `context` is the context of a trained run.
-/// let store = ItemStore::open(context)?;
-/// let mut encoders = Encoders::of(context)?;
-/// let mut editor = Editor { context, store: &store, encoders: &mut encoders };
-/// let cup = ItemRecord { id: "cup-2".to_owned(), title: "A blue cup".to_owned(), ..ItemRecord::default() };
+/// # let folder = tempfile::tempdir()?;
+/// # let models = mp4sr_run::model_catalog();
+/// # let text = "dataset.name = \"shop\"\nextract.text.model = \"builtin:tiny-sentence\"\n\
+/// #             model = { name = \"mp4sr\", modalities = [{ name = \"text\" }] }";
+/// # let (config, _) = Config::parse(text, "shop.toml", &[], models)?;
+/// # let layout = Layout::new(folder.path(), "shop", "mp4sr");
+/// # let known = Items {
+/// #     ids: vec!["cup-1".to_owned()],
+/// #     titles: vec!["A red cup".to_owned()],
+/// #     sentences: vec![vec!["A red cup.".to_owned()]],
+/// #     images: vec![Vec::new()],
+/// #     categories: vec![Vec::new()],
+/// #     sounds: vec![Vec::new()],
+/// # };
+/// # known.write(&layout.items())?;
+/// # let context = Context { config, layout, progress: Progress::new(true), models: models.clone() };
+/// // `context` is the context of a trained run whose model reads texts.
+/// let store = ItemStore::open(&context)?;
+/// let mut encoders = Encoders::of(&context)?;
+/// let mut editor = Editor { context: &context, store: &store, encoders: &mut encoders };
+/// let cup = ItemRecord {
+///     id: "cup-2".to_owned(),
+///     title: "A blue cup".to_owned(),
+///     texts: vec!["It is made of blue glass.".to_owned()],
+///     ..ItemRecord::default()
+/// };
 /// let added = editor.add_records(&[cup])?;
 /// assert_eq!(added.new, ["cup-2"]);
-/// # Ok(())
-/// # }
+/// assert_eq!(store.items(&context.layout)?.titles, ["A blue cup"]);
+/// # Ok::<(), anyhow::Error>(())
 /// ```
 pub struct Editor<'a> {
     /// The context of the run.

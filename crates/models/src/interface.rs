@@ -88,6 +88,27 @@ pub struct Step {
 }
 
 /// A recommender.
+///
+/// ```
+/// use mp4sr_models::{Batch, Device, Model, Query, RngKey, SasRec, Step, TransformerConfig};
+///
+/// let config = TransformerConfig { width: 8, feed_forward: 8, ..TransformerConfig::default() };
+/// let model = SasRec::new(config, 3, &Device::Cpu, RngKey::new(2020))?;
+/// let phase = model.phases()[0];
+///
+/// // Training differentiates the loss of a batch; here, item 3 follows the items 1 and 2.
+/// let batch = Batch::of_histories([(&[1, 2][..], 3)], model.max_sequence_length())?;
+/// let key = RngKey::new(1);
+/// let step = Step { epoch: 1, index: 0, global: 0, epoch_key: key, key };
+/// let loss = model.loss(&phase, &batch, &step)?.to_scalar::<f32>()?;
+/// assert!((loss - 1.0986).abs() < 0.3, "ln 3: an untrained model finds the three items almost equally likely");
+///
+/// // Ranking multiplies the vectors of queries by those of the items.
+/// let scorer = model.scorer(&phase)?;
+/// let scores = scorer.queries(&[Query::of_history(&[1, 2])])?.matmul(&scorer.items().t()?)?;
+/// assert_eq!(scores.dims(), [1, 3]);
+/// # Ok::<(), mp4sr_models::Error>(())
+/// ```
 pub trait Model {
     /// The named parameters, in a fixed order.
     fn parameters(&self) -> &Parameters;

@@ -1,7 +1,7 @@
-//! The recommenders: M2SE with its losses (MP4SR), and the baselines, one file each, over `mp4sr-ops`.
+//! The recommenders over `mp4sr-ops`: M2SE with its losses (MP4SR), and the baselines, one file each.
 //!
-//! In: features, training sequences, batches, a model's own settings. Out: a loss to differentiate, an item matrix and query
-//! vectors to rank by. Must not know: files, epochs, metrics.
+//! A model takes features, training sequences, batches and its own settings. It returns a loss to differentiate, and an item matrix and
+//! query vectors to rank by. The crate must not know files, epochs or metrics.
 //!
 //! The rest of the program uses a model through [`Model`] and [`Scorer`]. A [`Recipe`] in the model's own file defines how it is named,
 //! configured and built, and [`RECIPES`] lists all of them.

@@ -3,9 +3,25 @@
 //! Operators take and return candle tensors. An operator has up to three implementations, and the functions here choose one by device:
 //! [`plain`] uses candle's operations only, runs on any device and is the oracle of the tests; `fused` runs on the CPU and has a
 //! hand-written backward pass; `cuda`, behind the feature of that name, runs hand-written kernels on NVIDIA GPUs. No result depends on the
-//! number of threads: work is cut into fixed shards, and their partial sums are added in order.
+//! number of threads: work is cut into fixed shards, and their partial sums are added in order. The crate must not know users or files, and
+//! it knows items only as rows of numbers.
 //!
-//! The crate does not know users or files, and it knows items only as rows of numbers.
+//! ```
+//! use candle_core::{Device, Tensor, Var};
+//! use mp4sr_ops::cross_entropy;
+//!
+//! // All scores of the query are 0, so both items have the probability 1/2. The first one is the target.
+//! let query = Var::new(&[[0f32, 0.0]], &Device::Cpu)?;
+//! let items = Tensor::new(&[[1f32, 0.0], [0.0, 1.0]], &Device::Cpu)?;
+//! let loss = cross_entropy(&query, &items, &[0], 1.0)?.mean_all()?;
+//! assert!((loss.to_scalar::<f32>()? - std::f32::consts::LN_2).abs() < 1e-5);
+//!
+//! // The gradient is the mean of the items under these probabilities, minus the target.
+//! let gradients = loss.backward()?;
+//! let gradient = gradients.get(query.as_tensor()).expect("the query is a variable").to_vec2::<f32>()?;
+//! assert!((gradient[0][0] + 0.5).abs() < 1e-5 && (gradient[0][1] - 0.5).abs() < 1e-5);
+//! # Ok::<(), mp4sr_ops::Error>(())
+//! ```
 
 mod adam;
 mod contrastive;

@@ -1,8 +1,8 @@
 //! Reads a pipeline file into a strict, typed configuration, and contains what the command lines of all stages share.
 //!
-//! In: `pipelines/*.toml`, `--set` overrides, command-line flags. Out: a resolved [`Config`], a [`Context`] with paths, progress bars and
-//! messages, an exit code; the time and memory that a stage took; the order of the stages; tables and numbers as text. Must not know: what
-//! any stage does.
+//! The crate reads `pipelines/*.toml`, overrides of `--set` and other command-line flags. It returns a resolved [`Config`] and a
+//! [`Context`] with paths, progress bars and messages. It also has the exit codes of programs, the measurement of a stage's time and
+//! memory, the order of the stages, and the formatting of tables and numbers. It must not know what any stage does.
 
 mod assignments;
 mod command;

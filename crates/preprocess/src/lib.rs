@@ -1,8 +1,8 @@
 //! Converts raw interactions and items to a dataset.
 //!
-//! In: files as they are published (Amazon 2014, 2018 and 2023, `GoodReads`, `RecBole` atomic files, any table with a column
-//! map). Out: `sequences.safetensors`, `items.parquet`, `users.parquet` and `report.json`, which accounts for every line
-//! that was read and every event that was dropped. Must not know: tensors of features, models.
+//! The crate reads files as they are published: Amazon 2014, 2018 and 2023, `GoodReads`, `RecBole` atomic files, or any table with a column
+//! map. It writes `sequences.safetensors`, `items.parquet`, `users.parquet` and `report.json`, which accounts for every line that was read
+//! and every event that was dropped. It must not know tensors of features or models.
 //!
 //! How an event is processed: `read` returns the rows of a file, one at a time; `source` knows the meaning of the fields of each form and
 //! builds a polars frame from them; `filters` has an expression for each filter, from which `stage` builds queries; `dataset` numbers and

@@ -1,7 +1,8 @@
 //! The evaluation protocol (specification, section 8): selects the target of each user, and computes metrics from its rank.
 //!
-//! In: sequences; one rank per user; lists, and the features of their items. Out: the cases of a split; R@K, N@K, MRR and other metrics;
-//! groups of users; significance tests; statistics of lists. Must not know: models, scores.
+//! From sequences, the crate selects the cases of a split. From one rank per user, it computes R@K, N@K, MRR and other metrics, groups of
+//! users and significance tests; from lists and the features of their items, it computes statistics of lists. It must not know models or
+//! scores.
 
 mod breakdown;
 mod comparison;

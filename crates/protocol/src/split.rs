@@ -26,6 +26,14 @@ impl Split {
 }
 
 /// The target of one user and the history before it.
+///
+/// ```
+/// use mp4sr_protocol::EvalCase;
+///
+/// let case = EvalCase::last_of(&[7, 8, 9]).expect("a history and a target");
+/// assert_eq!(case, EvalCase { history: &[7, 8], target: 9 });
+/// assert_eq!(EvalCase::last_of(&[7]), None, "the history would be empty");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EvalCase<'a> {
     /// All items before the target, oldest first; never empty.

@@ -1,6 +1,6 @@
 //! Computes top-K lists: the items with the highest scores for each query.
 //!
-//! In: a trained model, and histories. Out: lists, best first. Must not know: training.
+//! The crate takes a trained model and histories, and returns one list per history, best item first. It must not know training.
 
 pub mod command;
 pub mod condition;

@@ -1,8 +1,8 @@
 //! Writes metrics, curves and recommendations to a self-contained page and to tables.
 //!
-//! In: stored ranks, sequences, training logs, lists, items, words of images, counts of preprocessing, and times of stages; all of them are
-//! files. Out: `index.html`, `metrics.md`, `metrics.csv`, `lists.csv`, `breakdowns.csv`, `curves.svg`. Must not know: models, candle, how
-//! the values that it shows were computed.
+//! The crate reads stored ranks, sequences, training logs, lists, items, words of images, counts of preprocessing and times of stages, all
+//! from files. It writes `index.html`, `metrics.md`, `metrics.csv`, `lists.csv`, `breakdowns.csv` and `curves.svg`. It must not know
+//! models, candle, or how the values that it shows were computed.
 
 mod breakdown;
 pub mod command;

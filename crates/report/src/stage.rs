@@ -42,6 +42,61 @@ const FREQUENT: usize = 30;
 
 /// Brings the report up to date and prints the metrics of the test split, with the runs side by side. `pipeline` is the file that the
 /// commands in error messages name.
+///
+/// ```
+/// use std::{path::Path, sync::Arc};
+///
+/// use mp4sr_artifact::{Layout, files};
+/// use mp4sr_pipeline::config::ModelCatalog;
+/// use mp4sr_pipeline::{Config, Context, Progress};
+/// # use mp4sr_artifact::{Column, Items, Sequences, Table, TimeKind};
+/// # use mp4sr_protocol::{RanksInfo, Split, StoredRanks};
+///
+/// # let folder = tempfile::tempdir()?;
+/// let text = "dataset.name = \"shop\"\nevaluate.k = [1]\nreport.users = 0";
+/// let models = Arc::new(ModelCatalog::unchecked());
+/// let (config, _) = Config::parse(text, "shop.toml", &[], &models)?;
+/// let layout = Layout::new(folder.path(), "shop", "mp4sr");
+/// let context = Context { config, layout, progress: Progress::new(true), models };
+///
+/// # let layout = &context.layout;
+/// # let texts = |texts: [&str; 3]| texts.map(str::to_owned).to_vec();
+/// # let none = vec![Vec::new(); 3];
+/// # let items = Items {
+/// #     ids: texts(["cup", "pot", "pan"]),
+/// #     titles: texts(["A cup", "A pot", "A pan"]),
+/// #     sentences: none.clone(),
+/// #     images: none.clone(),
+/// #     categories: none.clone(),
+/// #     sounds: none,
+/// # };
+/// # items.write(&layout.items())?;
+/// # let sequences = Sequences {
+/// #     offsets: vec![0, 3, 6],
+/// #     items: vec![1, 2, 3, 2, 1, 3],
+/// #     times: vec![1, 2, 3, 1, 2, 3],
+/// #     item_hash: items.hash(),
+/// #     item_count: 3,
+/// #     user_hash: None,
+/// #     time_kind: TimeKind::Unstated,
+/// #     parts: None,
+/// # };
+/// # sequences.write(&layout.sequences(), serde_json::Value::Null)?;
+/// # for split in [Split::Validation, Split::Test] {
+/// #     let config = serde_json::Value::Null;
+/// #     let info = RanksInfo { split: split.name().to_owned(), history: None, removes_seen: None, config };
+/// #     StoredRanks { ranks: vec![1, 3], info }.write(&layout.ranks(split.name()), &items.hash(), Default::default())?;
+/// # }
+/// # let lists = vec![vec!["pan".to_owned()], vec!["cup".to_owned()]];
+/// # Table::new(vec![("user", Column::U32(vec![1, 2])), ("items", Column::Texts(lists))]).write(&layout.recommendations())?;
+/// // The run has been evaluated: the targets of its two users have the ranks 1 and 3.
+/// mp4sr_report::run(&context, Path::new("shop.toml"))?;
+/// let folder = context.layout.report();
+/// assert!(folder.join("index.html").is_file());
+/// let metrics = files::read_to_string(&folder.join("metrics.csv"))?;
+/// assert!(metrics.starts_with("run,split,users,R@1,N@1,MRR\nmp4sr,test,2,0.5,0.5,0.66"));
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 pub fn run(context: &Context, pipeline: &Path) -> anyhow::Result<()> {
     let report = ReportStage { context, pipeline, runs: runs(context) };
     let folder = context.layout.report();

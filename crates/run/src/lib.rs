@@ -1,7 +1,7 @@
 //! The model of a run, as training, evaluation and recommendation share it.
 //!
-//! In: dataset, features, configuration, checkpoints. Out: a [`Model`](mp4sr_models::Model) with its data; parameters on
-//! disk. Must not know: epochs, metrics, top-K lists.
+//! The crate reads a dataset, features, a configuration and checkpoints. It returns a [`Model`](mp4sr_models::Model) with its data, and
+//! writes the model's parameters to disk. It must not know epochs, metrics or top-K lists.
 
 mod catalog;
 mod checkpoint;

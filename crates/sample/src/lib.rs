@@ -1,14 +1,13 @@
 //! The sample world: a small generated shop, in the format of Amazon's files of 2018 or as the tables of a shop's own database.
 //!
-//! In: a seed and a form. Out: a folder with `reviews.json.gz` and `meta.json.gz`, or `purchases.csv` and `products.csv`, and in either
-//! form `images/<asin>.jpg|png`, and `truth.json` with everything that only the generator knows. The same seed gives the same bytes.
+//! The crate takes a seed and a form. It writes a folder with `reviews.json.gz` and `meta.json.gz`, or `purchases.csv` and `products.csv`,
+//! and in either form `images/<asin>.jpg|png`, and `truth.json` with everything that only the generator knows. The same seed gives the same
+//! bytes. The crate must not know how any stage reads what is written here.
 //!
 //! Every item has latent attributes: colour, pattern and shape are only in its image, brand, material, use and style only in its texts, its
 //! kind is in both. Users have a taste in colour, pattern, use and style that drifts along fixed cycles, and the kind of the last purchase
 //! influences what is bought next. The order therefore matters, and each modality contains something that the other lacks. The files have
 //! the faults of real ones, in numbers that `truth.json` states.
-//!
-//! Must not know: how any stage reads what is written here.
 
 mod calendar;
 pub mod command;

@@ -1,8 +1,8 @@
 //! A trained run as an HTTP service.
 //!
-//! In: a run, and requests with original ids. Out: lists, neighbours and items as JSON, a page to try them, and metrics. One thread owns
-//! the model and answers waiting requests in batches; a reloaded run replaces the old one between two batches. Must not know: training, raw
-//! files.
+//! The crate takes a run, and requests with original ids. It answers with lists, neighbours and items as JSON, a page to try them, and
+//! metrics. One thread owns the model and answers waiting requests in batches; a reloaded run replaces the old one between two batches. The
+//! crate must not know training or raw files.
 
 mod api;
 mod command;

@@ -1,8 +1,8 @@
 //! The store of the items that were added to a trained run.
 //!
-//! In: `serve.store`, and added items with the features that encoders computed. Out: the same items with byte-identical features, in the
-//! order in which they were added, from the run's folder or from PostgreSQL, which all replicas of a service share. Must not know:
-//! encoders, scores, HTTP.
+//! The crate reads `serve.store`, and takes added items with the features that encoders computed. It returns the same items with
+//! byte-identical features, in the order in which they were added, from the run's folder or from PostgreSQL, which all replicas of a
+//! service share. It must not know encoders, scores or HTTP.
 
 mod address;
 mod error;

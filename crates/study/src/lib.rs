@@ -1,7 +1,7 @@
 //! Makes many runs and presents them in tables and figures: comparisons, searches over settings, the paper's experiments.
 //!
-//! In: pipelines, the programs of the stages, stored ranks and logs. Out: runs that those programs make; Markdown, CSV, SVG, PNG. Must not
-//! know: models, how a stage does its work.
+//! The crate takes pipelines and starts the programs of the stages, which make the runs. It reads their ranks and logs, and writes tables
+//! and figures as Markdown, CSV, SVG and PNG. It must not know models or how a stage does its work.
 
 pub mod command;
 mod comparison_text;

@@ -37,6 +37,28 @@ pub struct ResolvedRun {
 }
 
 /// Makes runs with the stages of this program.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use mp4sr_pipeline::StageArgs;
+/// use mp4sr_pipeline::config::ModelCatalog;
+/// use mp4sr_study::Runner;
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let pipeline = folder.path().join("shop.toml");
+/// # mp4sr_artifact::files::write_bytes(&pipeline, b"dataset.name = \"shop\"")?;
+/// let args = StageArgs { pipeline, artifacts: "artifacts".into(), quiet: true, ..StageArgs::default() };
+/// let runner = Runner::new(args, 1, &Arc::new(ModelCatalog::unchecked()))?;
+/// let run = runner.study_run("small-batches".to_owned(), vec!["finetune.batch=64".to_owned()]);
+///
+/// let resolved = runner.resolve(&run)?;
+/// assert_eq!(resolved.config.finetune.settings.batch, 64);
+/// assert!(resolved.layout.run().ends_with("artifacts/shop/runs/small-batches"));
+/// // `search` and `run_experiment` make such runs; by hand, this command does.
+/// assert!(runner.command(&run).ends_with("--run small-batches --set 'finetune.batch=64'"));
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Runner {
     /// The flags that all runs share.

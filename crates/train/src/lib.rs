@@ -1,7 +1,8 @@
 //! Trains a model on a dataset and writes its checkpoints and `metrics.jsonl`.
 //!
-//! In: a [`Model`](mp4sr_models::Model), training sequences, one phase's settings. Out: the weights of the epoch with the best validation
-//! metric, a line per epoch, a state to resume from. Must not know: how a model computes, or which one it is.
+//! The crate takes a [`Model`](mp4sr_models::Model), training sequences and the settings of one phase. It writes the weights of the epoch
+//! with the best validation metric, a line per epoch, and a state to resume from. It must not know how a model computes, or which one it
+//! is.
 
 pub mod command;
 mod launch;

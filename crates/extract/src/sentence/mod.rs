@@ -114,7 +114,7 @@ impl Model {
 /// # let name = concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/encoders/tiny-sentence");
 /// let encoder = SentenceEncoder::load(name)?;
 /// let vectors = encoder.encode(&["a red cup", "a blue pan"], |_done| ())?;
-/// assert_eq!(vectors.len(), 2 * encoder.width());
+/// assert_eq!((encoder.width(), vectors.len()), (96, 192), "two vectors of 96 numbers, one after the other");
 /// # Ok::<(), mp4sr_extract::Error>(())
 /// ```
 pub struct SentenceEncoder {
