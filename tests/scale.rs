@@ -329,7 +329,7 @@ fn vectors_of_machines_that_share_nothing_are_merged() {
     let (from, shard) = encoders.iter().find_map(|folder| Some((folder, shard_in(folder)?))).unwrap();
     let moved = encoders.iter().find(|folder| *folder != from).unwrap().join(shard.file_name().unwrap());
     files::write_bytes(&moved, &files::read(&shard).unwrap()).unwrap();
-    refused(&[&copy], &format!("`{}` cannot be used: it holds another encoder's vectors", moved.display()));
+    refused(&[&copy], &format!("`{}` cannot be used: it contains another encoder's vectors", moved.display()));
     files::remove_if_present(&moved).unwrap();
     // All but the damaged shard are added, and then that one from the second machine.
     forget(&world);

@@ -85,7 +85,7 @@ fn every_address_has_one_fate_and_a_second_run_asks_only_for_what_failed() {
     world.is_lost(&url("/empty.jpg"), Fate::NotAnImage, "is empty");
     world.is_lost(&url("/cut.jpg"), Fate::NotAnImage, "truncated");
     world.is_lost(&url("/bomb.png"), Fate::TooLarge, "60000 x 60000 pixels");
-    world.is_lost(&url("/circle"), Fate::Failed, "redirects in a circle: ");
+    world.is_lost(&url("/circle"), Fate::Failed, "redirect loop: ");
     world.is_lost(&url("/ftp"), Fate::Refused, "neither http nor https");
     world.is_lost(&url("/far/"), Fate::Failed, "more than 5 redirects");
     world.is_lost("https://", Fate::Refused, "not a valid address");
