@@ -238,4 +238,5 @@ def sizes(events):
     return row.asDict()
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -255,8 +255,10 @@ fn run_as_shown(folder: &Path, line: &str) {
     shell.current_dir(folder).env("PATH", path.unwrap()).env_remove("CARGO_MANIFEST_DIR").env("MP4SR_SET", SHORT);
     if !line.starts_with("serve ") {
         // The demo has its own settings, which only flags replace.
-        let line =
-            if line == "demo" { format!("demo --set {}", SHORT.replace(' ', " --set ")) } else { line.to_owned() };
+        let line = match line.split(" #").next().map(str::trim_end) {
+            Some("demo") => format!("demo --set {}", SHORT.replace(' ', " --set ")),
+            _ => line.to_owned(),
+        };
         let output = shell.args(["-c", &format!("mp4sr {line}")]).output().unwrap();
         assert!(output.status.success(), "mp4sr {line}: {}", said(&output));
         return;

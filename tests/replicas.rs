@@ -408,7 +408,10 @@ fn errors_of_a_store_are_one_sentence_without_the_password() {
             ["`reader` lacks the permission", "`deploy/store.sql`"],
         ),
         (format!("postgres://mp4sr:{ENCODED}@127.0.0.1:{port}/postgres?sslmode=require"), ["TLS", "`serve.store`"]),
-        (format!("postgres://mp4sr:s3cret@127.0.0.1:{port}/postgres?sslmode=always"), ["is not a PostgreSQL URL", "%XX"]),
+        (
+            format!("postgres://mp4sr:s3cret@127.0.0.1:{port}/postgres?sslmode=always"),
+            ["is not a PostgreSQL URL", "%XX"],
+        ),
         ("postgres://mp4sr:s3cret/of@the:tests@h:x/d".to_owned(), ["is not a PostgreSQL URL", "%XX"]),
         ("host=127.0.0.1 password=s3cret".to_owned(), ["serve.store", "`env:NAME`"]),
         ("env:NOT_A_VARIABLE".to_owned(), ["`NOT_A_VARIABLE`", "is not set"]),

@@ -88,7 +88,7 @@ fn every_address_has_one_fate_and_a_second_run_asks_only_for_what_failed() {
     world.is_lost(&url("/circle"), Fate::Failed, "redirect loop: ");
     world.is_lost(&url("/ftp"), Fate::Refused, "neither http nor https");
     world.is_lost(&url("/far/"), Fate::Failed, "more than 5 redirects");
-    world.is_lost("https://", Fate::Refused, "not a valid address");
+    world.is_lost("https://", Fate::Refused, "not a valid URL");
     assert_eq!(world.ledger().len(), 15);
     assert_eq!(report.images.unwrap().addresses, 15, "an address that stands twice counts once, a path not at all");
     assert_eq!(world.ledger()[&url("/ok.png")].width, Some(64));
