@@ -198,7 +198,7 @@ unused: ## Find dependencies that no source names
 check: format-check lint lint-cuda lint-mpi docs deny unused test ## Check formatting, lints, documentation, dependencies and tests
 
 # PEER_FLAGS="--compile --batches 1024"   further flags of tools/bench_peer/compare_cuda.py
-bench-cuda: build ## Time steps against PyTorch on one NVIDIA card, in turn (CUDA=1)
+bench-cuda: build ## Time steps against PyTorch on one NVIDIA GPU, in turn (CUDA=1)
 	@$(or $(PYTHON),python3) tools/bench_peer/compare_cuda.py --ours $(BIN)/mp4sr-bench $(PEER_FLAGS)
 
 # PEER_FLAGS="--quick --rounds 3"   further flags of tools/bench_peer/compare.py

@@ -33,7 +33,7 @@ fn of_stage(world: &Project) -> Vec<(Vec<String>, List)> {
 }
 
 #[test]
-fn a_service_on_a_card_answers_with_the_lists_of_the_cpu_but_for_rounding() {
+fn a_service_on_a_gpu_answers_with_the_lists_of_the_cpu_but_for_rounding() {
     if let Err(error) = ComputeDevice::Cuda(0).open() {
         println!("skipped: the service is not run on a GPU: {error}");
         return;

@@ -188,7 +188,7 @@ fn what_was_computed_once_is_never_computed_again() {
 }
 
 #[test]
-fn a_card_gives_nearly_the_same_features_and_every_precision_has_vectors_of_its_own() {
+fn a_gpu_gives_nearly_the_same_features_and_every_precision_has_vectors_of_its_own() {
     if let Err(error) = ComputeDevice::Cuda(0).open() {
         println!("skipped: the stage is not run on a GPU: {error}");
         return;
@@ -206,15 +206,15 @@ fn a_card_gives_nearly_the_same_features_and_every_precision_has_vectors_of_its_
         (values, Table::read(&words, "").unwrap().take_texts("words").unwrap(), computed(&context))
     };
     let on_cpu = features(&folders[0], "cpu", Precision::F32);
-    let on_card = features(&folders[1], "cuda:0", Precision::F32);
-    assert_eq!((&on_card.1, on_card.2), (&on_cpu.1, on_cpu.2));
-    for (card, cpu) in on_card.0.iter().zip(&on_cpu.0) {
-        assert_eq!(card.offsets, cpu.offsets);
-        let apart = card.to_f32().iter().zip(cpu.to_f32()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let on_gpu = features(&folders[1], "cuda:0", Precision::F32);
+    assert_eq!((&on_gpu.1, on_gpu.2), (&on_cpu.1, on_cpu.2));
+    for (gpu, cpu) in on_gpu.0.iter().zip(&on_cpu.0) {
+        assert_eq!(gpu.offsets, cpu.offsets);
+        let apart = gpu.to_f32().iter().zip(cpu.to_f32()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(apart <= 1e-4, "{apart}");
     }
     let rounded = features(&folders[1], "cuda:0", Precision::Bf16);
-    assert_eq!(rounded.2[1..], on_card.2[1..], "vectors of another precision were taken from the cache");
+    assert_eq!(rounded.2[1..], on_gpu.2[1..], "vectors of another precision were taken from the cache");
 }
 
 /// The shards of all encoders.

@@ -237,7 +237,7 @@ fn words_agree_with_transformers() {
 
 /// The first NVIDIA GPU, if the program was built for GPUs and there is one.
 #[allow(clippy::print_stdout, reason = "a test that is skipped says so")]
-fn card(precision: Precision) -> Option<EncoderDevice> {
+fn gpu(precision: Precision) -> Option<EncoderDevice> {
     match EncoderDevice::open(ComputeDevice::Cuda(0), precision) {
         Ok(device) => Some(device),
         Err(error) => {
@@ -256,11 +256,11 @@ fn least_cosine(found: &[f32], expected: &[f32], width: usize) -> f64 {
 }
 
 #[test]
-fn sentence_encoders_on_a_card_agree_with_sentence_transformers() {
-    let Some(card) = card(Precision::F32) else { return };
+fn sentence_encoders_on_a_gpu_agree_with_sentence_transformers() {
+    let Some(gpu) = gpu(Precision::F32) else { return };
     let sentences = strings(&fixture("sentences.json"));
     for name in ["bert", "distilbert", "roberta", "xlm-roberta", "mpnet"] {
-        let encoder = SentenceEncoder::load_on(&folder(name), &card).unwrap();
+        let encoder = SentenceEncoder::load_on(&folder(name), &gpu).unwrap();
         let found = encoder.encode(&sentences, |_| {}).unwrap();
         let expected = expected(&fixture(name).join("expected.safetensors"), "vectors");
         let difference = largest_difference(&found, &expected);
@@ -271,10 +271,10 @@ fn sentence_encoders_on_a_card_agree_with_sentence_transformers() {
 }
 
 #[test]
-fn image_encoders_on_a_card_agree_with_transformers() {
-    let Some(card) = card(Precision::F32) else { return };
+fn image_encoders_on_a_gpu_agree_with_transformers() {
+    let Some(gpu) = gpu(Precision::F32) else { return };
     for name in ["clip", "resnet"] {
-        let encoder = load_image_encoder_on(&folder(name), &card).unwrap();
+        let encoder = load_image_encoder_on(&folder(name), &gpu).unwrap();
         let expected = expected(&fixture(name).join("expected.safetensors"), "images");
         let alone = largest_difference(&embed(encoder.as_ref()), &expected);
         let pixels: Vec<f32> = strings(&fixture("images.json"))
@@ -289,9 +289,9 @@ fn image_encoders_on_a_card_agree_with_transformers() {
 }
 
 #[test]
-fn words_on_a_card_agree_with_transformers() {
-    let Some(card) = card(Precision::F32) else { return };
-    let encoder = load_image_encoder_on(&folder("clip"), &card).unwrap();
+fn words_on_a_gpu_agree_with_transformers() {
+    let Some(gpu) = gpu(Precision::F32) else { return };
+    let encoder = load_image_encoder_on(&folder("clip"), &gpu).unwrap();
     let words = strings(&fixture("clip/words.json"));
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let found = encoder.word_encoder().unwrap().embed_words(&words).unwrap();
@@ -300,12 +300,12 @@ fn words_on_a_card_agree_with_transformers() {
 }
 
 #[test]
-fn encoders_on_a_card_in_other_precisions_have_nearly_the_same_vectors() {
+fn encoders_on_a_gpu_in_other_precisions_have_nearly_the_same_vectors() {
     for (precision, least) in [(Precision::Tf32, 0.9999), (Precision::Bf16, 0.99)] {
-        let Some(card) = card(precision) else { return };
+        let Some(gpu) = gpu(precision) else { return };
         let sentences = strings(&fixture("sentences.json"));
         for name in ["bert", "mpnet"] {
-            let encoder = SentenceEncoder::load_on(&folder(name), &card).unwrap();
+            let encoder = SentenceEncoder::load_on(&folder(name), &gpu).unwrap();
             let found = encoder.encode(&sentences, |_| {}).unwrap();
             let expected = expected(&fixture(name).join("expected.safetensors"), "vectors");
             let cosine = least_cosine(&found, &expected, encoder.width());
@@ -313,7 +313,7 @@ fn encoders_on_a_card_in_other_precisions_have_nearly_the_same_vectors() {
             assert!(cosine >= least, "{name} in {precision}: {cosine}");
         }
         for name in ["clip", "resnet"] {
-            let encoder = load_image_encoder_on(&folder(name), &card).unwrap();
+            let encoder = load_image_encoder_on(&folder(name), &gpu).unwrap();
             let expected = expected(&fixture(name).join("expected.safetensors"), "images");
             let cosine = least_cosine(&embed(encoder.as_ref()), &expected, encoder.width());
             println!("{name} in {precision}: least cosine {cosine}");

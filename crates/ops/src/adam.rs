@@ -33,7 +33,7 @@ enum Moments {
         second: Vec<Vec<f32>>,
     },
     #[cfg(feature = "cuda")]
-    Card(crate::cuda::Moments),
+    Gpu(crate::cuda::Moments),
 }
 
 /// A step that was taken, or that may still be under way on a GPU.
@@ -48,7 +48,7 @@ pub struct Pending {
 enum Outcome {
     Known(StepOutcome),
     #[cfg(feature = "cuda")]
-    Card(crate::cuda::Outcome),
+    Gpu(crate::cuda::Outcome),
 }
 
 /// The outcome of a step. If either value is not finite, the step changed nothing.
@@ -102,7 +102,7 @@ impl Adam {
         let zeros: Vec<Vec<f32>> = lengths.iter().map(|&length| vec![0.0; length]).collect();
         let moments = match parameters.first() {
             #[cfg(feature = "cuda")]
-            Some(first) if first.device().is_cuda() => Moments::Card(crate::cuda::Moments::new(first, &zeros, &zeros)?),
+            Some(first) if first.device().is_cuda() => Moments::Gpu(crate::cuda::Moments::new(first, &zeros, &zeros)?),
             _ => Moments::Host { first: zeros.clone(), second: zeros },
         };
         Ok(Self { learning_rate, weight_decay, clip_norm, steps: vec![0; lengths.len()], moments, lengths })
@@ -113,7 +113,7 @@ impl Adam {
         let (first, second) = match &self.moments {
             Moments::Host { first, second } => (first.clone(), second.clone()),
             #[cfg(feature = "cuda")]
-            Moments::Card(moments) => {
+            Moments::Gpu(moments) => {
                 let [first, second] = moments.values(&self.lengths)?;
                 (first, second)
             }
@@ -132,7 +132,7 @@ impl Adam {
         match &mut self.moments {
             Moments::Host { first, second } => (*first, *second) = (state.first, state.second),
             #[cfg(feature = "cuda")]
-            Moments::Card(moments) => *moments = moments.replaced(&state.first, &state.second)?,
+            Moments::Gpu(moments) => *moments = moments.replaced(&state.first, &state.second)?,
         }
         Ok(())
     }
@@ -165,14 +165,14 @@ impl Adam {
                 Outcome::Known(step_on_host(stepping.collect(), rates, loss.to_scalar()?, 0.0)?)
             }
             #[cfg(feature = "cuda")]
-            Moments::Card(moments) => {
+            Moments::Gpu(moments) => {
                 let stepping = found.into_iter().map(|(at, parameter, gradient)| crate::cuda::Stepping {
                     at,
                     parameter,
                     gradient,
                     update: update(at),
                 });
-                Outcome::Card(moments.step(&stepping.collect::<Vec<_>>(), loss, rates)?)
+                Outcome::Gpu(moments.step(&stepping.collect::<Vec<_>>(), loss, rates)?)
             }
         };
         Ok(Pending { stepped, outcome })
@@ -220,7 +220,7 @@ impl Adam {
         let (first, second) = match &mut self.moments {
             Moments::Host { first, second } => (first, second),
             #[cfg(feature = "cuda")]
-            Moments::Card(_) => candle_core::bail!("a group of processes trains on the CPU"),
+            Moments::Gpu(_) => candle_core::bail!("a group of processes trains on the CPU"),
         };
         let mut moments: Vec<_> = first.iter_mut().zip(second).map(Some).collect();
         let stepping = found.iter().filter_map(|(at, parameter, gradient, is_shard)| {
@@ -247,7 +247,7 @@ impl Adam {
         let (outcome, applied) = match &pending.outcome {
             Outcome::Known(outcome) => (*outcome, outcome.is_finite()),
             #[cfg(feature = "cuda")]
-            Outcome::Card(outcome) => {
+            Outcome::Gpu(outcome) => {
                 let [norm, loss, applied] = outcome.wait()?;
                 (StepOutcome { norm, loss: loss as f32 }, applied > 0.0)
             }

@@ -10,7 +10,7 @@ pub struct PackedOffsets {
     share: Option<Share>,
     /// On a GPU: the first tokens of the sequences and the end, then the last token of each sequence.
     #[cfg(feature = "cuda")]
-    pub(crate) card: Arc<std::sync::OnceLock<crate::cuda::CardIndices>>,
+    pub(crate) gpu: Arc<std::sync::OnceLock<crate::cuda::GpuIndices>>,
 }
 
 /// The position of a run of sequences in a batch. If the run is repeated, so is the batch: each copy of the run is a run of a copy of the
@@ -45,7 +45,7 @@ impl PackedOffsets {
             offsets: Arc::new(offsets),
             share: None,
             #[cfg(feature = "cuda")]
-            card: Arc::default(),
+            gpu: Arc::default(),
         }
     }
 

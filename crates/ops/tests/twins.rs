@@ -47,8 +47,8 @@ type Op<'a> = &'a (dyn Fn(&[Tensor]) -> Result<Tensor> + Sync);
 const TOLERANCE: f32 = 1e-4;
 
 /// The first NVIDIA GPU, if the program is built for GPUs and the machine has one.
-fn card() -> Option<&'static Device> {
-    static CARD: OnceLock<Option<Device>> = OnceLock::new();
+fn gpu() -> Option<&'static Device> {
+    static GPU: OnceLock<Option<Device>> = OnceLock::new();
     let open = || match ComputeDevice::Cuda(0).open() {
         Ok(device) => Some(device),
         Err(error) => {
@@ -56,7 +56,7 @@ fn card() -> Option<&'static Device> {
             None
         }
     };
-    CARD.get_or_init(open).as_ref()
+    GPU.get_or_init(open).as_ref()
 }
 
 fn compare(name: &str, found: &[Vec<f32>], expected: &[Vec<f32>], tolerance: f32) {
@@ -78,9 +78,9 @@ fn twins(name: &str, inputs: &[Var], fused: Op<'_>, plain: Op<'_>) {
     assert_eq!(one, three, "{name}: depends on the number of threads");
     let plain = outcome(inputs, cpu, plain);
     compare(name, &one, &plain, TOLERANCE);
-    if let Some(card) = card() {
-        let found = outcome(inputs, card, fused);
-        assert_eq!(found, outcome(inputs, card, fused), "{name}: two runs on a GPU differ");
+    if let Some(gpu) = gpu() {
+        let found = outcome(inputs, gpu, fused);
+        assert_eq!(found, outcome(inputs, gpu, fused), "{name}: two runs on a GPU differ");
         compare(&format!("{name} on a GPU"), &found, &plain, TOLERANCE);
     }
 }

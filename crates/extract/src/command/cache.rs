@@ -66,7 +66,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                 if let Some(path) = &shards.first_differing {
                     print(&format!(
                         "{}: {} vectors differ from the cache's vector of the same content, by at most {}, the first in `{}`; small \
-                         differences come from different processors or cards, large ones from damaged files\n",
+                         differences come from different processors or GPUs, large ones from damaged files\n",
                         title(share),
                         shards.differing,
                         shards.largest_difference,

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{Result, Tensor, bail};
 
-use super::card::{Address, Card, Factor, Floats, Grid, WARPS, address, arguments};
-use super::features::CardRows;
+use super::features::GpuRows;
+use super::gpu::{Address, Factor, Floats, Gpu, Grid, WARPS, address, arguments};
 use super::rows::UploadedGatherIndex;
-use super::{OnCard, View, WIDEST, apply2, lanes};
+use super::{OnGpu, View, WIDEST, apply2, lanes};
 use crate::{GatherIndex, ItemRows, MixtureSizes, Precision, plain, precision};
 
 /// The largest number of experts: each lane of a warp holds the gate of one.
@@ -84,7 +84,7 @@ struct Encode {
 
 /// The values of forward that backward needs.
 struct Kept {
-    rows: Arc<CardRows>,
+    rows: Arc<GpuRows>,
     /// The pooled vectors, `[n, d]`.
     pooled: Factor,
     /// The weights of the experts and of the gate as one matrix, `[d, columns]`.
@@ -95,7 +95,7 @@ struct Kept {
 
 impl MixtureSizes {
     /// The columns of the product: the experts', then the gate's, then zeros up to a multiple for which products are fast.
-    fn card_columns(self) -> usize {
+    fn gpu_columns(self) -> usize {
         (self.outputs() + self.experts).next_multiple_of(16)
     }
 }
@@ -123,43 +123,43 @@ impl Encoder {
         self.rows.pooling_rows.unwrap_or(0)
     }
 
-    fn compute(&self, card: &Card, w: Address, packed: Address, precision: Precision) -> Result<Kept> {
+    fn compute(&self, gpu: &Gpu, w: Address, packed: Address, precision: Precision) -> Result<Kept> {
         let MixtureSizes { features: d, experts, width } = self.sizes;
-        let (items, columns) = (self.rows.features.count(), self.sizes.card_columns());
-        let rows = self.rows.features.on_card(card)?;
+        let (items, columns) = (self.rows.features.count(), self.sizes.gpu_columns());
+        let rows = self.rows.features.on_gpu(gpu)?;
         let (w, packed) = (w.plus(self.w), packed.plus(self.packed));
-        let pooled = card.factor(items * d, precision)?;
+        let pooled = gpu.factor(items * d, precision)?;
         let name = format!("pool_{}_{}", rows.kind(), pooled.suffix());
         let (values, starts, counts) = (rows.values(), rows.starts(), rows.counts());
         match warp_width(d) {
-            Some(lanes) => card.launch(
+            Some(lanes) => gpu.launch(
                 &format!("{name}_{lanes}"),
                 Grid::warps(items).shared(4 * d),
                 arguments![pooled.at(), values, starts, counts, w, items, d, self.pooling_rows()],
             )?,
-            None => card.launch(
+            None => gpu.launch(
                 &name,
                 Grid::blocks(items, 1).shared(4 * self.rows.features.longest().max(1)),
                 arguments![pooled.at(), values, starts, counts, w, d, self.pooling_rows()],
             )?,
         }
-        let matrix = card.factor(d * columns, precision)?;
+        let matrix = gpu.factor(d * columns, precision)?;
         let (weights, gate) = (packed.plus(self.sizes.weights().start), packed.plus(self.sizes.gate().start));
-        card.launch(
+        gpu.launch(
             &format!("mixture_matrix_{}", matrix.suffix()),
             Grid::blocks(columns.div_ceil(32 * WARPS), d),
             arguments![matrix.at(), weights, gate, d, experts, width, columns],
         )?;
-        let products = card.take::<f32>(items * columns)?;
+        let products = gpu.take::<f32>(items * columns)?;
         let (e, w_k) = (pooled.matrix(items, d), matrix.matrix(d, columns));
-        card.product_split(address(&products), e, w_k, self.sizes.outputs(), precision)?;
+        gpu.product_split(address(&products), e, w_k, self.sizes.outputs(), precision)?;
         Ok(Kept { rows, pooled, matrix, products })
     }
 
-    fn mix(&self, card: &Card, uses: &UploadedGatherIndex, kept: &Kept, packed: Address, z: Address) -> Result<()> {
+    fn mix(&self, gpu: &Gpu, uses: &UploadedGatherIndex, kept: &Kept, packed: Address, z: Address) -> Result<()> {
         let MixtureSizes { experts, width, .. } = self.sizes;
         let [biases, weights, norm_biases] = self.tail(packed);
-        card.launch(
+        gpu.launch(
             &format!("mix_{}", lanes(width)),
             Grid::warps(uses.count()),
             arguments![
@@ -172,7 +172,7 @@ impl Encoder {
                 uses.count(),
                 experts,
                 width,
-                self.sizes.card_columns(),
+                self.sizes.gpu_columns(),
                 self.rows.dropout,
             ],
         )
@@ -187,7 +187,7 @@ impl Encoder {
     /// Computes the gradients of w and of the packed parameters from dz of the modality.
     fn gradients(
         &self,
-        card: &Card,
+        gpu: &Gpu,
         given: Given,
         uses: &UploadedGatherIndex,
         kept: &Kept,
@@ -196,14 +196,14 @@ impl Encoder {
     ) -> Result<()> {
         let (Given { w, packed, dz }, Gradients { w: dw, packed: d_packed }) = (given, to);
         let MixtureSizes { features: d, experts, width } = self.sizes;
-        let (items, columns, outputs) = (self.rows.features.count(), self.sizes.card_columns(), self.sizes.outputs());
+        let (items, columns, outputs) = (self.rows.features.count(), self.sizes.gpu_columns(), self.sizes.outputs());
         let [biases, weights, norm_biases] = self.tail(packed);
-        let (starts, by_row) = uses.by_row(card)?;
-        let d_products = card.factor(items * columns, precision)?;
-        let d_gates = card.take::<f32>(items * experts)?;
+        let (starts, by_row) = uses.by_row(gpu)?;
+        let d_products = gpu.factor(items * columns, precision)?;
+        let d_gates = gpu.take::<f32>(items * experts)?;
         let blocks = EXPERT_BLOCKS.min(items.div_ceil(WARPS)).max(1);
-        let partial = card.take::<f32>(blocks * 3 * outputs)?;
-        card.launch(
+        let partial = gpu.take::<f32>(blocks * 3 * outputs)?;
+        gpu.launch(
             &format!("mix_backward_{}_{}", d_products.suffix(), lanes(width)),
             Grid::blocks(blocks, experts),
             arguments![
@@ -224,29 +224,29 @@ impl Encoder {
                 self.rows.dropout,
             ],
         )?;
-        card.launch(
+        gpu.launch(
             &format!("gates_backward_{}", d_products.suffix()),
             Grid::threads(items),
             arguments![d_products.at(), &d_gates, &kept.products, items, experts, width, columns],
         )?;
-        let tail = card.take::<f32>(3 * outputs)?;
-        card.sum_rows(address(&tail), address(&partial), blocks, 3 * outputs)?;
-        card.launch(
+        let tail = gpu.take::<f32>(3 * outputs)?;
+        gpu.sum_rows(address(&tail), address(&partial), blocks, 3 * outputs)?;
+        gpu.launch(
             "mixture_tail",
             Grid::threads(3 * outputs),
             arguments![d_packed.plus(self.sizes.biases().start), &tail, experts, width],
         )?;
-        let d_matrix = card.take::<f32>(d * columns)?;
+        let d_matrix = gpu.take::<f32>(d * columns)?;
         let (dp, e) = (d_products.matrix(items, columns), kept.pooled.matrix(items, d));
-        card.product_split(address(&d_matrix), e.t(), dp, outputs, precision)?;
+        gpu.product_split(address(&d_matrix), e.t(), dp, outputs, precision)?;
         let (to, gate) = (d_packed.plus(self.sizes.weights().start), d_packed.plus(self.sizes.gate().start));
-        card.launch(
+        gpu.launch(
             "mixture_parts",
             Grid::blocks((outputs + experts).div_ceil(32 * WARPS), d),
             arguments![to, gate, &d_matrix, d, experts, width, columns],
         )?;
         match dw {
-            Some(dw) => self.pooling_gradient(card, w.plus(self.w), &d_products, kept, dw, precision),
+            Some(dw) => self.pooling_gradient(gpu, w.plus(self.w), &d_products, kept, dw, precision),
             None => Ok(()),
         }
     }
@@ -254,32 +254,32 @@ impl Encoder {
     /// Computes dw, through de of the items whose pooling has a gradient.
     fn pooling_gradient(
         &self,
-        card: &Card,
+        gpu: &Gpu,
         w: Address,
         d_products: &Factor,
         kept: &Kept,
         dw: Address,
         precision: Precision,
     ) -> Result<()> {
-        let (d, columns, items) = (self.sizes.features, self.sizes.card_columns(), self.rows.features.count());
+        let (d, columns, items) = (self.sizes.features, self.sizes.gpu_columns(), self.rows.features.count());
         let learning = kept.rows.learning(self.pooling_rows());
         let count = learning.len();
-        let listed: CudaSlice<u32> = card.upload(learning)?;
-        let chosen = if count == items { None } else { Some(card.factor(count * columns, precision)?) };
+        let listed: CudaSlice<u32> = gpu.upload(learning)?;
+        let chosen = if count == items { None } else { Some(gpu.factor(count * columns, precision)?) };
         if let Some(chosen) = &chosen {
             let name = if matches!(chosen, Factor::Half(_)) { "gather_half_rows" } else { "gather_rows" };
             let grid = Grid::warps(count);
-            card.launch(name, grid, arguments![chosen.at(), d_products.at(), &listed, count, columns])?;
+            gpu.launch(name, grid, arguments![chosen.at(), d_products.at(), &listed, count, columns])?;
         }
         let dp = chosen.as_ref().unwrap_or(d_products).matrix(count, columns);
-        let de = card.take::<f32>(count * d)?;
-        card.product(address(&de), dp, kept.matrix.matrix(d, columns).t(), false, precision)?;
+        let de = gpu.take::<f32>(count * d)?;
+        gpu.product(address(&de), dp, kept.matrix.matrix(d, columns).t(), false, precision)?;
         let blocks = count.div_ceil(WARPS).clamp(1, POOL_BLOCKS);
-        let partial = card.take::<f32>(blocks * d)?;
+        let partial = gpu.take::<f32>(blocks * d)?;
         let (kind, rows) = (kept.rows.kind(), &kept.rows);
         let grid = Grid::blocks(blocks, 1);
         match warp_width(d) {
-            Some(lanes) => card.launch(
+            Some(lanes) => gpu.launch(
                 &format!("pool_backward_{kind}_{lanes}"),
                 grid.shared(4 * (1 + WARPS) * d),
                 arguments![
@@ -295,7 +295,7 @@ impl Encoder {
                     self.pooling_rows()
                 ],
             )?,
-            None => card.launch(
+            None => gpu.launch(
                 &format!("pool_backward_{kind}_{}", kept.pooled.suffix()),
                 grid.shared(4 * (d + self.rows.features.longest().max(1))),
                 arguments![
@@ -313,22 +313,22 @@ impl Encoder {
                 ],
             )?,
         }
-        card.sum_rows(dw, address(&partial), blocks, d)
+        gpu.sum_rows(dw, address(&partial), blocks, d)
     }
 }
 
-impl OnCard<2> for Encode {
+impl OnGpu<2> for Encode {
     const NAME: &'static str = "encode";
 
-    fn forward(&self, card: &Card, [w, packed]: [View<'_>; 2]) -> Result<(Floats, Vec<usize>)> {
+    fn forward(&self, gpu: &Gpu, [w, packed]: [View<'_>; 2]) -> Result<(Floats, Vec<usize>)> {
         let width = self.encoders.first().map_or(1, |e| e.sizes.width);
-        let uses = UploadedGatherIndex::of(card, &self.uses)?;
+        let uses = UploadedGatherIndex::of(gpu, &self.uses)?;
         let rows = self.encoders.len() * uses.count();
-        let z = card.take::<f32>(rows * width)?;
+        let z = gpu.take::<f32>(rows * width)?;
         let mut all = Vec::new();
         for (m, encoder) in self.encoders.iter().enumerate() {
-            let kept = encoder.compute(card, w.at, packed.at, self.precision)?;
-            encoder.mix(card, &uses, &kept, packed.at, address(&z).plus(m * uses.count() * width))?;
+            let kept = encoder.compute(gpu, w.at, packed.at, self.precision)?;
+            encoder.mix(gpu, &uses, &kept, packed.at, address(&z).plus(m * uses.count() * width))?;
             if self.keeps {
                 all.push(kept);
             }
@@ -341,7 +341,7 @@ impl OnCard<2> for Encode {
 
     fn backward(
         &self,
-        card: &Card,
+        gpu: &Gpu,
         [w, packed]: [View<'_>; 2],
         _: View<'_>,
         dz: View<'_>,
@@ -350,11 +350,11 @@ impl OnCard<2> for Encode {
         let (uses, all) = match kept {
             Some(kept) => kept,
             None => {
-                let compute = |e: &Encoder| e.compute(card, w.at, packed.at, self.precision);
-                (UploadedGatherIndex::of(card, &self.uses)?, self.encoders.iter().map(compute).collect::<Result<_>>()?)
+                let compute = |e: &Encoder| e.compute(gpu, w.at, packed.at, self.precision);
+                (UploadedGatherIndex::of(gpu, &self.uses)?, self.encoders.iter().map(compute).collect::<Result<_>>()?)
             }
         };
-        let (dw, d_packed) = (card.take::<f32>(w.dims[0])?, card.take::<f32>(packed.dims[0])?);
+        let (dw, d_packed) = (gpu.take::<f32>(w.dims[0])?, gpu.take::<f32>(packed.dims[0])?);
         for (m, (encoder, kept)) in self.encoders.iter().zip(&all).enumerate() {
             let own = dz.at.plus(m * uses.count() * encoder.sizes.width);
             let given = Given { w: w.at, packed: packed.at, dz: own };
@@ -362,7 +362,7 @@ impl OnCard<2> for Encode {
                 w: self.pooling_learns.then(|| address(&dw).plus(encoder.w)),
                 packed: address(&d_packed).plus(encoder.packed),
             };
-            encoder.gradients(card, given, &uses, kept, to, self.precision)?;
+            encoder.gradients(gpu, given, &uses, kept, to, self.precision)?;
         }
         Ok([self.pooling_learns.then_some(dw), Some(d_packed)])
     }

@@ -241,8 +241,8 @@ impl Config {
             return fail("serve.store", "\"...\"".to_owned(), allowed);
         }
         let device = &self.run.device;
-        let is_card = device.strip_prefix("cuda:").is_some_and(|card| card.parse::<u16>().is_ok());
-        if device != "cpu" && !is_card {
+        let is_gpu = device.strip_prefix("cuda:").is_some_and(|gpu| gpu.parse::<u16>().is_ok());
+        if device != "cpu" && !is_gpu {
             return fail("run.device", format!("{device:?}"), "\"cpu\", or \"cuda:0\" with the number of a GPU");
         }
         let precisions = [("train.precision", self.train.precision), ("extract.precision", self.extract.precision)];

@@ -68,7 +68,7 @@ static LOADED: LazyLock<Mutex<HashMap<DeviceId, Arc<Loaded>>>> = LazyLock::new(M
 
 /// A device with its kernels.
 #[derive(Clone)]
-pub(crate) struct Card {
+pub(crate) struct Gpu {
     device: CudaDevice,
     loaded: Arc<Loaded>,
 }
@@ -188,7 +188,7 @@ impl Grid {
 }
 
 macro_rules! arguments {
-    ($($argument:expr),* $(,)?) => { &mut [$($crate::cuda::card::Argument::from($argument)),*] };
+    ($($argument:expr),* $(,)?) => { &mut [$($crate::cuda::gpu::Argument::from($argument)),*] };
 }
 pub(crate) use arguments;
 
@@ -278,7 +278,7 @@ impl Factor {
     }
 }
 
-impl Card {
+impl Gpu {
     /// The GPU of a device; its kernels are loaded once.
     pub fn of(device: &CudaDevice) -> Result<Self> {
         let mut all = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -511,12 +511,12 @@ impl LargeUploads {
     const THREADS: usize = 8;
 
     /// Uploads values. The result may be longer than `values`; what follows them is arbitrary.
-    pub fn upload(&self, card: &Card, values: &[f32]) -> Result<Floats> {
+    pub fn upload(&self, gpu: &Gpu, values: &[f32]) -> Result<Floats> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let earlier = kept.take().filter(|pinned| pinned.len() >= values.len());
         let mut pinned = match earlier {
             Some(pinned) => pinned,
-            None => Self::pinned(card, values.len().max(1))?,
+            None => Self::pinned(gpu, values.len().max(1))?,
         };
         let room = pinned.as_mut_slice().w()?;
         let part = values.len().div_ceil(Self::THREADS).max(1);
@@ -525,8 +525,8 @@ impl LargeUploads {
                 scope.spawn(move || to[..from.len()].copy_from_slice(from));
             }
         });
-        let mut uploaded = card.take::<f32>(pinned.len())?;
-        let stream = card.device.cuda_stream();
+        let mut uploaded = gpu.take::<f32>(pinned.len())?;
+        let stream = gpu.device.cuda_stream();
         stream.memcpy_htod(&pinned, &mut uploaded).w()?;
         // The next call overwrites the memory, so the copy must be complete.
         stream.synchronize().w()?;
@@ -535,8 +535,8 @@ impl LargeUploads {
     }
 
     #[allow(unsafe_code, reason = "the memory is written before it is read")]
-    fn pinned(card: &Card, count: usize) -> Result<PinnedHostSlice<f32>> {
-        let mut pinned = unsafe { card.device.cuda_stream().context().alloc_pinned::<f32>(count) }.w()?;
+    fn pinned(gpu: &Gpu, count: usize) -> Result<PinnedHostSlice<f32>> {
+        let mut pinned = unsafe { gpu.device.cuda_stream().context().alloc_pinned::<f32>(count) }.w()?;
         pinned.as_mut_slice().w()?.fill(0.0);
         Ok(pinned)
     }
