@@ -3,7 +3,7 @@
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{Result, Storage, Tensor, bail};
 
-use super::gpu::{Address, Floats, Gpu, Grid, address, arguments};
+use super::gpu::{DevicePointer, Floats, Gpu, Grid, arguments, device_pointer};
 use super::with_views;
 use crate::adam::{Rates, Update};
 
@@ -105,9 +105,9 @@ impl Moments {
         for Stepping { at, parameter, gradient, update } in parameters {
             with_views([*parameter, gradient], |_, [value, gradient]| {
                 let count: usize = value.dims.iter().product();
-                let moments = [address(&self.first[*at]), address(&self.second[*at])];
+                let moments = [device_pointer(&self.first[*at]), device_pointer(&self.second[*at])];
                 for start in (0..count).step_by(PIECE) {
-                    let here = |at: Address| at.plus(start).words();
+                    let here = |at: DevicePointer| at.plus(start).words();
                     let length = PIECE.min(count - start) as u64;
                     pieces.extend([value.at, moments[0], moments[1], gradient.at].map(here).concat());
                     pieces.extend([length as u32, (length >> 32) as u32]);

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::gpu::{Address, Floats, Gpu, Grid, arguments};
+use super::gpu::{DevicePointer, Floats, Gpu, Grid, arguments};
 use super::{OnGpu, View, apply1, apply2};
 
 pub(crate) fn candidates(
@@ -35,7 +35,7 @@ impl Joined {
         }
         let (items, modalities) = (self.items, self.starts.len());
         let (y, starts) = (gpu.take::<f32>(items * modalities * d)?, gpu.upload(&self.starts)?);
-        let ids = ids.map_or(Address::NONE, |ids| ids.at);
+        let ids = ids.map_or(DevicePointer::NONE, |ids| ids.at);
         let arguments = arguments![&y, z.at, &starts, ids, items, modalities, d, self.cosine];
         gpu.launch("candidates", Grid::warps(items * modalities), arguments)?;
         Ok((y, vec![items, modalities * d]))
@@ -51,8 +51,8 @@ impl Joined {
         let (items, modalities, d) = (self.items, self.starts.len(), z.dims[1]);
         let (dz, starts) = (gpu.zeros::<f32>(z.dims[0] * d)?, gpu.upload(&self.starts)?);
         let d_ids = ids.map(|_| gpu.take::<f32>((items + 1) * d)).transpose()?;
-        let to = d_ids.as_ref().map_or(Address::NONE, super::address);
-        let ids = ids.map_or(Address::NONE, |ids| ids.at);
+        let to = d_ids.as_ref().map_or(DevicePointer::NONE, super::device_pointer);
+        let ids = ids.map_or(DevicePointer::NONE, |ids| ids.at);
         let arguments = arguments![&dz, to, dy.at, z.at, &starts, ids, items, modalities, d, self.cosine];
         gpu.launch("candidates_backward", Grid::warps(items), arguments)?;
         Ok((dz, d_ids))

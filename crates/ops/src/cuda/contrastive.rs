@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{Result, Tensor, bail};
 
-use super::gpu::{Address, Floats, Gpu, Grid, Matrix, WARPS, address, arguments};
+use super::gpu::{DevicePointer, Floats, Gpu, Grid, Matrix, WARPS, arguments, device_pointer};
 use super::logsumexp::mode;
 use super::{OnGpu, View, apply1, apply2};
 use crate::{CmclDirection, Contrast, Precision, precision};
@@ -61,17 +61,17 @@ impl Contrastive {
         let Shape { views: count, spaces, batch, d } = self.shape(views, targets)?;
         let groups = gpu.upload(&self.contrast.groups)?;
         let all = gpu.take::<f32>(spaces * batch * d)?;
-        let copied = |to: Address, from: Address, count: usize| {
+        let copied = |to: DevicePointer, from: DevicePointer, count: usize| {
             gpu.launch("copy", Grid::threads(count), arguments![to, from, count])
         };
-        copied(address(&all), views.at, count * batch * d)?;
+        copied(device_pointer(&all), views.at, count * batch * d)?;
         if let Some(targets) = targets {
-            copied(address(&all).plus(count * batch * d), targets.at, batch * d)?;
+            copied(device_pointer(&all).plus(count * batch * d), targets.at, batch * d)?;
         }
         let rows = count * batch;
         let products = gpu.take::<f32>(rows * spaces * batch)?;
-        let (a, b) = (Matrix::new(views.at, rows, d), Matrix::new(address(&all), spaces * batch, d));
-        gpu.product(address(&products), a, b.t(), false, self.precision)?;
+        let (a, b) = (Matrix::new(views.at, rows, d), Matrix::new(device_pointer(&all), spaces * batch, d));
+        gpu.product(device_pointer(&products), a, b.t(), false, self.precision)?;
         let (sums, pairs) = (gpu.take::<f32>(rows * spaces)?, gpu.take::<f32>(rows * spaces)?);
         let (mode, scale) = (mode(self.contrast.false_negatives), self.contrast.scale());
         let arguments = arguments![&sums, &pairs, &products, &groups, mode, scale, batch, spaces];
@@ -112,7 +112,7 @@ impl Contrastive {
         let halves = (self.precision == Precision::Bf16)
             .then(|| gpu.factor(rows * spaces * batch, self.precision))
             .transpose()?;
-        let (to, suffix) = halves.as_ref().map_or((address(&kept.products), "f32"), |f| (f.at(), f.suffix()));
+        let (to, suffix) = halves.as_ref().map_or((device_pointer(&kept.products), "f32"), |f| (f.at(), f.suffix()));
         let (mode, scale) = (mode(self.contrast.false_negatives), self.contrast.scale());
         gpu.launch(
             &format!("contrastive_gradient_{suffix}"),
@@ -121,16 +121,16 @@ impl Contrastive {
         )?;
         let dp = match &halves {
             Some(halves) => halves.matrix(rows, spaces * batch),
-            None => Matrix::new(address(&kept.products), rows, spaces * batch),
+            None => Matrix::new(device_pointer(&kept.products), rows, spaces * batch),
         };
         // The views are both columns and rows of the products: their gradient is the sum of both parts.
         let d_all = gpu.take::<f32>(spaces * batch * d)?;
-        gpu.product(address(&d_all), dp.t(), Matrix::new(views.at, rows, d), false, self.precision)?;
+        gpu.product(device_pointer(&d_all), dp.t(), Matrix::new(views.at, rows, d), false, self.precision)?;
         let d_views = gpu.take::<f32>(rows * d)?;
         gpu.product(
-            address(&d_views),
+            device_pointer(&d_views),
             dp,
-            Matrix::new(address(&kept.spaces), spaces * batch, d),
+            Matrix::new(device_pointer(&kept.spaces), spaces * batch, d),
             false,
             self.precision,
         )?;
@@ -139,7 +139,7 @@ impl Contrastive {
             return Ok((d_views, None));
         }
         let d_targets = gpu.take::<f32>(batch * d)?;
-        let from = address(&d_all).plus(rows * d);
+        let from = device_pointer(&d_all).plus(rows * d);
         gpu.launch("copy", Grid::threads(batch * d), arguments![&d_targets, from, batch * d])?;
         Ok((d_views, Some(d_targets)))
     }

@@ -4,7 +4,7 @@
 use candle_core::cuda_backend::CudaDevice;
 use candle_core::{Result, bail};
 
-use super::gpu::{Address, Factor, Floats, Gpu, Grid, LargeUploads, address, arguments};
+use super::gpu::{DevicePointer, Factor, Floats, Gpu, Grid, LargeUploads, arguments, device_pointer};
 use crate::{InferenceBottleneck, InferenceConvolution, Precision};
 
 /// The number of images that are computed together; their windows take a few GiB.
@@ -67,7 +67,7 @@ impl Convolution {
         }
         let uploaded = gpu.upload(&weight)?;
         let weight = if precision == Precision::Bf16 {
-            Factor::Half(gpu.halves(address(&uploaded), weight.len())?)
+            Factor::Half(gpu.halves(device_pointer(&uploaded), weight.len())?)
         } else {
             Factor::Single(uploaded)
         };
@@ -123,7 +123,7 @@ impl Convolution {
 
     /// Adds the bias and the map `beside`, if there is one, and applies ReLU if `rectify`.
     fn shift(&self, gpu: &Gpu, map: &Map, beside: Option<&Map>, rectify: bool) -> Result<()> {
-        let beside = beside.map_or(Address::NONE, |beside| beside.values.at());
+        let beside = beside.map_or(DevicePointer::NONE, |beside| beside.values.at());
         let all = arguments![map.values.at(), &self.bias, beside, map.fours(), map.channels, rectify];
         gpu.launch(&format!("shift_{}", map.values.suffix()), threads(map.fours())?, all)
     }

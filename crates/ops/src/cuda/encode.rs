@@ -7,7 +7,7 @@ use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{Result, Tensor, bail};
 
 use super::features::GpuRows;
-use super::gpu::{Address, Factor, Floats, Gpu, Grid, WARPS, address, arguments};
+use super::gpu::{DevicePointer, Factor, Floats, Gpu, Grid, WARPS, arguments, device_pointer};
 use super::rows::UploadedGatherIndex;
 use super::{OnGpu, View, WIDEST, apply2, lanes};
 use crate::{GatherIndex, ItemRows, MixtureSizes, Precision, plain, precision};
@@ -103,19 +103,19 @@ impl MixtureSizes {
 /// The inputs of a modality's gradients.
 struct Given {
     /// The pooling's parameters of all modalities.
-    w: Address,
+    w: DevicePointer,
     /// The packed parameters of all modalities.
-    packed: Address,
+    packed: DevicePointer,
     /// The gradient of the modality's own result.
-    dz: Address,
+    dz: DevicePointer,
 }
 
 /// Where the gradients of a modality are written, among those of all modalities.
 struct Gradients {
-    /// The address of the pooling's gradient, if the pooling is trained.
-    w: Option<Address>,
-    /// The address of the gradient of the packed parameters.
-    packed: Address,
+    /// A pointer to the pooling's gradient, if the pooling is trained.
+    w: Option<DevicePointer>,
+    /// A pointer to the gradient of the packed parameters.
+    packed: DevicePointer,
 }
 
 impl Encoder {
@@ -123,7 +123,7 @@ impl Encoder {
         self.rows.pooling_rows.unwrap_or(0)
     }
 
-    fn compute(&self, gpu: &Gpu, w: Address, packed: Address, precision: Precision) -> Result<Kept> {
+    fn compute(&self, gpu: &Gpu, w: DevicePointer, packed: DevicePointer, precision: Precision) -> Result<Kept> {
         let MixtureSizes { features: d, experts, width } = self.sizes;
         let (items, columns) = (self.rows.features.count(), self.sizes.gpu_columns());
         let rows = self.rows.features.on_gpu(gpu)?;
@@ -152,11 +152,18 @@ impl Encoder {
         )?;
         let products = gpu.take::<f32>(items * columns)?;
         let (e, w_k) = (pooled.matrix(items, d), matrix.matrix(d, columns));
-        gpu.product_split(address(&products), e, w_k, self.sizes.outputs(), precision)?;
+        gpu.product_split(device_pointer(&products), e, w_k, self.sizes.outputs(), precision)?;
         Ok(Kept { rows, pooled, matrix, products })
     }
 
-    fn mix(&self, gpu: &Gpu, uses: &UploadedGatherIndex, kept: &Kept, packed: Address, z: Address) -> Result<()> {
+    fn mix(
+        &self,
+        gpu: &Gpu,
+        uses: &UploadedGatherIndex,
+        kept: &Kept,
+        packed: DevicePointer,
+        z: DevicePointer,
+    ) -> Result<()> {
         let MixtureSizes { experts, width, .. } = self.sizes;
         let [biases, weights, norm_biases] = self.tail(packed);
         gpu.launch(
@@ -178,8 +185,8 @@ impl Encoder {
         )
     }
 
-    /// The addresses of the biases, the LayerNorm weights and the LayerNorm biases.
-    fn tail(&self, packed: Address) -> [Address; 3] {
+    /// Pointers to the biases, the LayerNorm weights and the LayerNorm biases.
+    fn tail(&self, packed: DevicePointer) -> [DevicePointer; 3] {
         let packed = packed.plus(self.packed);
         [self.sizes.biases(), self.sizes.norm_weights(), self.sizes.norm_biases()].map(|part| packed.plus(part.start))
     }
@@ -230,7 +237,7 @@ impl Encoder {
             arguments![d_products.at(), &d_gates, &kept.products, items, experts, width, columns],
         )?;
         let tail = gpu.take::<f32>(3 * outputs)?;
-        gpu.sum_rows(address(&tail), address(&partial), blocks, 3 * outputs)?;
+        gpu.sum_rows(device_pointer(&tail), device_pointer(&partial), blocks, 3 * outputs)?;
         gpu.launch(
             "mixture_tail",
             Grid::threads(3 * outputs),
@@ -238,7 +245,7 @@ impl Encoder {
         )?;
         let d_matrix = gpu.take::<f32>(d * columns)?;
         let (dp, e) = (d_products.matrix(items, columns), kept.pooled.matrix(items, d));
-        gpu.product_split(address(&d_matrix), e.t(), dp, outputs, precision)?;
+        gpu.product_split(device_pointer(&d_matrix), e.t(), dp, outputs, precision)?;
         let (to, gate) = (d_packed.plus(self.sizes.weights().start), d_packed.plus(self.sizes.gate().start));
         gpu.launch(
             "mixture_parts",
@@ -255,10 +262,10 @@ impl Encoder {
     fn pooling_gradient(
         &self,
         gpu: &Gpu,
-        w: Address,
+        w: DevicePointer,
         d_products: &Factor,
         kept: &Kept,
-        dw: Address,
+        dw: DevicePointer,
         precision: Precision,
     ) -> Result<()> {
         let (d, columns, items) = (self.sizes.features, self.sizes.gpu_columns(), self.rows.features.count());
@@ -273,7 +280,7 @@ impl Encoder {
         }
         let dp = chosen.as_ref().unwrap_or(d_products).matrix(count, columns);
         let de = gpu.take::<f32>(count * d)?;
-        gpu.product(address(&de), dp, kept.matrix.matrix(d, columns).t(), false, precision)?;
+        gpu.product(device_pointer(&de), dp, kept.matrix.matrix(d, columns).t(), false, precision)?;
         let blocks = count.div_ceil(WARPS).clamp(1, POOL_BLOCKS);
         let partial = gpu.take::<f32>(blocks * d)?;
         let (kind, rows) = (kept.rows.kind(), &kept.rows);
@@ -313,7 +320,7 @@ impl Encoder {
                 ],
             )?,
         }
-        gpu.sum_rows(dw, address(&partial), blocks, d)
+        gpu.sum_rows(dw, device_pointer(&partial), blocks, d)
     }
 }
 
@@ -328,7 +335,7 @@ impl OnGpu<2> for Encode {
         let mut all = Vec::new();
         for (m, encoder) in self.encoders.iter().enumerate() {
             let kept = encoder.compute(gpu, w.at, packed.at, self.precision)?;
-            encoder.mix(gpu, &uses, &kept, packed.at, address(&z).plus(m * uses.count() * width))?;
+            encoder.mix(gpu, &uses, &kept, packed.at, device_pointer(&z).plus(m * uses.count() * width))?;
             if self.keeps {
                 all.push(kept);
             }
@@ -359,8 +366,8 @@ impl OnGpu<2> for Encode {
             let own = dz.at.plus(m * uses.count() * encoder.sizes.width);
             let given = Given { w: w.at, packed: packed.at, dz: own };
             let to = Gradients {
-                w: self.pooling_learns.then(|| address(&dw).plus(encoder.w)),
-                packed: address(&d_packed).plus(encoder.packed),
+                w: self.pooling_learns.then(|| device_pointer(&dw).plus(encoder.w)),
+                packed: device_pointer(&d_packed).plus(encoder.packed),
             };
             encoder.gradients(gpu, given, &uses, kept, to, self.precision)?;
         }

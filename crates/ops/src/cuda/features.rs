@@ -8,7 +8,7 @@ use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{Result, bail};
 use half::{bf16, f16};
 
-use super::gpu::{Address, Gpu, address};
+use super::gpu::{DevicePointer, Gpu, device_pointer};
 use crate::ragged::{Ragged, StoredValues};
 
 /// The fraction of the free memory that features may take; the rest is left to the step.
@@ -59,20 +59,20 @@ impl GpuRows {
         }
     }
 
-    pub fn values(&self) -> Address {
+    pub fn values(&self) -> DevicePointer {
         match &*self.values {
-            Values::F32(values) => address(values),
-            Values::F16(values) => address(values),
-            Values::Bf16(values) => address(values),
+            Values::F32(values) => device_pointer(values),
+            Values::F16(values) => device_pointer(values),
+            Values::Bf16(values) => device_pointer(values),
         }
     }
 
-    pub fn starts(&self) -> Address {
-        address(&self.starts)
+    pub fn starts(&self) -> DevicePointer {
+        device_pointer(&self.starts)
     }
 
-    pub fn counts(&self) -> Address {
-        address(&self.counts)
+    pub fn counts(&self) -> DevicePointer {
+        device_pointer(&self.counts)
     }
 
     /// The items whose pooling has a gradient: the weight of a single row is always 1.

@@ -73,20 +73,20 @@ pub(crate) struct Gpu {
     loaded: Arc<Loaded>,
 }
 
-/// An address on the GPU.
+/// A pointer to memory of the GPU.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Address(u64);
+pub(crate) struct DevicePointer(u64);
 
-impl Address {
+impl DevicePointer {
     /// No memory: the value of an argument that a kernel does not need.
     pub const NONE: Self = Self(0);
 
-    /// The address as two words.
+    /// The pointer as two words.
     pub fn words(self) -> [u32; 2] {
         [self.0 as u32, (self.0 >> 32) as u32]
     }
 
-    /// The address `count` values of f32 further on.
+    /// The pointer `count` values of f32 further on.
     pub fn plus(self, count: usize) -> Self {
         self.plus_bytes(size_of::<f32>() * count)
     }
@@ -96,25 +96,25 @@ impl Address {
     }
 }
 
-/// The address of a slice. It is valid for all work that is launched before the slice is dropped, because memory is freed in the order of
+/// A pointer to a slice. It is valid for all work that is launched before the slice is dropped, because memory is freed in the order of
 /// the stream.
-pub(crate) fn address<T>(slice: &CudaSlice<T>) -> Address {
-    Address(slice.device_ptr(slice.stream()).0)
+pub(crate) fn device_pointer<T>(slice: &CudaSlice<T>) -> DevicePointer {
+    DevicePointer(slice.device_ptr(slice.stream()).0)
 }
 
 /// An argument of a kernel.
 #[derive(Clone, Copy)]
 pub(crate) struct Argument([u64; 2]);
 
-impl From<Address> for Argument {
-    fn from(address: Address) -> Self {
-        Self([address.0, 0])
+impl From<DevicePointer> for Argument {
+    fn from(device_pointer: DevicePointer) -> Self {
+        Self([device_pointer.0, 0])
     }
 }
 
 impl<T> From<&CudaSlice<T>> for Argument {
     fn from(slice: &CudaSlice<T>) -> Self {
-        address(slice).into()
+        device_pointer(slice).into()
     }
 }
 
@@ -195,7 +195,7 @@ pub(crate) use arguments;
 /// A factor of a product.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix {
-    at: Address,
+    at: DevicePointer,
     rows: usize,
     columns: usize,
     /// The number of values from the start of a row to the start of the next one.
@@ -206,7 +206,7 @@ pub(crate) struct Matrix {
 
 impl Matrix {
     /// A matrix of f32, row after row.
-    pub fn new(at: Address, rows: usize, columns: usize) -> Self {
+    pub fn new(at: DevicePointer, rows: usize, columns: usize) -> Self {
         Self { at, rows, columns, stride: columns, transposed: false, half: false }
     }
 
@@ -223,7 +223,7 @@ impl Matrix {
 
     /// The same matrix in bf16, from another buffer.
     fn of_halves(self, halves: &CudaSlice<bf16>) -> Self {
-        Self { at: address(halves), half: true, ..self }
+        Self { at: device_pointer(halves), half: true, ..self }
     }
 
     fn shape(self) -> (usize, usize) {
@@ -234,7 +234,7 @@ impl Matrix {
 /// Where a product is written.
 #[derive(Clone, Copy)]
 struct Out {
-    at: Address,
+    at: DevicePointer,
     /// The number of values from the start of a row to the start of the next one.
     stride: usize,
     half: bool,
@@ -242,7 +242,7 @@ struct Out {
 
 impl Out {
     /// A result of f32, row after row.
-    fn rows(at: Address, columns: usize) -> Self {
+    fn rows(at: DevicePointer, columns: usize) -> Self {
         Self { at, stride: columns, half: false }
     }
 }
@@ -257,8 +257,8 @@ impl Factor {
     /// The values as a matrix, row after row.
     pub fn matrix(&self, rows: usize, columns: usize) -> Matrix {
         match self {
-            Self::Single(values) => Matrix::new(address(values), rows, columns),
-            Self::Half(values) => Matrix { half: true, ..Matrix::new(address(values), rows, columns) },
+            Self::Single(values) => Matrix::new(device_pointer(values), rows, columns),
+            Self::Half(values) => Matrix { half: true, ..Matrix::new(device_pointer(values), rows, columns) },
         }
     }
 
@@ -270,10 +270,10 @@ impl Factor {
         }
     }
 
-    pub fn at(&self) -> Address {
+    pub fn at(&self) -> DevicePointer {
         match self {
-            Self::Single(values) => address(values),
-            Self::Half(values) => address(values),
+            Self::Single(values) => device_pointer(values),
+            Self::Half(values) => device_pointer(values),
         }
     }
 }
@@ -347,7 +347,7 @@ impl Gpu {
             let from = from.add(start);
             from.copy_from_nonoverlapping(values.as_ptr().cast(), bytes);
             let staged = std::slice::from_raw_parts(from.cast_const(), bytes);
-            result::memcpy_htod_async(address(&to).0, staged, stream.cu_stream()).w()?;
+            result::memcpy_htod_async(device_pointer(&to).0, staged, stream.cu_stream()).w()?;
         }
         Ok(to)
     }
@@ -398,7 +398,7 @@ impl Gpu {
     }
 
     /// Rounds values to bf16.
-    pub fn halves(&self, from: Address, count: usize) -> Result<CudaSlice<bf16>> {
+    pub fn halves(&self, from: DevicePointer, count: usize) -> Result<CudaSlice<bf16>> {
         let to = self.take::<bf16>(count)?;
         let count = count as u64;
         let grid = Grid::threads((count as usize).div_ceil(4));
@@ -407,7 +407,7 @@ impl Gpu {
     }
 
     /// out = a b, or out += a b if `add`. `out` is f32, row after row.
-    pub fn product(&self, out: Address, a: Matrix, b: Matrix, add: bool, precision: Precision) -> Result<()> {
+    pub fn product(&self, out: DevicePointer, a: Matrix, b: Matrix, add: bool, precision: Precision) -> Result<()> {
         if precision == Precision::Bf16 && !(a.half && b.half) {
             let rounded = |m: Matrix| if m.half { Ok(None) } else { self.halves(m.at, m.rows * m.columns).map(Some) };
             let (halves_a, halves_b) = (rounded(a)?, rounded(b)?);
@@ -420,7 +420,14 @@ impl Gpu {
 
     /// out = a b, first for the columns before `split` and then for the others. The time of a product grows by tiles of [`TILE`] columns,
     /// and a few columns after many would take a whole tile.
-    pub fn product_split(&self, out: Address, a: Matrix, b: Matrix, split: usize, precision: Precision) -> Result<()> {
+    pub fn product_split(
+        &self,
+        out: DevicePointer,
+        a: Matrix,
+        b: Matrix,
+        split: usize,
+        precision: Precision,
+    ) -> Result<()> {
         let ((m, k), columns) = (a.shape(), b.columns);
         if !split.is_multiple_of(TILE) || m * k * columns < WORTH_A_CALL || a.half != b.half || b.transposed {
             return self.product(out, a, b, false, precision);
@@ -456,7 +463,7 @@ impl Gpu {
             _ => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
         };
         let (one, beta) = (1.0f32, if add { 1.0f32 } else { 0.0 });
-        let pointer = |at: Address| at.0 as *const c_void;
+        let pointer = |at: DevicePointer| at.0 as *const c_void;
         let blas = self.device.cublas_handle();
         // cuBLAS stores matrices column after column, so this computes out^T = b^T a^T.
         unsafe {
@@ -486,18 +493,18 @@ impl Gpu {
     }
 
     /// The sum of `rows` partial results of `columns` values each, in a fixed order.
-    pub fn sum_rows(&self, out: Address, partial: Address, rows: usize, columns: usize) -> Result<()> {
+    pub fn sum_rows(&self, out: DevicePointer, partial: DevicePointer, rows: usize, columns: usize) -> Result<()> {
         let grid = Grid { blocks: (columns.div_ceil(32), 1), threads: (32, 16), shared: 0 };
         self.launch("sum_rows", grid, arguments![out, partial, rows, columns])
     }
 
     /// The sums of the columns of `x` `[rows, columns]`.
-    pub fn column_sums(&self, out: Address, x: Address, rows: usize, columns: usize) -> Result<()> {
+    pub fn column_sums(&self, out: DevicePointer, x: DevicePointer, rows: usize, columns: usize) -> Result<()> {
         let blocks = rows.clamp(1, BLOCKS);
         let partial = self.take::<f32>(blocks * columns)?;
         let grid = Grid::blocks(blocks, columns.div_ceil(32 * WARPS));
         self.launch("column_sums", grid, arguments![&partial, x, rows, columns])?;
-        self.sum_rows(out, address(&partial), blocks, columns)
+        self.sum_rows(out, device_pointer(&partial), blocks, columns)
     }
 }
 

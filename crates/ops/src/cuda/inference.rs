@@ -9,7 +9,7 @@ use candle_core::cuda_backend::CudaDevice;
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{Result, bail};
 
-use super::gpu::{Address, Factor, Floats, Gpu, Grid, LargeUploads, Matrix, address, arguments};
+use super::gpu::{DevicePointer, Factor, Floats, Gpu, Grid, LargeUploads, Matrix, arguments, device_pointer};
 use crate::{
     Activation, EncoderInput, EncoderParts, InferenceLinear, InferenceNorm, InferenceShape, InferenceTransformer,
     Precision, Readout,
@@ -38,7 +38,7 @@ impl Linear {
     fn new(gpu: &Gpu, linear: &InferenceLinear, precision: Precision) -> Result<Self> {
         let weight = gpu.upload(&linear.weight)?;
         let weight = if precision == Precision::Bf16 {
-            Factor::Half(gpu.halves(address(&weight), linear.weight.len())?)
+            Factor::Half(gpu.halves(device_pointer(&weight), linear.weight.len())?)
         } else {
             Factor::Single(weight)
         };
@@ -55,7 +55,7 @@ impl Linear {
     fn product(&self, gpu: &Gpu, x: Matrix, rows: usize, precision: Precision) -> Result<Floats> {
         let out = gpu.take::<f32>(rows * self.outputs)?;
         let weight = self.weight.matrix(self.inputs, self.outputs);
-        gpu.product(address(&out), x, weight, false, precision)?;
+        gpu.product(device_pointer(&out), x, weight, false, precision)?;
         Ok(out)
     }
 }
@@ -222,7 +222,8 @@ impl GpuTransformer {
         }
         // Without rounding, products read the sums after LayerNorm.
         let reads_sums = !norm_first && self.precision != Precision::Bf16;
-        let input = if reads_sums { Matrix::new(address(&room.x), tokens, d) } else { room.input.matrix(tokens, d) };
+        let input =
+            if reads_sums { Matrix::new(device_pointer(&room.x), tokens, d) } else { room.input.matrix(tokens, d) };
         let tiles = Tiles::new(gpu, lengths)?;
         let mut layers = self.layers.iter().peekable();
         while let Some(layer) = layers.next() {
@@ -249,10 +250,12 @@ impl GpuTransformer {
     /// Adds a branch with its bias to the sums and normalises them for the next product.
     fn residual(&self, room: &Room, rows: usize, branch_bias: Option<&Floats>, norm: Option<&Norm>) -> Result<()> {
         let is_separate = self.shape.norm_first || self.precision == Precision::Bf16;
-        let input = if is_separate { room.input.at() } else { Address::NONE };
-        let branch = branch_bias.map_or(Address::NONE, |_| room.branch.at());
-        let branch_bias = branch_bias.map_or(Address::NONE, address);
-        let (weight, bias) = norm.map_or((Address::NONE, Address::NONE), |n| (address(&n.weight), address(&n.bias)));
+        let input = if is_separate { room.input.at() } else { DevicePointer::NONE };
+        let branch = branch_bias.map_or(DevicePointer::NONE, |_| room.branch.at());
+        let branch_bias = branch_bias.map_or(DevicePointer::NONE, device_pointer);
+        let (weight, bias) = norm.map_or((DevicePointer::NONE, DevicePointer::NONE), |n| {
+            (device_pointer(&n.weight), device_pointer(&n.bias))
+        });
         let InferenceShape { width: d, eps, norm_first, .. } = self.shape;
         let name = format!("residual_norm_{}_{}", lanes(d), room.branch.suffix());
         let all = arguments![&room.x, input, branch, branch_bias, weight, bias, eps, rows, d, norm_first];
@@ -260,9 +263,9 @@ impl GpuTransformer {
     }
 
     /// Applies LayerNorm to the rows `x` `[rows, d]` in place.
-    fn normalise(&self, x: Address, rows: usize, norm: &Norm) -> Result<()> {
+    fn normalise(&self, x: DevicePointer, rows: usize, norm: &Norm) -> Result<()> {
         let InferenceShape { width: d, eps, .. } = self.shape;
-        let none = Address::NONE;
+        let none = DevicePointer::NONE;
         let all = arguments![x, none, none, none, &norm.weight, &norm.bias, eps, rows, d, false];
         self.gpu.launch(&format!("residual_norm_{}_f32", lanes(d)), Grid::warps(rows), all)
     }
@@ -274,8 +277,8 @@ impl GpuTransformer {
         let shared = size_of::<f32>() * (2 * rows * (width + 4) + rows * (rows + 4));
         let grid = Grid { blocks: (tiles.count, heads), threads: (rows * rows / 16, 1), shared };
         let (relative, reach) = match &self.relative {
-            Some((values, reach)) => (address(values), *reach),
-            None => (Address::NONE, 0),
+            Some((values, reach)) => (device_pointer(values), *reach),
+            None => (DevicePointer::NONE, 0),
         };
         let all = arguments![room.input.at(), room.qkv.at(), bias, &tiles.uploaded, relative, reach, d, heads, causal,];
         self.gpu.launch(&format!("attend_{width}_{rows}_{}", room.qkv.suffix()), grid, all)
@@ -409,7 +412,7 @@ impl GpuEncoder {
         let (gpu, d) = (&self.stack.gpu, self.stack.shape.width);
         self.stack.with_room(count, |room| {
             let (tokens, places) = (gpu.upload(tokens)?, gpu.upload(positions)?);
-            let segment = segment.as_ref().map_or(Address::NONE, address);
+            let segment = segment.as_ref().map_or(DevicePointer::NONE, device_pointer);
             let all = arguments![&room.x, table, segment, &self.positions, &tokens, &places, count, d];
             gpu.launch("token_sums", Grid::warps(count), all)?;
             self.finish(room, lengths, readout)
@@ -449,7 +452,7 @@ impl GpuEncoder {
     fn finish(&self, room: &Room, lengths: &[usize], readout: Readout<'_>) -> Result<Vec<f32>> {
         let (gpu, d, sequences) = (&self.stack.gpu, self.stack.shape.width, lengths.len());
         if let Some(norm) = &self.norm {
-            self.stack.normalise(address(&room.x), lengths.iter().sum(), norm)?;
+            self.stack.normalise(device_pointer(&room.x), lengths.iter().sum(), norm)?;
         }
         self.stack.layers(room, lengths)?;
         let out = gpu.take::<f32>(sequences * d)?;
@@ -473,8 +476,8 @@ impl GpuEncoder {
             }
         }
         let Some((norm, projection)) = &self.output else { return gpu.device().clone_dtoh(&out) };
-        self.stack.normalise(address(&out), sequences, norm)?;
-        let rows = Matrix::new(address(&out), sequences, d);
+        self.stack.normalise(device_pointer(&out), sequences, norm)?;
+        let rows = Matrix::new(device_pointer(&out), sequences, d);
         gpu.device().clone_dtoh(&projection.product(gpu, rows, sequences, self.stack.precision)?)
     }
 }

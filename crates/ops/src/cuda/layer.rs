@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{Result, Tensor, bail};
 
-use super::gpu::{Address, BLOCKS, Floats, Gpu, Grid, Matrix, WARPS, address, arguments};
+use super::gpu::{BLOCKS, DevicePointer, Floats, Gpu, Grid, Matrix, WARPS, arguments, device_pointer};
 use super::{OnGpu, View, WIDEST, apply2, lanes, with_views};
 use crate::layout::LayerParts;
 use crate::{LayerDropout, LayerSizes, PackedOffsets, Precision, plain, precision};
@@ -76,19 +76,19 @@ struct Kept {
 }
 
 impl Layer {
-    fn parts(&self, packed: Address) -> LayerParts<Address> {
+    fn parts(&self, packed: DevicePointer) -> LayerParts<DevicePointer> {
         self.sizes.ranges().map(|range| packed.plus(range.start))
     }
 
-    /// The address of the sequences' first tokens and the end, after which the last token of each follows.
-    fn sequences(&self, gpu: &Gpu) -> Result<Address> {
+    /// A pointer to the sequences' first tokens and the end, after which the last token of each follows.
+    fn sequences(&self, gpu: &Gpu) -> Result<DevicePointer> {
         if let Some(offsets) = self.offsets.gpu.get() {
-            return Ok(address(offsets));
+            return Ok(device_pointer(offsets));
         }
         let first = (0..self.offsets.count()).map(|j| self.offsets.range(j).start as u32);
         let all = first.chain([self.offsets.tokens() as u32]).chain(self.offsets.last_tokens());
         let offsets = gpu.upload(&all.collect::<Vec<_>>())?;
-        Ok(address(self.offsets.gpu.get_or_init(|| offsets)))
+        Ok(device_pointer(self.offsets.gpu.get_or_init(|| offsets)))
     }
 
     fn rows(&self) -> usize {
@@ -119,15 +119,15 @@ impl Layer {
     }
 
     fn product(&self, gpu: &Gpu, out: &Floats, a: Matrix, b: Matrix) -> Result<()> {
-        gpu.product(address(out), a, b, false, self.precision)
+        gpu.product(device_pointer(out), a, b, false, self.precision)
     }
 
     /// dW = x^T dy.
-    fn weight_gradient(&self, gpu: &Gpu, dw: Address, x: Matrix, dy: Matrix) -> Result<()> {
+    fn weight_gradient(&self, gpu: &Gpu, dw: DevicePointer, x: Matrix, dy: Matrix) -> Result<()> {
         gpu.product(dw, x.t(), dy, false, self.precision)
     }
 
-    fn compute(&self, gpu: &Gpu, x: Address, packed: Address) -> Result<(Floats, Kept)> {
+    fn compute(&self, gpu: &Gpu, x: DevicePointer, packed: DevicePointer) -> Result<(Floats, Kept)> {
         let LayerSizes { width: d, heads, feed_forward: f, bidirectional } = self.sizes;
         let (p, rows, tokens) = (self.parts(packed), self.rows(), self.offsets.tokens());
         let sequences = self.sequences(gpu)?;
@@ -139,7 +139,7 @@ impl Layer {
         } else {
             None
         };
-        let asking_at = asking.as_ref().map_or(x, address);
+        let asking_at = asking.as_ref().map_or(x, device_pointer);
         let values = |count: usize| gpu.take::<f32>(count);
         let (query, key_value) = (values(rows * d)?, values(tokens * 2 * d)?);
         self.product(gpu, &query, Matrix::new(asking_at, rows, d), Matrix::new(p.query, d, d))?;
@@ -163,7 +163,7 @@ impl Layer {
             ],
         )?;
         let branch = values(rows * d)?;
-        self.product(gpu, &branch, Matrix::new(address(&attended), rows, d), Matrix::new(p.output, d, d))?;
+        self.product(gpu, &branch, Matrix::new(device_pointer(&attended), rows, d), Matrix::new(p.output, d, d))?;
         let (n1, inverse1, x1) = (values(rows * d)?, values(rows)?, values(rows * d)?);
         let add_norm = format!("add_norm_{}", lanes(d));
         let (weight, bias) = (p.attention_norm, p.attention_norm_bias);
@@ -171,9 +171,9 @@ impl Layer {
         let all = arguments![&x1, &n1, &inverse1, asking_at, &branch, p.output_bias, weight, bias, rows, d, drop];
         gpu.launch(&add_norm, Grid::warps(rows), all)?;
         let (up, activated) = (values(rows * f)?, values(rows * f)?);
-        self.product(gpu, &up, Matrix::new(address(&x1), rows, d), Matrix::new(p.up, d, f))?;
+        self.product(gpu, &up, Matrix::new(device_pointer(&x1), rows, d), Matrix::new(p.up, d, f))?;
         gpu.launch("gelu", Grid::threads(rows * f), arguments![&activated, &up, p.up_bias, rows * f, f])?;
-        self.product(gpu, &branch, Matrix::new(address(&activated), rows, f), Matrix::new(p.down, f, d))?;
+        self.product(gpu, &branch, Matrix::new(device_pointer(&activated), rows, f), Matrix::new(p.down, f, d))?;
         let (n2, inverse2, y) = (values(rows * d)?, values(rows)?, values(rows * d)?);
         let (weight, bias) = (p.feed_forward_norm, p.feed_forward_norm_bias);
         let drop = self.dropout.feed_forward;
@@ -184,16 +184,16 @@ impl Layer {
     }
 
     /// The gradients of LayerNorm(x + Dropout(branch + bias)). Returns dx and dbranch, and writes the gradients of the LayerNorm's weight,
-    /// its bias and the branch's bias to the addresses in `to`.
+    /// its bias and the branch's bias to the pointers in `to`.
     fn add_norm_gradients(
         &self,
         gpu: &Gpu,
-        dy: Address,
+        dy: DevicePointer,
         n: &Floats,
         inverse: &Floats,
-        weight: Address,
+        weight: DevicePointer,
         drop: crate::Dropout,
-        to: [Address; 3],
+        to: [DevicePointer; 3],
     ) -> Result<(Floats, Floats)> {
         let (d, rows) = (self.sizes.width, self.rows());
         let blocks = BLOCKS.min(rows.max(1));
@@ -205,24 +205,31 @@ impl Layer {
             arguments![&dx, &branch, &partial, dy, n, inverse, weight, rows, d, drop],
         )?;
         let sums = gpu.take::<f32>(3 * d)?;
-        gpu.sum_rows(address(&sums), address(&partial), blocks, 3 * d)?;
+        gpu.sum_rows(device_pointer(&sums), device_pointer(&partial), blocks, 3 * d)?;
         let [weight, bias, branch_bias] = to;
         gpu.launch("three_parts", Grid::threads(d), arguments![weight, bias, branch_bias, &sums, d])?;
         Ok((dx, branch))
     }
 
-    fn gradients(&self, gpu: &Gpu, x: Address, packed: Address, kept: &Kept, dy: Address) -> Result<[Floats; 2]> {
+    fn gradients(
+        &self,
+        gpu: &Gpu,
+        x: DevicePointer,
+        packed: DevicePointer,
+        kept: &Kept,
+        dy: DevicePointer,
+    ) -> Result<[Floats; 2]> {
         let LayerSizes { width: d, heads, feed_forward: f, bidirectional } = self.sizes;
         let (p, rows, tokens) = (self.parts(packed), self.rows(), self.offsets.tokens());
         let d_packed = gpu.take::<f32>(self.sizes.count())?;
-        let dp = self.parts(address(&d_packed));
+        let dp = self.parts(device_pointer(&d_packed));
         let values = |count: usize| gpu.take::<f32>(count);
         let to = [dp.feed_forward_norm, dp.feed_forward_norm_bias, dp.down_bias];
         let (dropout, weight) = (self.dropout.feed_forward, p.feed_forward_norm);
         let (dx1, branch) = self.add_norm_gradients(gpu, dy, &kept.n2, &kept.inverse2, weight, dropout, to)?;
 
         let (branch, activated) =
-            (Matrix::new(address(&branch), rows, d), Matrix::new(address(&kept.activated), rows, f));
+            (Matrix::new(device_pointer(&branch), rows, d), Matrix::new(device_pointer(&kept.activated), rows, f));
         self.weight_gradient(gpu, dp.down, activated, branch)?;
         let d_up = values(rows * f)?;
         self.product(gpu, &d_up, branch, Matrix::new(p.down, f, d).t())?;
@@ -230,16 +237,16 @@ impl Layer {
         let partial = values(blocks * f)?;
         let grid = Grid::blocks(blocks, f.div_ceil(32 * WARPS));
         gpu.launch("gelu_backward", grid, arguments![&d_up, &partial, &kept.up, p.up_bias, rows, f])?;
-        gpu.sum_rows(dp.up_bias, address(&partial), blocks, f)?;
-        let d_up = Matrix::new(address(&d_up), rows, f);
-        self.weight_gradient(gpu, dp.up, Matrix::new(address(&kept.x1), rows, d), d_up)?;
-        gpu.product(address(&dx1), d_up, Matrix::new(p.up, d, f).t(), true, self.precision)?;
+        gpu.sum_rows(dp.up_bias, device_pointer(&partial), blocks, f)?;
+        let d_up = Matrix::new(device_pointer(&d_up), rows, f);
+        self.weight_gradient(gpu, dp.up, Matrix::new(device_pointer(&kept.x1), rows, d), d_up)?;
+        gpu.product(device_pointer(&dx1), d_up, Matrix::new(p.up, d, f).t(), true, self.precision)?;
 
         let to = [dp.attention_norm, dp.attention_norm_bias, dp.output_bias];
-        let (dropout, weight, dx1) = (self.dropout.attention, p.attention_norm, address(&dx1));
+        let (dropout, weight, dx1) = (self.dropout.attention, p.attention_norm, device_pointer(&dx1));
         let (d_asking, branch) = self.add_norm_gradients(gpu, dx1, &kept.n1, &kept.inverse1, weight, dropout, to)?;
-        let branch = Matrix::new(address(&branch), rows, d);
-        self.weight_gradient(gpu, dp.output, Matrix::new(address(&kept.attended), rows, d), branch)?;
+        let branch = Matrix::new(device_pointer(&branch), rows, d);
+        self.weight_gradient(gpu, dp.output, Matrix::new(device_pointer(&kept.attended), rows, d), branch)?;
         let d_attended = values(rows * d)?;
         self.product(gpu, &d_attended, branch, Matrix::new(p.output, d, d).t())?;
 
@@ -263,16 +270,17 @@ impl Layer {
                 self.dropout.weights,
             ],
         )?;
-        let asking = Matrix::new(kept.asking.as_ref().map_or(x, address), rows, d);
-        let (dq_matrix, dkv_matrix) = (Matrix::new(address(&dq), rows, d), Matrix::new(address(&dkv), tokens, 2 * d));
+        let asking = Matrix::new(kept.asking.as_ref().map_or(x, device_pointer), rows, d);
+        let (dq_matrix, dkv_matrix) =
+            (Matrix::new(device_pointer(&dq), rows, d), Matrix::new(device_pointer(&dkv), tokens, 2 * d));
         self.weight_gradient(gpu, dp.query, asking, dq_matrix)?;
         self.weight_gradient(gpu, dp.key_value, Matrix::new(x, tokens, d), dkv_matrix)?;
-        gpu.column_sums(dp.query_bias, address(&dq), rows, d)?;
-        gpu.column_sums(dp.key_value_bias, address(&dkv), tokens, 2 * d)?;
-        gpu.product(address(&d_asking), dq_matrix, Matrix::new(p.query, d, d).t(), true, self.precision)?;
+        gpu.column_sums(dp.query_bias, device_pointer(&dq), rows, d)?;
+        gpu.column_sums(dp.key_value_bias, device_pointer(&dkv), tokens, 2 * d)?;
+        gpu.product(device_pointer(&d_asking), dq_matrix, Matrix::new(p.query, d, d).t(), true, self.precision)?;
         let key_value = Matrix::new(p.key_value, d, 2 * d).t();
         if !self.last_only {
-            gpu.product(address(&d_asking), dkv_matrix, key_value, true, self.precision)?;
+            gpu.product(device_pointer(&d_asking), dkv_matrix, key_value, true, self.precision)?;
             return Ok([d_asking, d_packed]);
         }
         let dx = values(tokens * d)?;

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{Result, Tensor, bail};
 
-use super::gpu::{Address, Floats, Gpu, Grid, Matrix, WARPS, address, arguments};
+use super::gpu::{DevicePointer, Floats, Gpu, Grid, Matrix, WARPS, arguments, device_pointer};
 use super::{OnGpu, View, apply2};
 use crate::{FalseNegatives, Mask, Precision, precision};
 
@@ -62,22 +62,22 @@ struct Kept {
 
 /// The mask and the targets, as arguments of the kernels.
 #[derive(Clone, Copy)]
-struct MaskAddresses {
-    targets: Address,
-    groups: Address,
+struct MaskPointers {
+    targets: DevicePointer,
+    groups: DevicePointer,
     mode: u32,
     diagonal: bool,
 }
 
 impl RowLogSumExp {
-    fn addresses(&self, indices: &CudaSlice<u32>) -> MaskAddresses {
-        let at = address(indices);
-        let targets = if self.targets.is_empty() { Address::NONE } else { at };
+    fn pointers(&self, indices: &CudaSlice<u32>) -> MaskPointers {
+        let at = device_pointer(indices);
+        let targets = if self.targets.is_empty() { DevicePointer::NONE } else { at };
         match &self.mask {
-            Mask::None => MaskAddresses { targets, groups: Address::NONE, mode: 0, diagonal: true },
+            Mask::None => MaskPointers { targets, groups: DevicePointer::NONE, mode: 0, diagonal: true },
             Mask::FalseNegatives { false_negatives, diagonal, .. } => {
                 let groups = at.plus(self.targets.len());
-                MaskAddresses { targets, groups, mode: mode(*false_negatives), diagonal: *diagonal }
+                MaskPointers { targets, groups, mode: mode(*false_negatives), diagonal: *diagonal }
             }
         }
     }
@@ -95,15 +95,15 @@ impl RowLogSumExp {
         (BLOCK / n.max(1)).clamp(1, m.max(1))
     }
 
-    fn products(&self, gpu: &Gpu, out: &Floats, a: View<'_>, b: Address, columns: usize) -> Result<()> {
+    fn products(&self, gpu: &Gpu, out: &Floats, a: View<'_>, b: DevicePointer, columns: usize) -> Result<()> {
         let (n, d) = (a.dims[0], a.dims[1]);
-        gpu.product(address(out), Matrix::new(a.at, n, d), Matrix::new(b, columns, d).t(), false, self.precision)
+        gpu.product(device_pointer(out), Matrix::new(a.at, n, d), Matrix::new(b, columns, d).t(), false, self.precision)
     }
 
     fn compute(&self, gpu: &Gpu, a: View<'_>, b: View<'_>) -> Result<(Floats, Kept)> {
         let (n, d, m) = (a.dims[0], a.dims[1], b.dims[0]);
         let indices = self.indices(gpu)?;
-        let MaskAddresses { targets, groups, mode, diagonal } = self.addresses(&indices);
+        let MaskPointers { targets, groups, mode, diagonal } = self.pointers(&indices);
         let (out, hits, state) = (gpu.take::<f32>(n)?, gpu.take::<f32>(n)?, gpu.take::<f32>(2 * n)?);
         let width = Self::width(n, m);
         let products = gpu.take::<f32>(n * width)?;
@@ -161,7 +161,7 @@ impl OnGpu<2> for RowLogSumExp {
             None => self.compute(gpu, a, b)?.1,
         };
         let (n, d, m) = (a.dims[0], a.dims[1], b.dims[0]);
-        let MaskAddresses { targets, groups, mode, diagonal } = self.addresses(&kept.indices);
+        let MaskPointers { targets, groups, mode, diagonal } = self.pointers(&kept.indices);
         let (da, db) = (gpu.take::<f32>(n * d)?, gpu.take::<f32>(m * d)?);
         let width = Self::width(n, m);
         let products = match &kept.products {
@@ -177,7 +177,7 @@ impl OnGpu<2> for RowLogSumExp {
             // In f32, the gradients overwrite the products.
             let halves =
                 (self.precision == Precision::Bf16).then(|| gpu.factor(n * columns, self.precision)).transpose()?;
-            let (to, suffix) = halves.as_ref().map_or((address(products), "f32"), |f| (f.at(), f.suffix()));
+            let (to, suffix) = halves.as_ref().map_or((device_pointer(products), "f32"), |f| (f.at(), f.suffix()));
             gpu.launch(
                 &format!("log_sum_gradient_{suffix}"),
                 Grid::blocks(n, columns.div_ceil(4 * 32 * WARPS)),
@@ -195,9 +195,9 @@ impl OnGpu<2> for RowLogSumExp {
                     columns
                 ],
             )?;
-            let p = halves.as_ref().map_or(Matrix::new(address(products), n, columns), |f| f.matrix(n, columns));
-            gpu.product(address(&da), p, Matrix::new(own, columns, d), first > 0, self.precision)?;
-            let to = address(&db).plus(first * d);
+            let p = halves.as_ref().map_or(Matrix::new(device_pointer(products), n, columns), |f| f.matrix(n, columns));
+            gpu.product(device_pointer(&da), p, Matrix::new(own, columns, d), first > 0, self.precision)?;
+            let to = device_pointer(&db).plus(first * d);
             gpu.product(to, p.t(), Matrix::new(a.at, n, d), false, self.precision)?;
         }
         Ok([Some(da), Some(db)])

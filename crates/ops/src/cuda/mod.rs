@@ -43,7 +43,7 @@ use candle_core::op::BackpropOp;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Storage, Tensor, bail};
 
 use crate::timing::timed;
-use gpu::{Address, Floats, Gpu, address};
+use gpu::{DevicePointer, Floats, Gpu, device_pointer};
 
 /// Indices on a GPU.
 pub(crate) type GpuIndices = candle_core::cuda_backend::cudarc::driver::CudaSlice<u32>;
@@ -84,10 +84,10 @@ fn keep_memory(device: &CudaDevice) -> Result<()> {
     }
 }
 
-/// An argument or a result: the address of its values, row after row, and the length of each axis.
+/// An argument or a result: a pointer to its values, row after row, and the length of each axis.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
-    at: Address,
+    at: DevicePointer,
     dims: &'a [usize],
 }
 
@@ -126,7 +126,9 @@ fn lanes(d: usize) -> usize {
 
 fn view<'a>(storage: &CudaStorage, layout: &'a Layout) -> Result<View<'a>> {
     match layout.contiguous_offsets() {
-        Some((start, _)) => Ok(View { at: address(storage.as_cuda_slice::<f32>()?).plus(start), dims: layout.dims() }),
+        Some((start, _)) => {
+            Ok(View { at: device_pointer(storage.as_cuda_slice::<f32>()?).plus(start), dims: layout.dims() })
+        }
         None => bail!("an operator on a GPU needs contiguous arguments"),
     }
 }
@@ -137,7 +139,7 @@ pub(crate) fn with_views<const N: usize, T>(
     f: impl FnOnce(&Gpu, [View<'_>; N]) -> Result<T>,
 ) -> Result<T> {
     let held = tensors.map(Tensor::storage_and_layout);
-    let mut views = [View { at: Address::NONE, dims: &[] }; N];
+    let mut views = [View { at: DevicePointer::NONE, dims: &[] }; N];
     let mut gpu = None;
     for (slot, (storage, layout)) in views.iter_mut().zip(&held) {
         let Storage::Cuda(storage) = &**storage else { bail!("an operator on a GPU got a tensor that is elsewhere") };

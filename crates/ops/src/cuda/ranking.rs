@@ -3,7 +3,7 @@
 use candle_core::cuda_backend::WrapErr;
 use candle_core::{Result, Tensor};
 
-use super::gpu::{Floats, Gpu, Grid, Matrix, address, arguments};
+use super::gpu::{Floats, Gpu, Grid, Matrix, arguments, device_pointer};
 use super::with_views;
 use crate::{Precision, Removed};
 
@@ -50,7 +50,7 @@ impl GpuScores {
             for first in (0..n).step_by(together) {
                 let count = together.min(n - first);
                 let own = Matrix::new(rows.at.plus(first * self.d), count, self.d);
-                gpu.product(address(&scores), own, columns, false, Precision::F32)?;
+                gpu.product(device_pointer(&scores), own, columns, false, Precision::F32)?;
                 visit(gpu, first, count, &scores)?;
             }
             Ok(())

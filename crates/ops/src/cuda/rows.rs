@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{Error, Result, Tensor, bail};
 
-use super::gpu::{Address, Floats, Gpu, Grid, Matrix, address, arguments};
+use super::gpu::{DevicePointer, Floats, Gpu, Grid, Matrix, arguments, device_pointer};
 use super::{OnGpu, View, apply1, apply2, apply3};
 use crate::sparse::CompressedRows;
 use crate::{GatherIndex, Precision, SparseMatrix, precision};
@@ -31,12 +31,18 @@ fn shapes(x: View<'_>, weight: View<'_>) -> Result<(usize, usize, usize)> {
 }
 
 /// dx and dW of y = x W.
-fn gradients(gpu: &Gpu, x: View<'_>, weight: View<'_>, dy: Address, precision: Precision) -> Result<(Floats, Floats)> {
+fn gradients(
+    gpu: &Gpu,
+    x: View<'_>,
+    weight: View<'_>,
+    dy: DevicePointer,
+    precision: Precision,
+) -> Result<(Floats, Floats)> {
     let (t, a, b) = shapes(x, weight)?;
     let (dx, dw) = (gpu.take::<f32>(t * a)?, gpu.take::<f32>(a * b)?);
     let dy = Matrix::new(dy, t, b);
-    gpu.product(address(&dx), dy, Matrix::new(weight.at, a, b).t(), false, precision)?;
-    gpu.product(address(&dw), Matrix::new(x.at, t, a).t(), dy, false, precision)?;
+    gpu.product(device_pointer(&dx), dy, Matrix::new(weight.at, a, b).t(), false, precision)?;
+    gpu.product(device_pointer(&dw), Matrix::new(x.at, t, a).t(), dy, false, precision)?;
     Ok((dx, dw))
 }
 
@@ -49,7 +55,7 @@ impl OnGpu<3> for Linear {
             bail!("linear: bias {:?} does not fit weight {:?}", bias.dims, weight.dims);
         }
         let y = gpu.take::<f32>(t * b)?;
-        gpu.product(address(&y), Matrix::new(x.at, t, a), Matrix::new(weight.at, a, b), false, self.0)?;
+        gpu.product(device_pointer(&y), Matrix::new(x.at, t, a), Matrix::new(weight.at, a, b), false, self.0)?;
         gpu.launch("add_bias", Grid::threads(t * b), arguments![&y, bias.at, t * b, b])?;
         Ok((y, vec![t, b]))
     }
@@ -64,7 +70,7 @@ impl OnGpu<3> for Linear {
         let (t, _, b) = shapes(x, weight)?;
         let (dx, dw) = gradients(gpu, x, weight, gradient.at, self.0)?;
         let db = gpu.take::<f32>(b)?;
-        gpu.column_sums(address(&db), gradient.at, t, b)?;
+        gpu.column_sums(device_pointer(&db), gradient.at, t, b)?;
         Ok([Some(dx), Some(dw), Some(db)])
     }
 }
@@ -75,7 +81,7 @@ impl OnGpu<2> for Product {
     fn forward(&self, gpu: &Gpu, [x, weight]: [View<'_>; 2]) -> Result<(Floats, Vec<usize>)> {
         let (t, a, b) = shapes(x, weight)?;
         let y = gpu.take::<f32>(t * b)?;
-        gpu.product(address(&y), Matrix::new(x.at, t, a), Matrix::new(weight.at, a, b), false, self.0)?;
+        gpu.product(device_pointer(&y), Matrix::new(x.at, t, a), Matrix::new(weight.at, a, b), false, self.0)?;
         Ok((y, vec![t, b]))
     }
 
@@ -195,8 +201,8 @@ impl UploadedGatherIndex {
     }
 
     /// The row of every use.
-    pub fn rows(&self) -> Address {
-        address(&self.uploaded)
+    pub fn rows(&self) -> DevicePointer {
+        device_pointer(&self.uploaded)
     }
 
     fn order(&self, gpu: &Gpu) -> Result<Arc<Uploaded>> {
@@ -222,25 +228,25 @@ impl UploadedGatherIndex {
         Ok(uploaded)
     }
 
-    /// The addresses of the starts of the rows' uses, and of the uses by row.
-    pub fn by_row(&self, gpu: &Gpu) -> Result<(Address, Address)> {
+    /// Pointers to the starts of the rows' uses, and of the uses by row.
+    pub fn by_row(&self, gpu: &Gpu) -> Result<(DevicePointer, DevicePointer)> {
         match &*self.order(gpu)? {
             Uploaded::Once => bail!("uses whose order was not asked for"),
             Uploaded::Index { values, .. } => {
-                let starts = address(values);
+                let starts = device_pointer(values);
                 Ok((starts, starts.plus(self.rows + 1)))
             }
         }
     }
 
     /// For every row of the table, the sum of its uses' rows of `gradient` `[uses, d]`: `[rows, d]`.
-    pub fn scatter(&self, gpu: &Gpu, gradient: Address, d: usize) -> Result<Floats> {
+    pub fn scatter(&self, gpu: &Gpu, gradient: DevicePointer, d: usize) -> Result<Floats> {
         let out = gpu.take::<f32>(self.rows * d)?;
-        self.scatter_into(gpu, address(&out), gradient, d)?;
+        self.scatter_into(gpu, device_pointer(&out), gradient, d)?;
         Ok(out)
     }
 
-    pub fn scatter_into(&self, gpu: &Gpu, out: Address, gradient: Address, d: usize) -> Result<()> {
+    pub fn scatter_into(&self, gpu: &Gpu, out: DevicePointer, gradient: DevicePointer, d: usize) -> Result<()> {
         let rows = self.rows;
         match &*self.order(gpu)? {
             Uploaded::Once => {
@@ -249,7 +255,7 @@ impl UploadedGatherIndex {
                 gpu.launch("scatter_once", grid, arguments![out, gradient, self.rows(), self.count, d])
             }
             Uploaded::Index { values, many } => {
-                let starts = address(values);
+                let starts = device_pointer(values);
                 let uses = starts.plus(rows + 1);
                 let grid = Grid { threads: (1024, 1), ..Grid::blocks(*many, 1) };
                 let long = uses.plus(self.count);
@@ -316,9 +322,9 @@ impl GpuRows {
     }
 
     /// y = A x; with `sum`, sum += y.
-    fn times(&self, gpu: &Gpu, sum: Option<Address>, x: Address, d: usize) -> Result<Floats> {
+    fn times(&self, gpu: &Gpu, sum: Option<DevicePointer>, x: DevicePointer, d: usize) -> Result<Floats> {
         let y = gpu.take::<f32>(self.rows * d)?;
-        let total = sum.unwrap_or(Address::NONE);
+        let total = sum.unwrap_or(DevicePointer::NONE);
         let (offsets, columns, weights) = (&self.offsets, &self.columns, &self.weights);
         let arguments = arguments![&y, total, x, offsets, columns, weights, self.rows, d, sum.is_some()];
         gpu.launch("sparse_rows", Grid::warps(self.rows), arguments)?;
@@ -377,8 +383,8 @@ fn mean_of_powers(gpu: &Gpu, rows: &GpuRows, x: View<'_>, layers: usize) -> Resu
     gpu.launch("add_to", Grid::threads(count), arguments![&sum, x.at, count])?;
     let mut layer: Option<Floats> = None;
     for _ in 0..layers {
-        let from = layer.as_ref().map_or(x.at, address);
-        layer = Some(rows.times(gpu, Some(address(&sum)), from, d)?);
+        let from = layer.as_ref().map_or(x.at, device_pointer);
+        layer = Some(rows.times(gpu, Some(device_pointer(&sum)), from, d)?);
     }
     gpu.launch("scale_all", Grid::threads(count), arguments![&sum, 1.0 / (layers + 1) as f32, count])?;
     Ok(sum)

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use candle_core::{Result, Tensor, bail};
 
-use super::gpu::{Address, BLOCKS, Floats, Gpu, Grid, address, arguments};
+use super::gpu::{BLOCKS, DevicePointer, Floats, Gpu, Grid, arguments, device_pointer};
 use super::rows::UploadedGatherIndex;
 use super::{OnGpu, View, WIDEST, apply2, apply3, lanes};
 use crate::{Dropout, Rows, plain};
@@ -42,19 +42,19 @@ struct Uploaded {
     positions: UploadedGatherIndex,
 }
 
-/// The addresses of the tables: z, the positions, their LayerNorm, and the ids, if any.
+/// Pointers to the tables: z, the positions, their LayerNorm, and the ids, if any.
 #[derive(Clone, Copy)]
 struct Tables {
-    z: Address,
-    positions: Address,
-    norm: Address,
-    ids: Address,
+    z: DevicePointer,
+    positions: DevicePointer,
+    norm: DevicePointer,
+    ids: DevicePointer,
 }
 
 impl Input {
     fn tables(z: View<'_>, packed: View<'_>, ids: Option<View<'_>>) -> Tables {
         let (rows, d) = (packed.dims[0] - 2, packed.dims[1]);
-        let ids = ids.map_or(Address::NONE, |ids| ids.at);
+        let ids = ids.map_or(DevicePointer::NONE, |ids| ids.at);
         Tables { z: z.at, positions: packed.at, norm: packed.at.plus(rows * d), ids }
     }
 
@@ -79,7 +79,7 @@ impl Input {
             positions: UploadedGatherIndex::new(gpu, &self.positions, rows - 2, NAME)?,
         };
         let (tables, y) = (Self::tables(z, packed, ids), gpu.take::<f32>(tokens * d)?);
-        let id_rows = uploaded.ids.as_ref().map_or(Address::NONE, UploadedGatherIndex::rows);
+        let id_rows = uploaded.ids.as_ref().map_or(DevicePointer::NONE, UploadedGatherIndex::rows);
         gpu.launch(
             &format!("input_{}", lanes(d)),
             Grid::warps(tokens),
@@ -115,7 +115,7 @@ impl Input {
         let tables = Self::tables(z, packed, ids);
         let blocks = BLOCKS.min(tokens.max(1));
         let (dv, partial) = (gpu.take::<f32>(tokens * d)?, gpu.take::<f32>(blocks * 2 * d)?);
-        let id_rows = uploaded.ids.as_ref().map_or(Address::NONE, UploadedGatherIndex::rows);
+        let id_rows = uploaded.ids.as_ref().map_or(DevicePointer::NONE, UploadedGatherIndex::rows);
         gpu.launch(
             &format!("input_backward_{}", lanes(d)),
             Grid::blocks(blocks, 1),
@@ -136,10 +136,10 @@ impl Input {
             ],
         )?;
         let d_packed = gpu.take::<f32>((rows + 2) * d)?;
-        uploaded.positions.scatter_into(gpu, address(&d_packed), address(&dv), d)?;
-        gpu.sum_rows(address(&d_packed).plus(rows * d), address(&partial), blocks, 2 * d)?;
-        let dz = uploaded.z.scatter(gpu, address(&dv), d)?;
-        let d_ids = uploaded.ids.as_ref().map(|ids| ids.scatter(gpu, address(&dv), d)).transpose()?;
+        uploaded.positions.scatter_into(gpu, device_pointer(&d_packed), device_pointer(&dv), d)?;
+        gpu.sum_rows(device_pointer(&d_packed).plus(rows * d), device_pointer(&partial), blocks, 2 * d)?;
+        let dz = uploaded.z.scatter(gpu, device_pointer(&dv), d)?;
+        let d_ids = uploaded.ids.as_ref().map(|ids| ids.scatter(gpu, device_pointer(&dv), d)).transpose()?;
         Ok((dz, d_packed, d_ids))
     }
 }
