@@ -596,8 +596,8 @@ fn a_model_folder_recommends_wherever_it_is() {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", said(&output));
     assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "scores to the bit");
-    let places = files::read_to_string(&folder.join("artifacts/a/runs/mp4sr/config.toml")).unwrap();
-    assert!(!places.contains(&world.folder().display().to_string()), "{places}");
+    let config = files::read_to_string(&folder.join("artifacts/a/runs/mp4sr/config.toml")).unwrap();
+    assert!(!config.contains(&world.folder().display().to_string()), "{config}");
     if let Some(printed) = python("card.py", "huggingface_hub, yaml, safetensors, numpy", &[&folder], &[]) {
         let found = found(&printed);
         assert!(found["results"]["R@10"].as_f64().is_some() && found["results"]["MRR"].as_f64().is_some(), "{found}");

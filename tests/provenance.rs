@@ -176,8 +176,8 @@ fn lists_hold_the_target_exactly_where_its_rank_is_within_them() {
             assert_eq!(users.len(), 60);
             for ((user, target), list) in users.iter().zip(&targets).zip(&items) {
                 let rank = ranks[*user as usize - 1];
-                let place = list.iter().position(|item| item == target).map(|at| at as u32 + 1);
-                assert_eq!(place, Some(rank).filter(|rank| *rank <= 7), "{name}, user {user}");
+                let position = list.iter().position(|item| item == target).map(|at| at as u32 + 1);
+                assert_eq!(position, Some(rank).filter(|rank| *rank <= 7), "{name}, user {user}");
             }
         }
     }

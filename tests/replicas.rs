@@ -46,12 +46,12 @@ impl Postgres {
     /// Starts a server with the superuser `mp4sr`; `None` if PostgreSQL is not installed.
     fn start() -> Option<Self> {
         let listed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-        let mut places: Vec<PathBuf> = listed.map(|entry| entry.path().join("bin")).collect();
-        places.sort();
+        let mut folders: Vec<PathBuf> = listed.map(|entry| entry.path().join("bin")).collect();
+        folders.sort();
         let on_path = std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect::<Vec<_>>());
-        places.extend(on_path.unwrap_or_default());
+        folders.extend(on_path.unwrap_or_default());
         let Some(programs) =
-            places.into_iter().find(|place| place.join("initdb").exists() && place.join("postgres").exists())
+            folders.into_iter().find(|folder| folder.join("initdb").exists() && folder.join("postgres").exists())
         else {
             println!("skipped: PostgreSQL is not installed");
             return None;

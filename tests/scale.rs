@@ -261,35 +261,35 @@ fn copy_dataset(world: &Project, artifacts: &Path) {
 #[test]
 fn vectors_of_machines_that_share_nothing_are_merged() {
     let (world, expected) = world_to_extract();
-    let place = |host: &str| world.folder().join(host);
+    let machine = |host: &str| world.folder().join(host);
     for (host, parts) in [("first", &["1/3"][..]), ("second", &["2/3", "3/3"])] {
-        copy_dataset(&world, &place(host));
+        copy_dataset(&world, &machine(host));
         for part in parts {
             let mut command = mp4sr_tests::command("extract");
             command
                 .arg("--pipeline")
                 .arg(world.pipeline("a"))
                 .arg("--artifacts")
-                .arg(place(host))
+                .arg(machine(host))
                 .args(["--shard", part]);
             let output = command.output().unwrap();
             assert!(output.status.success(), "{}", said(&output));
         }
     }
-    let merge = |places: &[&Path]| {
+    let merge = |folders: &[&Path]| {
         let mut command = mp4sr_tests::command("cache");
-        command.arg("merge").args(places).arg("--artifacts").arg(world.path("")).output().unwrap()
+        command.arg("merge").args(folders).arg("--artifacts").arg(world.path("")).output().unwrap()
     };
     // A copy of the second machine's cache, in which one shard was damaged.
-    let copy = place("copy");
-    let vectors = place("second").join(".cache/vectors");
+    let copy = machine("copy");
+    let vectors = machine("second").join(".cache/vectors");
     let mut damaged = false;
     for encoder in files::list(&vectors).unwrap() {
         for path in files::list(&encoder).unwrap() {
             let mut bytes = files::read(&path).unwrap();
             let relative = path.strip_prefix(&vectors).unwrap();
             // Shards that the first machine has, too, are not copied.
-            let is_own = !place("first").join(".cache/vectors").join(relative).exists();
+            let is_own = !machine("first").join(".cache/vectors").join(relative).exists();
             if !damaged && is_own && path.extension().is_some_and(|end| end == "safetensors") {
                 *bytes.last_mut().unwrap() ^= 1;
                 damaged = true;
@@ -297,24 +297,24 @@ fn vectors_of_machines_that_share_nothing_are_merged() {
             files::write_bytes(&copy.join(relative), &bytes).unwrap();
         }
     }
-    let reported = merge(&[&place("first"), &copy]);
+    let reported = merge(&[&machine("first"), &copy]);
     assert!(
         damaged && !reported.status.success() && said(&reported).contains("1 damaged or foreign shards were left out"),
         "{}",
         said(&reported)
     );
     forget(&world);
-    let refused = |places: &[&Path], reason: &str| {
-        let reported = merge(places);
+    let refused = |folders: &[&Path], reason: &str| {
+        let reported = merge(folders);
         assert!(!reported.status.success() && said(&reported).contains(reason), "{}", said(&reported));
     };
     // If one folder has no vectors, or a folder of an encoder lacks its description, nothing is copied.
-    refused(&[&place("first"), &place("third")], "third` holds no vectors");
+    refused(&[&machine("first"), &machine("third")], "third` holds no vectors");
     let about = files::list(&copy).unwrap().into_iter().map(|encoder| encoder.join("about.json")).next_back().unwrap();
     let described = files::read(&about).unwrap();
     files::remove_if_present(&about).unwrap();
     refused(
-        &[&place("first"), &copy],
+        &[&machine("first"), &copy],
         &format!("the vectors beside `{}` belong to an unknown encoder", about.display()),
     );
     assert!(!world.path(".cache").exists(), "nothing is copied");
@@ -332,8 +332,8 @@ fn vectors_of_machines_that_share_nothing_are_merged() {
     files::remove_if_present(&moved).unwrap();
     // All but the damaged shard are added, and then that one from the second machine.
     forget(&world);
-    refused(&[&place("first"), &copy], "1 damaged or foreign shards were left out");
-    let reported = merge(&[&place("first"), &place("second")]);
+    refused(&[&machine("first"), &copy], "1 damaged or foreign shards were left out");
+    let reported = merge(&[&machine("first"), &machine("second")]);
     assert!(reported.status.success(), "{}", said(&reported));
     let printed = String::from_utf8_lossy(&reported.stdout).into_owned();
     assert!(printed.contains("1 shards were added") && printed.contains("1 were already present"), "{printed}");
@@ -343,7 +343,7 @@ fn vectors_of_machines_that_share_nothing_are_merged() {
     let own = files::list(&world.path(".cache/vectors")).unwrap().iter().find_map(|folder| shard_in(folder)).unwrap();
     let whole = files::read(&own).unwrap();
     files::write_bytes(&own, &whole[..whole.len() - 1]).unwrap();
-    let reported = merge(&[&place("first"), &place("second")]);
+    let reported = merge(&[&machine("first"), &machine("second")]);
     let printed = String::from_utf8_lossy(&reported.stdout).into_owned();
     assert!(reported.status.success() && printed.contains(&own.display().to_string()), "{printed}{}", said(&reported));
     assert!(files::read(&own).unwrap() == whole);

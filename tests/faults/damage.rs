@@ -76,10 +76,10 @@ fn every_damaged_artifact_is_refused_by_name() {
     let mut refusals = 0;
     for (artifact, stage) in READ {
         let whole = files::read(&world.path("a").join(artifact)).unwrap();
-        for place in 0..30 {
+        for step in 0..30 {
             let mut flipped = whole.clone();
-            let at = place * (whole.len() - 1) / 29;
-            flipped[at] ^= 1 << (place % 8);
+            let at = step * (whole.len() - 1) / 29;
+            flipped[at] ^= 1 << (step % 8);
             refusals += usize::from(refused(&world, artifact, stage, &flipped, &format!("bit at {at}")));
         }
         for part in 0..8 {
@@ -151,9 +151,9 @@ fn a_footer_that_the_library_panics_at_is_refused_in_one_sentence() {
     let path = world.path("a").join(artifact);
     let whole = files::read(&path).unwrap();
     let copy = world.folder().join("copy.parquet");
-    let flipped = (0..whole.len() * 8).rev().find_map(|place| {
+    let flipped = (0..whole.len() * 8).rev().find_map(|bit| {
         let mut bytes = whole.clone();
-        bytes[place / 8] ^= 1 << (place % 8);
+        bytes[bit / 8] ^= 1 << (bit % 8);
         std::fs::write(&copy, &bytes).unwrap();
         let message = mp4sr_artifact::Items::read(&copy).err()?.to_string();
         message.contains("metadata is inconsistent").then_some(bytes)

@@ -70,11 +70,11 @@ fn a_disk_that_fails_at_any_call_loses_nothing() {
 #[test]
 fn a_folder_that_cannot_be_created_is_reported() {
     let world = Project::small();
-    for place in ["/proc/mp4sr", "/dev/null/mp4sr"] {
+    for path in ["/proc/mp4sr", "/dev/null/mp4sr"] {
         let mut command = mp4sr_tests::command("preprocess");
-        command.arg("--pipeline").arg(world.pipeline("a")).args(["--artifacts", place]);
+        command.arg("--pipeline").arg(world.pipeline("a")).args(["--artifacts", path]);
         let output = command.output().unwrap();
         assert_eq!(output.status.code(), Some(1));
-        assert!(said(&output).contains(place) && !said(&output).contains("internal error"), "{}", said(&output));
+        assert!(said(&output).contains(path) && !said(&output).contains("internal error"), "{}", said(&output));
     }
 }

@@ -158,11 +158,11 @@ fn a_file_that_is_not_data_gives_an_error_that_names_it() {
 
     fs::create_dir(world.folder().join("folder.jsonl")).unwrap();
     let fifo = std::process::Command::new("mkfifo").arg(world.folder().join("pipe.jsonl")).status();
-    let mut places = vec!["folder.jsonl", "nothing.jsonl"];
+    let mut names = vec!["folder.jsonl", "nothing.jsonl"];
     if fifo.is_ok_and(|status| status.success()) {
-        places.push("pipe.jsonl");
+        names.push("pipe.jsonl");
     }
-    for name in places {
+    for name in names {
         let source = format!("source.interactions=[\"{name}\"]");
         let output = world.output("preprocess", &["--set", &source]);
         assert_eq!(output.status.code(), Some(1), "{name}");

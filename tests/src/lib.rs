@@ -260,27 +260,27 @@ impl Project {
     }
 }
 
-/// A folder below `place` that `make` fills once for all tests of a run, even if every test is a separate process, as with nextest. The
+/// A folder below `parent` that `make` fills once for all tests of a run, even if every test is a separate process, as with nextest. The
 /// next run removes it.
 ///
 /// # Panics
 ///
 /// If files cannot be read or written.
-pub fn shared(place: &Path, make: impl FnOnce(&Path)) -> PathBuf {
+pub fn shared(parent: &Path, make: impl FnOnce(&Path)) -> PathBuf {
     let run = std::env::var("NEXTEST_RUN_ID").unwrap_or_else(|_| std::process::id().to_string());
-    let folder = place.join(&run);
-    fill_once(place, &folder, make).unwrap_or_else(|e| panic!("failed to fill `{}`: {e}", folder.display()));
+    let folder = parent.join(&run);
+    fill_once(parent, &folder, make).unwrap_or_else(|e| panic!("failed to fill `{}`: {e}", folder.display()));
     folder
 }
 
-fn fill_once(place: &Path, folder: &Path, make: impl FnOnce(&Path)) -> std::io::Result<()> {
-    std::fs::create_dir_all(place)?;
+fn fill_once(parent: &Path, folder: &Path, make: impl FnOnce(&Path)) -> std::io::Result<()> {
+    std::fs::create_dir_all(parent)?;
     let lock_of = |folder: &Path| folder.with_extension("lock");
     let lock = File::create(lock_of(folder))?;
     lock.lock()?;
     let done = folder.join("done");
     if !done.exists() {
-        for other in std::fs::read_dir(place)?.map_while(Result::ok).map(|entry| entry.path()) {
+        for other in std::fs::read_dir(parent)?.map_while(Result::ok).map(|entry| entry.path()) {
             let is_left = || File::open(lock_of(&other)).is_ok_and(|lock| lock.try_lock().is_ok());
             if other.is_dir() && other != folder && is_left() {
                 std::fs::remove_dir_all(&other)?;

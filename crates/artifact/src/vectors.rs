@@ -39,7 +39,7 @@ pub struct VectorCache {
     encoder: Fingerprint,
     width: usize,
     shards: Vec<Values<f32>>,
-    places: HashMap<VectorKey, (u32, u32)>,
+    locations: HashMap<VectorKey, (u32, u32)>,
     new_keys: Vec<VectorKey>,
     new_values: Vec<f32>,
     damaged: Vec<Error>,
@@ -54,7 +54,7 @@ impl VectorCache {
             encoder: encoder.clone(),
             width,
             shards: Vec::new(),
-            places: HashMap::new(),
+            locations: HashMap::new(),
             new_keys: Vec::new(),
             new_values: Vec::new(),
             damaged: Vec::new(),
@@ -79,22 +79,22 @@ impl VectorCache {
 
     /// The number of vectors.
     pub fn len(&self) -> usize {
-        self.places.len()
+        self.locations.len()
     }
 
     /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
-        self.places.is_empty()
+        self.locations.is_empty()
     }
 
     /// Whether the cache has the vector of `key`.
     pub fn contains(&self, key: VectorKey) -> bool {
-        self.places.contains_key(&key)
+        self.locations.contains_key(&key)
     }
 
     /// The vector of `key`, if the cache has it.
     pub fn get(&self, key: VectorKey) -> Option<&[f32]> {
-        let &(shard, row) = self.places.get(&key)?;
+        let &(shard, row) = self.locations.get(&key)?;
         let values = self.shards.get(shard as usize).map_or(self.new_values.as_slice(), |shard| (**shard).as_ref());
         values.get(row as usize * self.width..(row as usize + 1) * self.width)
     }
@@ -102,9 +102,9 @@ impl VectorCache {
     /// Adds vectors `[keys, width]`. A key that the cache already has keeps its vector.
     pub fn add(&mut self, keys: &[VectorKey], values: &[f32]) -> Result<()> {
         for (&key, vector) in keys.iter().zip(values.chunks_exact(self.width)) {
-            let place = (self.shards.len() as u32, self.new_keys.len() as u32);
-            if let Entry::Vacant(vacant) = self.places.entry(key) {
-                vacant.insert(place);
+            let location = (self.shards.len() as u32, self.new_keys.len() as u32);
+            if let Entry::Vacant(vacant) = self.locations.entry(key) {
+                vacant.insert(location);
                 self.new_keys.push(key);
                 self.new_values.extend_from_slice(vector);
                 if self.new_keys.len() == SHARD {
@@ -145,7 +145,7 @@ impl VectorCache {
     /// Drops the vectors that have not been written.
     pub fn discard(&mut self) {
         for key in self.new_keys.drain(..) {
-            self.places.remove(&key);
+            self.locations.remove(&key);
         }
         self.new_values.clear();
     }
@@ -157,9 +157,9 @@ impl VectorCache {
     }
 
     fn hold(&mut self, shard: Shard) {
-        let place = self.shards.len() as u32;
+        let index = self.shards.len() as u32;
         for (row, key) in shard.keys.into_iter().enumerate() {
-            self.places.entry(key).or_insert((place, row as u32));
+            self.locations.entry(key).or_insert((index, row as u32));
         }
         self.shards.push(shard.values);
     }
@@ -379,7 +379,7 @@ mod tests {
         let mut cache = VectorCache::open(&root.join(name), of, 2).unwrap();
         for (key, values) in keys.iter().zip(values.chunks(2)) {
             // Each process has its own vectors, also of keys that others have.
-            cache.places.remove(key);
+            cache.locations.remove(key);
             cache.add(&[*key], values).unwrap();
         }
         cache.flush().unwrap();

@@ -107,10 +107,10 @@ impl Workload {
             let drawn = ((1.0 - u).ln() / (1.0 - 1.0 / sizes.mean_len).ln()).ceil();
             (drawn.max(1.0) as usize).min(sizes.max_len)
         };
-        let place = |j: usize, t: usize| (j * (sizes.max_len + 1) + t) as u64;
+        let index = |j: usize, t: usize| (j * (sizes.max_len + 1) + t) as u64;
         let histories: Vec<Vec<u32>> =
-            (0..sizes.batch).map(|j| (0..length(j)).map(|t| item(place(j, t))).collect()).collect();
-        let targets = (0..sizes.batch).map(|j| item(place(j, sizes.max_len)));
+            (0..sizes.batch).map(|j| (0..length(j)).map(|t| item(index(j, t))).collect()).collect();
+        let targets = (0..sizes.batch).map(|j| item(index(j, sizes.max_len)));
         let batch = Batch::of_histories(histories.iter().map(Vec::as_slice).zip(targets), sizes.max_len)?;
         let swap = |token: u64| u32::from(key.fold_in("shift").uniform(token) < SWAP);
         let shift = if pretrains { (0..batch.items.len() as u64).map(swap).collect() } else { vec![] };

@@ -1,6 +1,6 @@
 //! Formats a plan as text.
 
-use mp4sr_extract::{EncoderFacts, EncoderPlace, EncoderRole};
+use mp4sr_extract::{EncoderFacts, EncoderLocation, EncoderRole};
 use mp4sr_pipeline::Context;
 use mp4sr_pipeline::text::{TextTable, bytes, count};
 
@@ -70,16 +70,18 @@ fn described(encoder: &EncoderFacts) -> String {
         EncoderRole::Sounds => "sounds",
     };
     let size = encoder.weight_bytes.map(|size| format!("{:.1} MB", size as f64 / 1e6));
-    let place = match &encoder.place {
-        EncoderPlace::Carried => "built into the program".to_owned(),
-        EncoderPlace::Folder => "a folder with all of its files".to_owned(),
-        EncoderPlace::Cached => "in the hub's cache".to_owned(),
-        EncoderPlace::Hub if size.is_some() => "not in the hub's cache: extraction downloads it".to_owned(),
-        EncoderPlace::Hub => "not in the hub's cache: extraction downloads it; `--online` asks for its size".to_owned(),
-        EncoderPlace::Unusable(why) => why.clone(),
+    let location = match &encoder.location {
+        EncoderLocation::Carried => "built into the program".to_owned(),
+        EncoderLocation::Folder => "a folder with all of its files".to_owned(),
+        EncoderLocation::Cached => "in the hub's cache".to_owned(),
+        EncoderLocation::Hub if size.is_some() => "not in the hub's cache: extraction downloads it".to_owned(),
+        EncoderLocation::Hub => {
+            "not in the hub's cache: extraction downloads it; `--online` asks for its size".to_owned()
+        }
+        EncoderLocation::Unusable(why) => why.clone(),
     };
     let width = encoder.width.map(|width| format!("vectors of {width} numbers"));
-    let more: Vec<String> = [Some(place), size, width].into_iter().flatten().collect();
+    let more: Vec<String> = [Some(location), size, width].into_iter().flatten().collect();
     format!("{role}: `{}`, {}", encoder.name, more.join(", "))
 }
 

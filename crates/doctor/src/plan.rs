@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::{Manifest, Stage, Status, Timing, files};
-use mp4sr_extract::{EncoderFacts, EncoderPlace, encoder_device, encoders, local_stage};
+use mp4sr_extract::{EncoderFacts, EncoderLocation, encoder_device, encoders, local_stage};
 use mp4sr_ops::ComputeDevice;
 use mp4sr_pipeline::config::{FINETUNE, PRETRAIN};
 use mp4sr_pipeline::text::bytes;
@@ -337,9 +337,9 @@ impl Plan {
         let is_on = |value: String| !["", "0", "false", "no", "off"].contains(&value.trim().to_lowercase().as_str());
         let offline = std::env::var("HF_HUB_OFFLINE").is_ok_and(is_on);
         for encoder in &self.encoders {
-            match &encoder.place {
-                EncoderPlace::Unusable(why) => self.problems.push(format!("`extract` cannot run: {why}")),
-                EncoderPlace::Hub if offline => self.problems.push(format!(
+            match &encoder.location {
+                EncoderLocation::Unusable(why) => self.problems.push(format!("`extract` cannot run: {why}")),
+                EncoderLocation::Hub if offline => self.problems.push(format!(
                     "`extract` cannot run: `{}` is not in the hub's cache, and `HF_HUB_OFFLINE` is on; download it once where the hub can be \
                      reached, or name a folder",
                     encoder.name

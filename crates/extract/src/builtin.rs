@@ -2,7 +2,7 @@
 //!
 //! The tiny encoders of `data/encoders` are compiled in. If a pipeline names one of them and the working directory has no such folder, its
 //! files are written once below the artifacts' cache and then read like those of any other encoder. The bytes are the same, and therefore
-//! the vectors and their place in the cache of vectors.
+//! the vectors and their folder in the cache of vectors.
 
 use std::path::{Path, PathBuf};
 

@@ -82,13 +82,13 @@ pub(crate) struct CachedEncoder<'f> {
     pub precision: Precision,
 }
 
-/// Adds the vectors of other caches to the cache `root`, and returns what was added per encoder. A place is a folder of artifacts, or the
-/// folder of a cache itself. All places are checked before anything is copied.
-pub fn merge(root: &Path, places: &[PathBuf]) -> Result<Vec<(Share, MergedVectors)>> {
+/// Adds the vectors of other caches to the cache `root`, and returns what was added per encoder. Each of `folders` is a folder of
+/// artifacts, or the folder of a cache itself. All folders are checked before anything is copied.
+pub fn merge(root: &Path, folders: &[PathBuf]) -> Result<Vec<(Share, MergedVectors)>> {
     let mut found = Vec::new();
-    for place in places {
-        let own = Layout::new(place, "any", "any").vectors();
-        let from = if own.is_dir() { own } else { place.clone() };
+    for folder in folders {
+        let own = Layout::new(folder, "any", "any").vectors();
+        let from = if own.is_dir() { own } else { folder.clone() };
         let before = found.len();
         for share in shares(&from)? {
             match &share.about {
@@ -98,7 +98,7 @@ pub fn merge(root: &Path, places: &[PathBuf]) -> Result<Vec<(Share, MergedVector
             }
         }
         if found.len() == before {
-            return Err(Error::NoVectors { path: place.clone() });
+            return Err(Error::NoVectors { path: folder.clone() });
         }
     }
     let mut merged = Vec::new();

@@ -85,7 +85,7 @@ fn taps(from: u32, to: u32, filter: Filter, range: std::ops::Range<u32>) -> Vec<
 /// The pixel that the nearest filter selects. The reference adds the scale up, which rounds every sum.
 fn nearest(from: u32, to: u32, at: u32) -> usize {
     let scale = f64::from(from) / f64::from(to);
-    let centre = (0..at).fold(scale * 0.5, |place, _| place + scale);
+    let centre = (0..at).fold(scale * 0.5, |position, _| position + scale);
     (centre as usize).min(from as usize - 1)
 }
 

@@ -299,8 +299,8 @@ fn a_fetched_image_is_found_by_its_address_and_a_missing_one_is_reported() {
     context.config.dataset.data = folder.path().join("data").to_string_lossy().into_owned();
     let mut items = small_dataset(&context.layout);
     let [there, absent] = ["https://shop.example/a.jpg", "https://shop.example/b.jpg"];
-    let place = Downloads::new(Path::new(&context.config.dataset.data)).image(there);
-    files::write_bytes(&place, &files::read(Path::new(&items.images[0][0])).unwrap()).unwrap();
+    let path = Downloads::new(Path::new(&context.config.dataset.data)).image(there);
+    files::write_bytes(&path, &files::read(Path::new(&items.images[0][0])).unwrap()).unwrap();
     items.images = vec![vec![there.to_owned()], vec![absent.to_owned()], vec![], vec![], vec![]];
     items.write(&context.layout.items()).unwrap();
     mp4sr_extract::run(&context).unwrap();

@@ -346,8 +346,8 @@ fn words_agree_with_transformers_over_the_real_tokenizer() {
     let bytes = files::read(&fixture("clip/model.safetensors")).unwrap();
     let small = SafeTensors::deserialize(&bytes).unwrap();
     let table: Vec<u8> = (0..49_408 * 32_u64)
-        .flat_map(|place| {
-            let hash = ((place * 2_654_435_761) % (1 << 32)) >> 9;
+        .flat_map(|index| {
+            let hash = ((index * 2_654_435_761) % (1 << 32)) >> 9;
             (hash as f32 / (1 << 23) as f32 - 0.5).to_le_bytes()
         })
         .collect();

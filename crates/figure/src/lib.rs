@@ -245,8 +245,8 @@ mod tests {
         let figure = figure(2, &["0.001", "0.01", "0.1"], &lines);
         let drawn = figure.draw().unwrap();
         assert!(drawn.svg.contains("a&lt;b&gt;&amp;") && !drawn.svg.contains("a<b>"));
-        for place in ["0.001", "0.01", "0.1"] {
-            assert_eq!(drawn.svg.matches(&format!("\n{place}\n")).count(), 2, "{place} under both charts");
+        for tick in ["0.001", "0.01", "0.1"] {
+            assert_eq!(drawn.svg.matches(&format!("\n{tick}\n")).count(), 2, "{tick} under both charts");
         }
         let image = image::load_from_memory(&drawn.png).unwrap().to_rgb8();
         assert_eq!(image.dimensions(), (1040, TITLE + CHART.1 + 2 * LEGEND_ROW + 10));

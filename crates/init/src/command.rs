@@ -10,12 +10,12 @@ use mp4sr_pipeline::{Config, print};
 use mp4sr_preprocess::survey::{Known, Survey};
 use mp4sr_preprocess::{Report, RowLimits, described_shares, trial};
 
+use crate::data_folder::{DataFolder, dataset_name};
 use crate::draft::{ColumnRoles, Core, Draft, Modalities, TINY_IMAGE, TINY_TEXT};
 use crate::events::{Clock, EventColumns, NamedEvents};
 use crate::found::{self, Doubt};
 use crate::items::{ImageKind, ItemColumns, NamedItems};
 use crate::join::{EVENT_ROWS, ITEM_ROWS, NamedIds, joins};
-use crate::places::{Places, dataset_name};
 use crate::{Error, Result};
 
 /// Inspects files of interactions and of items, guesses the meaning of each column, and writes a commented pipeline file.
@@ -165,9 +165,9 @@ impl Made {
             return Err(Error::Unknown(format!("`--images {0}`: `{0}` is not a folder", folder.display())));
         }
         let inspected = Inspected::at(args)?;
-        let places = places(args)?;
+        let data_folder = data_folder(args)?;
         let files: Vec<&Path> = args.interactions.iter().chain(&args.items).map(PathBuf::as_path).collect();
-        let title = || Ok::<_, Error>(Places::of(&files, &[])?.title());
+        let title = || Ok::<_, Error>(DataFolder::of(&files, &[])?.title());
         let title = args.name.clone().map_or_else(title, |name| Ok(Some(name)))?;
         let name = dataset_name(&title.unwrap_or_else(|| stem(&args.interactions[0])));
         let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("{name}.toml")));
@@ -175,11 +175,11 @@ impl Made {
         let beside = inspected.images_are_beside();
         let mut draft = Draft {
             name,
-            data: places.data.clone(),
-            interactions: args.interactions.iter().map(|path| places.name(path)).collect::<Result<_>>()?,
-            items: args.items.iter().map(|path| places.name(path)).collect::<Result<_>>()?,
+            data: data_folder.path.clone(),
+            interactions: args.interactions.iter().map(|path| data_folder.name(path)).collect::<Result<_>>()?,
+            items: args.items.iter().map(|path| data_folder.name(path)).collect::<Result<_>>()?,
             images: match args.images.as_deref().filter(|_| !beside) {
-                Some(folder) => places.name(folder)?,
+                Some(folder) => data_folder.name(folder)?,
                 None => String::new(),
             },
             of_events: &inspected.events,
@@ -262,10 +262,10 @@ fn image_encoder(name: &str) -> String {
 }
 
 /// Chooses the data folder, which contains all files.
-fn places(args: &Args) -> Result<Places> {
+fn data_folder(args: &Args) -> Result<DataFolder> {
     let files: Vec<&Path> = args.interactions.iter().chain(&args.items).map(PathBuf::as_path).collect();
     let folders: Vec<&Path> = args.images.iter().map(PathBuf::as_path).collect();
-    Places::of(&files, &folders)
+    DataFolder::of(&files, &folders)
 }
 
 impl Inspected {
@@ -465,13 +465,13 @@ fn about_trial(report: &Report, is_whole: bool) -> Vec<Doubt> {
     let mut doubts: Vec<Doubt> = Vec::new();
     for (what, rejected) in [("interactions", &report.interactions.rejected), ("items", &report.items.rejected)] {
         for (reason, rejected) in &rejected.0 {
-            let place = rejected
+            let first = rejected
                 .examples
                 .first()
                 .map_or(String::new(), |example| format!(", the first in line {} (`{}`)", example.line, example.found));
             let many = count(rejected.count);
             doubts.push(Doubt::new(
-                format!("{many} lines of {what} cannot be used: {reason}{place}"),
+                format!("{many} lines of {what} cannot be used: {reason}{first}"),
                 "they are counted and left out",
             ));
         }

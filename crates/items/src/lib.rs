@@ -1,7 +1,7 @@
 //! Adds items to a trained run, which can then list them and read them in histories without further training.
 //!
 //! In: raw items, in the format of the pipeline or as records. Out: an item table and features, computed as for the dataset with its
-//! encoders, dictionary and cache, in the place that `serve.store` names: a generation in the run's folder `new-items/`, which is immutable
+//! encoders, dictionary and cache, in the store that `serve.store` names: a generation in the run's folder `new-items/`, which is immutable
 //! and is replaced as a whole, or rows of PostgreSQL. Must not know: scores, lists, HTTP.
 
 pub mod command;

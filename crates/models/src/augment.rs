@@ -15,8 +15,8 @@ pub fn close_up(batch: &Batch, keep: impl Fn(usize) -> bool) -> Result<Batch> {
     let mut lengths = Vec::with_capacity(batch.count());
     for j in 0..batch.count() {
         let before = items.len();
-        for (place, token) in batch.offsets.range(j).enumerate() {
-            if place == 0 || keep(token) {
+        for (position, token) in batch.offsets.range(j).enumerate() {
+            if position == 0 || keep(token) {
                 items.push(batch.items[token]);
             }
         }

@@ -398,7 +398,7 @@ impl DifSr {
         let TransformerConfig { width: d, heads, max_sequence_length: n, .. } = self.transformer;
         let last = last_only.then(|| last_tokens(tokens));
         let asking = last.as_ref().map_or_else(|| Ok(x.clone()), |last| gather(x, last))?;
-        let places = tokens.offsets.positions();
+        let token_positions = tokens.offsets.positions();
         let pick = |all: &[u32]| -> Vec<u32> {
             last.as_ref().map_or_else(|| all.to_vec(), |last| last.iter().map(|&at| all[at as usize]).collect())
         };
@@ -406,7 +406,7 @@ impl DifSr {
         for (source, (query, key)) in layer.sources.iter().enumerate() {
             let map = |x: &Tensor, map: &Linear| linear(x, &map.weight, &map.bias);
             let of_attribute = attributes.get(source).map(|vectors| (vectors, &tokens.attributes));
-            let of_position = (source > attributes.len()).then_some((self.position.as_tensor(), &places));
+            let of_position = (source > attributes.len()).then_some((self.position.as_tensor(), &token_positions));
             // The queries and keys of attributes and positions are computed once per row and gathered for the tokens.
             if let Some((vectors, rows)) = of_attribute.or(of_position) {
                 queries.push(gather(&map(vectors, query)?, &pick(rows))?);

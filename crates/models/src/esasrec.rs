@@ -655,7 +655,7 @@ mod tests {
         }
     }
 
-    /// Compares the loss with that of the plain operators, with dropout at every place where the reference has it.
+    /// Compares the loss with that of the plain operators, with dropout wherever the reference has it.
     #[test]
     fn dropout_applies_to_the_table_the_input_the_weights_the_hidden_layer_and_the_branches() {
         for item_dropout in [true, false] {

@@ -81,7 +81,7 @@ pub enum Norms {
     /// One for the inputs of both transformers and for the output (published code).
     #[default]
     Shared,
-    /// One for each of the three places (paper).
+    /// One for each of the three positions (paper).
     Separate,
 }
 

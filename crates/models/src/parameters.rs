@@ -224,9 +224,9 @@ impl Parameters {
     ) -> Result<Var> {
         let Some(group) = group else { return self.add(name, &[rows, columns], initial, key) };
         let before = rows - items;
-        let place =
+        let rows_of =
             |own: Range<usize>| if own.start == 0 { 0..before + own.end } else { before + own.start..before + own.end };
-        let shares: Vec<Range<usize>> = group.shares(items).into_iter().map(place).collect();
+        let shares: Vec<Range<usize>> = group.shares(items).into_iter().map(rows_of).collect();
         let own = shares[group.rank()].clone();
         let values = initial.values(own.start * columns..own.end * columns, key.fold_in(name));
         let var = Var::from_tensor(&Tensor::from_vec(values, (own.len(), columns), &self.device)?)?;

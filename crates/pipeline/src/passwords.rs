@@ -24,8 +24,8 @@ pub fn hide_passwords(text: &str) -> String {
 
 fn hide_in_address(address: &str) -> String {
     let mut shown = match address.rsplit_once('@') {
-        Some((user, place)) => match user.split_once(':') {
-            Some((name, password)) if password != PLACEHOLDER => format!("{name}:{HIDDEN}@{place}"),
+        Some((user, host)) => match user.split_once(':') {
+            Some((name, password)) if password != PLACEHOLDER => format!("{name}:{HIDDEN}@{host}"),
             _ => address.to_owned(),
         },
         None => address.to_owned(),

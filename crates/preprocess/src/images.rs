@@ -406,8 +406,9 @@ impl Resolver {
         // Tables that were written on Windows separate the parts of paths by backslashes.
         let slashed = name.replace('\\', "/");
         let written = [path, Path::new(&slashed)];
-        let mut places = written.iter().flat_map(|path| self.folders.iter().map(move |(folder, _)| folder.join(path)));
-        let found = places.find(|path| path.is_file());
+        let mut candidates =
+            written.iter().flat_map(|path| self.folders.iter().map(move |(folder, _)| folder.join(path)));
+        let found = candidates.find(|path| path.is_file());
         let found = found.ok_or_else(|| Fault::new(format!("{what} file is missing"), name))?;
         // A link in a downloaded archive must not lead out of the folders either.
         let real = found.canonicalize().map_err(|_| leaves())?;

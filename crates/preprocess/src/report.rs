@@ -312,17 +312,17 @@ fn format_name(format: Format) -> String {
 }
 
 fn reject_table(rejected: &Rejects) -> Table {
-    let mut table = new_table(["reason", "number", "first places"]);
+    let mut table = new_table(["reason", "number", "first occurrences"]);
     for (reason, rejected) in &rejected.0 {
-        let places = rejected.examples.iter().map(|example| {
+        let examples = rejected.examples.iter().map(|example| {
             let name = example.file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             format!("{name}:{}: {}", example.line, example.found)
         });
-        let places = places.collect::<Vec<_>>().join("\n");
+        let examples = examples.collect::<Vec<_>>().join("\n");
         table.add_row([
             Cell::new(reason),
             Cell::new(count(rejected.count)).set_alignment(CellAlignment::Right),
-            Cell::new(places),
+            Cell::new(examples),
         ]);
     }
     table

@@ -216,9 +216,9 @@ impl Survey {
     /// The values of some columns in the first `limit` rows, each with the number of its occurrences, and the number of rows. Several
     /// values in a cell are split at `separator`; a list counts as its entries.
     pub fn values(&self, wanted: &[&str], separator: &str, limit: u64) -> Result<(Vec<HashMap<String, u64>>, u64)> {
-        let place = |name: &&str| self.columns.iter().position(|column| column.name == *name);
+        let index_of = |name: &&str| self.columns.iter().position(|column| column.name == *name);
         let names: Vec<&str> = if self.is_table && !self.file.dialect.names.is_empty() {
-            wanted.iter().map(|name| place(name).map_or("", |at| self.file.dialect.names[at].as_str())).collect()
+            wanted.iter().map(|name| index_of(name).map_or("", |at| self.file.dialect.names[at].as_str())).collect()
         } else {
             wanted.to_vec()
         };

@@ -95,8 +95,8 @@ pub fn holm(ps: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..ps.len()).collect();
     order.sort_by(|&a, &b| ps[a].total_cmp(&ps[b]));
     let (mut corrected, mut least) = (vec![0.0; ps.len()], 0.0f64);
-    for (place, &at) in order.iter().enumerate() {
-        least = least.max((ps[at] * (ps.len() - place) as f64).min(1.0));
+    for (rank, &at) in order.iter().enumerate() {
+        least = least.max((ps[at] * (ps.len() - rank) as f64).min(1.0));
         corrected[at] = least;
     }
     corrected

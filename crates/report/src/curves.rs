@@ -216,7 +216,7 @@ fn draw(svg: &mut String, height: u32, phase: &str, what: &str, curves: &[Curve]
     Ok(())
 }
 
-/// Places all charts on one sheet, with one row per phase.
+/// Arranges all charts on one sheet, with one row per phase.
 pub fn sheet(panels: &[Panel]) -> String {
     let (mut x, mut y, mut width, mut tallest) = (0, 0, 0, 0);
     let mut phase = panels.first().map(|panel| panel.phase.as_str());

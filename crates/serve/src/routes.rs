@@ -468,7 +468,7 @@ async fn observe(State(app): Shared, request: Request, next: Next) -> Response {
     let admitted = admit(&app, &request, &route).and_then(|()| permit.map_err(|_| ApiError::busy()));
     let mut response = match admitted {
         Err(refusal) => refusal.into_response(),
-        Ok(_place) => match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(_permit) => match tokio::time::timeout(limit, next.run(request)).await {
             Ok(response) => response,
             Err(_) => ApiError::too_slow().into_response(),
         },

@@ -12,7 +12,7 @@ const FORM: &str = "postgres://USER:PASSWORD@HOST:PORT/DATABASE";
 /// The address of PostgreSQL; `None` if added items are kept in the run's folder.
 pub(crate) fn resolved(written: &StoreAddress) -> Result<Option<String>, StoreError> {
     let text = written.as_written();
-    let (address, place) = if let Some(name) = text.strip_prefix("env:") {
+    let (address, origin) = if let Some(name) = text.strip_prefix("env:") {
         let value = std::env::var(name).map_err(|_| {
             StoreError::Settings(format!(
                 "`serve.store` is `{text}`, and the environment variable `{name}` is not set; set it to `{FORM}`"
@@ -34,5 +34,5 @@ pub(crate) fn resolved(written: &StoreAddress) -> Result<Option<String>, StoreEr
     if address.starts_with("postgres://") || address.starts_with("postgresql://") {
         return Ok(Some(address.to_owned()));
     }
-    Err(StoreError::Settings(format!("`serve.store` is `{text}`, and {place} contains no URL; write `{FORM}`")))
+    Err(StoreError::Settings(format!("`serve.store` is `{text}`, and {origin} contains no URL; write `{FORM}`")))
 }

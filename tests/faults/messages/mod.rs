@@ -52,8 +52,8 @@ impl MessageChecks {
     /// Runs a program with arguments in which `WORLD` stands for the world's folder. The message must contain `names`: a file, a key or a
     /// flag.
     fn case(&mut self, what: &str, program: &str, words: &[&str], names: &str) {
-        let place = self.world.folder().display().to_string();
-        let words: Vec<String> = words.iter().map(|word| word.replace("WORLD", &place)).collect();
+        let folder = self.world.folder().display().to_string();
+        let words: Vec<String> = words.iter().map(|word| word.replace("WORLD", &folder)).collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let output = self.world.output(program, &words);
         self.check(what, names, &output);
@@ -91,8 +91,8 @@ impl MessageChecks {
         for never in NEVER {
             wrong(line.contains(never), never);
         }
-        let place = self.world.folder().display().to_string();
-        self.table.push((what.to_owned(), line.trim_start_matches("error: ").replace(&place, "...")));
+        let folder = self.world.folder().display().to_string();
+        self.table.push((what.to_owned(), line.trim_start_matches("error: ").replace(&folder, "...")));
     }
 }
 

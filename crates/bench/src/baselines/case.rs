@@ -287,7 +287,7 @@ fn s3rec_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
     let samples = Batch::of_histories(joined.iter().map(|items| (items.as_slice(), 1)), n)?;
     let samples = Batch { targets: Vec::new(), ..samples };
     let draws = model.draws(&samples, key);
-    let starts: Vec<u32> = draws.segments.iter().map(|(places, _)| places.start as u32).collect();
+    let starts: Vec<u32> = draws.segments.iter().map(|(tokens, _)| tokens.start as u32).collect();
     let others: Vec<u32> = draws.segments.iter().flat_map(|(_, others)| others.iter().copied()).collect();
     let inputs = with(
         with(batch_inputs(&samples), means(world)?),
@@ -530,7 +530,7 @@ fn masr_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
     let wanted = world.batch_size(BATCH);
     let batch = world.whole_sequences(transformer.max_sequence_length, |sequences, _| sequences >= wanted)?;
     let cloze = model.cloze(&batch, key)?;
-    let cloze = cloze.ok_or_else(|| anyhow::anyhow!("no place of the batch is a target; raise `--batch`"))?;
+    let cloze = cloze.ok_or_else(|| anyhow::anyhow!("no token of the batch is a target; raise `--batch`"))?;
     let is_label = |item: u32| cloze.labels.contains(&item);
     let open = key.fold_in("negatives").permutation(world.data.items).into_iter().map(|row| row + 1);
     let open = open.filter(|&item| !is_head[item as usize - 1] && !is_label(item) && events.contains(&item));

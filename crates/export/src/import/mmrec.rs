@@ -37,7 +37,7 @@ pub fn read(args: &ImportArgs) -> anyhow::Result<Imported> {
         (0..table.columns.len()).filter(|&at| !KNOWN.contains(&table.columns[at].0.as_str())).collect();
     let (mut events, mut most) = (Vec::new(), (0_u32, 0_u32));
     table.each(|line, cells| {
-        let number = |place: usize| table.number::<u32>(line, place, cells[place]);
+        let number = |column: usize| table.number::<u32>(line, column, cells[column]);
         let (user, item) = (number(user)?, number(item)?);
         ensure!(user < u32::MAX && item < u32::MAX, "`{}`, line {line}: a number is too large", inter.display());
         let label = part.map(number).transpose()?.unwrap_or(0);
@@ -46,7 +46,7 @@ pub fn read(args: &ImportArgs) -> anyhow::Result<Imported> {
         events.push(Event {
             user,
             item,
-            time: time.map_or(Ok(0.0), |place| table.time(line, place, cells[place]))?,
+            time: time.map_or(Ok(0.0), |column| table.time(line, column, cells[column]))?,
             part: label as u8,
             further: further.iter().map(|&at| cells[at].to_owned()).collect(),
         });

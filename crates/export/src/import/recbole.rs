@@ -172,8 +172,8 @@ fn read_interactions(
         let (time, list) = (table.find(TIME), table.find(LIST));
         interactions.is_timed &= time.is_some() && list.is_none();
         let used = [Some(user), Some(item), time, list];
-        let further: Vec<usize> = (0..table.columns.len()).filter(|&place| !used.contains(&Some(place))).collect();
-        let columns: Vec<String> = further.iter().map(|&place| table.columns[place].0.clone()).collect();
+        let further: Vec<usize> = (0..table.columns.len()).filter(|&column| !used.contains(&Some(column))).collect();
+        let columns: Vec<String> = further.iter().map(|&column| table.columns[column].0.clone()).collect();
         if at == 0 {
             interactions.columns = columns;
             joined = list.map(|_| Joined::default());
@@ -203,9 +203,9 @@ fn read_interactions(
             interactions.events.push(Event {
                 user,
                 item,
-                time: time.map_or(Ok(0.0), |place| table.time(line, place, cells[place]))?,
+                time: time.map_or(Ok(0.0), |column| table.time(line, column, cells[column]))?,
                 part: *part,
-                further: further.iter().map(|&place| cells[place].to_owned()).collect(),
+                further: further.iter().map(|&column| cells[column].to_owned()).collect(),
             });
             Ok(())
         })?;
@@ -313,10 +313,10 @@ impl Vectors {
         Self { modality, path: path.to_owned(), width: 0, by_id: HashMap::new() }
     }
 
-    fn add(&mut self, table: &TabTable, line: u64, place: usize, id: &str, cell: &str) -> anyhow::Result<()> {
+    fn add(&mut self, table: &TabTable, line: u64, column: usize, id: &str, cell: &str) -> anyhow::Result<()> {
         let numbers = plain(cell);
         let numbers = numbers.split(' ').filter(|number| !number.is_empty());
-        let vector: Vec<f32> = numbers.map(|number| table.number(line, place, number)).collect::<Result<_, _>>()?;
+        let vector: Vec<f32> = numbers.map(|number| table.number(line, column, number)).collect::<Result<_, _>>()?;
         if vector.is_empty() {
             return Ok(());
         }

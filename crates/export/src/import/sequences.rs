@@ -19,13 +19,13 @@ struct Line {
     /// The items before the event, oldest first; some datasets keep only the last ones.
     before: Vec<u32>,
     item: u32,
-    place: (PathBuf, u64),
+    location: (PathBuf, u64),
 }
 
 impl Joined {
     /// Adds a line.
-    pub fn add(&mut self, place: (&Path, u64), user: u32, part: u8, before: Vec<u32>, item: u32) {
-        let line = Line { part, before, item, place: (place.0.to_owned(), place.1) };
+    pub fn add(&mut self, location: (&Path, u64), user: u32, part: u8, before: Vec<u32>, item: u32) {
+        let line = Line { part, before, item, location: (location.0.to_owned(), location.1) };
         self.users.entry(user).or_default().push(line);
     }
 
@@ -48,7 +48,7 @@ impl Joined {
     }
 }
 
-fn append(sequence: &mut Vec<(u32, u8)>, Line { part, before, item, place }: Line) -> anyhow::Result<()> {
+fn append(sequence: &mut Vec<(u32, u8)>, Line { part, before, item, location }: Line) -> anyhow::Result<()> {
     let known: Vec<u32> = sequence.iter().map(|(item, _)| *item).collect();
     if (before.is_empty() || !known.is_empty()) && known.ends_with(&before) {
         sequence.push((item, part));
@@ -60,8 +60,8 @@ fn append(sequence: &mut Vec<(u32, u8)>, Line { part, before, item, place }: Lin
     } else {
         bail!(
             "`{}`, line {}: the items before the event do not continue the user's earlier lines; all lines of a user must belong to one sequence",
-            place.0.display(),
-            place.1
+            location.0.display(),
+            location.1
         );
     }
     Ok(())

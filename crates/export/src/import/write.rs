@@ -133,7 +133,7 @@ pub fn write(
         files::write_bytes(&made.join("interactions.jsonl"), events(&read.interactions, clock, &division)?.as_bytes())?;
         let items: Vec<String> = read.items.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
         files::write_bytes(&made.join("items.jsonl"), (items.join("\n") + "\n").as_bytes())?;
-        let pipeline = pipeline(&name, &Places::of(args), &read, clock, &division);
+        let pipeline = pipeline(&name, &ImportPaths::of(args), &read, clock, &division);
         Config::parse(&pipeline, "the pipeline of the import", &[], models)?;
         files::write_bytes(&made.join("pipeline.toml"), pipeline.as_bytes())?;
         Ok(json!({ "form": form, "dataset": name, "program": env!("CARGO_PKG_VERSION") }))
@@ -192,13 +192,13 @@ fn plain_name(name: &str) -> String {
 fn events(interactions: &Interactions, clock: Clock, division: &Division) -> anyhow::Result<String> {
     let mut text = String::new();
     for own in interactions.by_user() {
-        let mut places = [0_u64; 3];
+        let mut counts = [0_u64; 3];
         for (at, event) in own.iter().enumerate() {
             let time = match (division, clock) {
                 (Division::Positions, _) => {
                     let part = usize::from(event.part);
-                    places[part] += 1;
-                    json!(PART_STEP * u64::from(event.part) + places[part] - 1)
+                    counts[part] += 1;
+                    json!(PART_STEP * u64::from(event.part) + counts[part] - 1)
                 }
                 (_, Clock::Order) => json!(at),
                 _ => written(event.time),
@@ -259,13 +259,13 @@ fn described(division: &Division, clock: Clock) -> String {
 }
 
 /// The paths that the pipeline names.
-struct Places {
+struct ImportPaths {
     data: String,
     interactions: String,
     items: String,
 }
 
-impl Places {
+impl ImportPaths {
     /// The files of images and sounds are in the data folder. If that is not the output folder, the raw files are named by absolute paths.
     fn of(args: &ImportArgs) -> Self {
         let shown = |path: PathBuf| path.display().to_string();
@@ -283,7 +283,7 @@ impl Places {
     }
 }
 
-fn pipeline(name: &str, places: &Places, read: &Imported, clock: Clock, division: &Division) -> String {
+fn pipeline(name: &str, paths: &ImportPaths, read: &Imported, clock: Clock, division: &Division) -> String {
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
     let has = |of: &dyn Fn(&ImportedItem) -> bool| read.items.iter().any(of);
     let mut text = format!(
@@ -291,9 +291,9 @@ fn pipeline(name: &str, places: &Places, read: &Imported, clock: Clock, division
          interactions = [{}]\nitems = [{}]\nhtml = []\n",
         if read.form == "recbole" { "RecBole" } else { "MMRec" },
         quoted(name),
-        quoted(&places.data),
-        quoted(&places.interactions),
-        quoted(&places.items),
+        quoted(&paths.data),
+        quoted(&paths.interactions),
+        quoted(&paths.items),
     );
     match clock {
         Clock::Seconds => text += "time = \"s\"\n",

@@ -151,7 +151,7 @@ mod tests {
     fn sine(rate: u32, seconds: f64) -> Vec<i16> {
         let count = (f64::from(rate) * seconds) as usize;
         let at = |at: usize| (2.0 * std::f64::consts::PI * 440.0 * at as f64 / f64::from(rate)).sin();
-        (0..count).map(|place| (at(place) * 16_000.0).round() as i16).collect()
+        (0..count).map(|sample| (at(sample) * 16_000.0).round() as i16).collect()
     }
 
     #[test]

@@ -145,7 +145,7 @@ pub(crate) struct GpuResNet {
 
 impl std::fmt::Debug for GpuResNet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CardResNet").field("precision", &self.precision).finish_non_exhaustive()
+        f.debug_struct("GpuResNet").field("precision", &self.precision).finish_non_exhaustive()
     }
 }
 

@@ -107,8 +107,8 @@ pub(crate) fn device_pointer<T>(slice: &CudaSlice<T>) -> DevicePointer {
 pub(crate) struct Argument([u64; 2]);
 
 impl From<DevicePointer> for Argument {
-    fn from(device_pointer: DevicePointer) -> Self {
-        Self([device_pointer.0, 0])
+    fn from(pointer: DevicePointer) -> Self {
+        Self([pointer.0, 0])
     }
 }
 

@@ -113,7 +113,7 @@ pub(crate) struct GpuTransformer {
 
 impl std::fmt::Debug for GpuTransformer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CardTransformer").field("shape", &self.shape).finish_non_exhaustive()
+        f.debug_struct("GpuTransformer").field("shape", &self.shape).finish_non_exhaustive()
     }
 }
 
@@ -325,14 +325,14 @@ pub(crate) struct GpuEncoder {
     input: Input,
     positions: Floats,
     /// The number of rows of `positions`.
-    places: usize,
+    position_rows: usize,
     norm: Option<Norm>,
     output: Option<(Norm, Linear)>,
 }
 
 impl std::fmt::Debug for GpuEncoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CardEncoder").field("stack", &self.stack).finish_non_exhaustive()
+        f.debug_struct("GpuEncoder").field("stack", &self.stack).finish_non_exhaustive()
     }
 }
 
@@ -348,10 +348,10 @@ impl GpuEncoder {
                 segment: segment.map(row).transpose()?,
             },
             EncoderInput::Images { patches, class, side, patch } => {
-                let places = parts.positions.len() / d;
-                let is_whole = patch > 0 && places == (side / patch).pow(2) + 1;
+                let position_rows = parts.positions.len() / d;
+                let is_whole = patch > 0 && position_rows == (side / patch).pow(2) + 1;
                 if !is_whole || patches.inputs() != 3 * patch * patch || patches.outputs() != d {
-                    bail!("patches of {patch} of {side} pixels do not fit {places} positions");
+                    bail!("patches of {patch} of {side} pixels do not fit {position_rows} positions");
                 }
                 Input::Images {
                     patches: Linear::new(gpu, patches, precision)?,
@@ -371,7 +371,7 @@ impl GpuEncoder {
         Ok(Self {
             input,
             positions: gpu.upload(parts.positions)?,
-            places: parts.positions.len() / d,
+            position_rows: parts.positions.len() / d,
             norm: parts.norm.map(|norm| Norm::new(gpu, norm, d)).transpose()?,
             output: output.transpose()?,
             stack,
@@ -398,8 +398,8 @@ impl GpuEncoder {
         if tokens.len() != count || positions.len() != count {
             bail!("{} tokens and {} positions: expected {count}", tokens.len(), positions.len());
         }
-        if !is_within(tokens, *vocabulary) || !is_within(positions, self.places) {
-            bail!("a token from {vocabulary} on or a position from {} on", self.places);
+        if !is_within(tokens, *vocabulary) || !is_within(positions, self.position_rows) {
+            bail!("a token from {vocabulary} on or a position from {} on", self.position_rows);
         }
         if let Readout::Rows(rows) = readout
             && (rows.len() != lengths.len() || !is_within(rows, count))
@@ -411,9 +411,9 @@ impl GpuEncoder {
         }
         let (gpu, d) = (&self.stack.gpu, self.stack.shape.width);
         self.stack.with_room(count, |room| {
-            let (tokens, places) = (gpu.upload(tokens)?, gpu.upload(positions)?);
+            let (tokens, positions) = (gpu.upload(tokens)?, gpu.upload(positions)?);
             let segment = segment.as_ref().map_or(DevicePointer::NONE, device_pointer);
-            let all = arguments![&room.x, table, segment, &self.positions, &tokens, &places, count, d];
+            let all = arguments![&room.x, table, segment, &self.positions, &tokens, &positions, count, d];
             gpu.launch("token_sums", Grid::warps(count), all)?;
             self.finish(room, lengths, readout)
         })
@@ -431,7 +431,7 @@ impl GpuEncoder {
             return Ok(Vec::new());
         }
         let (gpu, d, precision) = (&self.stack.gpu, self.stack.shape.width, self.stack.precision);
-        let count = self.places - 1;
+        let count = self.position_rows - 1;
         let lengths = vec![count + 1; images];
         let classes: Vec<u32> = (0..images).map(|image| (image * (count + 1)) as u32).collect();
         self.stack.with_room(images * (count + 1), |room| {

@@ -24,31 +24,31 @@ const SEPARATORS: [&str; 6] = ["\t", ",", ";", "::", "|", " "];
 /// The positions of the wanted fields.
 struct Header {
     width: usize,
-    places: Vec<Option<usize>>,
+    indices: Vec<Option<usize>>,
 }
 
 impl Header {
     /// Every wanted field must occur exactly once; an optional one may be missing. An empty name is a field that is not wanted.
     fn new(lines: &Lines<'_>, form: &FileForm, names: &[String], first: &str, fields: &[&str]) -> Result<Self> {
-        let place = |field: &&str| {
+        let index = |field: &&str| {
             if field.is_empty() {
                 return Ok(None);
             }
             let mut found = names.iter().enumerate().filter(|(_, name)| name == field).map(|(at, _)| at);
-            let place = found.next();
+            let index = found.next();
             if found.next().is_some() {
                 return Err(Error::raw(
                     lines.path(),
                     format!("has the column `{field}` twice; remove one of them, or name each of them differently"),
                 ));
             }
-            if place.is_none() && !form.optional {
+            if index.is_none() && !form.optional {
                 return Err(Error::raw(lines.path(), absent(form, names, first, fields, field)));
             }
-            Ok(place)
+            Ok(index)
         };
-        let places = fields.iter().map(place).collect::<Result<_>>()?;
-        Ok(Self { width: names.len(), places })
+        let indices = fields.iter().map(index).collect::<Result<_>>()?;
+        Ok(Self { width: names.len(), indices })
     }
 
     fn cells<'a>(&self, values: &[Cow<'a, str>], line: &str) -> std::result::Result<Cells<'a>, Fault> {
@@ -56,8 +56,8 @@ impl Header {
             let reason = if values.len() < self.width { "too few columns" } else { "too many columns" };
             return Err(Fault::new(format!("{reason}, expected {}", self.width), line));
         }
-        let cell = |place: &Option<usize>| place.map_or(RawCell::Missing, |at| RawCell::Text(values[at].clone()));
-        Ok(self.places.iter().map(cell).collect())
+        let cell = |index: &Option<usize>| index.map_or(RawCell::Missing, |at| RawCell::Text(values[at].clone()));
+        Ok(self.indices.iter().map(cell).collect())
     }
 
     /// Does the same for borrowed fields, of which only the wanted ones are copied.
@@ -67,8 +67,8 @@ impl Header {
             return Err(Fault::new(format!("{reason}, expected {}", self.width), line));
         }
         let cell =
-            |place: &Option<usize>| place.map_or(RawCell::Missing, |at| RawCell::Text(Cow::Borrowed(values[at])));
-        Ok(self.places.iter().map(cell).collect())
+            |index: &Option<usize>| index.map_or(RawCell::Missing, |at| RawCell::Text(Cow::Borrowed(values[at])));
+        Ok(self.indices.iter().map(cell).collect())
     }
 }
 

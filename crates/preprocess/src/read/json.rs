@@ -19,15 +19,15 @@ pub fn for_each(
     visit: &mut dyn FnMut(RawRow<'_, '_>) -> Result<()>,
 ) -> Result<()> {
     let distinct: IndexSet<&str> = fields.iter().copied().collect();
-    let places: Vec<usize> = fields.iter().filter_map(|field| distinct.get_index_of(field)).collect();
+    let indices: Vec<usize> = fields.iter().filter_map(|field| distinct.get_index_of(field)).collect();
     let distinct: Vec<&str> = distinct.into_iter().collect();
     let elements = lines.holds_elements()?;
     let mut line = Vec::new();
     while let Some((number, outcome)) = next(lines, elements, &mut line)? {
         let cells = outcome.and_then(|()| lines::text(&line)).and_then(|text| cells(text, &distinct));
         match cells {
-            Ok(cells) if places.len() > cells.len() => {
-                let cells: Vec<RawCell<'_>> = places.iter().map(|&at| cells[at].clone()).collect();
+            Ok(cells) if indices.len() > cells.len() => {
+                let cells: Vec<RawCell<'_>> = indices.iter().map(|&at| cells[at].clone()).collect();
                 visit((number, Ok(&cells)))?;
             }
             Ok(cells) => visit((number, Ok(&cells)))?,

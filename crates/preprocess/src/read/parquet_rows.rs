@@ -40,7 +40,7 @@ pub fn for_each(
         builder = builder.with_limit(limit as usize);
     }
     let schema = builder.schema().clone();
-    let wanted = fields.iter().map(|field| place(path, &schema, field, optional)).collect::<Result<Vec<_>>>()?;
+    let wanted = fields.iter().map(|field| index_of(path, &schema, field, optional)).collect::<Result<Vec<_>>>()?;
     let mask = ProjectionMask::roots(builder.parquet_schema(), wanted.iter().copied().flatten());
     let rows = builder.metadata().file_metadata().num_rows().max(1) as u64;
     let reader = || builder.with_projection(mask).with_batch_size(BATCH).build();
@@ -65,7 +65,7 @@ pub fn for_each(
 }
 
 /// The position of a wanted column; an empty name is one that is not wanted.
-fn place(path: &Path, schema: &Schema, field: &str, optional: bool) -> Result<Option<usize>> {
+fn index_of(path: &Path, schema: &Schema, field: &str, optional: bool) -> Result<Option<usize>> {
     if field.is_empty() {
         return Ok(None);
     }

@@ -230,7 +230,7 @@ impl Events {
         progress: &Progress,
     ) -> Result<(Self, EventsRead)> {
         let names = condition.map(Condition::columns).unwrap_or_default();
-        let (fields, places) = fields(form, &names);
+        let (fields, indices) = fields(form, &names);
         // Fields of the condition are not checked here: JSON fields may first occur late in a file, and the condition reports them better.
         let of_event = &fields[..2 + form.item.len()];
         let mut files = paths
@@ -269,7 +269,7 @@ impl Events {
                 named,
                 spill,
             };
-            let plan = ReadingPlan { paths, files: &files, fields: &fields, places: &places, names: &names, limit };
+            let plan = ReadingPlan { paths, files: &files, fields: &fields, indices: &indices, names: &names, limit };
             let read = read_events(plan, budget, progress, sink);
             (read, join(users), join(items))
         });
@@ -291,14 +291,14 @@ impl Events {
 fn fields<'f>(form: &'f SourceForm, names: &'f [String]) -> (Vec<&'f str>, Vec<usize>) {
     let mut fields = vec![form.user.as_str(), form.time.as_str()];
     fields.extend(form.item.iter().map(String::as_str));
-    let mut places = Vec::with_capacity(names.len());
+    let mut indices = Vec::with_capacity(names.len());
     for name in names {
-        places.push(fields.iter().position(|field| field == name).unwrap_or(fields.len()));
-        if places.last() == Some(&fields.len()) {
+        indices.push(fields.iter().position(|field| field == name).unwrap_or(fields.len()));
+        if indices.last() == Some(&fields.len()) {
             fields.push(name);
         }
     }
-    (fields, places)
+    (fields, indices)
 }
 
 /// The error of files that gave no event.
@@ -486,7 +486,7 @@ struct ReadingPlan<'p> {
     files: &'p [EventFile],
     fields: &'p [&'p str],
     /// The positions of the columns that a condition names.
-    places: &'p [usize],
+    indices: &'p [usize],
     names: &'p [String],
     /// The number of rows that are read of each file; `None` means all.
     limit: Option<u64>,
@@ -515,7 +515,7 @@ fn read_events(
             let outcome = sink.push(&cells[..of_event], file)?;
             Ok(match outcome {
                 Ok(events) => {
-                    (0..events).for_each(|_| sink.named.push(cells, plan.places, path, line));
+                    (0..events).for_each(|_| sink.named.push(cells, plan.indices, path, line));
                     further += events - 1;
                     sink.spill_some()?;
                     Ok(())

@@ -14,5 +14,5 @@ pub use events::{Budget, Events, count as count_events};
 pub use form::SourceForm;
 pub use ids::{Ids, UserIds};
 pub use items::{Catalogue, ItemRecord, Reading, count as count_items};
-pub use named::{NamedFrame, TextPlace};
+pub use named::{NamedFrame, TextLocation};
 pub use values::{entries, images as image_names};

@@ -166,10 +166,10 @@ fn gather_images(value: &Value, found: &mut Vec<String>) {
                 Value::Array(names) => names.iter().any(|name| name.as_str().is_some_and(|name| !name.is_empty())),
                 _ => false,
             };
-            const PLACES: [&str; 11] =
+            const KEYS: [&str; 11] =
                 ["bytes", "large", "hi_res", "thumb", "url", "src", "href", "link", "path", "file_name", "filename"];
-            let place = PLACES.iter().find_map(|place| sizes.get(*place).filter(filled));
-            match place {
+            let key = KEYS.iter().find_map(|key| sizes.get(*key).filter(filled));
+            match key {
                 Some(value) => gather_images(value, found),
                 // In an object with other keys, the first value that is an address is used.
                 None => {

@@ -148,7 +148,7 @@ fn rejects(what: &str, rejected: &Rejects) -> Markup {
     html! {
         h3 { (what) }
         div.wide { table {
-            thead { tr { th { "reason" } th { "number" } th.text { "first places" } } }
+            thead { tr { th { "reason" } th { "number" } th.text { "first occurrences" } } }
             tbody { @for (reason, rejected) in &rejected.0 {
                 tr {
                     td { (reason) }
