@@ -107,9 +107,9 @@ fn vectors_give_the_lists_of_every_model() {
         if model != "mp4sr" {
             world.run("run", &[&["--until", "finetune"], &set[..]].concat());
         }
-        let forms = ["--format", "lists-jsonl,vectors-npy,vectors-safetensors,vectors-parquet", "--top", "5"];
+        let formats = ["--format", "lists-jsonl,vectors-npy,vectors-safetensors,vectors-parquet", "--top", "5"];
         let set = if model == "mp4sr" { &[][..] } else { &set };
-        let out = export(&world, &[&forms[..], set].concat());
+        let out = export(&world, &[&formats[..], set].concat());
         let about: Value = serde_json::from_slice(&files::read(&out.join("vectors/vectors.json")).unwrap()).unwrap();
         let ids: Vec<String> =
             serde_json::from_slice(&files::read(&out.join("vectors/item_ids.json")).unwrap()).unwrap();
@@ -163,8 +163,8 @@ fn items_that_were_added_have_vectors_and_are_listed() {
     world.run("run", &["--until", "finetune"]);
     world.write("new.jsonl", "{\"item_id\": \"new\", \"title\": \"A thing of group 3\"}\n");
     world.run("items", &["add", "--items", &world.folder().join("new.jsonl").display().to_string()]);
-    let forms = "lists-jsonl,vectors-npy,vectors-safetensors,vectors-parquet,huggingface";
-    let out = export(&world, &["--format", forms, "--top", "31"]);
+    let formats = "lists-jsonl,vectors-npy,vectors-safetensors,vectors-parquet,huggingface";
+    let out = export(&world, &["--format", formats, "--top", "31"]);
     let ids: Vec<String> = serde_json::from_slice(&files::read(&out.join("vectors/item_ids.json")).unwrap()).unwrap();
     assert_eq!((ids.len(), ids.last().unwrap().as_str()), (31, "new"));
     let lists = lists_of_json(&out.join("lists/lists.jsonl"));
@@ -187,8 +187,8 @@ fn what_cannot_be_exported_is_refused_and_nothing_is_lost() {
     let popular = ["--set", "model.name=popularity", "--format"];
     let out = world.folder().join("out").display().to_string();
     let to = ["--out", &out];
-    for form in ["vectors-npy", "vectors-safetensors", "vectors-parquet", "lists-csv,vectors-npy"] {
-        let refused = world.run_badly("export", &[&popular[..], &[form], &to].concat());
+    for format in ["vectors-npy", "vectors-safetensors", "vectors-parquet", "lists-csv,vectors-npy"] {
+        let refused = world.run_badly("export", &[&popular[..], &[format], &to].concat());
         assert!(refused.contains("`popularity` has no vectors"), "{refused}");
         assert!(!world.folder().join("out").exists(), "nothing is half written");
     }
@@ -234,10 +234,10 @@ impl World {
     }
 }
 
-fn import(world: &Project, form: &str, folder: &Path, words: &[&str]) -> (PathBuf, PathBuf) {
+fn import(world: &Project, format: &str, folder: &Path, words: &[&str]) -> (PathBuf, PathBuf) {
     let (out, artifacts) = (world.folder().join("in"), world.folder().join("imported"));
     let mut command = command("import");
-    command.args([form]).arg(folder).arg("--out").arg(&out).arg("--artifacts").arg(&artifacts).args(words);
+    command.args([format]).arg(folder).arg("--out").arg(&out).arg("--artifacts").arg(&artifacts).args(words);
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", said(&output));
     (out.join("pipeline.toml"), artifacts)
@@ -275,16 +275,16 @@ fn a_dataset_round_trips_whatever_its_split() {
         let before = World::read(&world.path("a"), &[("text", "tiny-sentence"), ("image", &image)]);
         let out = export(&world, &[&["--format", "recbole,mmrec"], &set[..]].concat());
         let images = world.folder().display().to_string();
-        for form in ["recbole", "mmrec"] {
-            let folder = out.join(form).join("a");
-            let (pipeline, artifacts) = import(&world, form, &folder, &["--images", &images]);
-            let after = World::read(&artifacts.join("a"), &[("text", form), ("image", form)]);
-            assert_eq!(before.sequences, after.sequences, "{form} {split:?}");
-            assert_eq!(before, after, "{form} {split:?}");
+        for format in ["recbole", "mmrec"] {
+            let folder = out.join(format).join("a");
+            let (pipeline, artifacts) = import(&world, format, &folder, &["--images", &images]);
+            let after = World::read(&artifacts.join("a"), &[("text", format), ("image", format)]);
+            assert_eq!(before.sequences, after.sequences, "{format} {split:?}");
+            assert_eq!(before, after, "{format} {split:?}");
             assert!(run_imported(&pipeline, &artifacts).contains("| mp4sr | test "));
             // Without the image files, everything except the images is imported.
-            let (_, artifacts) = import(&world, form, &folder, &[]);
-            let after = World::read(&artifacts.join("a"), &[("text", form), ("image", form)]);
+            let (_, artifacts) = import(&world, format, &folder, &[]);
+            let after = World::read(&artifacts.join("a"), &[("text", format), ("image", format)]);
             assert_eq!((before.sequences.clone(), before.features.clone()), (after.sequences, after.features));
             assert!(before.items.sentences == after.items.sentences && after.items.images.iter().all(Vec::is_empty));
         }
@@ -316,9 +316,9 @@ fn times_of_any_kind_round_trip() {
             world.run("preprocess", &set);
             let before = World::read(&world.path("x"), &[]);
             let out = export(&world, &[&["--format", "recbole,mmrec"], &set[..]].concat());
-            for form in ["recbole", "mmrec"] {
-                let (_, artifacts) = import(&world, form, &out.join(form).join("x"), &[]);
-                assert_eq!(World::read(&artifacts.join("x"), &[]), before, "{form} {key} {split:?}");
+            for format in ["recbole", "mmrec"] {
+                let (_, artifacts) = import(&world, format, &out.join(format).join("x"), &[]);
+                assert_eq!(World::read(&artifacts.join("x"), &[]), before, "{format} {key} {split:?}");
             }
         }
     }
@@ -561,12 +561,12 @@ fn folders_that_cannot_be_imported_are_refused_by_file_and_line() {
         ("recbole", &[("a.inter", &format!("{typed}1\t2\n"))], "line 2: 2 columns separated by tabs, expected 3"),
         ("recbole", &[("a.train.inter", typed), ("a.test.inter", typed)], "0 files of the part `valid`"),
     ];
-    for (form, content, part) in cases {
+    for (format, content, part) in cases {
         let world = Project::new("x", "");
         content.iter().for_each(|(name, text)| _ = world.write_raw(name, text));
         let out = world.folder().join("in");
         let mut command = command("import");
-        command.args([form]).arg(world.raw("")).arg("--out").arg(&out).arg("--artifacts").arg(world.path(""));
+        command.args([format]).arg(world.raw("")).arg("--out").arg(&out).arg("--artifacts").arg(world.path(""));
         let output = command.output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{}", said(&output));
         assert!(said(&output).contains(part), "{part}: {}", said(&output));

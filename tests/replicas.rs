@@ -491,8 +491,8 @@ fn a_store_is_used_over_tls_and_its_items_are_exported() {
     assert_eq!(listed.len(), 31);
 
     let out = world.folder().join("exported");
-    let forms = ["--format", "lists-jsonl,vectors-npy,huggingface", "--top", "31", "--out"];
-    let exported = trusting("export", &[&forms[..], &[&out.display().to_string()]].concat()).output().unwrap();
+    let formats = ["--format", "lists-jsonl,vectors-npy,huggingface", "--top", "31", "--out"];
+    let exported = trusting("export", &[&formats[..], &[&out.display().to_string()]].concat()).output().unwrap();
     assert!(exported.status.success(), "{}", said(&exported));
     let ids: Vec<String> = serde_json::from_slice(&files::read(&out.join("vectors/item_ids.json")).unwrap()).unwrap();
     assert_eq!((ids.len(), ids.last().unwrap().as_str()), (31, "new"));

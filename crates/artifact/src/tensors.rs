@@ -185,7 +185,7 @@ fn write_outgoing(path: &Path, header: &Header, mut tensors: Vec<Outgoing<'_>>) 
     tensors.sort_by_key(|tensor| tensor.name);
     let mut content = ContentHasher::new(&text);
     for tensor in &tensors {
-        content.tensor(tensor.name, &form(tensor.dtype, tensor.shape), tensor.length());
+        content.tensor(tensor.name, &dtype_and_shape(tensor.dtype, tensor.shape), tensor.length());
         let hashed = tensor.bytes.give(&mut |bytes| {
             content.bytes(bytes);
             Ok(())
@@ -257,7 +257,7 @@ fn split_checksum(text: &str) -> (Option<&str>, String) {
     parts.map_or_else(|| (None, text.to_owned()), |(checksum, rest)| (Some(checksum), format!("{{{rest}")))
 }
 
-fn form(dtype: Dtype, shape: &[usize]) -> String {
+fn dtype_and_shape(dtype: Dtype, shape: &[usize]) -> String {
     format!("{dtype:?} {shape:?}")
 }
 
@@ -324,7 +324,8 @@ pub(crate) fn parse<'a>(
     let file = SafeTensors::deserialize(bytes).map_err(|e| damaged(path, &e, remedy))?;
     let content = || {
         let tensors = file.tensors();
-        let parts = tensors.iter().map(|(name, view)| (&name[..], form(view.dtype(), view.shape()), view.data()));
+        let parts =
+            tensors.iter().map(|(name, view)| (&name[..], dtype_and_shape(view.dtype(), view.shape()), view.data()));
         Ok(Fingerprint::of_content(&text, parts))
     };
     expect_checksum(path, checksum.as_deref(), content, remedy)?;
@@ -377,7 +378,7 @@ impl TensorFile {
         let mut block = vec![0; READ];
         for name in self.names() {
             let TensorInfo { dtype, shape, data_offsets: (start, end) } = &self.tensors[&name];
-            content.tensor(&name, &form(*dtype, shape), end - start);
+            content.tensor(&name, &dtype_and_shape(*dtype, shape), end - start);
             for at in (*start..*end).step_by(READ) {
                 let block = &mut block[..READ.min(end - at)];
                 self.fill(at, block)?;

@@ -23,7 +23,7 @@ use crate::npy;
 
 /// The format of exported vectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum VectorForm {
+pub enum VectorFormat {
     /// NumPy arrays, and ids as JSON.
     Npy,
     /// One safetensors file, and ids as JSON.
@@ -80,7 +80,7 @@ fn values(tensor: &Tensor) -> anyhow::Result<Vec<f32>> {
 }
 
 /// Writes the vectors in every format, and returns the paths of the files.
-pub fn write(export: &Export<'_>, forms: &[VectorForm], folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+pub fn write(export: &Export<'_>, formats: &[VectorFormat], folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let vectors = Vectors::of(export)?;
     let users = Users::read(&export.context.layout.users())?;
     let user_ids: Vec<&str> = export.histories.iter().map(|own| users.ids[own.user].as_str()).collect();
@@ -91,7 +91,7 @@ pub fn write(export: &Export<'_>, forms: &[VectorForm], folder: &Path) -> anyhow
         folder.join(name)
     };
     files::write_json(&file("vectors.json"), &about)?;
-    if forms.iter().any(|form| *form != VectorForm::Parquet) {
+    if formats.iter().any(|format| *format != VectorFormat::Parquet) {
         files::write_json(&file("item_ids.json"), &export.run.catalogue.items.ids)?;
         files::write_json(&file("user_ids.json"), &user_ids)?;
     }
@@ -103,15 +103,15 @@ pub fn write(export: &Export<'_>, forms: &[VectorForm], folder: &Path) -> anyhow
     }));
     let histories: Vec<i64> =
         export.histories.iter().flat_map(|own| own.history.iter().map(|&item| i64::from(item))).collect();
-    for form in forms {
-        match form {
-            VectorForm::Npy => {
+    for format in formats {
+        match format {
+            VectorFormat::Npy => {
                 npy::write(&file("items.npy"), &vectors.items, &[items, vectors.width])?;
                 npy::write(&file("queries.npy"), &vectors.queries, &[queries, vectors.width])?;
                 npy::write(&file("histories.npy"), &histories, &[histories.len()])?;
                 npy::write(&file("history_offsets.npy"), &offsets, &[offsets.len()])?;
             }
-            VectorForm::Safetensors => {
+            VectorFormat::Safetensors => {
                 let header = Header {
                     format: "vectors-export".to_owned(),
                     version: 1,
@@ -128,7 +128,7 @@ pub fn write(export: &Export<'_>, forms: &[VectorForm], folder: &Path) -> anyhow
                 ];
                 write_tensors(&file("vectors.safetensors"), &header, &tensors)?;
             }
-            VectorForm::Parquet => {
+            VectorFormat::Parquet => {
                 write_table(&file("items.parquet"), item_columns(export, &vectors)?)?;
                 write_table(&file("queries.parquet"), query_columns(export, &vectors, &user_ids)?)?;
             }

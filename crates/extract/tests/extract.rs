@@ -11,12 +11,12 @@ use mp4sr_extract::{SentenceEncoder, WordVectors, dictionary, load_image_encoder
 use mp4sr_ops::ComputeDevice;
 use mp4sr_pipeline::config::{ImageFeatures, Modality, ModelCatalog, Precision, Storage};
 use mp4sr_pipeline::{Config, Context, Progress};
-use mp4sr_sample::{Form, TRUTH, Truth, TruthItem, ensure};
+use mp4sr_sample::{SampleFormat, TRUTH, Truth, TruthItem, ensure};
 use tempfile::TempDir;
 
 static WORLD: LazyLock<TempDir> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
-    ensure(&folder.path().join("raw"), 1, Form::Amazon).unwrap();
+    ensure(&folder.path().join("raw"), 1, SampleFormat::Amazon).unwrap();
     folder
 });
 

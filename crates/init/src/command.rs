@@ -516,7 +516,7 @@ fn summary(
     };
     let rows = |survey: &Survey| {
         let part = if survey.is_whole { "all" } else { "the first" };
-        format!("{}: {}; {part} {} lines inspected", survey.path.display(), survey.form, count(survey.rows))
+        format!("{}: {}; {part} {} lines inspected", survey.path.display(), survey.format, count(survey.rows))
     };
     let mut text = format!("interactions  {}\n", rows(&inspected.events));
     match &inspected.columns {

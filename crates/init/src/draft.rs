@@ -193,10 +193,10 @@ impl Draft<'_> {
             ColumnRoles::Published(format) => *format,
         };
         lines.key("format", &Value::try_from(format).unwrap_or_else(|_| Value::String("tabular".to_owned())));
-        lines.comment(&format!("Seen: {}.", self.of_events.form));
+        lines.comment(&format!("Seen: {}.", self.of_events.format));
         lines.texts("interactions", &self.interactions);
         if let Some(items) = self.of_items {
-            lines.comment(&format!("Seen: {}.", items.form));
+            lines.comment(&format!("Seen: {}.", items.format));
             lines.texts("items", &self.items);
         }
         if !self.images.is_empty() {

@@ -18,7 +18,7 @@ use crate::input::Inputs;
 use crate::junk::Junk;
 use crate::partitions::{Counts, Partitions};
 use crate::report::{Counted, Report, SequenceSpread};
-use crate::source::{Budget, Catalogue, Events, Reading, SourceForm};
+use crate::source::{Budget, Catalogue, Events, Reading, SourceFormat};
 use crate::spill::MemoryLimit;
 use crate::split::SplitRule;
 use crate::window::{TimeScale, Window, check_numbers};
@@ -68,8 +68,8 @@ pub fn stage(context: &Context) -> anyhow::Result<Stage> {
 /// Rejects settings that are wrong for any raw files.
 pub fn check_settings(config: &Config) -> Result<()> {
     table1::row(&config.dataset.table1)?;
-    let form = SourceForm::new(&config.source)?;
-    let scale = TimeScale::unknown(form.clock.is_position());
+    let format = SourceFormat::new(&config.source)?;
+    let scale = TimeScale::unknown(format.clock.is_position());
     FilterSettings::new(&config.preprocess, scale)?;
     SplitRule::new(&config.preprocess, scale)?;
     Condition::parse(&config.preprocess.r#where)?;
@@ -121,13 +121,13 @@ pub fn trial(config: &Config, limits: RowLimits) -> Result<Report> {
 /// Counts the lines of a file of interactions, and those that are events. This is for the fuzz targets.
 #[doc(hidden)]
 pub fn count_events(path: &Path, source: &Source) -> Result<(u64, u64)> {
-    source::count_events(path, &SourceForm::new(source)?)
+    source::count_events(path, &SourceFormat::new(source)?)
 }
 
 /// Counts the lines of a file of items, and those that are items. This is for the fuzz targets.
 #[doc(hidden)]
 pub fn count_items(path: &Path, source: &Source) -> Result<(u64, u64)> {
-    source::count_items(path, &SourceForm::new(source)?)
+    source::count_items(path, &SourceFormat::new(source)?)
 }
 
 /// Reads, filters and writes the dataset.
@@ -161,7 +161,7 @@ fn read(
 ) -> Result<(Report, Dataset)> {
     let table1 = table1::row(&config.dataset.table1)?;
     let inputs = Inputs::resolve(config)?;
-    let form = SourceForm::new(&config.source)?;
+    let format = SourceFormat::new(&config.source)?;
     let preprocess = &config.preprocess;
     let mut budget = Budget::new(preprocess.max_bad_lines);
     let mut warnings = Vec::new();
@@ -169,7 +169,7 @@ fn read(
     let condition = Condition::parse(&preprocess.r#where)?;
     let (events, events_read) = Events::read(
         &inputs.interactions,
-        &form,
+        &format,
         condition.as_ref(),
         memory,
         limits.interactions,
@@ -229,7 +229,7 @@ fn read(
     let junk = Junk::new(&preprocess.placeholders);
     let keep_others = preprocess.items_without_events == WithoutEvents::Keep;
     let reading = Reading {
-        form: &form,
+        format: &format,
         data: &inputs.data,
         item_ids: &item_ids,
         needed: &needed,

@@ -1,4 +1,4 @@
-//! Inspects a file of unknown form: its dialect, its columns, and what their first values look like.
+//! Inspects a file of unknown format: its dialect, its columns, and what their first values look like.
 //!
 //! In: a file that no pipeline describes yet. Out: a [`Survey`], from which a pipeline can be guessed. Everything is recognised by the
 //! functions that read the file later.
@@ -14,7 +14,7 @@ use crate::images::{DATA, is_image_name};
 use crate::input::check_file;
 use crate::junk::Junk;
 use crate::read::{
-    Dialect, FileForm, FirstLines, RawCell, Shape, TYPES, columns, count_columns, first_lines, for_each_row,
+    Dialect, FileFormat, FirstLines, RawCell, Shape, TYPES, columns, count_columns, first_lines, for_each_row,
     guess_separator, literal_of, names_separator, shown_separator, unmarked_utf_16,
 };
 use crate::rejects::excerpt;
@@ -39,7 +39,7 @@ pub struct Survey {
     /// The path of the file.
     pub path: PathBuf,
     /// A description of the file's format.
-    pub form: String,
+    pub format: String,
     /// Whether it is one of `RecBole`'s atomic files.
     pub is_atomic: bool,
     /// Whether it is a table of text, which has a dialect.
@@ -68,7 +68,7 @@ pub struct Survey {
     pub first_fault: Option<String>,
     /// Whether these are all rows of the file.
     pub is_whole: bool,
-    file: FileForm,
+    file: FileFormat,
 }
 
 /// What the first values of a column show.
@@ -146,7 +146,7 @@ impl Survey {
         let dialect = Dialect::new(known.source.unwrap_or(&usual), items)?;
         let named = dialect.encoding.map_or_else(|| unmarked_utf_16(path), |named| Ok(Some(named)))?;
         let shape = Shape::of(path, named)?;
-        let mut file = FileForm { shape, dialect, optional: true, items };
+        let mut file = FileFormat { shape, dialect, optional: true, items };
         let first = if shape == Shape::Parquet { FirstLines::default() } else { first_lines(path, &file)? };
         let encoding = first.encoding;
         file.dialect.encoding = file.dialect.encoding.or(encoding);
@@ -189,7 +189,7 @@ impl Survey {
             names.iter().zip(&rows.cells).map(|(name, cells)| ColumnSurvey::of(name, cells, comma)).collect();
         Ok(Self {
             path: path.to_owned(),
-            form: form_of(&file, has_header, is_atomic),
+            format: format_of(&file, has_header, is_atomic),
             is_atomic,
             is_table: file.is_table(),
             separator: file.dialect.separator.clone(),
@@ -255,7 +255,7 @@ fn ids_of(cell: &RawCell<'_>, separator: &str) -> Vec<String> {
 }
 
 /// Finds the separator and names the columns by position. Returns whether the separator is found without `source.separator`.
-fn find_separator(path: &Path, file: &mut FileForm, first: &FirstLines) -> Result<bool> {
+fn find_separator(path: &Path, file: &mut FileFormat, first: &FirstLines) -> Result<bool> {
     let is_mark = |line: &&String| names_separator(line.as_bytes());
     let lines: Vec<String> = first.lines.iter().filter(|line| !is_mark(line)).cloned().collect();
     let mut usual = true;
@@ -294,7 +294,7 @@ fn find_separator(path: &Path, file: &mut FileForm, first: &FirstLines) -> Resul
 }
 
 /// Whether quoted fields contain quotation marks after a backslash: marks that neither end the field nor are doubled.
-fn escapes_quotes(file: &FileForm, lines: &[String]) -> bool {
+fn escapes_quotes(file: &FileFormat, lines: &[String]) -> bool {
     let separator = file.dialect.separator.as_str();
     file.dialect.quotes() == Quoting::Always
         && lines.iter().any(|line| {
@@ -314,7 +314,7 @@ struct Rows {
 }
 
 impl Rows {
-    fn read(path: &Path, file: &FileForm, names: &[String], limit: u64) -> Result<Self> {
+    fn read(path: &Path, file: &FileFormat, names: &[String], limit: u64) -> Result<Self> {
         let mut rows = Self { cells: vec![Vec::new(); names.len()], unreadable: 0, first_fault: None, is_whole: true };
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let bar = Progress::new(true).bytes("", 0);
@@ -387,11 +387,11 @@ fn has_types(columns: &[Vec<RawCell<'static>>]) -> bool {
 }
 
 /// The names in the header.
-fn header_names(path: &Path, file: &FileForm, rows: &Rows) -> Result<Vec<String>> {
+fn header_names(path: &Path, file: &FileFormat, rows: &Rows) -> Result<Vec<String>> {
     // The reader of headers also knows the types of atomic files.
     let mut dialect = file.dialect.clone();
     dialect.names.clear();
-    let names = columns(path, &FileForm { dialect, ..file.clone() })?;
+    let names = columns(path, &FileFormat { dialect, ..file.clone() })?;
     if names.len() != rows.cells.len() {
         return Err(Error::raw(
             path,
@@ -401,7 +401,7 @@ fn header_names(path: &Path, file: &FileForm, rows: &Rows) -> Result<Vec<String>
     Ok(names)
 }
 
-fn form_of(file: &FileForm, has_header: bool, is_atomic: bool) -> String {
+fn format_of(file: &FileFormat, has_header: bool, is_atomic: bool) -> String {
     let encoding = match file.dialect.encoding {
         Some(encoding) => format!(", {} text", encoding.name()),
         None => String::new(),

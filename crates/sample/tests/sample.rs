@@ -9,14 +9,14 @@ use std::sync::LazyLock;
 
 use flate2::read::GzDecoder;
 use mp4sr_artifact::{Fingerprint, files};
-use mp4sr_sample::{Form, IMAGES, META, Outcome, PRODUCTS, PURCHASES, REVIEWS, TRUTH, Truth, ensure};
+use mp4sr_sample::{IMAGES, META, Outcome, PRODUCTS, PURCHASES, REVIEWS, SampleFormat, TRUTH, Truth, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
 /// One world for all tests that only read.
 static WORLD: LazyLock<TempDir> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
-    assert_eq!(ensure(&folder.path().join("raw"), 1, Form::Amazon).unwrap(), Outcome::Written);
+    assert_eq!(ensure(&folder.path().join("raw"), 1, SampleFormat::Amazon).unwrap(), Outcome::Written);
     folder
 });
 
@@ -90,9 +90,9 @@ fn fingerprints(folder: &Path) -> Vec<(String, Fingerprint)> {
 fn the_same_seed_gives_the_same_bytes_and_another_seed_another_world() {
     let folder = tempfile::tempdir().unwrap();
     let again = folder.path().join("again");
-    ensure(&again, 1, Form::Amazon).unwrap();
+    ensure(&again, 1, SampleFormat::Amazon).unwrap();
     assert_eq!(fingerprints(&raw()), fingerprints(&again));
-    ensure(&again, 2, Form::Amazon).unwrap();
+    ensure(&again, 2, SampleFormat::Amazon).unwrap();
     assert_ne!(truth(&raw()).items, truth(&again).items);
 }
 
@@ -100,7 +100,7 @@ fn the_same_seed_gives_the_same_bytes_and_another_seed_another_world() {
 fn tables_hold_the_purchases_and_products_of_the_reviews() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("shop");
-    assert_eq!(ensure(&out, 1, Form::Tables).unwrap(), Outcome::Written);
+    assert_eq!(ensure(&out, 1, SampleFormat::Tables).unwrap(), Outcome::Written);
     let rows = |name: &str| -> Vec<Vec<String>> {
         let mut reader = csv::Reader::from_path(out.join(name)).unwrap();
         reader.records().map(|row| row.unwrap().iter().map(str::to_owned).collect()).collect()
@@ -129,8 +129,8 @@ fn tables_hold_the_purchases_and_products_of_the_reviews() {
         photos.inspect(|row| assert!(out.join(IMAGES).join(&row[5]).exists())).count(),
         truth(&raw()).raw.image_files
     );
-    assert_eq!(ensure(&out, 1, Form::Tables).unwrap(), Outcome::UpToDate);
-    assert_eq!(ensure(&out, 1, Form::Amazon).unwrap(), Outcome::Written);
+    assert_eq!(ensure(&out, 1, SampleFormat::Tables).unwrap(), Outcome::UpToDate);
+    assert_eq!(ensure(&out, 1, SampleFormat::Amazon).unwrap(), Outcome::Written);
     assert!(out.join(REVIEWS).exists() && !out.join(PURCHASES).exists());
 }
 
@@ -138,10 +138,10 @@ fn tables_hold_the_purchases_and_products_of_the_reviews() {
 fn a_finished_world_is_left_alone_and_a_damaged_one_is_written_again() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("raw");
-    assert_eq!(ensure(&out, 1, Form::Amazon).unwrap(), Outcome::Written);
-    assert_eq!(ensure(&out, 1, Form::Amazon).unwrap(), Outcome::UpToDate);
+    assert_eq!(ensure(&out, 1, SampleFormat::Amazon).unwrap(), Outcome::Written);
+    assert_eq!(ensure(&out, 1, SampleFormat::Amazon).unwrap(), Outcome::UpToDate);
     files::remove_if_present(&out.join(META)).unwrap();
-    assert_eq!(ensure(&out, 1, Form::Amazon).unwrap(), Outcome::Written);
+    assert_eq!(ensure(&out, 1, SampleFormat::Amazon).unwrap(), Outcome::Written);
     assert!(out.join(META).exists());
 }
 
@@ -149,7 +149,7 @@ fn a_finished_world_is_left_alone_and_a_damaged_one_is_written_again() {
 fn a_folder_with_other_content_is_refused_and_kept() {
     let folder = tempfile::tempdir().unwrap();
     files::write_bytes(&folder.path().join("raw/thesis.tex"), b"years of work").unwrap();
-    let message = ensure(&folder.path().join("raw"), 1, Form::Amazon).unwrap_err().to_string();
+    let message = ensure(&folder.path().join("raw"), 1, SampleFormat::Amazon).unwrap_err().to_string();
     assert!(message.contains("is not a sample world"), "{message}");
     assert!(folder.path().join("raw/thesis.tex").exists());
 }
@@ -158,7 +158,7 @@ fn a_folder_with_other_content_is_refused_and_kept() {
 fn what_a_killed_run_left_is_removed() {
     let folder = tempfile::tempdir().unwrap();
     files::write_bytes(&folder.path().join("raw.mp4sr-tmp-1/reviews.json.gz"), b"half").unwrap();
-    ensure(&folder.path().join("raw"), 1, Form::Amazon).unwrap();
+    ensure(&folder.path().join("raw"), 1, SampleFormat::Amazon).unwrap();
     let names: Vec<_> = files::list(folder.path()).unwrap();
     assert!(names.iter().all(|path| !path.to_string_lossy().contains("mp4sr-tmp")), "{names:?}");
 }

@@ -7,7 +7,7 @@ use mp4sr_pipeline::config::StoreAddress;
 
 use crate::StoreError;
 
-const FORM: &str = "postgres://USER:PASSWORD@HOST:PORT/DATABASE";
+const URL_FORMAT: &str = "postgres://USER:PASSWORD@HOST:PORT/DATABASE";
 
 /// The address of PostgreSQL; `None` if added items are kept in the run's folder.
 pub(crate) fn resolved(written: &StoreAddress) -> Result<Option<String>, StoreError> {

@@ -72,7 +72,15 @@ pub fn read(args: &ImportArgs) -> anyhow::Result<Imported> {
         is_timed: time.is_some(),
         is_divided: part.is_some(),
     };
-    Ok(Imported { form: "mmrec", default_name: name_of(&inter), interactions, items: imported, features, about, notes })
+    Ok(Imported {
+        format: "mmrec",
+        default_name: name_of(&inter),
+        interactions,
+        items: imported,
+        features,
+        about,
+        notes,
+    })
 }
 
 fn only_inter(folder: &Path) -> anyhow::Result<PathBuf> {

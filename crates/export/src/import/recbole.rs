@@ -106,7 +106,7 @@ pub fn read(args: &ImportArgs) -> anyhow::Result<Imported> {
         .iter()
         .map(|own| own.in_order(folder, &interactions, about.as_ref(), &mut notes))
         .collect::<Result<_, _>>()?;
-    Ok(Imported { form: "recbole", default_name: name, interactions, items, features, about, notes })
+    Ok(Imported { format: "recbole", default_name: name, interactions, items, features, about, notes })
 }
 
 /// The name of the dataset, and its interaction files with their parts; a single file counts as part 0.

@@ -23,7 +23,7 @@ use crate::npy;
 /// A dataset as it was read.
 pub struct Imported {
     /// The program that the dataset comes from, in lower case.
-    pub form: &'static str,
+    pub format: &'static str,
     /// The name of the dataset unless the user gives one.
     pub default_name: String,
     pub interactions: Interactions,
@@ -128,7 +128,7 @@ pub fn write(
     if division == Division::Positions {
         read.interactions.sort_by_part();
     }
-    let form = read.form;
+    let format = read.format;
     folder::write(&args.out, IMPORT, |made| {
         files::write_bytes(&made.join("interactions.jsonl"), events(&read.interactions, clock, &division)?.as_bytes())?;
         let items: Vec<String> = read.items.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
@@ -136,7 +136,7 @@ pub fn write(
         let pipeline = pipeline(&name, &ImportPaths::of(args), &read, clock, &division);
         Config::parse(&pipeline, "the pipeline of the import", &[], models)?;
         files::write_bytes(&made.join("pipeline.toml"), pipeline.as_bytes())?;
-        Ok(json!({ "form": form, "dataset": name, "program": env!("CARGO_PKG_VERSION") }))
+        Ok(json!({ "form": format, "dataset": name, "program": env!("CARGO_PKG_VERSION") }))
     })?;
     progress.log(format!("import: {}", described(&division, clock)));
     let pipeline = args.out.join("pipeline.toml");
@@ -157,9 +157,9 @@ pub fn write(
         return Err(Bug(found).into());
     }
     for own in &read.features {
-        let path = context.layout.feature_file(&own.modality, form);
+        let path = context.layout.feature_file(&own.modality, format);
         let features = in_order(own, &read.items, &items)?;
-        features.write(&path, "import", json!({ "form": form }))?;
+        features.write(&path, "import", json!({ "form": format }))?;
         progress.log(format!("import: features of `{}` in `{}`", own.modality, path.display()));
     }
     progress.log(format!("import: next, `mp4sr run --pipeline {}`", pipeline.display()));
@@ -289,7 +289,7 @@ fn pipeline(name: &str, paths: &ImportPaths, read: &Imported, clock: Clock, divi
     let mut text = format!(
         "# A dataset of {}, imported by `mp4sr import`.\n\n[dataset]\nname = {}\ndata = {}\n\n[source]\nformat = \"tabular\"\n\
          interactions = [{}]\nitems = [{}]\nhtml = []\n",
-        if read.form == "recbole" { "RecBole" } else { "MMRec" },
+        if read.format == "recbole" { "RecBole" } else { "MMRec" },
         quoted(name),
         quoted(&paths.data),
         quoted(&paths.interactions),
@@ -332,7 +332,7 @@ fn pipeline(name: &str, paths: &ImportPaths, read: &Imported, clock: Clock, divi
     }
     text += "\n[model]\n";
     let own =
-        |own: &ModalityFeatures| format!("{{ name = {}, features = {} }}", quoted(&own.modality), quoted(read.form));
+        |own: &ModalityFeatures| format!("{{ name = {}, features = {} }}", quoted(&own.modality), quoted(read.format));
     let modalities: Vec<String> = read.features.iter().map(own).collect();
     if !modalities.is_empty() {
         let _ = writeln!(text, "modalities = [{}]", modalities.join(", "));

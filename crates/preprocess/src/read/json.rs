@@ -220,7 +220,7 @@ impl<'de> DeserializeSeed<'de> for Field {
 
 #[cfg(test)]
 mod tests {
-    use super::super::FileForm;
+    use super::super::FileFormat;
     use super::super::testing::rows_of;
 
     #[test]
@@ -281,7 +281,7 @@ mod tests {
         let bar = mp4sr_pipeline::Progress::new(true).bytes("test", 0);
         super::super::for_each_row(
             &path,
-            &FileForm::of_name(&path).unwrap(),
+            &FileFormat::of_name(&path).unwrap(),
             &["a", "b", "c"],
             None,
             &bar,

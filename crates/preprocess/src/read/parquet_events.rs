@@ -45,7 +45,7 @@ pub struct EventRows {
     pub named: DataFrame,
 }
 
-/// A column in the form that the cells of an event need.
+/// A column in the format that the cells of an event need.
 #[derive(Debug)]
 enum Part {
     Text(StringChunked),

@@ -8,11 +8,11 @@ use mp4sr_artifact::{ItemsRead, Rejects};
 use mp4sr_pipeline::Progress;
 
 use super::events::{Budget, FileReading, read_file};
-use super::{Ids, SourceForm, values};
+use super::{Ids, SourceFormat, values};
 use crate::images::{ImageFolder, Resolver};
 use crate::join::UnusedIds;
 use crate::junk::Junk;
-use crate::read::{FileForm, RawCell, columns};
+use crate::read::{FileFormat, RawCell, columns};
 use crate::rejects::{Fault, reject};
 use crate::text::{self, Markup};
 use crate::{Error, Result};
@@ -46,7 +46,7 @@ pub struct Catalogue {
 
 /// What to read and how much of it to keep.
 pub struct Reading<'a> {
-    pub form: &'a SourceForm,
+    pub format: &'a SourceFormat,
     pub data: &'a Path,
     pub item_ids: &'a Ids,
     /// The items whose records are kept; of the others, only whether they have text and image.
@@ -66,12 +66,12 @@ pub struct Reading<'a> {
 }
 
 /// Counts the lines of a file of items, and those that are items, without keeping any. This is for the fuzz targets.
-pub fn count(path: &Path, form: &SourceForm) -> Result<(u64, u64)> {
+pub fn count(path: &Path, format: &SourceFormat) -> Result<(u64, u64)> {
     let ids = Ids::default();
     let (folder, junk) = (ImageFolder::default(), Junk::default());
     let data = path.parent().unwrap_or(Path::new("."));
     let reading = Reading {
-        form,
+        format,
         data,
         item_ids: &ids,
         needed: &[],
@@ -107,14 +107,14 @@ impl Catalogue {
         let mut catalogue = Self { is_complete: vec![false; count], has_line: vec![false; count], ..Self::default() };
         let mut read = ItemsRead { refused_images: reading.folder.refused().clone(), ..ItemsRead::default() };
         let mut warnings = Vec::new();
-        let form = reading.form;
-        let mut names: Vec<&str> = form.item_id.iter().map(String::as_str).collect();
-        names.push(&form.title);
-        let others = [&form.images, &form.categories, &form.sounds, &form.sentences].into_iter().flatten();
-        names.extend(form.texts.iter().chain(others).map(String::as_str));
-        let ids = form.item_id.len();
+        let format = reading.format;
+        let mut names: Vec<&str> = format.item_id.iter().map(String::as_str).collect();
+        names.push(&format.title);
+        let others = [&format.images, &format.categories, &format.sounds, &format.sentences].into_iter().flatten();
+        names.extend(format.texts.iter().chain(others).map(String::as_str));
+        let ids = format.item_id.len();
         for path in paths {
-            let file_form = super::events::resolved(path, &form.file(path, true)?, &names, progress)?;
+            let file_format = super::events::resolved(path, &format.file(path, true)?, &names, progress)?;
             let mut fields = Fields { filled: vec![0; names.len()], names: names.clone() };
             let before = read.rejected.clone();
             // Rejected lines are counted in a variable of their own, because `items` borrows `read`.
@@ -128,14 +128,14 @@ impl Catalogue {
                 fields: &mut fields,
                 ids,
             };
-            let file = FileReading { path, form: &file_form, fields: &names, limit: reading.limit };
+            let file = FileReading { path, format: &file_format, fields: &names, limit: reading.limit };
             let counted =
                 read_file(file, &mut rejected, budget, progress, &mut |line, cells| Ok(items.line(line, cells)))?;
             read.rejected = rejected;
             if counted.accepted == 0 {
                 return Err(none_usable(path, counted.lines, &before, &read.rejected));
             }
-            warnings.extend(fields.never_filled(path, &file_form, reading)?);
+            warnings.extend(fields.never_filled(path, &file_format, reading)?);
             read.files.push(counted);
         }
         for item in 0..count {
@@ -181,15 +181,15 @@ impl Fields<'_> {
 
     /// Returns warnings about named fields that no line fills. A field that no line of JSON has is an error, like a column that a table
     /// does not have.
-    fn never_filled(&self, path: &Path, file_form: &FileForm, reading: &Reading<'_>) -> Result<Vec<String>> {
+    fn never_filled(&self, path: &Path, file_format: &FileFormat, reading: &Reading<'_>) -> Result<Vec<String>> {
         let mut never: Vec<&str> =
             self.names.iter().zip(&self.filled).filter(|(_, filled)| **filled == 0).map(|(n, _)| *n).collect();
         never.retain(|name| !name.is_empty());
         never.dedup();
-        if never.is_empty() || !reading.form.has_named_columns() {
+        if never.is_empty() || !reading.format.has_named_columns() {
             return Ok(Vec::new());
         }
-        let known = columns(path, file_form)?;
+        let known = columns(path, file_format)?;
         let absent: Vec<&str> = never.iter().copied().filter(|name| !known.iter().any(|known| known == name)).collect();
         // The title has a name by default, even if the user names none.
         let asked = |name: &&&str| **name != mp4sr_pipeline::config::Columns::default().title;
@@ -231,7 +231,7 @@ struct ItemLines<'a, 'r> {
 
 impl ItemLines<'_, '_> {
     fn line(&mut self, line: u64, cells: &[RawCell<'_>]) -> std::result::Result<(), Fault> {
-        let id = values::id(&self.reading.form.item_id, &cells[..self.ids])?;
+        let id = values::id(&self.reading.format.item_id, &cells[..self.ids])?;
         self.fields.inspect(cells);
         let cells = &cells[self.ids..];
         match self.reading.item_ids.get_index_of(id.as_ref()) {
@@ -292,9 +292,9 @@ impl ItemLines<'_, '_> {
 
 impl Reading<'_> {
     fn markup(&self, field: &str) -> Markup {
-        let is_html = self.form.html.as_ref().is_none_or(|html| html.iter().any(|name| name == field));
+        let is_html = self.format.html.as_ref().is_none_or(|html| html.iter().any(|name| name == field));
         match is_html {
-            true if self.form.has_named_columns() => Markup::Html,
+            true if self.format.has_named_columns() => Markup::Html,
             true => Markup::WrappedHtml,
             false => Markup::None,
         }
@@ -318,18 +318,18 @@ impl Reading<'_> {
     fn texts(&self, cells: &[RawCell<'_>], junk: &mut Vec<Fault>) -> (ItemRecord, bool, bool) {
         let mut record = ItemRecord::default();
         let title = self.entries("title", &cells[0], "", junk);
-        let markup = self.markup(&self.form.title);
+        let markup = self.markup(&self.format.title);
         record.title = title.first().map(|title| markup.line(title)).unwrap_or_default();
         let in_title = title.first().is_some_and(|title| markup.is_in(title));
         let mut in_texts = false;
         // A title is one sentence, even if it contains full stops.
         record.sentences.extend(Some(record.title.clone()).filter(|title| text::says_something(title)));
-        for cell in &cells[cells.len() - self.form.sentences.len()..] {
+        for cell in &cells[cells.len() - self.format.sentences.len()..] {
             record.sentences.extend(values::entries(cell, "").into_iter().filter(|text| text::says_something(text)));
         }
-        for (field, cell) in self.form.texts.iter().zip(&cells[1..]) {
-            let mut entries = self.entries("text", cell, &self.form.text_separator, junk);
-            if !self.form.lists_are_texts && entries.len() > 1 {
+        for (field, cell) in self.format.texts.iter().zip(&cells[1..]) {
+            let mut entries = self.entries("text", cell, &self.format.text_separator, junk);
+            if !self.format.lists_are_texts && entries.len() > 1 {
                 entries = vec![values::join(&entries)];
             }
             let markup = self.markup(field);
@@ -348,10 +348,10 @@ impl Reading<'_> {
     }
 
     fn image_names(&self, cells: &[RawCell<'_>]) -> Vec<String> {
-        let first = 1 + self.form.texts.len();
-        let fields = &cells[first..first + self.form.images.len()];
+        let first = 1 + self.format.texts.len();
+        let fields = &cells[first..first + self.format.images.len()];
         let names = |cell| {
-            let mut names = values::images(cell, &self.form.image_separator);
+            let mut names = values::images(cell, &self.format.image_separator);
             names.retain(|name| self.junk.reason(name).is_none());
             names
         };
@@ -359,12 +359,12 @@ impl Reading<'_> {
     }
 
     fn categories(&self, cells: &[RawCell<'_>]) -> Vec<String> {
-        let first = 1 + self.form.texts.len() + self.form.images.len();
-        let fields = self.form.categories.iter().zip(&cells[first..]);
+        let first = 1 + self.format.texts.len() + self.format.images.len();
+        let fields = self.format.categories.iter().zip(&cells[first..]);
         let names: IndexSet<String> = fields
             .flat_map(|(field, cell)| {
                 let clean = |name: &str| self.markup(field).line(name);
-                values::categories(cell, &self.form.category_separator, &clean)
+                values::categories(cell, &self.format.category_separator, &clean)
             })
             .filter(|name| self.junk.reason(name).is_none())
             .collect();
@@ -372,9 +372,9 @@ impl Reading<'_> {
     }
 
     fn sound_names(&self, cells: &[RawCell<'_>]) -> Vec<String> {
-        let first = 1 + self.form.texts.len() + self.form.images.len() + self.form.categories.len();
-        let fields = &cells[first..first + self.form.sounds.len()];
-        let names = fields.iter().flat_map(|cell| values::images(cell, &self.form.image_separator));
+        let first = 1 + self.format.texts.len() + self.format.images.len() + self.format.categories.len();
+        let fields = &cells[first..first + self.format.sounds.len()];
+        let names = fields.iter().flat_map(|cell| values::images(cell, &self.format.image_separator));
         names.filter(|name| self.junk.reason(name).is_none()).collect()
     }
 }
@@ -389,10 +389,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
         std::fs::write(&path, content).unwrap();
-        let form = SourceForm::new(source).unwrap();
+        let format = SourceFormat::new(source).unwrap();
         let item_ids: Ids = ids.iter().map(|&id| id.into()).collect();
         let reading = Reading {
-            form: &form,
+            format: &format,
             data: folder.path(),
             item_ids: &item_ids,
             needed: &vec![true; ids.len()],
@@ -498,7 +498,7 @@ mod tests {
         std::os::unix::fs::symlink("/etc/passwd", folder.path().join("2.jpg")).unwrap();
         let item_ids: Ids = ["1", "2"].into_iter().map(Into::into).collect();
         let reading = Reading {
-            form: &SourceForm::new(&of(Format::Amazon2018)).unwrap(),
+            format: &SourceFormat::new(&of(Format::Amazon2018)).unwrap(),
             data: folder.path(),
             item_ids: &item_ids,
             needed: &[true, true],
