@@ -312,10 +312,10 @@ impl DifSr {
         Ok(vectors)
     }
 
-    /// The tokens of a batch. Token t has row `uses[t]` of the attributes, which have `rows` rows.
-    fn tokens(&self, batch: &Batch, uses: &[u32], rows: usize) -> Result<Tokens> {
+    /// The tokens of a batch. Token t has row `inverse[t]` of the attributes, which have `rows` rows.
+    fn tokens(&self, batch: &Batch, inverse: &[u32], rows: usize) -> Result<Tokens> {
         if self.config.keys == Keys::Masked {
-            let (offsets, items, attributes) = (batch.offsets.clone(), batch.items.clone(), uses.to_vec());
+            let (offsets, items, attributes) = (batch.offsets.clone(), batch.items.clone(), inverse.to_vec());
             return Ok(Tokens { offsets, items, attributes, real: None });
         }
         let n = self.transformer.max_sequence_length;
@@ -326,7 +326,7 @@ impl DifSr {
             real.push(own.len());
             items.extend_from_slice(&batch.items[own.clone()]);
             items.extend(std::iter::repeat_n(0, missing));
-            attributes.extend_from_slice(&uses[own]);
+            attributes.extend_from_slice(&inverse[own]);
             attributes.extend(std::iter::repeat_n(rows as u32, missing));
         }
         Ok(Tokens {
@@ -337,10 +337,10 @@ impl DifSr {
         })
     }
 
-    /// h of every history, `[B, d_0]`: token t has row `uses[t]` of the attributes, `[rows, d_a]` each.
-    fn sequences(&self, batch: &Batch, attributes: &[Tensor], uses: &[u32], key: Option<RngKey>) -> Result<Tensor> {
+    /// h of every history, `[B, d_0]`: token t has row `inverse[t]` of the attributes, `[rows, d_a]` each.
+    fn sequences(&self, batch: &Batch, attributes: &[Tensor], inverse: &[u32], key: Option<RngKey>) -> Result<Tensor> {
         let rows = attributes.first().map_or(Ok(0), |vectors| vectors.dim(0))?;
-        let tokens = self.tokens(batch, uses, rows)?;
+        let tokens = self.tokens(batch, inverse, rows)?;
         // The padding is a constant zero, so that the table has no gradient for it.
         let zeros = |table: &Tensor| Tensor::zeros((1, table.dim(1)?), table.dtype(), table.device());
         let table = match tokens.real {
@@ -483,15 +483,15 @@ impl DifSr {
     pub fn finetune_loss(&self, batch: &Batch, key: Option<RngKey>) -> Result<Tensor> {
         let targets: Vec<u32> = batch.targets.iter().map(|target| target - 1).collect();
         // The prediction needs the vectors of all items.
-        let (rows, uses) = if self.config.predictor {
+        let (rows, inverse) = if self.config.predictor {
             (None, batch.items.iter().map(|item| item - 1).collect())
         } else {
             let distinct = DistinctItems::of(&batch.items);
-            (Some(distinct.rows), distinct.uses)
+            (Some(distinct.rows), distinct.inverse)
         };
         let vectors = self.attributes.iter().map(|attribute| self.vectors(attribute, rows.as_deref()));
         let vectors = vectors.collect::<Result<Vec<_>>>()?;
-        let h = self.sequences(batch, &vectors, &uses, key)?;
+        let h = self.sequences(batch, &vectors, &inverse, key)?;
         let mut loss = cross_entropy(&h, &self.candidates()?, &targets, 1.0)?.mean_all()?;
         trace::record(|| "item_loss".to_owned(), &loss);
         for (attribute, vectors) in self.attributes.iter().zip(&vectors) {

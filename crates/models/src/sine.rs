@@ -316,7 +316,7 @@ impl Sine {
         let (items, offsets) = self.histories(batch)?;
         let distinct = DistinctItems::of(&items);
         let parts = self.parts(gather(&self.table()?, &distinct.rows)?)?;
-        let users = self.users(&parts, &distinct.uses, &offsets)?;
+        let users = self.users(&parts, &distinct.inverse, &offsets)?;
         let targets: Vec<u32> = batch.targets.iter().map(|target| target - 1).collect();
         let rows = cross_entropy(&users, self.items.as_tensor(), &targets, 1.0)?;
         let main = rows.mean_all()?;

@@ -126,10 +126,16 @@ pub fn pool(features: &Ragged, w: &Tensor, pooling_rows: Option<usize>) -> Resul
 }
 
 /// The experts' outputs of every use, LayerNorm_k(Dropout(product_k)): `[uses, o, d_0]`.
-pub fn experts(products: &Tensor, norms: &Tensor, experts: usize, uses: &GatherIndex, drop: Dropout) -> Result<Tensor> {
+pub fn experts(
+    products: &Tensor,
+    norms: &Tensor,
+    experts: usize,
+    index: &GatherIndex,
+    drop: Dropout,
+) -> Result<Tensor> {
     let width = products.dim(1)? / experts;
-    let used = dropout(&gather(products, uses.item_of())?, drop)?;
-    let split = used.reshape((uses.count(), experts, width))?;
+    let used = dropout(&gather(products, index.item_of())?, drop)?;
+    let split = used.reshape((index.count(), experts, width))?;
     let part = |i: usize| norms.get(i)?.reshape((experts, width));
     let ones = Tensor::ones(width, DType::F32, products.device())?;
     layer_norm(&split, &ones, &ones.zeros_like()?)?.broadcast_mul(&part(0)?)?.broadcast_add(&part(1)?)
@@ -137,9 +143,9 @@ pub fn experts(products: &Tensor, norms: &Tensor, experts: usize, uses: &GatherI
 
 /// The tail of the expert mixture, once per use. `products` `[n, o d]` holds e W_k + b_k of n items, `gate` `[n, o]` their
 /// softmax, `norms` `[2, o d]` the experts' LayerNorm weights and biases: `[uses, d]`.
-pub fn mixture(products: &Tensor, gate: &Tensor, norms: &Tensor, uses: &GatherIndex, drop: Dropout) -> Result<Tensor> {
-    let experts = experts(products, norms, gate.dim(1)?, uses, drop)?;
-    experts.broadcast_mul(&gather(gate, uses.item_of())?.unsqueeze(2)?)?.sum(1)
+pub fn mixture(products: &Tensor, gate: &Tensor, norms: &Tensor, index: &GatherIndex, drop: Dropout) -> Result<Tensor> {
+    let experts = experts(products, norms, gate.dim(1)?, index, drop)?;
+    experts.broadcast_mul(&gather(gate, index.item_of())?.unsqueeze(2)?)?.sum(1)
 }
 
 /// The attention weights of one sequence and head before dropout, `[q, k]`; the queries are the last ones. Causal, or over all keys.
@@ -261,7 +267,7 @@ pub fn encoded(rows: &ItemRows, w: &Tensor, packed: &Tensor) -> Result<Encoded> 
 }
 
 /// See [`crate::encode`].
-pub fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses: &GatherIndex) -> Result<Tensor> {
+pub fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, index: &GatherIndex) -> Result<Tensor> {
     let (mut first_w, mut first) = (0, 0);
     let mut z = Vec::new();
     for rows in modalities {
@@ -269,7 +275,7 @@ pub fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses: &Gathe
         let (w, packed) = (w.narrow(0, first_w, sizes.features)?, packed.narrow(0, first, sizes.count())?);
         (first_w, first) = (first_w + sizes.features, first + sizes.count());
         let Encoded { gate, products, norms, .. } = encoded(rows, &w, &packed)?;
-        z.push(mixture(&products, &gate, &norms, uses, rows.dropout)?);
+        z.push(mixture(&products, &gate, &norms, index, rows.dropout)?);
     }
     Tensor::cat(&z, 0)
 }

@@ -127,7 +127,7 @@ proptest! {
         for features in [[first.select(&some), second.select(&some)], all.clone()] {
             let items = features[0].count();
             let drawn = GatherIndex::new((0..used as u64).map(|i| (s.bits(i) % items as u64) as u32).collect(), items);
-            for (uses, pooling_rows) in [(&drawn, None), (&drawn, Some(4)), (&GatherIndex::each_once(items), None)] {
+            for (index, pooling_rows) in [(&drawn, None), (&drawn, Some(4)), (&GatherIndex::each_once(items), None)] {
                 for dropout in drops(seed) {
                     // If dropout leaves at most one value in a part, the part has almost no variance, and its gradient no correct digits.
                     if dropout.is_active() && width < 16 { continue; }
@@ -138,12 +138,12 @@ proptest! {
                     let packed = |d: usize| experts * (d * width + d + 3 * width);
                     let inputs = [var(s.fold_in_index(2), &[2 * d + 3]), var(s.fold_in_index(3), &[packed(d) + packed(d + 3)])];
                     // Without gradients nothing is kept, which is another path to the same values.
-                    let kept = mp4sr_ops::encode(&rows, &inputs[0], &inputs[1], uses).unwrap();
+                    let kept = mp4sr_ops::encode(&rows, &inputs[0], &inputs[1], index).unwrap();
                     let streamed =
-                        mp4sr_ops::encode(&rows, &inputs[0].as_detached_tensor(), &inputs[1].as_detached_tensor(), uses).unwrap();
+                        mp4sr_ops::encode(&rows, &inputs[0].as_detached_tensor(), &inputs[1].as_detached_tensor(), index).unwrap();
 let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
                     prop_assert!(distance.to_scalar::<f32>().unwrap() < TOLERANCE);
-                    twins("encode", &inputs, &|i| mp4sr_ops::encode(&rows, &i[0], &i[1], uses), &|i| plain::encode(&rows, &i[0], &i[1], uses));
+                    twins("encode", &inputs, &|i| mp4sr_ops::encode(&rows, &i[0], &i[1], index), &|i| plain::encode(&rows, &i[0], &i[1], index));
                 }
             }
         }

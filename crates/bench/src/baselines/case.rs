@@ -313,9 +313,9 @@ fn s3rec_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
     })
 }
 
-fn noise(uses: usize, experts: usize, key: RngKey) -> Result<Tensor> {
-    let values = (0..(uses * experts) as u64).map(|at| key.normal(at) as f32).collect();
-    Tensor::from_vec(values, (uses, experts), &mp4sr_models::Device::Cpu)
+fn noise(count: usize, experts: usize, key: RngKey) -> Result<Tensor> {
+    let values = (0..(count * experts) as u64).map(|at| key.normal(at) as f32).collect();
+    Tensor::from_vec(values, (count, experts), &mp4sr_models::Device::Cpu)
 }
 
 fn unisrec_pretrain_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
@@ -323,8 +323,8 @@ fn unisrec_pretrain_case(world: &World, key: RngKey) -> anyhow::Result<BaselineC
     let model = Rc::new(UniSRec::new(config, transformer, &world.data, key)?);
     let batch = world.prefixes(BATCH, transformer.max_sequence_length)?;
     let augmented = model.augment(&batch, key.fold_in("augmentation"))?;
-    let uses = batch.items.len() + batch.count() + augmented.batch.items.len();
-    let noise = noise(uses, config.experts, key.fold_in("noise"))?;
+    let count = batch.items.len() + batch.count() + augmented.batch.items.len();
+    let noise = noise(count, config.experts, key.fold_in("noise"))?;
     let own = &augmented.batch;
     let inputs = with(
         batch_inputs(&batch),

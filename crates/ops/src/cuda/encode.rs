@@ -32,18 +32,18 @@ fn warp_width(d: usize) -> Option<usize> {
     WARP_WIDTHS.into_iter().find(|lanes| d <= 32 * lanes)
 }
 
-pub(crate) fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses: &GatherIndex) -> Result<Tensor> {
+pub(crate) fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, index: &GatherIndex) -> Result<Tensor> {
     let beyond = |ItemRows { features, width, experts, .. }: &ItemRows| {
         *width > WIDEST || *experts > EXPERTS || features.longest() + features.width() > ROOM
     };
     if modalities.iter().any(beyond) {
-        return plain::encode(modalities, w, packed, uses);
+        return plain::encode(modalities, w, packed, index);
     }
     let (mut first_w, mut first) = (0, 0);
     let mut encoders = Vec::new();
     for rows in modalities {
-        if rows.features.count() != uses.items() {
-            bail!("encode: {} items, uses of {}", rows.features.count(), uses.items());
+        if rows.features.count() != index.items() {
+            bail!("encode: {} items, uses of {}", rows.features.count(), index.items());
         }
         let sizes = rows.sizes();
         encoders.push(Encoder { rows: rows.clone(), sizes, w: first_w, packed: first });
@@ -55,7 +55,7 @@ pub(crate) fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses:
     }
     let op = Encode {
         encoders,
-        uses: uses.clone(),
+        index: index.clone(),
         precision: precision(),
         pooling_learns: w.track_op(),
         keeps: w.track_op() || packed.track_op(),
@@ -75,7 +75,7 @@ struct Encoder {
 
 struct Encode {
     encoders: Vec<Encoder>,
-    uses: GatherIndex,
+    index: GatherIndex,
     precision: Precision,
     pooling_learns: bool,
     keeps: bool,
@@ -159,7 +159,7 @@ impl Encoder {
     fn mix(
         &self,
         gpu: &Gpu,
-        uses: &UploadedGatherIndex,
+        index: &UploadedGatherIndex,
         kept: &Kept,
         packed: DevicePointer,
         z: DevicePointer,
@@ -168,15 +168,15 @@ impl Encoder {
         let [biases, weights, norm_biases] = self.tail(packed);
         gpu.launch(
             &format!("mix_{}", lanes(width)),
-            Grid::warps(uses.count()),
+            Grid::warps(index.count()),
             arguments![
                 z,
                 &kept.products,
                 biases,
                 weights,
                 norm_biases,
-                uses.rows(),
-                uses.count(),
+                index.rows(),
+                index.count(),
                 experts,
                 width,
                 self.sizes.gpu_columns(),
@@ -196,7 +196,7 @@ impl Encoder {
         &self,
         gpu: &Gpu,
         given: Given,
-        uses: &UploadedGatherIndex,
+        index: &UploadedGatherIndex,
         kept: &Kept,
         to: Gradients,
         precision: Precision,
@@ -205,7 +205,7 @@ impl Encoder {
         let MixtureSizes { features: d, experts, width } = self.sizes;
         let (items, columns, outputs) = (self.rows.features.count(), self.sizes.gpu_columns(), self.sizes.outputs());
         let [biases, weights, norm_biases] = self.tail(packed);
-        let (starts, by_row) = uses.by_row(gpu)?;
+        let (starts, by_row) = index.by_row(gpu)?;
         let d_products = gpu.factor(items * columns, precision)?;
         let d_gates = gpu.take::<f32>(items * experts)?;
         let blocks = EXPERT_BLOCKS.min(items.div_ceil(WARPS)).max(1);
@@ -329,19 +329,19 @@ impl OnGpu<2> for Encode {
 
     fn forward(&self, gpu: &Gpu, [w, packed]: [View<'_>; 2]) -> Result<(Floats, Vec<usize>)> {
         let width = self.encoders.first().map_or(1, |e| e.sizes.width);
-        let uses = UploadedGatherIndex::of(gpu, &self.uses)?;
-        let rows = self.encoders.len() * uses.count();
+        let index = UploadedGatherIndex::of(gpu, &self.index)?;
+        let rows = self.encoders.len() * index.count();
         let z = gpu.take::<f32>(rows * width)?;
         let mut all = Vec::new();
         for (m, encoder) in self.encoders.iter().enumerate() {
             let kept = encoder.compute(gpu, w.at, packed.at, self.precision)?;
-            encoder.mix(gpu, &uses, &kept, packed.at, device_pointer(&z).plus(m * uses.count() * width))?;
+            encoder.mix(gpu, &index, &kept, packed.at, device_pointer(&z).plus(m * index.count() * width))?;
             if self.keeps {
                 all.push(kept);
             }
         }
         if self.keeps {
-            *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some((uses, all));
+            *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some((index, all));
         }
         Ok((z, vec![rows, width]))
     }
@@ -354,22 +354,22 @@ impl OnGpu<2> for Encode {
         dz: View<'_>,
     ) -> Result<[Option<Floats>; 2]> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let (uses, all) = match kept {
+        let (index, all) = match kept {
             Some(kept) => kept,
             None => {
                 let compute = |e: &Encoder| e.compute(gpu, w.at, packed.at, self.precision);
-                (UploadedGatherIndex::of(gpu, &self.uses)?, self.encoders.iter().map(compute).collect::<Result<_>>()?)
+                (UploadedGatherIndex::of(gpu, &self.index)?, self.encoders.iter().map(compute).collect::<Result<_>>()?)
             }
         };
         let (dw, d_packed) = (gpu.take::<f32>(w.dims[0])?, gpu.take::<f32>(packed.dims[0])?);
         for (m, (encoder, kept)) in self.encoders.iter().zip(&all).enumerate() {
-            let own = dz.at.plus(m * uses.count() * encoder.sizes.width);
+            let own = dz.at.plus(m * index.count() * encoder.sizes.width);
             let given = Given { w: w.at, packed: packed.at, dz: own };
             let to = Gradients {
                 w: self.pooling_learns.then(|| device_pointer(&dw).plus(encoder.w)),
                 packed: device_pointer(&d_packed).plus(encoder.packed),
             };
-            encoder.gradients(gpu, given, &uses, kept, to, self.precision)?;
+            encoder.gradients(gpu, given, &index, kept, to, self.precision)?;
         }
         Ok([self.pooling_learns.then_some(dw), Some(d_packed)])
     }

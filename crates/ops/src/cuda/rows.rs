@@ -176,10 +176,10 @@ impl UploadedGatherIndex {
         let (uploaded, rows, (sender, receiver)) = (gpu.upload(rows)?, rows.to_vec(), std::sync::mpsc::channel());
         let count = rows.len();
         rayon::spawn(move || {
-            let uses =
+            let index =
                 if are_once(&rows, table) { RowIndex::Once } else { RowIndex::Index(GatherIndex::new(rows, table)) };
             // Without a backward pass, the receiver is gone by now.
-            let _ = sender.send(uses);
+            let _ = sender.send(index);
         });
         Ok(Self { count, rows: table, uploaded, order: Mutex::new(Order::UnderWay(receiver)) })
     }
@@ -207,11 +207,11 @@ impl UploadedGatherIndex {
 
     fn order(&self, gpu: &Gpu) -> Result<Arc<Uploaded>> {
         let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
-        let uses = match &*order {
+        let index = match &*order {
             Order::Known(uploaded) => return Ok(uploaded.clone()),
             Order::UnderWay(receiver) => receiver.recv().map_err(Error::wrap)?,
         };
-        let uploaded = Arc::new(match uses {
+        let uploaded = Arc::new(match index {
             RowIndex::Once => Uploaded::Once,
             RowIndex::Index(index) => {
                 let starts = index.starts();
@@ -256,23 +256,23 @@ impl UploadedGatherIndex {
             }
             Uploaded::Index { values, many } => {
                 let starts = device_pointer(values);
-                let uses = starts.plus(rows + 1);
+                let by_row = starts.plus(rows + 1);
                 let grid = Grid { threads: (1024, 1), ..Grid::blocks(*many, 1) };
-                let long = uses.plus(self.count);
-                gpu.launch("scatter_long_rows", grid, arguments![out, gradient, starts, uses, long, d])?;
-                gpu.launch("scatter_rows", Grid::warps(rows), arguments![out, gradient, starts, uses, rows, d, MANY])
+                let long = by_row.plus(self.count);
+                gpu.launch("scatter_long_rows", grid, arguments![out, gradient, starts, by_row, long, d])?;
+                gpu.launch("scatter_rows", Grid::warps(rows), arguments![out, gradient, starts, by_row, rows, d, MANY])
             }
         }
     }
 }
 
 pub(crate) fn gather(table: &Tensor, rows: &[u32]) -> Result<Tensor> {
-    apply1(Gather { rows: rows.to_vec(), uses: OnceLock::new() }, table)
+    apply1(Gather { rows: rows.to_vec(), index: OnceLock::new() }, table)
 }
 
 struct Gather {
     rows: Vec<u32>,
-    uses: OnceLock<UploadedGatherIndex>,
+    index: OnceLock<UploadedGatherIndex>,
 }
 
 impl OnGpu<1> for Gather {
@@ -280,18 +280,18 @@ impl OnGpu<1> for Gather {
 
     fn forward(&self, gpu: &Gpu, [table]: [View<'_>; 1]) -> Result<(Floats, Vec<usize>)> {
         let &[n, d] = table.dims else { bail!("gather: expected [n, d], found {:?}", table.dims) };
-        let uses = UploadedGatherIndex::new(gpu, &self.rows, n, Self::NAME)?;
-        let out = gpu.take::<f32>(uses.count() * d)?;
-        let grid = Grid::warps(uses.count());
-        gpu.launch("gather_rows", grid, arguments![&out, table.at, uses.rows(), uses.count(), d])?;
-        let dims = vec![uses.count(), d];
-        let _ = self.uses.set(uses);
+        let index = UploadedGatherIndex::new(gpu, &self.rows, n, Self::NAME)?;
+        let out = gpu.take::<f32>(index.count() * d)?;
+        let grid = Grid::warps(index.count());
+        gpu.launch("gather_rows", grid, arguments![&out, table.at, index.rows(), index.count(), d])?;
+        let dims = vec![index.count(), d];
+        let _ = self.index.set(index);
         Ok((out, dims))
     }
 
     fn backward(&self, gpu: &Gpu, [table]: [View<'_>; 1], _: View<'_>, dy: View<'_>) -> Result<[Option<Floats>; 1]> {
-        let Some(uses) = self.uses.get() else { bail!("gather: backward before forward") };
-        Ok([Some(uses.scatter(gpu, dy.at, table.dims[1])?)])
+        let Some(index) = self.index.get() else { bail!("gather: backward before forward") };
+        Ok([Some(index.scatter(gpu, dy.at, table.dims[1])?)])
     }
 }
 

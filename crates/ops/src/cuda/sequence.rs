@@ -69,13 +69,13 @@ impl Input {
         if !one_width || rows < 3 || !one_count {
             bail!("sequence_input: {:?} and {:?} do not fit each other", z.dims, packed.dims);
         }
-        let id_uses = match (&self.ids, ids) {
-            (Some(uses), Some(table)) => Some(UploadedGatherIndex::new(gpu, uses, table.dims[0], NAME)?),
+        let id_index = match (&self.ids, ids) {
+            (Some(index), Some(table)) => Some(UploadedGatherIndex::new(gpu, index, table.dims[0], NAME)?),
             _ => None,
         };
         let uploaded = Uploaded {
             z: UploadedGatherIndex::new(gpu, &self.z, n, NAME)?,
-            ids: id_uses,
+            ids: id_index,
             positions: UploadedGatherIndex::new(gpu, &self.positions, rows - 2, NAME)?,
         };
         let (tables, y) = (Self::tables(z, packed, ids), gpu.take::<f32>(tokens * d)?);
