@@ -11,7 +11,7 @@ use mp4sr_artifact::{Features, Items, Sequences, Table, TimeKind, Users, files};
 use mp4sr_pipeline::config::ModelType;
 use mp4sr_protocol::{EvalCase, Split, training_part};
 use mp4sr_run::model_catalog;
-use mp4sr_tests::{Project, command, root, said};
+use mp4sr_tests::{Project, command, root, stderr_of};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
@@ -28,7 +28,7 @@ fn python(script: &str, needs: &str, arguments: &[&Path], words: &[&str]) -> Opt
     }
     let script = root().join("tests/exports").join(script);
     let output = Command::new(&python).arg(&script).args(arguments).args(words).output().unwrap();
-    assert!(output.status.success(), "{}: {}", script.display(), said(&output));
+    assert!(output.status.success(), "{}: {}", script.display(), stderr_of(&output));
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -140,8 +140,8 @@ fn vectors_give_the_lists_of_every_model() {
                 assert!((by_id[id] - f64::from(*expected)).abs() < 1e-4 * by_id[id].abs().max(1.0), "{model}: {id}");
             }
         }
-        if let Some(said) = python("neighbours.py", "faiss, lancedb, pyarrow, safetensors", &[&out], &[]) {
-            assert!(said.contains("faiss: ") && said.contains("lancedb: "), "{said}");
+        if let Some(message) = python("neighbours.py", "faiss, lancedb, pyarrow, safetensors", &[&out], &[]) {
+            assert!(message.contains("faiss: ") && message.contains("lancedb: "), "{message}");
         }
     }
 }
@@ -176,7 +176,7 @@ fn items_that_were_added_have_vectors_and_are_listed() {
     assert!(
         answer.status.success() && String::from_utf8_lossy(&answer.stdout).contains("\"new\""),
         "{}",
-        said(&answer)
+        stderr_of(&answer)
     );
 }
 
@@ -188,23 +188,23 @@ fn what_cannot_be_exported_is_refused_and_nothing_is_lost() {
     let out = world.folder().join("out").display().to_string();
     let to = ["--out", &out];
     for format in ["vectors-npy", "vectors-safetensors", "vectors-parquet", "lists-csv,vectors-npy"] {
-        let refused = world.run_badly("export", &[&popular[..], &[format], &to].concat());
+        let refused = world.run_failing("export", &[&popular[..], &[format], &to].concat());
         assert!(refused.contains("`popularity` has no vectors"), "{refused}");
         assert!(!world.folder().join("out").exists(), "nothing is half written");
     }
     world.run("export", &[&popular[..], &["lists-csv"], &to].concat());
     world.run("export", &[&popular[..], &["huggingface"], &to].concat());
     let before = files::list(&world.folder().join("out")).unwrap();
-    world.run_badly("export", &[&popular[..], &["vectors-npy"], &to].concat());
+    world.run_failing("export", &[&popular[..], &["vectors-npy"], &to].concat());
     assert_eq!(files::list(&world.folder().join("out")).unwrap(), before, "what failed replaces nothing");
     let own = world.folder().display().to_string();
-    let refused = world.run_badly("export", &[&popular[..], &["lists-csv", "--out", &own]].concat());
+    let refused = world.run_failing("export", &[&popular[..], &["lists-csv", "--out", &own]].concat());
     assert!(refused.contains("name another folder in `--out`"), "{refused}");
     let file = world.folder().join("a.tsv").display().to_string();
-    let refused = world.run_badly("export", &[&popular[..], &["lists-csv", "--out", &file]].concat());
+    let refused = world.run_failing("export", &[&popular[..], &["lists-csv", "--out", &file]].concat());
     assert!(refused.contains("is a file"), "{refused}");
     let unknown = world.output("export", &["--format", "lists-xml"]);
-    assert!(said(&unknown).contains("lists-parquet"), "{}", said(&unknown));
+    assert!(stderr_of(&unknown).contains("lists-parquet"), "{}", stderr_of(&unknown));
 }
 
 /// A dataset with its features by modality.
@@ -239,7 +239,7 @@ fn import(world: &Project, format: &str, folder: &Path, words: &[&str]) -> (Path
     let mut command = command("import");
     command.args([format]).arg(folder).arg("--out").arg(&out).arg("--artifacts").arg(&artifacts).args(words);
     let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     (out.join("pipeline.toml"), artifacts)
 }
 
@@ -250,7 +250,7 @@ fn run_imported(pipeline: &Path, artifacts: &Path) -> String {
     let mut command = command("run");
     command.args(["--until", "evaluate", "--pipeline"]).arg(pipeline).arg("--artifacts").arg(artifacts);
     let output = command.args(small.iter().chain(&epochs).flat_map(|key| ["--set", key])).output().unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
@@ -337,13 +337,17 @@ fn a_dataset_that_is_there_is_not_replaced_by_one_of_its_name() {
     let before = world.bytes("a/dataset/sequences.safetensors");
     let refused = import(&[]);
     assert_eq!(refused.status.code(), Some(1));
-    assert!(said(&refused).contains("another name with `--name`"), "{}", said(&refused));
+    assert!(stderr_of(&refused).contains("another name with `--name`"), "{}", stderr_of(&refused));
     assert_eq!(world.bytes("a/dataset/sequences.safetensors"), before);
     let refused = import(&["--name", "a b"]);
-    assert!(said(&refused).contains("dataset.name") && !world.folder().join("in").exists(), "{}", said(&refused));
+    assert!(
+        stderr_of(&refused).contains("dataset.name") && !world.folder().join("in").exists(),
+        "{}",
+        stderr_of(&refused)
+    );
     for _ in 0..2 {
         let output = import(&["--name", "b"]);
-        assert!(output.status.success(), "{}", said(&output));
+        assert!(output.status.success(), "{}", stderr_of(&output));
     }
 }
 
@@ -486,7 +490,7 @@ fn datasets_of_recbole_are_imported() {
     let mut preprocess = command("preprocess");
     preprocess.arg("--pipeline").arg(&pipeline).arg("--artifacts").arg(world.folder().join("other"));
     let output = preprocess.args(["--set", "preprocess.where=\"rating >= 2\""]).output().unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     assert_eq!(World::read(&world.folder().join("other/ml"), &[]).sequences.items.len(), 5);
 }
 
@@ -568,8 +572,8 @@ fn folders_that_cannot_be_imported_are_refused_by_file_and_line() {
         let mut command = command("import");
         command.args([format]).arg(world.raw("")).arg("--out").arg(&out).arg("--artifacts").arg(world.path(""));
         let output = command.output().unwrap();
-        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-        assert!(said(&output).contains(part), "{part}: {}", said(&output));
+        assert_eq!(output.status.code(), Some(1), "{}", stderr_of(&output));
+        assert!(stderr_of(&output).contains(part), "{part}: {}", stderr_of(&output));
         assert!(!out.exists() && !world.path("").exists(), "{part}");
     }
 }
@@ -594,7 +598,7 @@ fn a_model_folder_recommends_wherever_it_is() {
     let mut command = command("recommend");
     command.current_dir(&folder).args(["--run", "artifacts/a/runs/mp4sr", "--histories", &new]);
     let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "scores to the bit");
     let config = files::read_to_string(&folder.join("artifacts/a/runs/mp4sr/config.toml")).unwrap();
     assert!(!config.contains(&world.folder().display().to_string()), "{config}");
@@ -627,7 +631,7 @@ fn the_guide_s_python_finds_the_lists() {
         return;
     }
     let output = Command::new(&python).arg("guide.py").current_dir(world.folder()).output().unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     let lists: Vec<&str> = printed.lines().collect();
     let expected = &lists_of_json(&world.folder().join("exports/lists/lists.jsonl"))[0].1;

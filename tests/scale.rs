@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use mp4sr_artifact::files;
-use mp4sr_tests::{Project, program, root, said};
+use mp4sr_tests::{Project, program, root, stderr_of};
 use serde_json::Value;
 
 /// The wanted files in a folder, by name.
@@ -97,12 +97,16 @@ fn parts_of_an_extraction_give_the_features_of_one_process_whoever_was_killed() 
         .collect();
     for part in parts {
         let output = part.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}", said(&output));
+        assert!(output.status.success(), "{}", stderr_of(&output));
     }
     assert!(!world.path("a/features").exists(), "parts write no features");
     expect_assembled(&world, &expected);
     let refused = world.output("extract", &["--shard", "4/3"]);
-    assert!(!refused.status.success() && said(&refused).contains("part 4 of 3 does not exist"), "{}", said(&refused));
+    assert!(
+        !refused.status.success() && stderr_of(&refused).contains("part 4 of 3 does not exist"),
+        "{}",
+        stderr_of(&refused)
+    );
 }
 
 /// The number of bytes that a process has written; `None` if it does not run.
@@ -129,8 +133,8 @@ fn parallel(world: &Project, stage: &str) -> Option<Command> {
 
 fn succeed(mut command: Command) -> String {
     let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", said(&output));
-    said(&output)
+    assert!(output.status.success(), "{}", stderr_of(&output));
+    stderr_of(&output)
 }
 
 #[test]
@@ -205,11 +209,11 @@ fn hosts_that_do_not_see_each_others_locks_share_a_cache() {
     let started: Vec<_> = parts.iter().map(|(name, part)| command(name, &["--shard", part]).spawn().unwrap()).collect();
     for process in started {
         let output = process.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}", said(&output));
+        assert!(output.status.success(), "{}", stderr_of(&output));
     }
     for name in ["first", "second"] {
         let output = command(name, &[]).output().unwrap();
-        assert!(output.status.success() && said(&output).contains("computed 0 of"), "{}", said(&output));
+        assert!(output.status.success() && stderr_of(&output).contains("computed 0 of"), "{}", stderr_of(&output));
         assert!(features_in(&host(name).join("a/features")) == expected, "the features of the {name} host");
         let left: Vec<_> = files::list(&host(name).join("a/shards")).unwrap();
         assert!(left.iter().all(|path| !path.is_dir()), "{left:?}");
@@ -217,7 +221,7 @@ fn hosts_that_do_not_see_each_others_locks_share_a_cache() {
     // Merging reads every shard of the cache, and compares vectors that both hosts have computed.
     let mut merge = mp4sr_tests::command("cache");
     let output = merge.arg("merge").arg(host("first")).arg("--artifacts").arg(host("checked")).output().unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(printed.contains("shards were added, 0 were already present"), "{printed}");
     assert!(!printed.contains("differ"), "{printed}");
@@ -244,7 +248,7 @@ fn the_same_part_runs_twice_in_one_folder_without_a_common_lock() {
     assert!(first.try_wait().unwrap().is_none(), "both run at the same time");
     for process in [first, second] {
         let output = process.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}", said(&output));
+        assert!(output.status.success(), "{}", stderr_of(&output));
     }
     expect_assembled(&world, &expected);
 }
@@ -273,7 +277,7 @@ fn vectors_of_machines_that_share_nothing_are_merged() {
                 .arg(machine(host))
                 .args(["--shard", part]);
             let output = command.output().unwrap();
-            assert!(output.status.success(), "{}", said(&output));
+            assert!(output.status.success(), "{}", stderr_of(&output));
         }
     }
     let merge = |folders: &[&Path]| {
@@ -299,14 +303,16 @@ fn vectors_of_machines_that_share_nothing_are_merged() {
     }
     let reported = merge(&[&machine("first"), &copy]);
     assert!(
-        damaged && !reported.status.success() && said(&reported).contains("1 damaged or foreign shards were left out"),
+        damaged
+            && !reported.status.success()
+            && stderr_of(&reported).contains("1 damaged or foreign shards were left out"),
         "{}",
-        said(&reported)
+        stderr_of(&reported)
     );
     forget(&world);
     let refused = |folders: &[&Path], reason: &str| {
         let reported = merge(folders);
-        assert!(!reported.status.success() && said(&reported).contains(reason), "{}", said(&reported));
+        assert!(!reported.status.success() && stderr_of(&reported).contains(reason), "{}", stderr_of(&reported));
     };
     // If one folder has no vectors, or a folder of an encoder lacks its description, nothing is copied.
     refused(&[&machine("first"), &machine("third")], "third` holds no vectors");
@@ -334,7 +340,7 @@ fn vectors_of_machines_that_share_nothing_are_merged() {
     forget(&world);
     refused(&[&machine("first"), &copy], "1 damaged or foreign shards were left out");
     let reported = merge(&[&machine("first"), &machine("second")]);
-    assert!(reported.status.success(), "{}", said(&reported));
+    assert!(reported.status.success(), "{}", stderr_of(&reported));
     let printed = String::from_utf8_lossy(&reported.stdout).into_owned();
     assert!(printed.contains("1 shards were added") && printed.contains("1 were already present"), "{printed}");
     expect_assembled(&world, &expected);
@@ -345,7 +351,11 @@ fn vectors_of_machines_that_share_nothing_are_merged() {
     files::write_bytes(&own, &whole[..whole.len() - 1]).unwrap();
     let reported = merge(&[&machine("first"), &machine("second")]);
     let printed = String::from_utf8_lossy(&reported.stdout).into_owned();
-    assert!(reported.status.success() && printed.contains(&own.display().to_string()), "{printed}{}", said(&reported));
+    assert!(
+        reported.status.success() && printed.contains(&own.display().to_string()),
+        "{printed}{}",
+        stderr_of(&reported)
+    );
     assert!(files::read(&own).unwrap() == whole);
 }
 
@@ -436,7 +446,7 @@ fn spark(python: &str, world: &Project, pipeline: &str, data: &Path) -> Output {
 /// Replaces the interactions `names` of a pipeline by those that Spark keeps, and returns Spark's counts.
 fn reduce(python: &str, world: &Project, pipeline: &str, data: &Path, names: &[&str]) -> Value {
     let output = spark(python, world, pipeline, data);
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     let reduced = world.folder().join("reduced");
     for name in names {
         let parts = files::list(&reduced.join(name)).unwrap();
@@ -535,7 +545,7 @@ fn spark_refuses_what_it_does_not_read() {
     let expect_refused = |pipeline: &str, expected: &str| {
         world.write("a.toml", pipeline);
         let output = spark(&python, &world, "a", world.folder());
-        let reported = said(&output);
+        let reported = stderr_of(&output);
         assert_eq!(output.status.code(), Some(1), "{expected}: {reported}");
         let sentence = reported.lines().last().unwrap_or_default();
         assert!(sentence.contains(expected) && !reported.contains("Traceback"), "{expected}: {reported}");

@@ -280,7 +280,7 @@ fn keys_and_hosts_decide_who_is_answered() {
     };
     assert_eq!((elsewhere(&service, "shop.example"), elsewhere(&service, "127.0.0.1:1")), (421, 200));
     drop(service);
-    let refused = world.run_badly("serve", &["--host", "0.0.0.0", "--port", "0"]);
+    let refused = world.run_failing("serve", &["--host", "0.0.0.0", "--port", "0"]);
     assert!(refused.contains("give `--keys FILE`"), "{refused}");
     world.write("keys", "# shop\nabcdefghijklmnop\n");
     let keys = world.folder().join("keys").display().to_string();

@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use mp4sr_artifact::files;
-use mp4sr_tests::{Project, said, stages};
+use mp4sr_tests::{Project, stages, stderr_of};
 
 use crate::{finished, manifest};
 
@@ -35,7 +35,7 @@ fn refused(world: &Project, artifact: &str, stage: &str, bytes: &[u8], how: &str
     std::fs::write(&path, bytes).unwrap();
     std::fs::remove_file(&manifest).unwrap();
     let output = world.output(stage, &[]);
-    let (said, success) = (said(&output), output.status.success());
+    let (message, success) = (stderr_of(&output), output.status.success());
     std::fs::write(&path, &whole).unwrap();
     if success {
         for (found, bytes) in finished(world) {
@@ -44,11 +44,11 @@ fn refused(world: &Project, artifact: &str, stage: &str, bytes: &[u8], how: &str
         return false;
     }
     let name = path.file_name().unwrap().to_string_lossy();
-    let last = said.lines().last().unwrap_or_default();
-    assert_eq!(output.status.code(), Some(1), "{artifact}, {how}: {said}");
+    let last = message.lines().last().unwrap_or_default();
+    assert_eq!(output.status.code(), Some(1), "{artifact}, {how}: {message}");
     // If the whole dataset was exchanged, the error may name the next file that does not match.
     let named = last.contains(&*name) || (how == OTHER && last.contains("built for a different item list"));
-    assert!(last.starts_with("error: ") && named && last.contains(';'), "{artifact}, {how}: {said}");
+    assert!(last.starts_with("error: ") && named && last.contains(';'), "{artifact}, {how}: {message}");
     std::fs::write(&manifest, record).unwrap();
     true
 }
@@ -160,13 +160,13 @@ fn a_footer_that_the_library_panics_at_is_refused_in_one_sentence() {
     });
     std::fs::write(&path, flipped.expect("no bit makes the library panic")).unwrap();
     let output = world.output("extract", &["--quiet"]);
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-    let said = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr_of(&output));
+    let message = stderr_of(&output);
     assert!(
-        said.starts_with("error: `") && said.contains("items.parquet` cannot be used: it is not a whole"),
-        "{said}"
+        message.starts_with("error: `") && message.contains("items.parquet` cannot be used: it is not a whole"),
+        "{message}"
     );
-    assert_eq!(said.lines().count(), 1, "{said}");
+    assert_eq!(message.lines().count(), 1, "{message}");
 }
 
 /// Files of other programs have no checksum; their content must be checked nevertheless.

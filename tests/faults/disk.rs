@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use mp4sr_tests::{Project, root, said, stages};
+use mp4sr_tests::{Project, root, stages, stderr_of};
 
 use crate::{assert_same, finished, forget, undisturbed};
 
@@ -44,13 +44,13 @@ fn a_disk_that_fails_at_any_call_loses_nothing() {
                     break;
                 }
                 faults += 1;
-                let said = said(&output);
-                let last = said.lines().last().unwrap_or_default();
+                let message = stderr_of(&output);
+                let last = message.lines().last().unwrap_or_default();
                 let when = format!("{stage}, {call} {at}");
-                assert_eq!(output.status.code(), Some(1), "{when}: {said}");
+                assert_eq!(output.status.code(), Some(1), "{when}: {message}");
                 assert!(
                     last.starts_with("error: ") && last.contains(reported) && last.contains("artifacts"),
-                    "{when}: {said}"
+                    "{when}: {message}"
                 );
                 let now = finished(&world);
                 for (path, bytes) in &now {
@@ -75,6 +75,10 @@ fn a_folder_that_cannot_be_created_is_reported() {
         command.arg("--pipeline").arg(world.pipeline("a")).args(["--artifacts", path]);
         let output = command.output().unwrap();
         assert_eq!(output.status.code(), Some(1));
-        assert!(said(&output).contains(path) && !said(&output).contains("internal error"), "{}", said(&output));
+        assert!(
+            stderr_of(&output).contains(path) && !stderr_of(&output).contains("internal error"),
+            "{}",
+            stderr_of(&output)
+        );
     }
 }

@@ -62,7 +62,7 @@ pub fn command(name: &str) -> Command {
 }
 
 /// The standard error of a program.
-pub fn said(output: &Output) -> String {
+pub fn stderr_of(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -239,23 +239,23 @@ impl Project {
 
     /// Runs a command, expects success, and returns its standard error.
     pub fn run_stderr(&self, name: &str, words: &[&str]) -> String {
-        said(&self.succeeded(name, words))
+        stderr_of(&self.succeeded(name, words))
     }
 
     /// Runs a command, expects exit code 1 and one line with an error, and returns that line.
-    pub fn run_badly(&self, name: &str, words: &[&str]) -> String {
+    pub fn run_failing(&self, name: &str, words: &[&str]) -> String {
         let output = self.output(name, words);
-        let said = said(&output);
-        let errors: Vec<&str> = said.lines().filter(|line| line.starts_with("error: ")).collect();
-        assert_eq!((output.status.code(), errors.len()), (Some(1), 1), "{name} {words:?}: {said}");
-        assert!(!errors[0].contains("Error {") && !errors[0].contains("unwrap"), "{name} {words:?}: {said}");
+        let message = stderr_of(&output);
+        let errors: Vec<&str> = message.lines().filter(|line| line.starts_with("error: ")).collect();
+        assert_eq!((output.status.code(), errors.len()), (Some(1), 1), "{name} {words:?}: {message}");
+        assert!(!errors[0].contains("Error {") && !errors[0].contains("unwrap"), "{name} {words:?}: {message}");
         assert!(output.stdout.is_empty(), "{name} {words:?} failed and wrote results");
         errors[0].to_owned()
     }
 
     fn succeeded(&self, name: &str, words: &[&str]) -> Output {
         let output = self.output(name, words);
-        assert!(output.status.success(), "{name} {words:?}: {}", said(&output));
+        assert!(output.status.success(), "{name} {words:?}: {}", stderr_of(&output));
         output
     }
 }

@@ -9,7 +9,7 @@ mod settings;
 use std::process::Output;
 
 use mp4sr_artifact::files;
-use mp4sr_tests::{Project, said, stages};
+use mp4sr_tests::{Project, stages, stderr_of};
 
 /// Text that must not occur in a message for users.
 const NEVER: [&str; 18] = [
@@ -75,10 +75,10 @@ impl MessageChecks {
     }
 
     fn check(&mut self, what: &str, names: &str, output: &Output) {
-        let said = said(output);
-        let last = said.lines().last().unwrap_or_default().to_owned();
+        let message = stderr_of(output);
+        let last = message.lines().last().unwrap_or_default().to_owned();
         // For wrong flags, the argument parser also prints the usage, and exits with a code of its own.
-        let line = said.lines().find(|line| line.starts_with("error: ")).unwrap_or(&last).to_owned();
+        let line = message.lines().find(|line| line.starts_with("error: ")).unwrap_or(&last).to_owned();
         let mut wrong = |is: bool, why: &str| {
             if is {
                 self.problems.push(format!("{what}: {why}: {line}"));

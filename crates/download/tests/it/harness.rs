@@ -76,8 +76,8 @@ impl World {
     }
 
     /// Runs the stage, expects exit code 1 and one line on standard error, and returns that line.
-    pub fn run_badly(&self, set: &[&str]) -> String {
-        self.0.run_badly("download", &words(set))
+    pub fn run_failing(&self, set: &[&str]) -> String {
+        self.0.run_failing("download", &words(set))
     }
 
     pub fn downloads(&self) -> Downloads {

@@ -110,7 +110,7 @@ fn a_killed_run_is_resumed_and_two_at_once_are_reported() {
         assert!(child.try_wait().unwrap().is_none(), "it ended too soon");
         std::thread::sleep(Duration::from_millis(10));
     }
-    let message = world.run_badly(&[]);
+    let message = world.run_failing(&[]);
     assert!(message.contains(&format!("is in use by process {}", child.id())), "{message}");
     child.kill().unwrap();
     child.wait().unwrap();

@@ -31,7 +31,7 @@ fn made(files: &[(&str, &[u8])], keys: &str, more: &str) -> (Dataset, String) {
 }
 
 fn refused(files: &[(&str, &[u8])], keys: &str, more: &str) -> String {
-    shop(files, keys, more).run_badly("preprocess", &[])
+    shop(files, keys, more).run_failing("preprocess", &[])
 }
 
 fn tabular(file: &str) -> String {
@@ -121,9 +121,9 @@ fn notations_of_time_are_recognised_and_reported_or_named_by_a_key() {
     ] {
         let content = events(&[("b", times[1]), ("a", times[0])]);
         let keys = format!("{}\ntime = \"{key}\"", tabular("e.csv"));
-        let (made, said) = made(&[("e.csv", content.as_bytes())], &keys, "");
+        let (made, message) = made(&[("e.csv", content.as_bytes())], &keys, "");
         histories_are(&made, &[("u", &["a", "b"])]);
-        assert!(said.contains(reported), "{times:?}: {said}");
+        assert!(message.contains(reported), "{times:?}: {message}");
         assert_eq!(made.report.interactions.times.len(), usize::from(!reported.is_empty()));
     }
     for (times, key, expected) in [
@@ -148,7 +148,7 @@ fn notations_of_time_are_recognised_and_reported_or_named_by_a_key() {
     let keys = "format = \"tabular\"\ninteractions = [\"a.csv\", \"b.csv\"]";
     histories_are(&made(&files, keys, "").0, &[("u", &["a", "b", "c"])]);
     let project = shop(&files, keys, "");
-    let error = project.run_badly("preprocess", &["--set", "preprocess.since=1500000000"]);
+    let error = project.run_failing("preprocess", &["--set", "preprocess.since=1500000000"]);
     assert!(error.contains("times in several units; give a date"), "{error}");
 }
 
