@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::Dtype;
 
 use crate::features::{Values, view};
-use crate::map::Map;
+use crate::map::MappedFile;
 use crate::tensors::{parse, write_views};
 use crate::{Error, Fingerprint, Header, Result, files};
 
@@ -156,7 +156,7 @@ impl VectorCache {
         Ok(())
     }
 
-    fn hold(&mut self, shard: Shard) {
+    fn hold(&mut self, shard: VectorShard) {
         let index = self.shards.len() as u32;
         for (row, key) in shard.keys.into_iter().enumerate() {
             self.locations.entry(key).or_insert((index, row as u32));
@@ -235,7 +235,7 @@ pub fn merge_vectors(from: &Path, into: &Path, width: usize) -> Result<MergedVec
                 merged.compare(&path, new, known);
             }
         }
-        files::write_bytes(&to, &Map::open(&path)?)?;
+        files::write_bytes(&to, &MappedFile::open(&path)?)?;
         cache.hold(shard);
         merged.new += 1;
     }
@@ -243,15 +243,15 @@ pub fn merge_vectors(from: &Path, into: &Path, width: usize) -> Result<MergedVec
 }
 
 /// A shard that was read.
-struct Shard {
+struct VectorShard {
     encoder: Fingerprint,
     keys: Vec<VectorKey>,
     values: Values<f32>,
 }
 
 /// Reads a shard with vectors of `width` values of an encoder that `is_own` accepts.
-fn open(path: &Path, is_own: impl Fn(&Fingerprint) -> bool, width: usize, remedy: &str) -> Result<Shard> {
-    let map = std::sync::Arc::new(Map::open(path)?);
+fn open(path: &Path, is_own: impl Fn(&Fingerprint) -> bool, width: usize, remedy: &str) -> Result<VectorShard> {
+    let map = std::sync::Arc::new(MappedFile::open(path)?);
     let wrong = |reason: String| Error::unusable(path, reason, remedy);
     let (header, file) = parse(path, &map, FORMAT, VERSION, remedy)?;
     if !is_own(&header.items) {
@@ -270,7 +270,7 @@ fn open(path: &Path, is_own: impl Fn(&Fingerprint) -> bool, width: usize, remedy
     let keys = keys.data().as_chunks::<16>().0.iter().map(|&bits| u128::from_le_bytes(bits)).collect();
     let start = values.data().as_ptr() as usize - map.as_ptr() as usize;
     let values = view(&map, start..start + values.data().len(), f32::from_le_bytes);
-    Ok(Shard { encoder: header.items, keys, values })
+    Ok(VectorShard { encoder: header.items, keys, values })
 }
 
 fn shards_in(folder: &Path) -> Result<Vec<PathBuf>> {

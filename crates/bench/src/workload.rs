@@ -33,7 +33,7 @@ pub enum FeatureType {
 
 /// The sizes of a generated workload. The defaults are those of the PyTorch peer.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Sizes {
+pub struct WorkloadSizes {
     /// The number of items, I.
     #[arg(long, default_value_t = 7670)]
     pub items: usize,
@@ -99,7 +99,7 @@ pub fn modality(
 
 impl Workload {
     /// Draws ragged features, histories of popular and rare items with lengths from a geometric distribution, targets, and mixup positions.
-    pub fn draw(sizes: &Sizes, pretrains: bool) -> anyhow::Result<Self> {
+    pub fn draw(sizes: &WorkloadSizes, pretrains: bool) -> anyhow::Result<Self> {
         let key = RngKey::new(sizes.seed).fold_in("workload");
         let item = |at: u64| 1 + (sizes.items as f64 * key.fold_in("items").uniform(at).powf(2.2)) as u32;
         let length = |j: usize| {

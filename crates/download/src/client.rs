@@ -14,7 +14,7 @@ use url::Url;
 use crate::address;
 use crate::as_stored::AsStored;
 use crate::outcome::{Fate, Trouble};
-use crate::part::Held;
+use crate::part::PartialState;
 use crate::resolver::{Private, PublicOnly};
 
 const MAX_REDIRECTS: usize = 5;
@@ -69,7 +69,12 @@ impl Client {
     }
 
     /// Follows redirects to the final response. `enter` is called with each URL before it is requested.
-    pub fn get(&self, url: &Url, held: Option<&Held>, enter: &mut dyn FnMut(&Url)) -> Result<Response<Body>, Trouble> {
+    pub fn get(
+        &self,
+        url: &Url,
+        held: Option<&PartialState>,
+        enter: &mut dyn FnMut(&Url),
+    ) -> Result<Response<Body>, Trouble> {
         let mut way = vec![url.clone()];
         loop {
             let at = &way[way.len() - 1];
@@ -87,7 +92,7 @@ impl Client {
         }
     }
 
-    fn ask(&self, url: &Url, held: Option<&Held>) -> Result<Response<Body>, Trouble> {
+    fn ask(&self, url: &Url, held: Option<&PartialState>) -> Result<Response<Body>, Trouble> {
         let mut request = self.agent.get(url.as_str());
         if let Some(held) = held {
             request = request

@@ -28,7 +28,7 @@ mod stage;
 mod transfer;
 
 pub use error::{Error, Result};
-pub use ledger::Entry;
+pub use ledger::LedgerEntry;
 pub use outcome::Fate;
 pub use report::{DownloadReport, ImageReport, RawReport};
 pub use stage::run;

@@ -13,7 +13,7 @@ use ring::digest::{Context, SHA256};
 
 use crate::client::{Client, ContentKind};
 use crate::outcome::Trouble;
-use crate::part::{Part, linked_folder};
+use crate::part::{PartialFile, linked_folder};
 use crate::report::RawReport;
 use crate::schedule::{self, Permit};
 use crate::transfer::Transfer;
@@ -27,8 +27,12 @@ pub fn fetch(settings: &Download, data: &Path, progress: &Progress) -> Result<Ve
     if settings.files.is_empty() {
         return Ok(Vec::new());
     }
-    let desk =
-        Desk { settings, data, client: Client::new(settings, ContentKind::Raw), bar: progress.bytes("raw files", 0) };
+    let downloader = RawDownloader {
+        settings,
+        data,
+        client: Client::new(settings, ContentKind::Raw),
+        bar: progress.bytes("raw files", 0),
+    };
     let outcomes = Mutex::new(Vec::new());
     let produce = |schedule: &schedule::Schedule<usize>| {
         for (at, file) in settings.files.iter().enumerate() {
@@ -39,7 +43,7 @@ pub fn fetch(settings: &Download, data: &Path, progress: &Progress) -> Result<Ve
     };
     let threads = settings.connections.min(settings.files.len());
     schedule::run(threads, settings.per_host, produce, |at, permit| {
-        let outcome = desk.bring(&settings.files[at], permit)?;
+        let outcome = downloader.bring(&settings.files[at], permit)?;
         outcomes.lock().unwrap_or_else(PoisonError::into_inner).push((at, outcome));
         Ok(())
     })?;
@@ -54,14 +58,14 @@ pub fn fetch(settings: &Download, data: &Path, progress: &Progress) -> Result<Ve
     }
 }
 
-struct Desk<'a> {
+struct RawDownloader<'a> {
     settings: &'a Download,
     data: &'a Path,
     client: Client,
     bar: Bar,
 }
 
-impl Desk<'_> {
+impl RawDownloader<'_> {
     fn bring(&self, file: &RawFile, permit: &mut Permit<'_, usize>) -> Result<RawOutcome> {
         let path = self.data.join(&file.path);
         if let Some(link) = linked_folder(self.data, &path) {
@@ -91,7 +95,7 @@ impl Desk<'_> {
             Ok(url) => url,
             Err(verdict) => return lost(&verdict.reason),
         };
-        let part = Part::beside(&path);
+        let part = PartialFile::beside(&path);
         let meter = Meter { bar: &self.bar, announced: AtomicU64::new(0), counted: AtomicU64::new(0) };
         let transfer = Transfer {
             client: &self.client,
@@ -127,7 +131,7 @@ fn kept(file: &RawFile, path: &Path, bytes: u64) -> Result<RawOutcome> {
 }
 
 /// Moves a downloaded file to its final name if it is as expected; otherwise discards it.
-fn accept(file: &RawFile, path: &Path, part: &Part, bytes: u64) -> Result<RawOutcome> {
+fn accept(file: &RawFile, path: &Path, part: &PartialFile, bytes: u64) -> Result<RawOutcome> {
     if let Some(problem) = problem(file, part.path())? {
         part.discard()?;
         return Ok(Err(format!(

@@ -44,7 +44,7 @@ pub fn expect_vectors(model: &dyn Model, name: &str) -> anyhow::Result<()> {
 }
 
 /// The vectors from which scores are computed.
-struct Vectors {
+struct ExportedVectors {
     /// The item matrix, `[I, k]`: row i-1 is item i.
     items: Vec<f32>,
     /// k, the width of a vector.
@@ -55,7 +55,7 @@ struct Vectors {
     queries: Vec<f32>,
 }
 
-impl Vectors {
+impl ExportedVectors {
     fn of(export: &Export<'_>) -> anyhow::Result<Self> {
         let Export { context, answerer, histories, .. } = export;
         let scorer = answerer.scorer();
@@ -81,7 +81,7 @@ fn values(tensor: &Tensor) -> anyhow::Result<Vec<f32>> {
 
 /// Writes the vectors in every format, and returns the paths of the files.
 pub fn write(export: &Export<'_>, formats: &[VectorFormat], folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let vectors = Vectors::of(export)?;
+    let vectors = ExportedVectors::of(export)?;
     let users = Users::read(&export.context.layout.users())?;
     let user_ids: Vec<&str> = export.histories.iter().map(|own| users.ids[own.user].as_str()).collect();
     let about = about(export, &vectors);
@@ -138,7 +138,7 @@ pub fn write(export: &Export<'_>, formats: &[VectorFormat], folder: &Path) -> an
 }
 
 /// What a program needs to know to rank with the vectors.
-fn about(export: &Export<'_>, vectors: &Vectors) -> Value {
+fn about(export: &Export<'_>, vectors: &ExportedVectors) -> Value {
     let Export { context, run, answerer, .. } = export;
     let model = run.trained.model.as_ref();
     let reads_last = Some(model.max_sequence_length()).filter(|&length| length < usize::MAX);
@@ -161,7 +161,7 @@ fn about(export: &Export<'_>, vectors: &Vectors) -> Value {
 
 type ArrowColumns = Vec<(&'static str, ArrayRef)>;
 
-fn item_columns(export: &Export<'_>, vectors: &Vectors) -> anyhow::Result<ArrowColumns> {
+fn item_columns(export: &Export<'_>, vectors: &ExportedVectors) -> anyhow::Result<ArrowColumns> {
     let catalogue = &export.run.catalogue;
     let count = catalogue.items.len();
     let old = count - catalogue.new_items;
@@ -175,7 +175,7 @@ fn item_columns(export: &Export<'_>, vectors: &Vectors) -> anyhow::Result<ArrowC
     ])
 }
 
-fn query_columns(export: &Export<'_>, vectors: &Vectors, user_ids: &[&str]) -> anyhow::Result<ArrowColumns> {
+fn query_columns(export: &Export<'_>, vectors: &ExportedVectors, user_ids: &[&str]) -> anyhow::Result<ArrowColumns> {
     let (mut ids, mut interests) = (Vec::new(), Vec::new());
     let mut items = ListBuilder::new(UInt32Builder::new());
     let mut names = ListBuilder::new(StringBuilder::new());

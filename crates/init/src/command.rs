@@ -7,12 +7,12 @@ use mp4sr_artifact::files;
 use mp4sr_pipeline::config::{Format, ModelCatalog, Source};
 use mp4sr_pipeline::text::count;
 use mp4sr_pipeline::{Config, print};
-use mp4sr_preprocess::survey::{Known, Survey};
+use mp4sr_preprocess::survey::{KnownLayout, Survey};
 use mp4sr_preprocess::{Report, RowLimits, described_shares, trial};
 
 use crate::data_folder::{DataFolder, dataset_name};
-use crate::draft::{ColumnRoles, Core, Draft, Modalities, TINY_IMAGE, TINY_TEXT};
-use crate::events::{Clock, EventColumns, NamedEvents};
+use crate::draft::{ColumnRoles, CoreThresholds, Draft, Modalities, TINY_IMAGE, TINY_TEXT};
+use crate::events::{EventOrder, InteractionColumns, NamedEvents};
 use crate::found::{self, Doubt};
 use crate::items::{ImageKind, ItemColumns, NamedItems};
 use crate::join::{EVENT_ROWS, ITEM_ROWS, NamedIds, joins};
@@ -106,8 +106,12 @@ fn yes_or_no(text: &str) -> std::result::Result<bool, String> {
 }
 
 /// The bounds to try, from the usual ones to none.
-const CORES: [Core; 4] =
-    [Core { user: 5, item: 5 }, Core { user: 5, item: 0 }, Core { user: 3, item: 0 }, Core { user: 0, item: 0 }];
+const CORES: [CoreThresholds; 4] = [
+    CoreThresholds { user: 5, item: 5 },
+    CoreThresholds { user: 5, item: 0 },
+    CoreThresholds { user: 3, item: 0 },
+    CoreThresholds { user: 0, item: 0 },
+];
 
 /// Runs `mp4sr init`.
 ///
@@ -275,7 +279,7 @@ impl Inspected {
             encoding: args.encoding.clone().unwrap_or_default(),
             ..Source::default()
         };
-        let known = |header| Known { source: Some(&source), header };
+        let known = |header| KnownLayout { source: Some(&source), header };
         let events = Survey::of(&args.interactions[0], false, known(args.header))?;
         let items = args.items.first().map(|path| Survey::of(path, true, known(args.items_header))).transpose()?;
         let encoding = match &args.encoding {
@@ -312,7 +316,7 @@ impl Inspected {
             time_format: args.time_format.clone(),
             line_order: args.line_order,
         };
-        let of_events = EventColumns::guess(events, &joins, &named)?;
+        let of_events = InteractionColumns::guess(events, &joins, &named)?;
         doubts.extend(of_events.doubts.iter().cloned());
         let join = joins.iter().find(|join| join.item == of_events.item);
         let named = NamedItems {
@@ -416,9 +420,14 @@ fn modalities(report: &Report) -> Modalities {
 }
 
 /// The first of [`CORES`] that leaves any events, and the reason if it is not the usual one.
-fn core(config: &Config, limits: RowLimits, is_whole: bool, doubts: &mut Vec<Doubt>) -> Result<(Core, String)> {
+fn core(
+    config: &Config,
+    limits: RowLimits,
+    is_whole: bool,
+    doubts: &mut Vec<Doubt>,
+) -> Result<(CoreThresholds, String)> {
     let remedy = "`preprocess.user_core`, `preprocess.item_core`";
-    let leaves = |core: Core| {
+    let leaves = |core: CoreThresholds| {
         let mut config = config.clone();
         (config.preprocess.user_core, config.preprocess.item_core) = (Some(core.user), Some(core.item));
         // Only the bounds matter here.
@@ -527,11 +536,11 @@ fn summary(
             line(
                 "time",
                 match &events.clock {
-                    Clock::Time { column, notation } => {
+                    EventOrder::Time { column, notation } => {
                         format!("`{column}`: {}; {}", notation.described, seen(&inspected.events, column))
                     }
-                    Clock::Position(column) => format!("none; the position of an event is `{column}`"),
-                    Clock::LineOrder => "none; events are in the order of their lines".to_owned(),
+                    EventOrder::Position(column) => format!("none; the position of an event is `{column}`"),
+                    EventOrder::LineOrder => "none; events are in the order of their lines".to_owned(),
                 },
             );
             if let Some(kind) = &events.kind {

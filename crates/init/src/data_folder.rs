@@ -46,8 +46,8 @@ impl DataFolder {
     /// The last component of the data folder's path; `None` if it is too general to name a dataset.
     pub fn title(&self) -> Option<String> {
         let name = self.root.file_name()?.to_string_lossy().into_owned();
-        let says_nothing = ["data", "raw", "tmp", "input", "files", "csv", "downloads", "root", "home"];
-        Some(name).filter(|name| !says_nothing.contains(&name.to_lowercase().as_str()))
+        let too_general = ["data", "raw", "tmp", "input", "files", "csv", "downloads", "root", "home"];
+        Some(name).filter(|name| !too_general.contains(&name.to_lowercase().as_str()))
     }
 }
 

@@ -135,7 +135,7 @@ impl ItemColumns {
             named(survey, "--title", name)?.name.clone_into(&mut self.title);
             return Ok(());
         }
-        let is_text = |column: &&ColumnSurvey| column.name != self.id && says_something(column, survey.rows);
+        let is_text = |column: &&ColumnSurvey| column.name != self.id && has_content(column, survey.rows);
         let by_name = survey.columns.iter().filter(is_text).filter_map(|column| {
             let score = Role::Title.score(&column.name);
             let is_other = tokens(&column.name).iter().any(|token| NOT_A_TITLE.contains(&token.as_str()));
@@ -215,7 +215,7 @@ impl ItemColumns {
             .columns
             .iter()
             .filter(|column| column.name != self.id && column.name != self.title && !is_image(column))
-            .filter(|column| says_something(column, survey.rows))
+            .filter(|column| has_content(column, survey.rows))
             .collect();
         let is_category = |column: &&&ColumnSurvey| {
             Role::Category.fits(&column.name) && !Role::Maker.fits(&column.name) && column.words < LONG
@@ -280,7 +280,7 @@ impl ItemColumns {
 }
 
 /// Whether the values of a column are meaningful words.
-fn says_something(column: &ColumnSurvey, rows: u64) -> bool {
+fn has_content(column: &ColumnSurvey, rows: u64) -> bool {
     let most = |count: u64| count as f64 >= MOST * column.filled as f64;
     let is_time = matches!(&column.time, Some(Ok(time)) if !time.is_number) && column.time_share >= MOST;
     let is_code = Role::Code.fits(&column.name) && column.words < 2.0 && column.lists == 0;

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::features::{Categories, DistinctItems, RowMean, categories, check_modalities, mean_rows};
 use crate::interface::FINETUNE;
 use crate::maps::{Linear, Norm, id_table};
-use crate::recipe::{DECAY_GRID, Reads, Recipe, Refused, Section, Settings, Supports};
+use crate::recipe::{DECAY_GRID, ModelSettings, Reads, Recipe, Refused, Section, Supports};
 use crate::{Batch, Data, Initial, Model, Parameters, Phase, Query, Scorer, Step, TransformerConfig, trace};
 
 /// How DIF-SR is named, configured and built.
@@ -131,7 +131,7 @@ impl Default for Config {
 /// Names inside the attention of a layer that a modality must not have.
 const RESERVED: [&str; 8] = ["query", "key", "value", "output", "norm", "position", "gate", "concat"];
 
-fn check(settings: &Settings<'_>) -> std::result::Result<(), Refused> {
+fn check(settings: &ModelSettings<'_>) -> std::result::Result<(), Refused> {
     let read = |error: Error| Refused::new("model.difsr", &"...", error.to_string());
     let (config, transformer) = (settings.own::<Config>().map_err(read)?, settings.transformer().map_err(read)?);
     if !config.attribute_width.is_multiple_of(transformer.heads) {

@@ -31,7 +31,7 @@ use crate::graph::rows_of;
 use crate::interface::FINETUNE;
 use crate::maps::Norm;
 use crate::negatives::{distinct, draw_outside};
-use crate::recipe::{Reads, Recipe, Refused, Section, Settings, Supports};
+use crate::recipe::{ModelSettings, Reads, Recipe, Refused, Section, Supports};
 use crate::{
     Batch, BatchUnit, Data, Initial, Model, NegativeSampler, Parameters, Phase, Query, Samples, Scorer, Step, Stop,
     TransformerConfig, trace,
@@ -157,7 +157,7 @@ impl Default for Config {
     }
 }
 
-fn check(settings: &Settings<'_>) -> std::result::Result<(), Refused> {
+fn check(settings: &ModelSettings<'_>) -> std::result::Result<(), Refused> {
     let config: Config = settings.own().map_err(|e| Refused::new("model.esasrec", &"...", e.to_string()))?;
     if config.loss == Loss::Softmax && config.log_q {
         let allowed = "false under `loss = \"softmax\"`, which samples nothing that a correction could be for";

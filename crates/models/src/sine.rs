@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::features::DistinctItems;
 use crate::interface::FINETUNE;
 use crate::maps::Norm;
-use crate::recipe::{DECAY_GRID, Reads, Recipe, Refused, Section, Settings, Supports};
+use crate::recipe::{DECAY_GRID, ModelSettings, Reads, Recipe, Refused, Section, Supports};
 use crate::{Batch, Buffer, BufferValues, Buffers, Initial, Model, Parameters, Phase, Query, Scorer, Step, trace};
 
 /// How SINE is named, configured and built.
@@ -100,7 +100,7 @@ impl Default for Config {
     }
 }
 
-fn check(settings: &Settings<'_>) -> std::result::Result<(), Refused> {
+fn check(settings: &ModelSettings<'_>) -> std::result::Result<(), Refused> {
     let config: Config = settings.own().map_err(|e| Refused::new("model.sine", &"...", e.to_string()))?;
     if config.interests <= config.prototypes {
         return Ok(());

@@ -33,7 +33,7 @@ enum Moments {
         second: Vec<Vec<f32>>,
     },
     #[cfg(feature = "cuda")]
-    Gpu(crate::cuda::Moments),
+    Gpu(crate::cuda::GpuMoments),
 }
 
 /// A step that was taken, or that may still be under way on a GPU.
@@ -41,14 +41,14 @@ enum Moments {
 pub struct Pending {
     /// The parameters with a gradient.
     stepped: Vec<usize>,
-    outcome: Outcome,
+    outcome: StepOutcome,
 }
 
 #[derive(Debug)]
-enum Outcome {
+enum StepOutcome {
     Known(StepOutcome),
     #[cfg(feature = "cuda")]
-    Gpu(crate::cuda::Outcome),
+    Gpu(crate::cuda::GpuStepOutcome),
 }
 
 /// The outcome of a step. If either value is not finite, the step changed nothing.
@@ -63,7 +63,7 @@ pub struct StepOutcome {
 impl Pending {
     /// Whether the outcome is already known.
     pub fn is_known(&self) -> bool {
-        matches!(self.outcome, Outcome::Known(_))
+        matches!(self.outcome, StepOutcome::Known(_))
     }
 }
 
@@ -102,7 +102,9 @@ impl Adam {
         let zeros: Vec<Vec<f32>> = lengths.iter().map(|&length| vec![0.0; length]).collect();
         let moments = match parameters.first() {
             #[cfg(feature = "cuda")]
-            Some(first) if first.device().is_cuda() => Moments::Gpu(crate::cuda::Moments::new(first, &zeros, &zeros)?),
+            Some(first) if first.device().is_cuda() => {
+                Moments::Gpu(crate::cuda::GpuMoments::new(first, &zeros, &zeros)?)
+            }
             _ => Moments::Host { first: zeros.clone(), second: zeros },
         };
         Ok(Self { learning_rate, weight_decay, clip_norm, steps: vec![0; lengths.len()], moments, lengths })
@@ -162,7 +164,7 @@ impl Adam {
                     let (first, second) = moments[*at].take()?;
                     Some(HostStep { parameter, gradient, update: update(*at), counts: true, first, second })
                 });
-                Outcome::Known(step_on_host(stepping.collect(), rates, loss.to_scalar()?, 0.0)?)
+                StepOutcome::Known(step_on_host(stepping.collect(), rates, loss.to_scalar()?, 0.0)?)
             }
             #[cfg(feature = "cuda")]
             Moments::Gpu(moments) => {
@@ -172,7 +174,7 @@ impl Adam {
                     gradient,
                     update: update(at),
                 });
-                Outcome::Gpu(moments.step(&stepping.collect::<Vec<_>>(), loss, rates)?)
+                StepOutcome::Gpu(moments.step(&stepping.collect::<Vec<_>>(), loss, rates)?)
             }
         };
         Ok(Pending { stepped, outcome })
@@ -229,7 +231,7 @@ impl Adam {
             Some(HostStep { parameter, gradient, update, counts, first, second })
         });
         let outcome = step_on_host(stepping.collect(), rates, loss as f32, shard_squares)?;
-        Ok(Pending { stepped, outcome: Outcome::Known(outcome) })
+        Ok(Pending { stepped, outcome: StepOutcome::Known(outcome) })
     }
 
     fn rates(&self) -> Rates {
@@ -245,9 +247,9 @@ impl Adam {
     /// Waits for a step and returns its outcome. On a GPU, a step that is not finite also keeps the steps after it from changing anything.
     pub fn finish(&mut self, pending: &Pending) -> Result<StepOutcome> {
         let (outcome, applied) = match &pending.outcome {
-            Outcome::Known(outcome) => (*outcome, outcome.is_finite()),
+            StepOutcome::Known(outcome) => (*outcome, outcome.is_finite()),
             #[cfg(feature = "cuda")]
-            Outcome::Gpu(outcome) => {
+            StepOutcome::Gpu(outcome) => {
                 let [norm, loss, applied] = outcome.wait()?;
                 (StepOutcome { norm, loss: loss as f32 }, applied > 0.0)
             }

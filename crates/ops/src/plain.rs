@@ -5,7 +5,7 @@
 use candle_core::{D, DType, Result, Tensor};
 
 use crate::layout::Positions;
-use crate::mask::Entry;
+use crate::mask::MaskEntry;
 use crate::sources::{ScoreFusion, SourceScope, SourceSizes};
 use crate::{
     COSINE_EPS, Cell, Dropout, Edges, GatherIndex, ItemRows, LAYER_NORM_EPS, LayerDropout, LayerSizes, Mask,
@@ -207,12 +207,13 @@ pub fn row_logsumexp(a: &Tensor, b: &Tensor, scale: f32, mask: &Mask) -> Result<
     let mut logits = (a.matmul(&b.t()?)? * f64::from(scale))?;
     let (n, m) = logits.dims2()?;
     if let Mask::FalseNegatives { .. } = mask {
-        let entries: Vec<Entry> = (0..n).flat_map(|row| (0..m).map(move |column| mask.entry(row, column))).collect();
-        let pick = |f: fn(Entry) -> f32| {
+        let entries: Vec<MaskEntry> =
+            (0..n).flat_map(|row| (0..m).map(move |column| mask.entry(row, column))).collect();
+        let pick = |f: fn(MaskEntry) -> f32| {
             Tensor::from_vec(entries.iter().map(|&e| f(e)).collect::<Vec<_>>(), (n, m), a.device())
         };
-        let keep = pick(|e| if e == Entry::Keep { 1.0 } else { 0.0 })?;
-        let closed = pick(|e| if e == Entry::Drop { f32::NEG_INFINITY } else { 0.0 })?;
+        let keep = pick(|e| if e == MaskEntry::Keep { 1.0 } else { 0.0 })?;
+        let closed = pick(|e| if e == MaskEntry::Drop { f32::NEG_INFINITY } else { 0.0 })?;
         logits = ((logits * keep)? + closed)?;
     }
     let top = logits.max_keepdim(1)?.detach().maximum(f64::from(f32::MIN))?;

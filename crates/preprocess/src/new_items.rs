@@ -8,7 +8,7 @@ use mp4sr_pipeline::{Config, Progress};
 use crate::Result;
 use crate::images::{ImageFolder, ImagePattern};
 use crate::junk::Junk;
-use crate::source::{Budget, Catalogue, Ids, Reading, SourceFormat};
+use crate::source::{Budget, Ids, ItemCatalogue, Reading, SourceFormat};
 
 /// Reads files of items in the format of `[source]`, in the order of the first line of each item. Images are named relative to the file or to
 /// the data folder, or are found in the folder of `source.images` by the item's id.
@@ -32,7 +32,7 @@ pub fn read_items(config: &Config, paths: &[PathBuf], progress: &Progress) -> Re
         limit: None,
     };
     let read = |reading: &Reading<'_>, progress: &Progress| {
-        Catalogue::read(paths, reading, &mut Budget::new(preprocess.max_bad_lines), progress)
+        ItemCatalogue::read(paths, reading, &mut Budget::new(preprocess.max_bad_lines), progress)
     };
     // Images in a folder are found by the ids of items, so these come first.
     let (found, ..) = read(&first, &Progress::new(true))?;

@@ -14,11 +14,11 @@ use crate::core::{Bounds, core};
 use crate::dataset::{Dataset, ItemNumbering};
 use crate::filters::ITEM;
 use crate::images::{ImageFolder, ImagePattern};
-use crate::input::Inputs;
+use crate::input::PreprocessInputs;
 use crate::junk::Junk;
 use crate::partitions::{Counts, Partitions};
 use crate::report::{Counted, Report, SequenceSpread};
-use crate::source::{Budget, Catalogue, Events, Reading, SourceFormat};
+use crate::source::{Budget, Events, ItemCatalogue, Reading, SourceFormat};
 use crate::spill::MemoryLimit;
 use crate::split::SplitRule;
 use crate::window::{TimeScale, Window, check_numbers};
@@ -52,7 +52,7 @@ pub fn stage(context: &Context) -> anyhow::Result<Stage> {
     let config = &context.config;
     // Errors that can be known now are reported before the last run's manifest is removed.
     check_settings(config)?;
-    let inputs = Inputs::resolve(config)?;
+    let inputs = PreprocessInputs::resolve(config)?;
     let settings = json!({
         "data": config.dataset.data,
         "table1": config.dataset.table1,
@@ -79,7 +79,7 @@ pub fn check_settings(config: &Config) -> Result<()> {
 
 /// The raw files that a pipeline names, by role; an error says what is wrong with the first that cannot be read.
 pub fn inputs(config: &Config) -> Result<Vec<(String, PathBuf)>> {
-    Ok(Inputs::resolve(config)?.by_role())
+    Ok(PreprocessInputs::resolve(config)?.by_role())
 }
 
 /// Reads and filters everything that a pipeline names and accounts for it, without writing anything. This is for the fuzz targets.
@@ -160,7 +160,7 @@ fn read(
     progress: &Progress,
 ) -> Result<(Report, Dataset)> {
     let table1 = table1::row(&config.dataset.table1)?;
-    let inputs = Inputs::resolve(config)?;
+    let inputs = PreprocessInputs::resolve(config)?;
     let format = SourceFormat::new(&config.source)?;
     let preprocess = &config.preprocess;
     let mut budget = Budget::new(preprocess.max_bad_lines);
@@ -242,7 +242,8 @@ fn read(
         may_lack_fields: false,
         limit: limits.items,
     };
-    let (mut catalogue, items_read, about_fields) = Catalogue::read(&inputs.items, &reading, &mut budget, progress)?;
+    let (mut catalogue, items_read, about_fields) =
+        ItemCatalogue::read(&inputs.items, &reading, &mut budget, progress)?;
     warnings.extend(about_fields);
     let lines: u64 = items_read.files.iter().map(|file| file.accepted).sum();
     let used = lines - items_read.without_events;

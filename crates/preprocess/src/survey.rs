@@ -131,7 +131,7 @@ pub struct TimeNotation {
 
 /// What a user states about a file before it is inspected.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Known<'k> {
+pub struct KnownLayout<'k> {
     /// The dialect as far as it is known.
     pub source: Option<&'k Source>,
     /// Whether the first line has the names of the columns.
@@ -140,7 +140,7 @@ pub struct Known<'k> {
 
 impl Survey {
     /// Inspects the first rows of a file.
-    pub fn of(path: &Path, items: bool, known: Known<'_>) -> Result<Self> {
+    pub fn of(path: &Path, items: bool, known: KnownLayout<'_>) -> Result<Self> {
         check_file(path)?;
         let usual = Source::default();
         let dialect = Dialect::new(known.source.unwrap_or(&usual), items)?;
@@ -163,7 +163,7 @@ impl Survey {
             }
             names.clone_from(&file.dialect.names);
         }
-        let mut rows = Rows::read(path, &file, &names, ROWS)?;
+        let mut rows = SurveyRows::read(path, &file, &names, ROWS)?;
         let (mut has_header, mut header_doubt) = (true, false);
         // Other files have the extension `.item` too, such as those of MovieLens.
         let is_atomic = shape == Shape::RecBole && has_types(&rows.cells);
@@ -306,14 +306,14 @@ fn escapes_quotes(file: &FileFormat, lines: &[String]) -> bool {
 }
 
 /// The first rows, column by column.
-struct Rows {
+struct SurveyRows {
     cells: Vec<Vec<RawCell<'static>>>,
     unreadable: u64,
     first_fault: Option<String>,
     is_whole: bool,
 }
 
-impl Rows {
+impl SurveyRows {
     fn read(path: &Path, file: &FileFormat, names: &[String], limit: u64) -> Result<Self> {
         let mut rows = Self { cells: vec![Vec::new(); names.len()], unreadable: 0, first_fault: None, is_whole: true };
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -387,7 +387,7 @@ fn has_types(columns: &[Vec<RawCell<'static>>]) -> bool {
 }
 
 /// The names in the header.
-fn header_names(path: &Path, file: &FileFormat, rows: &Rows) -> Result<Vec<String>> {
+fn header_names(path: &Path, file: &FileFormat, rows: &SurveyRows) -> Result<Vec<String>> {
     // The reader of headers also knows the types of atomic files.
     let mut dialect = file.dialect.clone();
     dialect.names.clear();
@@ -555,7 +555,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
         std::fs::write(&path, content).unwrap();
-        Survey::of(&path, true, Known::default())
+        Survey::of(&path, true, KnownLayout::default())
     }
 
     fn names(survey: &Survey) -> Vec<&str> {
@@ -620,7 +620,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.tsv");
         std::fs::write(&path, "user\titems\n1\tp1 p2\n2\tp2\n").unwrap();
-        let found = Survey::of(&path, false, Known::default()).unwrap();
+        let found = Survey::of(&path, false, KnownLayout::default()).unwrap();
         let (values, rows) = found.values(&["items"], " ", 10).unwrap();
         assert_eq!((rows, values[0]["p1"], values[0]["p2"]), (2, 1, 2));
     }

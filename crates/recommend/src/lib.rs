@@ -11,9 +11,9 @@ mod loaded;
 mod neighbours;
 mod top;
 
-pub use loaded::{Answer, Answerer, Catalogue, Fallback, LoadedRun, Request, Search};
+pub use loaded::{Answer, Answerer, Fallback, LoadedRun, Request, RunCatalogue, Search};
 pub use neighbours::Neighbours;
-pub use top::{Candidates, ListQuery};
+pub use top::{CandidateItems, ListQuery};
 
 use mp4sr_models::{Error, Query, Scorer};
 use mp4sr_ops::ScoreBlocks;
@@ -132,7 +132,7 @@ impl<'a> Recommender<'a> {
             query: *query,
             target: target(at),
             k,
-            candidates: Candidates { allowed: None, removed },
+            candidates: CandidateItems { allowed: None, removed },
         });
         self.top_among(&asked.collect::<Vec<_>>())
     }

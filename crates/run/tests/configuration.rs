@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use mp4sr_models::{Samples, Settings, recipe};
+use mp4sr_models::{ModelSettings, Samples, recipe};
 use mp4sr_pipeline::Config;
 use mp4sr_run::model_catalog;
 use serde_json::{Value, json};
@@ -275,7 +275,7 @@ fn the_grid_of_every_model_has_keys_and_values_that_the_model_takes() {
             }
         }
         let config = with(&format!("model.name = {:?}", model.name()));
-        let settings = Settings {
+        let settings = ModelSettings {
             own: config.model.own(),
             transformer: config.model.section("transformer"),
             modalities: &config.model.modality_names(),

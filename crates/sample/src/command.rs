@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::{Outcome, SEED, SampleFormat, ensure};
+use crate::{SEED, SampleFormat, SampleOutcome, ensure};
 
 /// Writes the sample world: a small generated shop.
 #[derive(Debug, clap::Args)]
@@ -29,8 +29,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if !args.quiet {
         let (out, seed) = (args.out.display(), args.seed);
         match outcome {
-            Outcome::UpToDate => eprintln!("sample: up to date (`{out}`, seed {seed})"),
-            Outcome::Written => {
+            SampleOutcome::UpToDate => eprintln!("sample: up to date (`{out}`, seed {seed})"),
+            SampleOutcome::Written => {
                 eprintln!("sample: wrote `{out}` (seed {seed}) in {:.1} s", started.elapsed().as_secs_f32());
             }
         }

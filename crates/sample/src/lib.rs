@@ -95,7 +95,7 @@ struct SampleManifest {
 
 /// What [`ensure`] found or did.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum SampleOutcome {
     /// The folder was complete, with the same seed, format and version.
     UpToDate,
     /// The folder was written.
@@ -106,16 +106,16 @@ pub enum Outcome {
 /// name, and the next start removes what it left beside it.
 ///
 /// ```
-/// use mp4sr_sample::{SampleFormat, Outcome, ensure};
+/// use mp4sr_sample::{SampleFormat, SampleOutcome, ensure};
 ///
 /// # let folder = tempfile::tempdir()?;
 /// let out = folder.path().join("shop");
-/// assert_eq!(ensure(&out, 1, SampleFormat::Tables)?, Outcome::Written);
+/// assert_eq!(ensure(&out, 1, SampleFormat::Tables)?, SampleOutcome::Written);
 /// assert!(out.join("purchases.csv").is_file() && out.join("products.csv").is_file());
-/// assert_eq!(ensure(&out, 1, SampleFormat::Tables)?, Outcome::UpToDate);
+/// assert_eq!(ensure(&out, 1, SampleFormat::Tables)?, SampleOutcome::UpToDate);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub fn ensure(out: &Path, seed: u64, format: SampleFormat) -> Result<Outcome> {
+pub fn ensure(out: &Path, seed: u64, format: SampleFormat) -> Result<SampleOutcome> {
     let name =
         out.file_name().ok_or_else(|| Error::write(out, "the folder has no name"))?.to_string_lossy().into_owned();
     let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -128,7 +128,7 @@ pub fn ensure(out: &Path, seed: u64, format: SampleFormat) -> Result<Outcome> {
         && manifest.format == format
         && is_whole(out, manifest)
     {
-        return Ok(Outcome::UpToDate);
+        return Ok(SampleOutcome::UpToDate);
     }
     let occupied = out.symlink_metadata().is_ok() && !(out.is_dir() && files::list(out)?.is_empty());
     if occupied && found.is_none() {
@@ -148,7 +148,7 @@ pub fn ensure(out: &Path, seed: u64, format: SampleFormat) -> Result<Outcome> {
     }
     files::rename(&staging, out)?;
     files::remove_dir_if_present(&old)?;
-    Ok(Outcome::Written)
+    Ok(SampleOutcome::Written)
 }
 
 /// Removes what killed processes left of the folder `name`, but not the temporary folder of another world beside it.

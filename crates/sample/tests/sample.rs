@@ -9,14 +9,14 @@ use std::sync::LazyLock;
 
 use flate2::read::GzDecoder;
 use mp4sr_artifact::{Fingerprint, files};
-use mp4sr_sample::{IMAGES, META, Outcome, PRODUCTS, PURCHASES, REVIEWS, SampleFormat, TRUTH, Truth, ensure};
+use mp4sr_sample::{IMAGES, META, PRODUCTS, PURCHASES, REVIEWS, SampleFormat, SampleOutcome, TRUTH, Truth, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
 /// One world for all tests that only read.
 static WORLD: LazyLock<TempDir> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
-    assert_eq!(ensure(&folder.path().join("raw"), 1, SampleFormat::Amazon).unwrap(), Outcome::Written);
+    assert_eq!(ensure(&folder.path().join("raw"), 1, SampleFormat::Amazon).unwrap(), SampleOutcome::Written);
     folder
 });
 
@@ -100,7 +100,7 @@ fn the_same_seed_gives_the_same_bytes_and_another_seed_another_world() {
 fn tables_hold_the_purchases_and_products_of_the_reviews() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("shop");
-    assert_eq!(ensure(&out, 1, SampleFormat::Tables).unwrap(), Outcome::Written);
+    assert_eq!(ensure(&out, 1, SampleFormat::Tables).unwrap(), SampleOutcome::Written);
     let rows = |name: &str| -> Vec<Vec<String>> {
         let mut reader = csv::Reader::from_path(out.join(name)).unwrap();
         reader.records().map(|row| row.unwrap().iter().map(str::to_owned).collect()).collect()
@@ -129,8 +129,8 @@ fn tables_hold_the_purchases_and_products_of_the_reviews() {
         photos.inspect(|row| assert!(out.join(IMAGES).join(&row[5]).exists())).count(),
         truth(&raw()).raw.image_files
     );
-    assert_eq!(ensure(&out, 1, SampleFormat::Tables).unwrap(), Outcome::UpToDate);
-    assert_eq!(ensure(&out, 1, SampleFormat::Amazon).unwrap(), Outcome::Written);
+    assert_eq!(ensure(&out, 1, SampleFormat::Tables).unwrap(), SampleOutcome::UpToDate);
+    assert_eq!(ensure(&out, 1, SampleFormat::Amazon).unwrap(), SampleOutcome::Written);
     assert!(out.join(REVIEWS).exists() && !out.join(PURCHASES).exists());
 }
 
@@ -138,10 +138,10 @@ fn tables_hold_the_purchases_and_products_of_the_reviews() {
 fn a_finished_world_is_left_alone_and_a_damaged_one_is_written_again() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("raw");
-    assert_eq!(ensure(&out, 1, SampleFormat::Amazon).unwrap(), Outcome::Written);
-    assert_eq!(ensure(&out, 1, SampleFormat::Amazon).unwrap(), Outcome::UpToDate);
+    assert_eq!(ensure(&out, 1, SampleFormat::Amazon).unwrap(), SampleOutcome::Written);
+    assert_eq!(ensure(&out, 1, SampleFormat::Amazon).unwrap(), SampleOutcome::UpToDate);
     files::remove_if_present(&out.join(META)).unwrap();
-    assert_eq!(ensure(&out, 1, SampleFormat::Amazon).unwrap(), Outcome::Written);
+    assert_eq!(ensure(&out, 1, SampleFormat::Amazon).unwrap(), SampleOutcome::Written);
     assert!(out.join(META).exists());
 }
 

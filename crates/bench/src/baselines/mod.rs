@@ -97,7 +97,7 @@ fn step_name(args: &BaselineArgs) -> String {
 
 /// Times the step and describes it as one JSON object: first with the same samples in all steps, then with new samples in each step.
 pub fn run(args: &BaselineArgs) -> anyhow::Result<serde_json::Value> {
-    let world = world::World::draw(&args.sizes)?;
+    let world = world::BaselineWorld::draw(&args.sizes)?;
     let key = RngKey::new(args.sizes.seed);
     let case = args.model.case(&world, key)?;
     spread_parameters(&case, key.fold_in("spread"))?;

@@ -34,14 +34,14 @@ const FEWEST: usize = 4;
 const ROWS: [(&str, f64); 2] = [("text", 2.0), ("image", 1.2)];
 
 /// The users, items and features of the world.
-pub struct World {
+pub struct BaselineWorld {
     sizes: WorldSizes,
     key: RngKey,
     /// The data from which models are built.
     pub data: Data,
 }
 
-impl World {
+impl BaselineWorld {
     /// Draws sequences of popular and rare items without repeats, with lengths from a geometric distribution, and features.
     pub fn draw(sizes: &WorldSizes) -> anyhow::Result<Self> {
         anyhow::ensure!(sizes.events >= 5.0, "`--events`: expected at least 5, found {}", sizes.events);

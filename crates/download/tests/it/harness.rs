@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use image::{ImageFormat, Rgb, RgbImage};
 use mp4sr_artifact::{Downloads, Items};
-use mp4sr_download::{DownloadReport, Entry, Fate};
+use mp4sr_download::{DownloadReport, Fate, LedgerEntry};
 use mp4sr_tests::Project;
 
 pub struct World(Project);
@@ -85,9 +85,9 @@ impl World {
     }
 
     /// The last entry for each URL.
-    pub fn ledger(&self) -> BTreeMap<String, Entry> {
+    pub fn ledger(&self) -> BTreeMap<String, LedgerEntry> {
         let text = std::fs::read_to_string(self.downloads().ledger()).unwrap();
-        let entries = text.lines().filter_map(|line| serde_json::from_str::<Entry>(line).ok());
+        let entries = text.lines().filter_map(|line| serde_json::from_str::<LedgerEntry>(line).ok());
         entries.map(|entry| (entry.url.clone(), entry)).collect()
     }
 

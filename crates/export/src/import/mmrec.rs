@@ -7,13 +7,13 @@ use indexmap::IndexSet;
 use mp4sr_artifact::files;
 
 use super::ImportArgs;
-use super::events::{Event, Interactions};
+use super::events::{ImportedEvent, Interactions};
 use super::items::ImportedItem;
 use super::table::TabTable;
 use super::write::{Imported, exported_items, features_of};
 use crate::dataset::{About, ModalityFeatures, read_about};
 use crate::mmrec::feature_file;
-use crate::npy::Matrix;
+use crate::npy::NpyMatrix;
 
 /// Columns with a meaning of their own.
 const KNOWN: [&str; 4] = ["userID", "itemID", "timestamp", "x_label"];
@@ -43,7 +43,7 @@ pub fn read(args: &ImportArgs) -> anyhow::Result<Imported> {
         let label = part.map(number).transpose()?.unwrap_or(0);
         ensure!(label <= 2, "`{}`, line {line}: `x_label` is {label}, expected 0, 1 or 2", inter.display());
         most = (most.0.max(user + 1), most.1.max(item + 1));
-        events.push(Event {
+        events.push(ImportedEvent {
             user,
             item,
             time: time.map_or(Ok(0.0), |column| table.time(line, column, cells[column]))?,
@@ -162,7 +162,7 @@ fn read_features(
         if !path.exists() {
             continue;
         }
-        let matrix = Matrix::read(&path)?;
+        let matrix = NpyMatrix::read(&path)?;
         ensure!(
             matrix.rows() == items.len(),
             "`{}` has {} rows and the dataset {} items; row n must belong to item number n",

@@ -8,7 +8,7 @@ use indexmap::IndexMap;
 use mp4sr_artifact::files;
 
 use super::ImportArgs;
-use super::events::{Event, Interactions};
+use super::events::{ImportedEvent, Interactions};
 use super::items::ImportedItem;
 use super::sequences::Joined;
 use super::table::TabTable;
@@ -34,11 +34,11 @@ const CATEGORIES: [&str; 7] = ["categories", "category", "class", "genre", "genr
 #[derive(Default)]
 struct ItemTable {
     items: IndexMap<String, ImportedItem>,
-    vectors: Vec<Vectors>,
+    vectors: Vec<FeatureVectors>,
 }
 
 /// The vectors of one modality by item id.
-struct Vectors {
+struct FeatureVectors {
     modality: String,
     path: PathBuf,
     width: usize,
@@ -200,7 +200,7 @@ fn read_interactions(
                 joined.add((path, line), user, *part, before, item);
                 return Ok(());
             }
-            interactions.events.push(Event {
+            interactions.events.push(ImportedEvent {
                 user,
                 item,
                 time: time.map_or(Ok(0.0), |column| table.time(line, column, cells[column]))?,
@@ -251,7 +251,8 @@ impl ItemTable {
         }
         let is_list = |at: usize| table.columns[at].1 == "token_seq";
         let mut dropped = 0_u64;
-        let mut found: Vec<Vectors> = vectors.iter().map(|&at| Vectors::new(&table.columns[at].0, path)).collect();
+        let mut found: Vec<FeatureVectors> =
+            vectors.iter().map(|&at| FeatureVectors::new(&table.columns[at].0, path)).collect();
         table.each(|line, cells| {
             let item_id = plain(cells[id]);
             if item_id.trim().is_empty() || self.items.contains_key(&item_id) {
@@ -296,14 +297,14 @@ impl ItemTable {
         let table = TabTable::read(path, true)?;
         let of_type = |kind: &str| table.columns.iter().position(|(_, own)| own == kind);
         let (Some(id), Some(vector)) = (of_type("token"), of_type("float_seq")) else { return Ok(()) };
-        let mut vectors = Vectors::new(suffix, path);
+        let mut vectors = FeatureVectors::new(suffix, path);
         table.each(|line, cells| vectors.add(&table, line, vector, &plain(cells[id]), cells[vector]))?;
         self.vectors.push(vectors);
         Ok(())
     }
 }
 
-impl Vectors {
+impl FeatureVectors {
     /// Vectors from a file or a column of this name: `textemb`, `text_emb` and `text_feat` all mean the modality `text`.
     fn new(name: &str, path: &Path) -> Self {
         let plain = ["_embedding", "_emb", "_feat", "emb"].iter().find_map(|end| name.strip_suffix(end));

@@ -13,7 +13,7 @@ use mp4sr_pipeline::{Bug, Config, Progress, StageArgs};
 use serde_json::{Map, Value, json};
 
 use super::ImportArgs;
-use super::events::{Clock, Interactions, written};
+use super::events::{ImportClock, Interactions, written};
 use super::items::ImportedItem;
 use super::split::{Division, PART_STEP, decide};
 use crate::dataset::{About, ModalityFeatures, ragged_files, read_item_lines};
@@ -81,7 +81,7 @@ pub fn features_of(
         return Ok(matrix);
     }
     let Some(lines) = read_item_lines(folder)? else { return Ok(matrix) };
-    let (rows, offsets) = (npy::Matrix::read(&rows_file)?, npy::read_i64(&offsets_file)?);
+    let (rows, offsets) = (npy::NpyMatrix::read(&rows_file)?, npy::read_i64(&offsets_file)?);
     let fits = offsets.len() == lines.len() + 1
         && offsets[0] == 0
         && offsets.is_sorted()
@@ -114,15 +114,15 @@ pub fn write(
     let is_cut = read.about.as_ref().is_some_and(|about| about.is_cut);
     let division = decide(&read.interactions, &ratios, is_cut);
     let clock = match &read.about {
-        _ if division == Division::Positions => Clock::Order,
-        Some(about) if about.positions => Clock::Positions,
-        Some(_) if read.interactions.has_early_times() => Clock::Order,
-        Some(_) => Clock::Seconds,
+        _ if division == Division::Positions => ImportClock::Order,
+        Some(about) if about.positions => ImportClock::Positions,
+        Some(_) if read.interactions.has_early_times() => ImportClock::Order,
+        Some(_) => ImportClock::Seconds,
         None => read.interactions.clock(),
     };
-    // With `Clock::Order`, positions are written instead of the times, so a split by time would not divide the users as before.
+    // With `ImportClock::Order`, positions are written instead of the times, so a split by time would not divide the users as before.
     let division = match division {
-        Division::Time { .. } if clock == Clock::Order => Division::Positions,
+        Division::Time { .. } if clock == ImportClock::Order => Division::Positions,
         other => other,
     };
     if division == Division::Positions {
@@ -189,7 +189,7 @@ fn plain_name(name: &str) -> String {
     name.trim_start_matches('.').chars().map(plain).take(100).collect()
 }
 
-fn events(interactions: &Interactions, clock: Clock, division: &Division) -> anyhow::Result<String> {
+fn events(interactions: &Interactions, clock: ImportClock, division: &Division) -> anyhow::Result<String> {
     let mut text = String::new();
     for own in interactions.by_user() {
         let mut counts = [0_u64; 3];
@@ -200,7 +200,7 @@ fn events(interactions: &Interactions, clock: Clock, division: &Division) -> any
                     counts[part] += 1;
                     json!(PART_STEP * u64::from(event.part) + counts[part] - 1)
                 }
-                (_, Clock::Order) => json!(at),
+                (_, ImportClock::Order) => json!(at),
                 _ => written(event.time),
             };
             let mut fields = Map::new();
@@ -222,10 +222,10 @@ fn events(interactions: &Interactions, clock: Clock, division: &Division) -> any
     Ok(text)
 }
 
-fn time_column(clock: Clock) -> &'static str {
+fn time_column(clock: ImportClock) -> &'static str {
     match clock {
-        Clock::Seconds | Clock::Milliseconds => "timestamp",
-        Clock::Positions | Clock::Order => "position",
+        ImportClock::Seconds | ImportClock::Milliseconds => "timestamp",
+        ImportClock::Positions | ImportClock::Order => "position",
     }
 }
 
@@ -238,7 +238,7 @@ fn value_of(cell: &str) -> Value {
     number.map_or_else(|| cell.into(), Value::Number)
 }
 
-fn described(division: &Division, clock: Clock) -> String {
+fn described(division: &Division, clock: ImportClock) -> String {
     let parts = match division {
         Division::LeaveOneOut => "each user's last event is for the test and the one before for validation".to_owned(),
         Division::Ratio(shares) => format!("each user's events are divided in the shares {shares:?}, in their original order"),
@@ -251,7 +251,7 @@ fn described(division: &Division, clock: Clock) -> String {
         }
     };
     match clock {
-        Clock::Order if *division != Division::Positions => {
+        ImportClock::Order if *division != Division::Positions => {
             format!("{parts}; the data has no timestamps; events keep their order")
         }
         _ => parts,
@@ -283,7 +283,7 @@ impl ImportPaths {
     }
 }
 
-fn pipeline(name: &str, paths: &ImportPaths, read: &Imported, clock: Clock, division: &Division) -> String {
+fn pipeline(name: &str, paths: &ImportPaths, read: &Imported, clock: ImportClock, division: &Division) -> String {
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
     let has = |of: &dyn Fn(&ImportedItem) -> bool| read.items.iter().any(of);
     let mut text = format!(
@@ -296,9 +296,9 @@ fn pipeline(name: &str, paths: &ImportPaths, read: &Imported, clock: Clock, divi
         quoted(&paths.items),
     );
     match clock {
-        Clock::Seconds => text += "time = \"s\"\n",
-        Clock::Milliseconds => text += "time = \"ms\"\n",
-        Clock::Positions | Clock::Order => {}
+        ImportClock::Seconds => text += "time = \"s\"\n",
+        ImportClock::Milliseconds => text += "time = \"ms\"\n",
+        ImportClock::Positions | ImportClock::Order => {}
     }
     text += "\n[source.columns]\n";
     if time_column(clock) == "position" {

@@ -17,14 +17,14 @@ use crate::open::image_encoder_files;
 use crate::sentence::SentenceEncoder;
 
 /// What is extracted, and the encoders for it. No others are opened.
-pub(super) struct Plan {
+pub(super) struct ExtractPlan {
     pub(super) extracted: Extracted,
     pub(super) text: Option<ModelFolder>,
     pub(super) image: Option<ModelFolder>,
     pub(super) audio: Option<ModelFolder>,
 }
 
-impl Plan {
+impl ExtractPlan {
     pub(super) fn of(context: &Context, extracted: Extracted, access: Access) -> Result<Self> {
         let settings = &context.config.extract;
         let open = |is_used: bool, model: &str| {
@@ -91,7 +91,7 @@ impl Plan {
 /// otherwise, runs of one dataset with different modalities would undo each other's work.
 pub(super) fn earlier_stage(
     context: &Context,
-    plan: &Plan,
+    plan: &ExtractPlan,
     files: &ImageFiles,
     access: Access,
 ) -> anyhow::Result<Option<Stage>> {
@@ -118,7 +118,7 @@ pub(super) fn earlier_stage(
     if !earlier.as_ref().is_some_and(is_of_these) {
         return Ok(None);
     }
-    let all = Plan::of(context, Extracted::ALL, access).map_err(anyhow::Error::from);
+    let all = ExtractPlan::of(context, Extracted::ALL, access).map_err(anyhow::Error::from);
     let Ok(stage) = all.and_then(|all| all.stage(context, files)) else { return Ok(None) };
     Ok((stage.status()? == Status::UpToDate).then_some(stage))
 }

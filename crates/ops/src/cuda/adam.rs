@@ -3,7 +3,7 @@
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{Result, Storage, Tensor, bail};
 
-use super::gpu::{DevicePointer, Floats, Gpu, Grid, arguments, device_pointer};
+use super::gpu::{DevicePointer, Floats, Gpu, LaunchGrid, arguments, device_pointer};
 use super::with_views;
 use crate::adam::{Rates, Update};
 
@@ -14,7 +14,7 @@ const PIECE: usize = 1 << 13;
 const WORDS: usize = 12;
 
 /// The moments of all parameters, and whether a step was not finite.
-pub(crate) struct Moments {
+pub(crate) struct GpuMoments {
     gpu: Gpu,
     first: Vec<Floats>,
     second: Vec<Floats>,
@@ -22,12 +22,12 @@ pub(crate) struct Moments {
 }
 
 /// The joint norm of the gradients of a step, and its loss, which the GPU may still be computing.
-pub(crate) struct Outcome {
+pub(crate) struct GpuStepOutcome {
     gpu: Gpu,
     values: CudaSlice<f64>,
 }
 
-impl Outcome {
+impl GpuStepOutcome {
     /// Waits for the values: the norm, the loss, and 1 if the step was taken or 0 if not.
     pub fn wait(&self) -> Result<[f64; 3]> {
         let values = self.gpu.device().clone_dtoh(&self.values)?;
@@ -43,19 +43,19 @@ pub(crate) struct Stepping<'a> {
     pub update: Update,
 }
 
-impl std::fmt::Debug for Outcome {
+impl std::fmt::Debug for GpuStepOutcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("a step on a GPU")
     }
 }
 
-impl std::fmt::Debug for Moments {
+impl std::fmt::Debug for GpuMoments {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "moments of {} parameters on a GPU", self.first.len())
     }
 }
 
-impl Clone for Moments {
+impl Clone for GpuMoments {
     fn clone(&self) -> Self {
         Self {
             gpu: self.gpu.clone(),
@@ -66,7 +66,7 @@ impl Clone for Moments {
     }
 }
 
-impl Moments {
+impl GpuMoments {
     /// Uploads stored moments to the device of `like`.
     pub fn new(like: &Tensor, first: &[Vec<f32>], second: &[Vec<f32>]) -> Result<Self> {
         let (storage, _) = like.storage_and_layout();
@@ -100,7 +100,7 @@ impl Moments {
     }
 
     /// Takes one step, unless the loss or the norm is not finite, in this step or an earlier one.
-    pub fn step(&self, parameters: &[Stepping<'_>], loss: &Tensor, rates: Rates) -> Result<Outcome> {
+    pub fn step(&self, parameters: &[Stepping<'_>], loss: &Tensor, rates: Rates) -> Result<GpuStepOutcome> {
         let mut pieces: Vec<u32> = Vec::new();
         for Stepping { at, parameter, gradient, update } in parameters {
             with_views([*parameter, gradient], |_, [value, gradient]| {
@@ -118,17 +118,17 @@ impl Moments {
         }
         let count = pieces.len() / WORDS;
         let table = self.gpu.upload(&pieces)?;
-        let squares = self.gpu.take::<f64>(count)?;
-        let values = self.gpu.take::<f64>(3)?;
-        let grid = Grid::blocks(count, 1);
+        let squares = self.gpu.allocate::<f64>(count)?;
+        let values = self.gpu.allocate::<f64>(3)?;
+        let grid = LaunchGrid::blocks(count, 1);
         self.gpu.launch("piece_squares", grid, arguments![&squares, &table])?;
         with_views([loss], |gpu, [loss]| {
             let arguments = arguments![&values, &self.stopped, &squares, count, loss.at];
-            gpu.launch("joint_norm", Grid::blocks(1, 1), arguments)
+            gpu.launch("joint_norm", LaunchGrid::blocks(1, 1), arguments)
         })?;
         let Rates { clip_norm, decay, fresh_1, fresh_2 } = rates;
         let arguments = arguments![&table, &values, &self.stopped, clip_norm, decay, fresh_1, fresh_2];
         self.gpu.launch("adam", grid, arguments)?;
-        Ok(Outcome { gpu: self.gpu.clone(), values })
+        Ok(GpuStepOutcome { gpu: self.gpu.clone(), values })
     }
 }

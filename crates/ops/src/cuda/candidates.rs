@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::gpu::{DevicePointer, Floats, Gpu, Grid, arguments};
+use super::gpu::{DevicePointer, Floats, Gpu, LaunchGrid, arguments};
 use super::{OnGpu, View, apply1, apply2};
 
 pub(crate) fn candidates(
@@ -34,10 +34,10 @@ impl Joined {
             bail!("candidates: {} items from {:?} do not fit {:?}", self.items, self.starts, z.dims);
         }
         let (items, modalities) = (self.items, self.starts.len());
-        let (y, starts) = (gpu.take::<f32>(items * modalities * d)?, gpu.upload(&self.starts)?);
+        let (y, starts) = (gpu.allocate::<f32>(items * modalities * d)?, gpu.upload(&self.starts)?);
         let ids = ids.map_or(DevicePointer::NONE, |ids| ids.at);
         let arguments = arguments![&y, z.at, &starts, ids, items, modalities, d, self.cosine];
-        gpu.launch("candidates", Grid::warps(items * modalities), arguments)?;
+        gpu.launch("candidates", LaunchGrid::warps(items * modalities), arguments)?;
         Ok((y, vec![items, modalities * d]))
     }
 
@@ -50,11 +50,11 @@ impl Joined {
     ) -> Result<(Floats, Option<Floats>)> {
         let (items, modalities, d) = (self.items, self.starts.len(), z.dims[1]);
         let (dz, starts) = (gpu.zeros::<f32>(z.dims[0] * d)?, gpu.upload(&self.starts)?);
-        let d_ids = ids.map(|_| gpu.take::<f32>((items + 1) * d)).transpose()?;
+        let d_ids = ids.map(|_| gpu.allocate::<f32>((items + 1) * d)).transpose()?;
         let to = d_ids.as_ref().map_or(DevicePointer::NONE, super::device_pointer);
         let ids = ids.map_or(DevicePointer::NONE, |ids| ids.at);
         let arguments = arguments![&dz, to, dy.at, z.at, &starts, ids, items, modalities, d, self.cosine];
-        gpu.launch("candidates_backward", Grid::warps(items), arguments)?;
+        gpu.launch("candidates_backward", LaunchGrid::warps(items), arguments)?;
         Ok((dz, d_ids))
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{Result, Tensor, bail};
 
-use super::gpu::{DevicePointer, Floats, Gpu, Grid, Matrix, WARPS, arguments, device_pointer};
+use super::gpu::{DevicePointer, Floats, Gpu, LaunchGrid, Matrix, WARPS, arguments, device_pointer};
 use super::logsumexp::mode;
 use super::{OnGpu, View, apply1, apply2};
 use crate::{CmclDirection, Contrast, Precision, precision};
@@ -60,32 +60,32 @@ impl Contrastive {
     fn compute(&self, gpu: &Gpu, views: View<'_>, targets: Option<View<'_>>) -> Result<Kept> {
         let Shape { views: count, spaces, batch, d } = self.shape(views, targets)?;
         let groups = gpu.upload(&self.contrast.groups)?;
-        let all = gpu.take::<f32>(spaces * batch * d)?;
+        let all = gpu.allocate::<f32>(spaces * batch * d)?;
         let copied = |to: DevicePointer, from: DevicePointer, count: usize| {
-            gpu.launch("copy", Grid::threads(count), arguments![to, from, count])
+            gpu.launch("copy", LaunchGrid::threads(count), arguments![to, from, count])
         };
         copied(device_pointer(&all), views.at, count * batch * d)?;
         if let Some(targets) = targets {
             copied(device_pointer(&all).plus(count * batch * d), targets.at, batch * d)?;
         }
         let rows = count * batch;
-        let products = gpu.take::<f32>(rows * spaces * batch)?;
+        let products = gpu.allocate::<f32>(rows * spaces * batch)?;
         let (a, b) = (Matrix::new(views.at, rows, d), Matrix::new(device_pointer(&all), spaces * batch, d));
         gpu.product(device_pointer(&products), a, b.t(), false, self.precision)?;
-        let (sums, pairs) = (gpu.take::<f32>(rows * spaces)?, gpu.take::<f32>(rows * spaces)?);
+        let (sums, pairs) = (gpu.allocate::<f32>(rows * spaces)?, gpu.allocate::<f32>(rows * spaces)?);
         let (mode, scale) = (mode(self.contrast.false_negatives), self.contrast.scale());
         let arguments = arguments![&sums, &pairs, &products, &groups, mode, scale, batch, spaces];
-        gpu.launch("contrastive_sums", Grid::blocks(rows, spaces), arguments)?;
+        gpu.launch("contrastive_sums", LaunchGrid::blocks(rows, spaces), arguments)?;
         Ok(Kept { groups, spaces: all, products, sums, pairs })
     }
 
     fn forward(&self, gpu: &Gpu, views: View<'_>, targets: Option<View<'_>>) -> Result<(Floats, Vec<usize>)> {
         let Shape { views: count, spaces, batch, .. } = self.shape(views, targets)?;
         let kept = self.compute(gpu, views, targets)?;
-        let out = gpu.take::<f32>(2 * batch)?;
+        let out = gpu.allocate::<f32>(2 * batch)?;
         let row_sums = self.contrast.direction == CmclDirection::RowSums;
         let arguments = arguments![&out, &kept.sums, &kept.pairs, batch, count, spaces, row_sums];
-        gpu.launch("contrastive_terms", Grid::threads(batch), arguments)?;
+        gpu.launch("contrastive_terms", LaunchGrid::threads(batch), arguments)?;
         *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
         Ok((out, vec![2, batch]))
     }
@@ -105,10 +105,10 @@ impl Contrastive {
         };
         let Shape { views: count, spaces, batch, d } = self.shape(views, targets)?;
         let rows = count * batch;
-        let (d_sums, d_pairs) = (gpu.take::<f32>(rows * spaces)?, gpu.take::<f32>(rows * spaces)?);
+        let (d_sums, d_pairs) = (gpu.allocate::<f32>(rows * spaces)?, gpu.allocate::<f32>(rows * spaces)?);
         let row_sums = self.contrast.direction == CmclDirection::RowSums;
         let arguments = arguments![&d_sums, &d_pairs, dout.at, &kept.sums, &kept.pairs, batch, count, spaces, row_sums];
-        gpu.launch("contrastive_terms_backward", Grid::threads(batch), arguments)?;
+        gpu.launch("contrastive_terms_backward", LaunchGrid::threads(batch), arguments)?;
         let halves = (self.precision == Precision::Bf16)
             .then(|| gpu.factor(rows * spaces * batch, self.precision))
             .transpose()?;
@@ -116,7 +116,7 @@ impl Contrastive {
         let (mode, scale) = (mode(self.contrast.false_negatives), self.contrast.scale());
         gpu.launch(
             &format!("contrastive_gradient_{suffix}"),
-            Grid::blocks(rows, (spaces * batch).div_ceil(32 * WARPS)),
+            LaunchGrid::blocks(rows, (spaces * batch).div_ceil(32 * WARPS)),
             arguments![to, &kept.products, &kept.sums, &d_sums, &d_pairs, &kept.groups, mode, scale, batch, spaces],
         )?;
         let dp = match &halves {
@@ -124,9 +124,9 @@ impl Contrastive {
             None => Matrix::new(device_pointer(&kept.products), rows, spaces * batch),
         };
         // The views are both columns and rows of the products: their gradient is the sum of both parts.
-        let d_all = gpu.take::<f32>(spaces * batch * d)?;
+        let d_all = gpu.allocate::<f32>(spaces * batch * d)?;
         gpu.product(device_pointer(&d_all), dp.t(), Matrix::new(views.at, rows, d), false, self.precision)?;
-        let d_views = gpu.take::<f32>(rows * d)?;
+        let d_views = gpu.allocate::<f32>(rows * d)?;
         gpu.product(
             device_pointer(&d_views),
             dp,
@@ -134,13 +134,13 @@ impl Contrastive {
             false,
             self.precision,
         )?;
-        gpu.launch("add_to", Grid::threads(rows * d), arguments![&d_views, &d_all, rows * d])?;
+        gpu.launch("add_to", LaunchGrid::threads(rows * d), arguments![&d_views, &d_all, rows * d])?;
         if targets.is_none() {
             return Ok((d_views, None));
         }
-        let d_targets = gpu.take::<f32>(batch * d)?;
+        let d_targets = gpu.allocate::<f32>(batch * d)?;
         let from = device_pointer(&d_all).plus(rows * d);
-        gpu.launch("copy", Grid::threads(batch * d), arguments![&d_targets, from, batch * d])?;
+        gpu.launch("copy", LaunchGrid::threads(batch * d), arguments![&d_targets, from, batch * d])?;
         Ok((d_views, Some(d_targets)))
     }
 }

@@ -4,7 +4,7 @@
 use candle_core::cuda_backend::CudaDevice;
 use candle_core::{Result, bail};
 
-use super::gpu::{DevicePointer, Factor, Floats, Gpu, Grid, LargeUploads, arguments, device_pointer};
+use super::gpu::{DevicePointer, Factor, Floats, Gpu, LargeUploads, LaunchGrid, arguments, device_pointer};
 use crate::{InferenceBottleneck, InferenceConvolution, Precision};
 
 /// The number of images that are computed together; their windows take a few GiB.
@@ -24,12 +24,12 @@ struct Convolution {
 }
 
 /// A grid with a thread for each of `count` values, whose indices have 32 bits in the kernels.
-fn threads(count: usize) -> Result<Grid> {
+fn threads(count: usize) -> Result<LaunchGrid> {
     // The last block must fit as a whole.
     if count > u32::MAX as usize - COLUMNS {
         bail!("images of too many pixels: {count} values at once");
     }
-    Ok(Grid::threads(count))
+    Ok(LaunchGrid::threads(count))
 }
 
 /// A feature map with the channels last, `[images, height, width, channels]`.
@@ -209,8 +209,8 @@ impl GpuResNet {
             up.shift(gpu, &inside, Some(&map), true)?;
             map = inside;
         }
-        let out = gpu.take::<f32>(map.images * map.channels)?;
-        let grid = Grid::blocks(map.images, map.channels.div_ceil(COLUMNS));
+        let out = gpu.allocate::<f32>(map.images * map.channels)?;
+        let grid = LaunchGrid::blocks(map.images, map.channels.div_ceil(COLUMNS));
         let all = arguments![&out, map.values.at(), map.height * map.width, map.channels];
         gpu.launch(&format!("map_means_{}", map.values.suffix()), grid, all)?;
         gpu.device().clone_dtoh(&out)

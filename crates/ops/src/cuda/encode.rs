@@ -7,7 +7,7 @@ use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{Result, Tensor, bail};
 
 use super::features::GpuRows;
-use super::gpu::{DevicePointer, Factor, Floats, Gpu, Grid, WARPS, arguments, device_pointer};
+use super::gpu::{DevicePointer, Factor, Floats, Gpu, LaunchGrid, WARPS, arguments, device_pointer};
 use super::rows::UploadedGatherIndex;
 use super::{OnGpu, View, WIDEST, apply2, lanes};
 use crate::{GatherIndex, ItemRows, MixtureSizes, Precision, plain, precision};
@@ -134,12 +134,12 @@ impl Encoder {
         match warp_width(d) {
             Some(lanes) => gpu.launch(
                 &format!("{name}_{lanes}"),
-                Grid::warps(items).shared(4 * d),
+                LaunchGrid::warps(items).shared(4 * d),
                 arguments![pooled.at(), values, starts, counts, w, items, d, self.pooling_rows()],
             )?,
             None => gpu.launch(
                 &name,
-                Grid::blocks(items, 1).shared(4 * self.rows.features.longest().max(1)),
+                LaunchGrid::blocks(items, 1).shared(4 * self.rows.features.longest().max(1)),
                 arguments![pooled.at(), values, starts, counts, w, d, self.pooling_rows()],
             )?,
         }
@@ -147,10 +147,10 @@ impl Encoder {
         let (weights, gate) = (packed.plus(self.sizes.weights().start), packed.plus(self.sizes.gate().start));
         gpu.launch(
             &format!("mixture_matrix_{}", matrix.suffix()),
-            Grid::blocks(columns.div_ceil(32 * WARPS), d),
+            LaunchGrid::blocks(columns.div_ceil(32 * WARPS), d),
             arguments![matrix.at(), weights, gate, d, experts, width, columns],
         )?;
-        let products = gpu.take::<f32>(items * columns)?;
+        let products = gpu.allocate::<f32>(items * columns)?;
         let (e, w_k) = (pooled.matrix(items, d), matrix.matrix(d, columns));
         gpu.product_split(device_pointer(&products), e, w_k, self.sizes.outputs(), precision)?;
         Ok(Kept { rows, pooled, matrix, products })
@@ -168,7 +168,7 @@ impl Encoder {
         let [biases, weights, norm_biases] = self.tail(packed);
         gpu.launch(
             &format!("mix_{}", lanes(width)),
-            Grid::warps(index.count()),
+            LaunchGrid::warps(index.count()),
             arguments![
                 z,
                 &kept.products,
@@ -207,12 +207,12 @@ impl Encoder {
         let [biases, weights, norm_biases] = self.tail(packed);
         let (starts, by_row) = index.by_row(gpu)?;
         let d_products = gpu.factor(items * columns, precision)?;
-        let d_gates = gpu.take::<f32>(items * experts)?;
+        let d_gates = gpu.allocate::<f32>(items * experts)?;
         let blocks = EXPERT_BLOCKS.min(items.div_ceil(WARPS)).max(1);
-        let partial = gpu.take::<f32>(blocks * 3 * outputs)?;
+        let partial = gpu.allocate::<f32>(blocks * 3 * outputs)?;
         gpu.launch(
             &format!("mix_backward_{}_{}", d_products.suffix(), lanes(width)),
-            Grid::blocks(blocks, experts),
+            LaunchGrid::blocks(blocks, experts),
             arguments![
                 d_products.at(),
                 &d_gates,
@@ -233,23 +233,23 @@ impl Encoder {
         )?;
         gpu.launch(
             &format!("gates_backward_{}", d_products.suffix()),
-            Grid::threads(items),
+            LaunchGrid::threads(items),
             arguments![d_products.at(), &d_gates, &kept.products, items, experts, width, columns],
         )?;
-        let tail = gpu.take::<f32>(3 * outputs)?;
+        let tail = gpu.allocate::<f32>(3 * outputs)?;
         gpu.sum_rows(device_pointer(&tail), device_pointer(&partial), blocks, 3 * outputs)?;
         gpu.launch(
             "mixture_tail",
-            Grid::threads(3 * outputs),
+            LaunchGrid::threads(3 * outputs),
             arguments![d_packed.plus(self.sizes.biases().start), &tail, experts, width],
         )?;
-        let d_matrix = gpu.take::<f32>(d * columns)?;
+        let d_matrix = gpu.allocate::<f32>(d * columns)?;
         let (dp, e) = (d_products.matrix(items, columns), kept.pooled.matrix(items, d));
         gpu.product_split(device_pointer(&d_matrix), e.t(), dp, outputs, precision)?;
         let (to, gate) = (d_packed.plus(self.sizes.weights().start), d_packed.plus(self.sizes.gate().start));
         gpu.launch(
             "mixture_parts",
-            Grid::blocks((outputs + experts).div_ceil(32 * WARPS), d),
+            LaunchGrid::blocks((outputs + experts).div_ceil(32 * WARPS), d),
             arguments![to, gate, &d_matrix, d, experts, width, columns],
         )?;
         match dw {
@@ -275,16 +275,16 @@ impl Encoder {
         let chosen = if count == items { None } else { Some(gpu.factor(count * columns, precision)?) };
         if let Some(chosen) = &chosen {
             let name = if matches!(chosen, Factor::Half(_)) { "gather_half_rows" } else { "gather_rows" };
-            let grid = Grid::warps(count);
+            let grid = LaunchGrid::warps(count);
             gpu.launch(name, grid, arguments![chosen.at(), d_products.at(), &listed, count, columns])?;
         }
         let dp = chosen.as_ref().unwrap_or(d_products).matrix(count, columns);
-        let de = gpu.take::<f32>(count * d)?;
+        let de = gpu.allocate::<f32>(count * d)?;
         gpu.product(device_pointer(&de), dp, kept.matrix.matrix(d, columns).t(), false, precision)?;
         let blocks = count.div_ceil(WARPS).clamp(1, POOL_BLOCKS);
-        let partial = gpu.take::<f32>(blocks * d)?;
+        let partial = gpu.allocate::<f32>(blocks * d)?;
         let (kind, rows) = (kept.rows.kind(), &kept.rows);
-        let grid = Grid::blocks(blocks, 1);
+        let grid = LaunchGrid::blocks(blocks, 1);
         match warp_width(d) {
             Some(lanes) => gpu.launch(
                 &format!("pool_backward_{kind}_{lanes}"),
@@ -331,7 +331,7 @@ impl OnGpu<2> for Encode {
         let width = self.encoders.first().map_or(1, |e| e.sizes.width);
         let index = UploadedGatherIndex::of(gpu, &self.index)?;
         let rows = self.encoders.len() * index.count();
-        let z = gpu.take::<f32>(rows * width)?;
+        let z = gpu.allocate::<f32>(rows * width)?;
         let mut all = Vec::new();
         for (m, encoder) in self.encoders.iter().enumerate() {
             let kept = encoder.compute(gpu, w.at, packed.at, self.precision)?;
@@ -361,7 +361,7 @@ impl OnGpu<2> for Encode {
                 (UploadedGatherIndex::of(gpu, &self.index)?, self.encoders.iter().map(compute).collect::<Result<_>>()?)
             }
         };
-        let (dw, d_packed) = (gpu.take::<f32>(w.dims[0])?, gpu.take::<f32>(packed.dims[0])?);
+        let (dw, d_packed) = (gpu.allocate::<f32>(w.dims[0])?, gpu.allocate::<f32>(packed.dims[0])?);
         for (m, (encoder, kept)) in self.encoders.iter().zip(&all).enumerate() {
             let own = dz.at.plus(m * index.count() * encoder.sizes.width);
             let given = Given { w: w.at, packed: packed.at, dz: own };

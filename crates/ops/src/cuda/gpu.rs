@@ -159,14 +159,14 @@ impl From<Dropout> for Argument {
 
 /// The blocks and threads of a launch.
 #[derive(Clone, Copy)]
-pub(crate) struct Grid {
+pub(crate) struct LaunchGrid {
     pub blocks: (usize, usize),
     pub threads: (usize, usize),
     /// The shared memory of a block, in bytes.
     pub shared: usize,
 }
 
-impl Grid {
+impl LaunchGrid {
     /// Blocks of eight warps.
     pub fn blocks(x: usize, y: usize) -> Self {
         Self { blocks: (x, y), threads: (32 * WARPS, 1), shared: 0 }
@@ -306,7 +306,7 @@ impl Gpu {
 
     /// Uninitialised memory.
     #[allow(unsafe_code, reason = "every kernel that is given fresh memory writes all of it")]
-    pub fn take<T: DeviceRepr>(&self, count: usize) -> Result<CudaSlice<T>> {
+    pub fn allocate<T: DeviceRepr>(&self, count: usize) -> Result<CudaSlice<T>> {
         unsafe { self.device.alloc::<T>(count.max(1)) }
     }
 
@@ -317,9 +317,9 @@ impl Gpu {
     /// Memory for a factor of products of the given precision.
     pub fn factor(&self, count: usize, precision: Precision) -> Result<Factor> {
         Ok(if precision == Precision::Bf16 {
-            Factor::Half(self.take(count)?)
+            Factor::Half(self.allocate(count)?)
         } else {
-            Factor::Single(self.take(count)?)
+            Factor::Single(self.allocate(count)?)
         })
     }
 
@@ -327,13 +327,13 @@ impl Gpu {
     #[allow(unsafe_code, reason = "the bytes are within the staging memory, and no copy out of them is under way")]
     pub fn upload<T: DeviceRepr + 'static>(&self, values: &[T]) -> Result<CudaSlice<T>> {
         if values.is_empty() {
-            return self.take(1);
+            return self.allocate(1);
         }
         let bytes = size_of_val(values);
         if bytes > STAGING / 4 {
             return self.device.clone_htod(values);
         }
-        let to = self.take::<T>(values.len())?;
+        let to = self.allocate::<T>(values.len())?;
         let stream = self.device.cuda_stream();
         let mut staging = self.loaded.staging.lock().unwrap_or_else(PoisonError::into_inner);
         if staging.used + bytes > STAGING {
@@ -370,7 +370,7 @@ impl Gpu {
     /// Launches a kernel. The arguments must be those that it takes, in its order, and the memory of each must be large enough for what the
     /// kernel reads or writes.
     #[allow(unsafe_code, reason = "a launch is unsafe; the twins compare every kernel with candle's operations")]
-    pub fn launch(&self, name: &str, grid: Grid, arguments: &mut [Argument]) -> Result<()> {
+    pub fn launch(&self, name: &str, grid: LaunchGrid, arguments: &mut [Argument]) -> Result<()> {
         let (x, y) = grid.blocks;
         if x == 0 || y == 0 {
             return Ok(());
@@ -399,9 +399,9 @@ impl Gpu {
 
     /// Rounds values to bf16.
     pub fn halves(&self, from: DevicePointer, count: usize) -> Result<CudaSlice<bf16>> {
-        let to = self.take::<bf16>(count)?;
+        let to = self.allocate::<bf16>(count)?;
         let count = count as u64;
-        let grid = Grid::threads((count as usize).div_ceil(4));
+        let grid = LaunchGrid::threads((count as usize).div_ceil(4));
         self.launch("to_bf16", grid, arguments![&to, from, count as usize])?;
         Ok(to)
     }
@@ -494,15 +494,15 @@ impl Gpu {
 
     /// The sum of `rows` partial results of `columns` values each, in a fixed order.
     pub fn sum_rows(&self, out: DevicePointer, partial: DevicePointer, rows: usize, columns: usize) -> Result<()> {
-        let grid = Grid { blocks: (columns.div_ceil(32), 1), threads: (32, 16), shared: 0 };
+        let grid = LaunchGrid { blocks: (columns.div_ceil(32), 1), threads: (32, 16), shared: 0 };
         self.launch("sum_rows", grid, arguments![out, partial, rows, columns])
     }
 
     /// The sums of the columns of `x` `[rows, columns]`.
     pub fn column_sums(&self, out: DevicePointer, x: DevicePointer, rows: usize, columns: usize) -> Result<()> {
         let blocks = rows.clamp(1, BLOCKS);
-        let partial = self.take::<f32>(blocks * columns)?;
-        let grid = Grid::blocks(blocks, columns.div_ceil(32 * WARPS));
+        let partial = self.allocate::<f32>(blocks * columns)?;
+        let grid = LaunchGrid::blocks(blocks, columns.div_ceil(32 * WARPS));
         self.launch("column_sums", grid, arguments![&partial, x, rows, columns])?;
         self.sum_rows(out, device_pointer(&partial), blocks, columns)
     }
@@ -532,7 +532,7 @@ impl LargeUploads {
                 scope.spawn(move || to[..from.len()].copy_from_slice(from));
             }
         });
-        let mut uploaded = gpu.take::<f32>(pinned.len())?;
+        let mut uploaded = gpu.allocate::<f32>(pinned.len())?;
         let stream = gpu.device.cuda_stream();
         stream.memcpy_htod(&pinned, &mut uploaded).w()?;
         // The next call overwrites the memory, so the copy must be complete.

@@ -9,7 +9,7 @@ use candle_core::cuda_backend::CudaDevice;
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{Result, bail};
 
-use super::gpu::{DevicePointer, Factor, Floats, Gpu, Grid, LargeUploads, Matrix, arguments, device_pointer};
+use super::gpu::{DevicePointer, Factor, Floats, Gpu, LargeUploads, LaunchGrid, Matrix, arguments, device_pointer};
 use crate::{
     Activation, EncoderInput, EncoderParts, InferenceLinear, InferenceNorm, InferenceShape, InferenceTransformer,
     Precision, Readout,
@@ -53,7 +53,7 @@ impl Linear {
 
     /// x W without the bias, `[rows, out]` of f32.
     fn product(&self, gpu: &Gpu, x: Matrix, rows: usize, precision: Precision) -> Result<Floats> {
-        let out = gpu.take::<f32>(rows * self.outputs)?;
+        let out = gpu.allocate::<f32>(rows * self.outputs)?;
         let weight = self.weight.matrix(self.inputs, self.outputs);
         gpu.product(device_pointer(&out), x, weight, false, precision)?;
         Ok(out)
@@ -182,7 +182,7 @@ impl GpuTransformer {
         let factor = |width: usize| self.gpu.factor(tokens * width, self.precision);
         Ok(Room {
             tokens,
-            x: self.gpu.take(tokens * d)?,
+            x: self.gpu.allocate(tokens * d)?,
             input: factor(d)?,
             qkv: factor(3 * d)?,
             branch: factor(d)?,
@@ -201,7 +201,7 @@ impl GpuTransformer {
         let gpu = &self.gpu;
         self.with_room(tokens, |room| {
             let uploaded = gpu.upload(x)?;
-            gpu.launch("copy", Grid::threads(x.len()), arguments![&room.x, &uploaded, x.len()])?;
+            gpu.launch("copy", LaunchGrid::threads(x.len()), arguments![&room.x, &uploaded, x.len()])?;
             self.layers(room, lengths)?;
             x.copy_from_slice(&gpu.device().clone_dtoh(&room.x.slice(..x.len()))?);
             Ok(())
@@ -218,7 +218,7 @@ impl GpuTransformer {
             self.residual(room, tokens, None, Some(&first.attention_norm))?;
         } else if self.precision == Precision::Bf16 {
             let count = tokens * d;
-            gpu.launch("to_bf16", Grid::threads(count.div_ceil(4)), arguments![room.input.at(), &room.x, count])?;
+            gpu.launch("to_bf16", LaunchGrid::threads(count.div_ceil(4)), arguments![room.input.at(), &room.x, count])?;
         }
         // Without rounding, products read the sums after LayerNorm.
         let reads_sums = !norm_first && self.precision != Precision::Bf16;
@@ -236,7 +236,7 @@ impl GpuTransformer {
             let hidden = layer.up.outputs;
             gpu.launch(
                 &format!("activate_{}", room.up.suffix()),
-                Grid::blocks(tokens, hidden.div_ceil(4 * COLUMNS)),
+                LaunchGrid::blocks(tokens, hidden.div_ceil(4 * COLUMNS)),
                 arguments![room.up.at(), &layer.up.bias, hidden, activation == Activation::QuickGelu],
             )?;
             layer.down.product_to(gpu, &room.branch, room.up.matrix(tokens, hidden), self.precision)?;
@@ -259,7 +259,7 @@ impl GpuTransformer {
         let InferenceShape { width: d, eps, norm_first, .. } = self.shape;
         let name = format!("residual_norm_{}_{}", lanes(d), room.branch.suffix());
         let all = arguments![&room.x, input, branch, branch_bias, weight, bias, eps, rows, d, norm_first];
-        self.gpu.launch(&name, Grid::warps(rows), all)
+        self.gpu.launch(&name, LaunchGrid::warps(rows), all)
     }
 
     /// Applies LayerNorm to the rows `x` `[rows, d]` in place.
@@ -267,7 +267,7 @@ impl GpuTransformer {
         let InferenceShape { width: d, eps, .. } = self.shape;
         let none = DevicePointer::NONE;
         let all = arguments![x, none, none, none, &norm.weight, &norm.bias, eps, rows, d, false];
-        self.gpu.launch(&format!("residual_norm_{}_f32", lanes(d)), Grid::warps(rows), all)
+        self.gpu.launch(&format!("residual_norm_{}_f32", lanes(d)), LaunchGrid::warps(rows), all)
     }
 
     /// Computes the heads' outputs side by side, from `room.qkv` to `room.input`.
@@ -275,7 +275,7 @@ impl GpuTransformer {
         let InferenceShape { width: d, heads, causal, .. } = self.shape;
         let (width, rows) = ((d / heads).next_power_of_two().max(32), tiles.rows);
         let shared = size_of::<f32>() * (2 * rows * (width + 4) + rows * (rows + 4));
-        let grid = Grid { blocks: (tiles.count, heads), threads: (rows * rows / 16, 1), shared };
+        let grid = LaunchGrid { blocks: (tiles.count, heads), threads: (rows * rows / 16, 1), shared };
         let (relative, reach) = match &self.relative {
             Some((values, reach)) => (device_pointer(values), *reach),
             None => (DevicePointer::NONE, 0),
@@ -414,7 +414,7 @@ impl GpuEncoder {
             let (tokens, positions) = (gpu.upload(tokens)?, gpu.upload(positions)?);
             let segment = segment.as_ref().map_or(DevicePointer::NONE, device_pointer);
             let all = arguments![&room.x, table, segment, &self.positions, &tokens, &positions, count, d];
-            gpu.launch("token_sums", Grid::warps(count), all)?;
+            gpu.launch("token_sums", LaunchGrid::warps(count), all)?;
             self.finish(room, lengths, readout)
         })
     }
@@ -437,13 +437,13 @@ impl GpuEncoder {
         self.stack.with_room(images * (count + 1), |room| {
             let cut = gpu.factor(images * count * patches.inputs, precision)?;
             let uploaded = staging.upload(gpu, pixels)?;
-            let grid = Grid::blocks(images * count, patches.inputs.div_ceil(COLUMNS));
+            let grid = LaunchGrid::blocks(images * count, patches.inputs.div_ceil(COLUMNS));
             gpu.launch(&format!("cut_patches_{}", cut.suffix()), grid, arguments![cut.at(), &uploaded, *side, *patch])?;
             let rows = images * count;
             let of_patches = patches.product(gpu, cut.matrix(rows, patches.inputs), rows, precision)?;
             let tokens = images * (count + 1);
             let all = arguments![&room.x, &of_patches, class, &self.positions, tokens, count, d];
-            gpu.launch("image_tokens", Grid::warps(tokens), all)?;
+            gpu.launch("image_tokens", LaunchGrid::warps(tokens), all)?;
             self.finish(room, &lengths, Readout::Rows(&classes))
         })
     }
@@ -455,7 +455,7 @@ impl GpuEncoder {
             self.stack.normalise(device_pointer(&room.x), lengths.iter().sum(), norm)?;
         }
         self.stack.layers(room, lengths)?;
-        let out = gpu.take::<f32>(sequences * d)?;
+        let out = gpu.allocate::<f32>(sequences * d)?;
         let pool = |mode: u32| {
             let mut offsets = vec![0];
             offsets.extend(lengths.iter().scan(0, |end, &length| {
@@ -463,7 +463,7 @@ impl GpuEncoder {
                 Some(*end)
             }));
             let offsets = gpu.upload(&offsets)?;
-            let grid = Grid::blocks(sequences, d.div_ceil(COLUMNS));
+            let grid = LaunchGrid::blocks(sequences, d.div_ceil(COLUMNS));
             gpu.launch("pool_tokens", grid, arguments![&out, &room.x, &offsets, d, mode])
         };
         match readout {
@@ -472,7 +472,11 @@ impl GpuEncoder {
             Readout::Max => pool(2)?,
             Readout::Rows(rows) => {
                 let rows = gpu.upload(rows)?;
-                gpu.launch("gather_rows", Grid::warps(sequences), arguments![&out, &room.x, &rows, sequences, d])?;
+                gpu.launch(
+                    "gather_rows",
+                    LaunchGrid::warps(sequences),
+                    arguments![&out, &room.x, &rows, sequences, d],
+                )?;
             }
         }
         let Some((norm, projection)) = &self.output else { return gpu.device().clone_dtoh(&out) };

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{Result, Tensor, bail};
 
-use super::gpu::{BLOCKS, DevicePointer, Floats, Gpu, Grid, Matrix, WARPS, arguments, device_pointer};
+use super::gpu::{BLOCKS, DevicePointer, Floats, Gpu, LaunchGrid, Matrix, WARPS, arguments, device_pointer};
 use super::{OnGpu, View, WIDEST, apply2, lanes, with_views};
 use crate::layout::LayerParts;
 use crate::{LayerDropout, LayerSizes, PackedOffsets, Precision, plain, precision};
@@ -113,9 +113,9 @@ impl Layer {
         4 * values
     }
 
-    fn attention_grid(&self, backward: bool) -> Grid {
+    fn attention_grid(&self, backward: bool) -> LaunchGrid {
         let blocks = (self.offsets.count(), self.sizes.heads);
-        Grid { blocks, threads: (32 * self.warps(backward), 1), shared: self.shared(backward) }
+        LaunchGrid { blocks, threads: (32 * self.warps(backward), 1), shared: self.shared(backward) }
     }
 
     fn product(&self, gpu: &Gpu, out: &Floats, a: Matrix, b: Matrix) -> Result<()> {
@@ -133,14 +133,14 @@ impl Layer {
         let sequences = self.sequences(gpu)?;
         let last = sequences.plus(self.offsets.count() + 1);
         let asking = if self.last_only {
-            let asking = gpu.take::<f32>(rows * d)?;
-            gpu.launch("gather_rows", Grid::warps(rows), arguments![&asking, x, last, rows, d])?;
+            let asking = gpu.allocate::<f32>(rows * d)?;
+            gpu.launch("gather_rows", LaunchGrid::warps(rows), arguments![&asking, x, last, rows, d])?;
             Some(asking)
         } else {
             None
         };
         let asking_at = asking.as_ref().map_or(x, device_pointer);
-        let values = |count: usize| gpu.take::<f32>(count);
+        let values = |count: usize| gpu.allocate::<f32>(count);
         let (query, key_value) = (values(rows * d)?, values(tokens * 2 * d)?);
         self.product(gpu, &query, Matrix::new(asking_at, rows, d), Matrix::new(p.query, d, d))?;
         self.product(gpu, &key_value, Matrix::new(x, tokens, d), Matrix::new(p.key_value, d, 2 * d))?;
@@ -169,16 +169,16 @@ impl Layer {
         let (weight, bias) = (p.attention_norm, p.attention_norm_bias);
         let drop = self.dropout.attention;
         let all = arguments![&x1, &n1, &inverse1, asking_at, &branch, p.output_bias, weight, bias, rows, d, drop];
-        gpu.launch(&add_norm, Grid::warps(rows), all)?;
+        gpu.launch(&add_norm, LaunchGrid::warps(rows), all)?;
         let (up, activated) = (values(rows * f)?, values(rows * f)?);
         self.product(gpu, &up, Matrix::new(device_pointer(&x1), rows, d), Matrix::new(p.up, d, f))?;
-        gpu.launch("gelu", Grid::threads(rows * f), arguments![&activated, &up, p.up_bias, rows * f, f])?;
+        gpu.launch("gelu", LaunchGrid::threads(rows * f), arguments![&activated, &up, p.up_bias, rows * f, f])?;
         self.product(gpu, &branch, Matrix::new(device_pointer(&activated), rows, f), Matrix::new(p.down, f, d))?;
         let (n2, inverse2, y) = (values(rows * d)?, values(rows)?, values(rows * d)?);
         let (weight, bias) = (p.feed_forward_norm, p.feed_forward_norm_bias);
         let drop = self.dropout.feed_forward;
         let all = arguments![&y, &n2, &inverse2, &x1, &branch, p.down_bias, weight, bias, rows, d, drop];
-        gpu.launch(&add_norm, Grid::warps(rows), all)?;
+        gpu.launch(&add_norm, LaunchGrid::warps(rows), all)?;
         let kept = Kept { asking, query, key_value, attended, n1, inverse1, x1, up, activated, n2, inverse2 };
         Ok((y, kept))
     }
@@ -197,17 +197,17 @@ impl Layer {
     ) -> Result<(Floats, Floats)> {
         let (d, rows) = (self.sizes.width, self.rows());
         let blocks = BLOCKS.min(rows.max(1));
-        let (dx, branch) = (gpu.take::<f32>(rows * d)?, gpu.take::<f32>(rows * d)?);
-        let partial = gpu.take::<f32>(blocks * 3 * d)?;
+        let (dx, branch) = (gpu.allocate::<f32>(rows * d)?, gpu.allocate::<f32>(rows * d)?);
+        let partial = gpu.allocate::<f32>(blocks * 3 * d)?;
         gpu.launch(
             &format!("add_norm_backward_{}", lanes(d)),
-            Grid::blocks(blocks, 1),
+            LaunchGrid::blocks(blocks, 1),
             arguments![&dx, &branch, &partial, dy, n, inverse, weight, rows, d, drop],
         )?;
-        let sums = gpu.take::<f32>(3 * d)?;
+        let sums = gpu.allocate::<f32>(3 * d)?;
         gpu.sum_rows(device_pointer(&sums), device_pointer(&partial), blocks, 3 * d)?;
         let [weight, bias, branch_bias] = to;
-        gpu.launch("three_parts", Grid::threads(d), arguments![weight, bias, branch_bias, &sums, d])?;
+        gpu.launch("three_parts", LaunchGrid::threads(d), arguments![weight, bias, branch_bias, &sums, d])?;
         Ok((dx, branch))
     }
 
@@ -221,9 +221,9 @@ impl Layer {
     ) -> Result<[Floats; 2]> {
         let LayerSizes { width: d, heads, feed_forward: f, bidirectional } = self.sizes;
         let (p, rows, tokens) = (self.parts(packed), self.rows(), self.offsets.tokens());
-        let d_packed = gpu.take::<f32>(self.sizes.count())?;
+        let d_packed = gpu.allocate::<f32>(self.sizes.count())?;
         let dp = self.parts(device_pointer(&d_packed));
-        let values = |count: usize| gpu.take::<f32>(count);
+        let values = |count: usize| gpu.allocate::<f32>(count);
         let to = [dp.feed_forward_norm, dp.feed_forward_norm_bias, dp.down_bias];
         let (dropout, weight) = (self.dropout.feed_forward, p.feed_forward_norm);
         let (dx1, branch) = self.add_norm_gradients(gpu, dy, &kept.n2, &kept.inverse2, weight, dropout, to)?;
@@ -235,7 +235,7 @@ impl Layer {
         self.product(gpu, &d_up, branch, Matrix::new(p.down, f, d).t())?;
         let blocks = BLOCKS.min(rows.max(1));
         let partial = values(blocks * f)?;
-        let grid = Grid::blocks(blocks, f.div_ceil(32 * WARPS));
+        let grid = LaunchGrid::blocks(blocks, f.div_ceil(32 * WARPS));
         gpu.launch("gelu_backward", grid, arguments![&d_up, &partial, &kept.up, p.up_bias, rows, f])?;
         gpu.sum_rows(dp.up_bias, device_pointer(&partial), blocks, f)?;
         let d_up = Matrix::new(device_pointer(&d_up), rows, f);
@@ -286,7 +286,7 @@ impl Layer {
         let dx = values(tokens * d)?;
         self.product(gpu, &dx, dkv_matrix, key_value)?;
         let last = self.sequences(gpu)?.plus(self.offsets.count() + 1);
-        gpu.launch("add_rows_at", Grid::warps(rows), arguments![&dx, &d_asking, last, rows, d])?;
+        gpu.launch("add_rows_at", LaunchGrid::warps(rows), arguments![&dx, &d_asking, last, rows, d])?;
         Ok([dx, d_packed])
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{Result, Tensor, bail};
 
-use super::gpu::{DevicePointer, Floats, Gpu, Grid, Matrix, WARPS, arguments, device_pointer};
+use super::gpu::{DevicePointer, Floats, Gpu, LaunchGrid, Matrix, WARPS, arguments, device_pointer};
 use super::{OnGpu, View, apply2};
 use crate::{FalseNegatives, Mask, Precision, precision};
 
@@ -104,15 +104,15 @@ impl RowLogSumExp {
         let (n, d, m) = (a.dims[0], a.dims[1], b.dims[0]);
         let indices = self.indices(gpu)?;
         let MaskPointers { targets, groups, mode, diagonal } = self.pointers(&indices);
-        let (out, hits, state) = (gpu.take::<f32>(n)?, gpu.take::<f32>(n)?, gpu.take::<f32>(2 * n)?);
+        let (out, hits, state) = (gpu.allocate::<f32>(n)?, gpu.allocate::<f32>(n)?, gpu.allocate::<f32>(2 * n)?);
         let width = Self::width(n, m);
-        let products = gpu.take::<f32>(n * width)?;
+        let products = gpu.allocate::<f32>(n * width)?;
         for first in (0..m).step_by(width) {
             let columns = width.min(m - first);
             self.products(gpu, &products, a, b.at.plus(first * d), columns)?;
             gpu.launch(
                 "log_sum_block",
-                Grid::blocks(n, 1),
+                LaunchGrid::blocks(n, 1),
                 arguments![
                     &out,
                     &hits,
@@ -162,11 +162,11 @@ impl OnGpu<2> for RowLogSumExp {
         };
         let (n, d, m) = (a.dims[0], a.dims[1], b.dims[0]);
         let MaskPointers { targets, groups, mode, diagonal } = self.pointers(&kept.indices);
-        let (da, db) = (gpu.take::<f32>(n * d)?, gpu.take::<f32>(m * d)?);
+        let (da, db) = (gpu.allocate::<f32>(n * d)?, gpu.allocate::<f32>(m * d)?);
         let width = Self::width(n, m);
         let products = match &kept.products {
             Some(products) => products,
-            None => &gpu.take::<f32>(n * width)?,
+            None => &gpu.allocate::<f32>(n * width)?,
         };
         for first in (0..m).step_by(width) {
             let columns = width.min(m - first);
@@ -180,7 +180,7 @@ impl OnGpu<2> for RowLogSumExp {
             let (to, suffix) = halves.as_ref().map_or((device_pointer(products), "f32"), |f| (f.at(), f.suffix()));
             gpu.launch(
                 &format!("log_sum_gradient_{suffix}"),
-                Grid::blocks(n, columns.div_ceil(4 * 32 * WARPS)),
+                LaunchGrid::blocks(n, columns.div_ceil(4 * 32 * WARPS)),
                 arguments![
                     to,
                     products,

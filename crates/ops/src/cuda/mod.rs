@@ -20,7 +20,7 @@ mod ranking;
 mod rows;
 mod sequence;
 
-pub(crate) use adam::{Moments, Outcome, Stepping};
+pub(crate) use adam::{GpuMoments, GpuStepOutcome, Stepping};
 pub(crate) use candidates::candidates;
 pub(crate) use contrastive::contrastive;
 pub(crate) use convolution::GpuResNet;

@@ -3,7 +3,7 @@
 use candle_core::cuda_backend::WrapErr;
 use candle_core::{Result, Tensor};
 
-use super::gpu::{Floats, Gpu, Grid, Matrix, arguments, device_pointer};
+use super::gpu::{Floats, Gpu, LaunchGrid, Matrix, arguments, device_pointer};
 use super::with_views;
 use crate::{Precision, Removed};
 
@@ -45,7 +45,7 @@ impl GpuScores {
         let n = rows.dim(0)?;
         let together = (BLOCK / self.count.max(1)).max(1).next_multiple_of(multiple).min(n.max(1));
         with_views([&rows, &self.matrix], |gpu, [rows, matrix]| {
-            let scores: Floats = gpu.take(together * self.count)?;
+            let scores: Floats = gpu.allocate(together * self.count)?;
             let columns = Matrix::new(matrix.at, self.count, self.d).t();
             for first in (0..n).step_by(together) {
                 let count = together.min(n - first);
@@ -79,9 +79,9 @@ impl GpuScores {
             let targets = gpu.upload(&targets[first..first + count])?;
             let (offsets, columns) =
                 (gpu.upload(&removed.offsets[first..=first + count])?, gpu.upload(&removed.columns)?);
-            let ahead = gpu.take::<u32>(2 * count)?;
+            let ahead = gpu.allocate::<u32>(2 * count)?;
             let arguments = arguments![&ahead, scores, &targets, &offsets, &columns, self.count];
-            gpu.launch("count_ahead", Grid::blocks(count, 1), arguments)?;
+            gpu.launch("count_ahead", LaunchGrid::blocks(count, 1), arguments)?;
             all.extend(gpu.device().clone_dtoh(&ahead)?);
             Ok(())
         })?;

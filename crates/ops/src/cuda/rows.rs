@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{Error, Result, Tensor, bail};
 
-use super::gpu::{DevicePointer, Floats, Gpu, Grid, Matrix, arguments, device_pointer};
+use super::gpu::{DevicePointer, Floats, Gpu, LaunchGrid, Matrix, arguments, device_pointer};
 use super::{OnGpu, View, apply1, apply2, apply3};
 use crate::sparse::CompressedRows;
 use crate::{GatherIndex, Precision, SparseMatrix, precision};
@@ -39,7 +39,7 @@ fn gradients(
     precision: Precision,
 ) -> Result<(Floats, Floats)> {
     let (t, a, b) = shapes(x, weight)?;
-    let (dx, dw) = (gpu.take::<f32>(t * a)?, gpu.take::<f32>(a * b)?);
+    let (dx, dw) = (gpu.allocate::<f32>(t * a)?, gpu.allocate::<f32>(a * b)?);
     let dy = Matrix::new(dy, t, b);
     gpu.product(device_pointer(&dx), dy, Matrix::new(weight.at, a, b).t(), false, precision)?;
     gpu.product(device_pointer(&dw), Matrix::new(x.at, t, a).t(), dy, false, precision)?;
@@ -54,9 +54,9 @@ impl OnGpu<3> for Linear {
         if bias.dims != [b] {
             bail!("linear: bias {:?} does not fit weight {:?}", bias.dims, weight.dims);
         }
-        let y = gpu.take::<f32>(t * b)?;
+        let y = gpu.allocate::<f32>(t * b)?;
         gpu.product(device_pointer(&y), Matrix::new(x.at, t, a), Matrix::new(weight.at, a, b), false, self.0)?;
-        gpu.launch("add_bias", Grid::threads(t * b), arguments![&y, bias.at, t * b, b])?;
+        gpu.launch("add_bias", LaunchGrid::threads(t * b), arguments![&y, bias.at, t * b, b])?;
         Ok((y, vec![t, b]))
     }
 
@@ -69,7 +69,7 @@ impl OnGpu<3> for Linear {
     ) -> Result<[Option<Floats>; 3]> {
         let (t, _, b) = shapes(x, weight)?;
         let (dx, dw) = gradients(gpu, x, weight, gradient.at, self.0)?;
-        let db = gpu.take::<f32>(b)?;
+        let db = gpu.allocate::<f32>(b)?;
         gpu.column_sums(device_pointer(&db), gradient.at, t, b)?;
         Ok([Some(dx), Some(dw), Some(db)])
     }
@@ -80,7 +80,7 @@ impl OnGpu<2> for Product {
 
     fn forward(&self, gpu: &Gpu, [x, weight]: [View<'_>; 2]) -> Result<(Floats, Vec<usize>)> {
         let (t, a, b) = shapes(x, weight)?;
-        let y = gpu.take::<f32>(t * b)?;
+        let y = gpu.allocate::<f32>(t * b)?;
         gpu.product(device_pointer(&y), Matrix::new(x.at, t, a), Matrix::new(weight.at, a, b), false, self.0)?;
         Ok((y, vec![t, b]))
     }
@@ -108,15 +108,15 @@ impl OnGpu<1> for Normalize {
 
     fn forward(&self, gpu: &Gpu, [x]: [View<'_>; 1]) -> Result<(Floats, Vec<usize>)> {
         let &[t, d] = x.dims else { bail!("normalize: expected [t, d], found {:?}", x.dims) };
-        let y = gpu.take::<f32>(t * d)?;
-        gpu.launch("normalize", Grid::warps(t), arguments![&y, x.at, t, d])?;
+        let y = gpu.allocate::<f32>(t * d)?;
+        gpu.launch("normalize", LaunchGrid::warps(t), arguments![&y, x.at, t, d])?;
         Ok((y, vec![t, d]))
     }
 
     fn backward(&self, gpu: &Gpu, [x]: [View<'_>; 1], _: View<'_>, dy: View<'_>) -> Result<[Option<Floats>; 1]> {
         let (t, d) = (x.dims[0], x.dims[1]);
-        let dx = gpu.take::<f32>(t * d)?;
-        gpu.launch("normalize_backward", Grid::warps(t), arguments![&dx, dy.at, x.at, t, d])?;
+        let dx = gpu.allocate::<f32>(t * d)?;
+        gpu.launch("normalize_backward", LaunchGrid::warps(t), arguments![&dx, dy.at, x.at, t, d])?;
         Ok([Some(dx)])
     }
 }
@@ -241,7 +241,7 @@ impl UploadedGatherIndex {
 
     /// For every row of the table, the sum of its uses' rows of `gradient` `[uses, d]`: `[rows, d]`.
     pub fn scatter(&self, gpu: &Gpu, gradient: DevicePointer, d: usize) -> Result<Floats> {
-        let out = gpu.take::<f32>(self.rows * d)?;
+        let out = gpu.allocate::<f32>(self.rows * d)?;
         self.scatter_into(gpu, device_pointer(&out), gradient, d)?;
         Ok(out)
     }
@@ -250,17 +250,21 @@ impl UploadedGatherIndex {
         let rows = self.rows;
         match &*self.order(gpu)? {
             Uploaded::Once => {
-                gpu.launch("fill_zero", Grid::threads(rows * d), arguments![out, rows * d])?;
-                let grid = Grid::warps(self.count);
+                gpu.launch("fill_zero", LaunchGrid::threads(rows * d), arguments![out, rows * d])?;
+                let grid = LaunchGrid::warps(self.count);
                 gpu.launch("scatter_once", grid, arguments![out, gradient, self.rows(), self.count, d])
             }
             Uploaded::Index { values, many } => {
                 let starts = device_pointer(values);
                 let by_row = starts.plus(rows + 1);
-                let grid = Grid { threads: (1024, 1), ..Grid::blocks(*many, 1) };
+                let grid = LaunchGrid { threads: (1024, 1), ..LaunchGrid::blocks(*many, 1) };
                 let long = by_row.plus(self.count);
                 gpu.launch("scatter_long_rows", grid, arguments![out, gradient, starts, by_row, long, d])?;
-                gpu.launch("scatter_rows", Grid::warps(rows), arguments![out, gradient, starts, by_row, rows, d, MANY])
+                gpu.launch(
+                    "scatter_rows",
+                    LaunchGrid::warps(rows),
+                    arguments![out, gradient, starts, by_row, rows, d, MANY],
+                )
             }
         }
     }
@@ -281,8 +285,8 @@ impl OnGpu<1> for Gather {
     fn forward(&self, gpu: &Gpu, [table]: [View<'_>; 1]) -> Result<(Floats, Vec<usize>)> {
         let &[n, d] = table.dims else { bail!("gather: expected [n, d], found {:?}", table.dims) };
         let index = UploadedGatherIndex::new(gpu, &self.rows, n, Self::NAME)?;
-        let out = gpu.take::<f32>(index.count() * d)?;
-        let grid = Grid::warps(index.count());
+        let out = gpu.allocate::<f32>(index.count() * d)?;
+        let grid = LaunchGrid::warps(index.count());
         gpu.launch("gather_rows", grid, arguments![&out, table.at, index.rows(), index.count(), d])?;
         let dims = vec![index.count(), d];
         let _ = self.index.set(index);
@@ -323,11 +327,11 @@ impl GpuRows {
 
     /// y = A x; with `sum`, sum += y.
     fn times(&self, gpu: &Gpu, sum: Option<DevicePointer>, x: DevicePointer, d: usize) -> Result<Floats> {
-        let y = gpu.take::<f32>(self.rows * d)?;
+        let y = gpu.allocate::<f32>(self.rows * d)?;
         let total = sum.unwrap_or(DevicePointer::NONE);
         let (offsets, columns, weights) = (&self.offsets, &self.columns, &self.weights);
         let arguments = arguments![&y, total, x, offsets, columns, weights, self.rows, d, sum.is_some()];
-        gpu.launch("sparse_rows", Grid::warps(self.rows), arguments)?;
+        gpu.launch("sparse_rows", LaunchGrid::warps(self.rows), arguments)?;
         Ok(y)
     }
 }
@@ -380,13 +384,13 @@ struct Propagate {
 fn mean_of_powers(gpu: &Gpu, rows: &GpuRows, x: View<'_>, layers: usize) -> Result<Floats> {
     let (count, d) = (x.dims[0] * x.dims[1], x.dims[1]);
     let sum = gpu.zeros::<f32>(count)?;
-    gpu.launch("add_to", Grid::threads(count), arguments![&sum, x.at, count])?;
+    gpu.launch("add_to", LaunchGrid::threads(count), arguments![&sum, x.at, count])?;
     let mut layer: Option<Floats> = None;
     for _ in 0..layers {
         let from = layer.as_ref().map_or(x.at, device_pointer);
         layer = Some(rows.times(gpu, Some(device_pointer(&sum)), from, d)?);
     }
-    gpu.launch("scale_all", Grid::threads(count), arguments![&sum, 1.0 / (layers + 1) as f32, count])?;
+    gpu.launch("scale_all", LaunchGrid::threads(count), arguments![&sum, 1.0 / (layers + 1) as f32, count])?;
     Ok(sum)
 }
 

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use candle_core::{Result, Tensor, bail};
 
-use super::gpu::{BLOCKS, DevicePointer, Floats, Gpu, Grid, arguments, device_pointer};
+use super::gpu::{BLOCKS, DevicePointer, Floats, Gpu, LaunchGrid, arguments, device_pointer};
 use super::rows::UploadedGatherIndex;
 use super::{OnGpu, View, WIDEST, apply2, apply3, lanes};
 use crate::{Dropout, Rows, plain};
@@ -78,11 +78,11 @@ impl Input {
             ids: id_index,
             positions: UploadedGatherIndex::new(gpu, &self.positions, rows - 2, NAME)?,
         };
-        let (tables, y) = (Self::tables(z, packed, ids), gpu.take::<f32>(tokens * d)?);
+        let (tables, y) = (Self::tables(z, packed, ids), gpu.allocate::<f32>(tokens * d)?);
         let id_rows = uploaded.ids.as_ref().map_or(DevicePointer::NONE, UploadedGatherIndex::rows);
         gpu.launch(
             &format!("input_{}", lanes(d)),
-            Grid::warps(tokens),
+            LaunchGrid::warps(tokens),
             arguments![
                 &y,
                 tables.z,
@@ -114,11 +114,11 @@ impl Input {
         let (tokens, d, rows) = (self.z.len(), z.dims[1], packed.dims[0] - 2);
         let tables = Self::tables(z, packed, ids);
         let blocks = BLOCKS.min(tokens.max(1));
-        let (dv, partial) = (gpu.take::<f32>(tokens * d)?, gpu.take::<f32>(blocks * 2 * d)?);
+        let (dv, partial) = (gpu.allocate::<f32>(tokens * d)?, gpu.allocate::<f32>(blocks * 2 * d)?);
         let id_rows = uploaded.ids.as_ref().map_or(DevicePointer::NONE, UploadedGatherIndex::rows);
         gpu.launch(
             &format!("input_backward_{}", lanes(d)),
-            Grid::blocks(blocks, 1),
+            LaunchGrid::blocks(blocks, 1),
             arguments![
                 &dv,
                 &partial,
@@ -135,7 +135,7 @@ impl Input {
                 self.dropout,
             ],
         )?;
-        let d_packed = gpu.take::<f32>((rows + 2) * d)?;
+        let d_packed = gpu.allocate::<f32>((rows + 2) * d)?;
         uploaded.positions.scatter_into(gpu, device_pointer(&d_packed), device_pointer(&dv), d)?;
         gpu.sum_rows(device_pointer(&d_packed).plus(rows * d), device_pointer(&partial), blocks, 2 * d)?;
         let dz = uploaded.z.scatter(gpu, device_pointer(&dv), d)?;

@@ -214,7 +214,7 @@ impl Encoder {
         UseGradients { index, gradient }: UseGradients<'_>,
         kept: &Kept,
         norms: Norms<'_>,
-        part: &mut Part,
+        part: &mut ShardGradients,
     ) {
         let (width, all, columns) = (self.sizes.width, self.sizes.outputs(), self.sizes.columns());
         let (weights, biases) = part.tail[all..].split_at_mut(all);
@@ -235,7 +235,7 @@ impl Encoder {
     }
 
     /// Adds the contribution of a block's items to dw, through de of the items whose pooling has a gradient.
-    fn pooling_gradients(&self, first: usize, w: &[f32], transposed: &[f32], kept: &Kept, part: &mut Part) {
+    fn pooling_gradients(&self, first: usize, w: &[f32], transposed: &[f32], kept: &Kept, part: &mut ShardGradients) {
         let MixtureSizes { features: d, .. } = self.sizes;
         let columns = self.sizes.columns();
         let items = part.products.len() / columns;
@@ -262,10 +262,10 @@ impl Encoder {
         gradients: UseGradients<'_>,
         kept: &Kept,
         pooling_learns: bool,
-    ) -> Part {
+    ) -> ShardGradients {
         let MixtureSizes { features: d, .. } = self.sizes;
         let (all, columns) = (self.sizes.outputs(), self.sizes.columns());
-        let mut part = Part {
+        let mut part = ShardGradients {
             w: vec![0.0; d],
             matrix: Scratch::zeros(d * columns),
             tail: vec![0.0; 3 * all],
@@ -307,7 +307,7 @@ struct UseGradients<'a> {
 }
 
 /// The contribution of a shard to the gradients.
-struct Part {
+struct ShardGradients {
     w: Vec<f32>,
     /// The gradient of the weights, transposed: `[columns, d]`.
     matrix: Scratch,
@@ -354,7 +354,7 @@ impl Fused<2> for Encode {
         let (size, count) = (shard_items(items), self.index.count());
         let shards = items.div_ceil(size).max(1);
         // The shards of all modalities side by side keep every thread busy to the end.
-        let parts: Vec<Part> = (0..shards * self.encoders.len())
+        let parts: Vec<ShardGradients> = (0..shards * self.encoders.len())
             .into_par_iter()
             .map(|at| {
                 let (m, shard) = (at / shards, at % shards);
@@ -372,8 +372,9 @@ impl Fused<2> for Encode {
             .collect();
         let (mut dw, mut d_packed) = (Vec::new(), Vec::new());
         for (encoder, parts) in self.encoders.iter().zip(parts.chunks(shards)) {
-            let column =
-                |pick: fn(&Part) -> &[f32], length| ordered_sum(&parts.iter().map(pick).collect::<Vec<_>>(), length);
+            let column = |pick: fn(&ShardGradients) -> &[f32], length| {
+                ordered_sum(&parts.iter().map(pick).collect::<Vec<_>>(), length)
+            };
             let MixtureSizes { features: d, .. } = encoder.sizes;
             dw.extend(column(|p| &p.w, d));
             let (matrix, tail) = (d * encoder.sizes.columns(), 3 * encoder.sizes.outputs());

@@ -9,14 +9,14 @@ use super::{ProcessGroup, Transport};
 /// Runs `work` in `size` threads, which see each other as the processes of a group, and returns their results by rank. If a thread returns
 /// an error or panics, the others stop waiting for it and fail too.
 pub fn run_threads<T: Send>(size: usize, work: impl Fn(ProcessGroup) -> Result<T> + Sync) -> Vec<Result<T>> {
-    let table = Arc::new(Table::new(size));
+    let exchange = Arc::new(Exchange::new(size));
     std::thread::scope(|scope| {
         let work = &work;
         let start = |rank| {
-            let table = table.clone();
+            let exchange = exchange.clone();
             scope.spawn(move || {
-                let leaves = Leaves(table.clone());
-                let result = work(ProcessGroup::new(ThreadTransport { rank, table }));
+                let leaves = Leaves(exchange.clone());
+                let result = work(ProcessGroup::new(ThreadTransport { rank, exchange }));
                 if result.is_ok() {
                     std::mem::forget(leaves);
                 }
@@ -34,13 +34,13 @@ pub fn run_threads<T: Send>(size: usize, work: impl Fn(ProcessGroup) -> Result<T
 
 /// The blocks that the threads exchange.
 #[derive(Debug)]
-struct Table {
-    state: Mutex<TableState>,
+struct Exchange {
+    state: Mutex<ExchangeState>,
     changed: Condvar,
 }
 
 #[derive(Debug)]
-struct TableState {
+struct ExchangeState {
     /// The block of each thread in this round, once it is there.
     blocks: Vec<Option<Arc<Vec<u64>>>>,
     /// The number of threads that have read the blocks of this round.
@@ -48,9 +48,9 @@ struct TableState {
     is_abandoned: bool,
 }
 
-impl Table {
+impl Exchange {
     fn new(size: usize) -> Self {
-        let state = TableState { blocks: vec![None; size], taken: 0, is_abandoned: false };
+        let state = ExchangeState { blocks: vec![None; size], taken: 0, is_abandoned: false };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -83,7 +83,7 @@ impl Table {
 }
 
 /// Dropped by a thread that fails, so that the other threads stop waiting.
-struct Leaves(Arc<Table>);
+struct Leaves(Arc<Exchange>);
 
 impl Drop for Leaves {
     fn drop(&mut self) {
@@ -95,13 +95,13 @@ impl Drop for Leaves {
 #[derive(Debug)]
 struct ThreadTransport {
     rank: usize,
-    table: Arc<Table>,
+    exchange: Arc<Exchange>,
 }
 
 impl ThreadTransport {
     fn meet(&self, own: &[f32]) -> Result<Vec<Vec<f32>>> {
         let bits = own.iter().map(|value| u64::from(value.to_bits())).collect();
-        let all = self.table.meet(self.rank, bits)?;
+        let all = self.exchange.meet(self.rank, bits)?;
         Ok(all.iter().map(|block| block.iter().map(|&bits| f32::from_bits(bits as u32)).collect()).collect())
     }
 }
@@ -112,7 +112,7 @@ impl Transport for ThreadTransport {
     }
 
     fn size(&self) -> usize {
-        self.table.state.lock().unwrap_or_else(PoisonError::into_inner).blocks.len()
+        self.exchange.state.lock().unwrap_or_else(PoisonError::into_inner).blocks.len()
     }
 
     fn all_gather(&self, own: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
@@ -137,7 +137,7 @@ impl Transport for ThreadTransport {
     }
 
     fn all_gather_scalars(&self, own: &[f64]) -> Result<Vec<f64>> {
-        let all = self.table.meet(self.rank, own.iter().map(|value| value.to_bits()).collect())?;
+        let all = self.exchange.meet(self.rank, own.iter().map(|value| value.to_bits()).collect())?;
         check(&all.iter().map(|block| block.len()).collect::<Vec<_>>(), &vec![own.len(); all.len()])?;
         Ok(all.iter().flat_map(|block| block.iter().map(|&bits| f64::from_bits(bits))).collect())
     }

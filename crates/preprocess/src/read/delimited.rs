@@ -22,12 +22,12 @@ const SAMPLED: usize = 20;
 const SEPARATORS: [&str; 6] = ["\t", ",", ";", "::", "|", " "];
 
 /// The positions of the wanted fields.
-struct Header {
+struct HeaderRow {
     width: usize,
     indices: Vec<Option<usize>>,
 }
 
-impl Header {
+impl HeaderRow {
     /// Every wanted field must occur exactly once; an optional one may be missing. An empty name is a field that is not wanted.
     fn new(lines: &Lines<'_>, format: &FileFormat, names: &[String], first: &str, fields: &[&str]) -> Result<Self> {
         let index = |field: &&str| {
@@ -158,8 +158,8 @@ pub fn resolve(lines: &mut Lines<'_>, format: &FileFormat, fields: &[&str]) -> R
     let mut line = Vec::new();
     while sample.len() < SAMPLED {
         let Some((_, outcome)) = lines.next(&mut line)? else { break };
-        let tells = sample.is_empty() && names_separator(&line);
-        if outcome.is_ok() && !line.trim_ascii().is_empty() && !tells {
+        let is_separator_line = sample.is_empty() && names_separator(&line);
+        if outcome.is_ok() && !line.trim_ascii().is_empty() && !is_separator_line {
             sample.push(String::from_utf8_lossy(&line).into_owned());
         }
     }
@@ -300,9 +300,9 @@ pub fn for_each(
         let mut line = Vec::new();
         let first = header_line(lines, &mut line)?.to_owned();
         let names = header_names(lines, format, &first)?;
-        Header::new(lines, format, &names, &first, fields)?
+        HeaderRow::new(lines, format, &names, &first, fields)?
     } else {
-        Header::new(lines, format, &format.dialect.names, "", fields)?
+        HeaderRow::new(lines, format, &format.dialect.names, "", fields)?
     };
     match format.dialect.quotes() {
         Quoting::Always => for_each_quoted(lines, &format.dialect, &header, visit),
@@ -315,7 +315,7 @@ pub fn for_each(
 fn for_each_plain(
     lines: &mut Lines<'_>,
     dialect: &Dialect,
-    header: &Header,
+    header: &HeaderRow,
     as_needed: bool,
     visit: &mut dyn FnMut(RawRow<'_, '_>) -> Result<()>,
 ) -> Result<()> {
@@ -456,7 +456,7 @@ fn closing(text: &[u8]) -> Option<usize> {
 fn for_each_quoted(
     lines: &mut Lines<'_>,
     dialect: &Dialect,
-    header: &Header,
+    header: &HeaderRow,
     visit: &mut dyn FnMut(RawRow<'_, '_>) -> Result<()>,
 ) -> Result<()> {
     let mut record = QuotedRecord::new(dialect);

@@ -19,7 +19,7 @@ use crate::{Error, Result};
 
 /// The content of an item.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ItemRecord {
+pub struct RawItem {
     pub title: String,
     pub sentences: Vec<String>,
     pub images: Vec<String>,
@@ -29,9 +29,9 @@ pub struct ItemRecord {
 
 /// What is known about the items of interactions, by their number there.
 #[derive(Debug, Default)]
-pub struct Catalogue {
+pub struct ItemCatalogue {
     /// The records of the items that are kept.
-    pub records: HashMap<u32, ItemRecord>,
+    pub records: HashMap<u32, RawItem>,
     /// Whether an item has both text and image.
     pub is_complete: Vec<bool>,
     /// Whether an item has a line.
@@ -39,7 +39,7 @@ pub struct Catalogue {
     /// The items that have a line, in the order of their first lines.
     pub line_order: Vec<u32>,
     /// Items without interactions, by id, if they are kept.
-    pub others: indexmap::IndexMap<compact_str::CompactString, ItemRecord>,
+    pub others: indexmap::IndexMap<compact_str::CompactString, RawItem>,
     /// The first ids of lines of items without interactions.
     pub unused: UnusedIds,
 }
@@ -85,7 +85,7 @@ pub fn count(path: &Path, format: &SourceFormat) -> Result<(u64, u64)> {
         limit: None,
     };
     let budget = &mut Budget::new(u64::MAX);
-    let (_, read, _) = Catalogue::read(&[path.to_owned()], &reading, budget, &Progress::new(true))?;
+    let (_, read, _) = ItemCatalogue::read(&[path.to_owned()], &reading, budget, &Progress::new(true))?;
     Ok((read.files[0].lines, read.files[0].accepted))
 }
 
@@ -95,7 +95,7 @@ struct Fields<'f> {
     filled: Vec<u64>,
 }
 
-impl Catalogue {
+impl ItemCatalogue {
     /// Reads the files of items, one after the other. Also returns counts and warnings.
     pub fn read(
         paths: &[PathBuf],
@@ -144,12 +144,12 @@ impl Catalogue {
             }
             read.without_line += 1;
             let images = reading.folder.of(&reading.item_ids[item]).unwrap_or_default();
-            catalogue.keep(item, ItemRecord { images, ..ItemRecord::default() }, reading);
+            catalogue.keep(item, RawItem { images, ..RawItem::default() }, reading);
         }
         Ok((catalogue, read, warnings))
     }
 
-    fn keep(&mut self, item: usize, mut record: ItemRecord, reading: &Reading<'_>) {
+    fn keep(&mut self, item: usize, mut record: RawItem, reading: &Reading<'_>) {
         record.images.truncate(reading.max_images);
         self.is_complete[item] = !record.sentences.is_empty() && !record.images.is_empty();
         // The filters may leave any item without events, which makes it one of the others.
@@ -223,7 +223,7 @@ struct ItemLines<'a, 'r> {
     reading: &'a Reading<'r>,
     resolver: Resolver,
     path: &'a Path,
-    catalogue: &'a mut Catalogue,
+    catalogue: &'a mut ItemCatalogue,
     read: &'a mut ItemsRead,
     fields: &'a mut Fields<'r>,
     ids: usize,
@@ -257,7 +257,7 @@ impl ItemLines<'_, '_> {
         Ok(())
     }
 
-    fn record(&mut self, id: &str, line: u64, cells: &[RawCell<'_>]) -> ItemRecord {
+    fn record(&mut self, id: &str, line: u64, cells: &[RawCell<'_>]) -> RawItem {
         let reading = self.reading;
         let (path, resolver) = (self.path, &self.resolver);
         let mut junk = Vec::new();
@@ -315,17 +315,17 @@ impl Reading<'_> {
 
     /// The title and the sentences, and whether markup was removed from the title and from the other texts. `cells` has, in this order,
     /// title, texts, images, categories, sounds, sentences.
-    fn texts(&self, cells: &[RawCell<'_>], junk: &mut Vec<Fault>) -> (ItemRecord, bool, bool) {
-        let mut record = ItemRecord::default();
+    fn texts(&self, cells: &[RawCell<'_>], junk: &mut Vec<Fault>) -> (RawItem, bool, bool) {
+        let mut record = RawItem::default();
         let title = self.entries("title", &cells[0], "", junk);
         let markup = self.markup(&self.format.title);
         record.title = title.first().map(|title| markup.line(title)).unwrap_or_default();
         let in_title = title.first().is_some_and(|title| markup.is_in(title));
         let mut in_texts = false;
         // A title is one sentence, even if it contains full stops.
-        record.sentences.extend(Some(record.title.clone()).filter(|title| text::says_something(title)));
+        record.sentences.extend(Some(record.title.clone()).filter(|title| text::has_content(title)));
         for cell in &cells[cells.len() - self.format.sentences.len()..] {
-            record.sentences.extend(values::entries(cell, "").into_iter().filter(|text| text::says_something(text)));
+            record.sentences.extend(values::entries(cell, "").into_iter().filter(|text| text::has_content(text)));
         }
         for (field, cell) in self.format.texts.iter().zip(&cells[1..]) {
             let mut entries = self.entries("text", cell, &self.format.text_separator, junk);
@@ -385,7 +385,7 @@ mod tests {
 
     use super::*;
 
-    fn read(source: &Source, name: &str, content: &str, ids: &[&str]) -> (Vec<ItemRecord>, Catalogue, ItemsRead) {
+    fn read(source: &Source, name: &str, content: &str, ids: &[&str]) -> (Vec<RawItem>, ItemCatalogue, ItemsRead) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
         std::fs::write(&path, content).unwrap();
@@ -406,7 +406,7 @@ mod tests {
             limit: None,
         };
         let (mut catalogue, read, _) =
-            Catalogue::read(&[path], &reading, &mut Budget::new(9), &Progress::new(true)).unwrap();
+            ItemCatalogue::read(&[path], &reading, &mut Budget::new(9), &Progress::new(true)).unwrap();
         let records = (0..ids.len()).map(|item| catalogue.records.remove(&(item as u32)).unwrap()).collect();
         (records, catalogue, read)
     }
@@ -428,7 +428,7 @@ mod tests {
         assert_eq!(records[0].images, ["https://i/a.jpg", "https://i/b.jpg"], "at most two");
         assert_eq!(records[0].categories, ["Home", "Kitchen & Bath"]);
         assert_eq!(records[1].images, ["https://i/z.jpg"]);
-        assert_eq!((records[1].sentences.len(), &records[2]), (0, &ItemRecord::default()));
+        assert_eq!((records[1].sentences.len(), &records[2]), (0, &RawItem::default()));
         assert_eq!(catalogue.is_complete, [true, false, false]);
         assert_eq!((read.repeated, read.without_events, read.without_line), (1, 1, 1));
         assert_eq!((read.cleaned_titles, read.cleaned_texts), (1, 1));
@@ -511,7 +511,8 @@ mod tests {
             may_lack_fields: false,
             limit: None,
         };
-        let (catalogue, read, _) = Catalogue::read(&[], &reading, &mut Budget::new(9), &Progress::new(true)).unwrap();
+        let (catalogue, read, _) =
+            ItemCatalogue::read(&[], &reading, &mut Budget::new(9), &Progress::new(true)).unwrap();
         assert_eq!((catalogue.records[&0].images.len(), catalogue.records[&1].images.len()), (1, 0));
         assert_eq!(read.refused_images.most_frequent(), Some(("image is a link out of its folder", 1)));
     }

@@ -5,7 +5,7 @@ use mp4sr_pipeline::text::count;
 use mp4sr_protocol::Split;
 
 use super::{Page, groups};
-use crate::lists::{COLUMNS, ListRow};
+use crate::lists::{COLUMNS, ListStatisticsRow};
 use crate::table::{MetricsTable, percent};
 
 impl Page<'_> {
@@ -30,7 +30,7 @@ impl Page<'_> {
     }
 }
 
-fn lists_table(own: &str, rows: &[ListRow]) -> Markup {
+fn lists_table(own: &str, rows: &[ListStatisticsRow]) -> Markup {
     html! {
         h3 { "The lists, independently of accuracy" }
         p {
