@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 /// The password of the tests' databases, which must not be in any output.
 const PASSWORD: &str = "s3cret/of@the:tests";
-/// The password in the encoding of an address.
+/// The password as it is encoded in a URL.
 const ENCODED: &str = "s3cret%2Fof%40the%3Atests";
 
 /// A PostgreSQL server in a temporary folder; it stops when the value is dropped.
@@ -408,8 +408,8 @@ fn errors_of_a_store_are_one_sentence_without_the_password() {
             ["`reader` lacks the permission", "`deploy/store.sql`"],
         ),
         (format!("postgres://mp4sr:{ENCODED}@127.0.0.1:{port}/postgres?sslmode=require"), ["TLS", "`serve.store`"]),
-        (format!("postgres://mp4sr:s3cret@127.0.0.1:{port}/postgres?sslmode=always"), ["is not an address", "%XX"]),
-        ("postgres://mp4sr:s3cret/of@the:tests@h:x/d".to_owned(), ["is not an address", "%XX"]),
+        (format!("postgres://mp4sr:s3cret@127.0.0.1:{port}/postgres?sslmode=always"), ["is not a PostgreSQL URL", "%XX"]),
+        ("postgres://mp4sr:s3cret/of@the:tests@h:x/d".to_owned(), ["is not a PostgreSQL URL", "%XX"]),
         ("host=127.0.0.1 password=s3cret".to_owned(), ["serve.store", "`env:NAME`"]),
         ("env:NOT_A_VARIABLE".to_owned(), ["`NOT_A_VARIABLE`", "is not set"]),
         ("file:/not/a/file".to_owned(), ["/not/a/file", "write `postgres://"]),

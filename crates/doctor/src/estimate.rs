@@ -331,7 +331,7 @@ mod tests {
             length: 13.17,
             sentences: 5.0,
             images: 0.0,
-            addresses: 0.0,
+            image_urls: 0.0,
             raw_rows: 309_729,
             raw_bytes: 9_560_000,
         };

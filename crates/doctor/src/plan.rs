@@ -359,7 +359,7 @@ impl Plan {
         if !trains && !self.runs(StageName::Extract) {
             return;
         }
-        let fetch = if sizes.addresses > 0.0 {
+        let fetch = if sizes.image_urls > 0.0 {
             "; they are URLs: `mp4sr download` downloads them once the dataset exists"
         } else {
             "; name files with images in `[source]`"
@@ -374,7 +374,7 @@ impl Plan {
             );
             if sizes.basis == SizeBasis::Sample { self.notes.push(sentence) } else { self.problems.push(sentence) }
         }
-        if extracted.image && sizes.images > 0.0 && sizes.addresses > 0.0 {
+        if extracted.image && sizes.images > 0.0 && sizes.image_urls > 0.0 {
             self.notes
                 .push("some images are URLs that have not been downloaded; `mp4sr download` downloads them".to_owned());
         }

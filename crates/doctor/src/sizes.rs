@@ -24,7 +24,7 @@ const SAMPLE: DatasetSizes = DatasetSizes {
     length: 10.24,
     sentences: 6.62,
     images: 0.97,
-    addresses: 0.0,
+    image_urls: 0.0,
     raw_rows: 60_000,
     raw_bytes: 1_200_000,
 };
@@ -60,7 +60,7 @@ pub struct DatasetSizes {
     /// The mean number of image files per item.
     pub images: f64,
     /// The mean number of image URLs per item that have not been downloaded.
-    pub addresses: f64,
+    pub image_urls: f64,
     /// The number of lines in all raw files.
     pub raw_rows: u64,
     /// The size of the uncompressed text of all raw files, in bytes.
@@ -112,10 +112,10 @@ impl DatasetSizes {
     pub fn of_dataset(layout: &Layout, config: &Config, raw: &[InspectedFile]) -> Option<Self> {
         let report = PreprocessReport::read(&layout.statistics()).ok().flatten()?;
         let statistics = &report.statistics;
-        let (files, addresses) = images(&layout.items(), Path::new(&config.dataset.data));
+        let (files, image_urls) = images(&layout.items(), Path::new(&config.dataset.data));
         let items = statistics.items.max(1) as f64;
         let mut sizes = Self::of_statistics(statistics, SizeBasis::Dataset);
-        (sizes.images, sizes.addresses) = (files as f64 / items, addresses as f64 / items);
+        (sizes.images, sizes.image_urls) = (files as f64 / items, image_urls as f64 / items);
         let lines = |files: &[mp4sr_artifact::FileCount]| files.iter().map(|file| file.lines).sum::<u64>();
         sizes.raw_rows = lines(&report.interactions.files) + lines(&report.items.files);
         sizes.raw_bytes = raw.iter().map(InspectedFile::text_bytes).sum();
@@ -158,7 +158,7 @@ impl DatasetSizes {
     fn of_statistics(statistics: &DatasetStatistics, basis: SizeBasis) -> Self {
         let both = |number: u64| (number as f64, number as f64);
         let with_image = statistics.items.saturating_sub(statistics.items_without_image).max(1) as f64;
-        let addresses = statistics.images.mean * statistics.items_with_addresses_only as f64 / with_image;
+        let image_urls = statistics.images.mean * statistics.items_with_urls_only as f64 / with_image;
         Self {
             basis,
             users: both(statistics.users),
@@ -166,8 +166,8 @@ impl DatasetSizes {
             events: both(statistics.events),
             length: statistics.average_length,
             sentences: statistics.sentences.mean,
-            images: (statistics.images.mean - addresses).max(0.0),
-            addresses,
+            images: (statistics.images.mean - image_urls).max(0.0),
+            image_urls,
             raw_rows: 0,
             raw_bytes: 0,
         }
@@ -188,14 +188,14 @@ impl DatasetSizes {
 /// Counts the images that are files or have been downloaded, and the URLs that have not.
 fn images(items: &Path, data: &Path) -> (u64, u64) {
     let downloads = Downloads::new(data);
-    let (mut files, mut addresses) = (0, 0);
+    let (mut files, mut image_urls) = (0, 0);
     let counted = Items::each_image(items, |name| {
-        if Downloads::is_address(name) && !downloads.file(name).is_file() {
-            addresses += 1;
+        if Downloads::is_url(name) && !downloads.file(name).is_file() {
+            image_urls += 1;
         } else {
             files += 1;
         }
         ControlFlow::Continue(())
     });
-    if counted.is_err() { (0, 0) } else { (files, addresses) }
+    if counted.is_err() { (0, 0) } else { (files, image_urls) }
 }

@@ -17,7 +17,7 @@ use crate::part::{PartialFile, linked_folder};
 use crate::report::ImageReport;
 use crate::schedule::{self, Permit, Schedule};
 use crate::transfer::{CompleteFile, Transfer};
-use crate::{Result, address, check};
+use crate::{Result, check, urls};
 
 /// A host that did not respond for this many URLs in a row is not contacted again in this run. Otherwise a dead host would cost its timeout
 /// for every image.
@@ -65,7 +65,7 @@ pub fn fetch(settings: &Download, downloads: &Downloads, items: &Path, progress:
 }
 
 fn host_of(url: &str) -> String {
-    address::parse(url).map(|url| address::host(&url)).unwrap_or_default()
+    urls::parse(url).map(|url| urls::host(&url)).unwrap_or_default()
 }
 
 /// Returns the keys of the URLs to try, and a report that counts the others.
@@ -75,10 +75,10 @@ fn plan(settings: &Download, downloads: &Downloads, items: &Path, past: &Past) -
     let mut outcome = Ok(());
     Items::each_image(items, |url| {
         let key = Downloads::key(url);
-        if !address::is_web(url) || !seen.insert(key) {
+        if !urls::is_web(url) || !seen.insert(key) {
             return ControlFlow::Continue(());
         }
-        tally.addresses += 1;
+        tally.urls += 1;
         match past.get(&key).map_or(Ok(None), |known| settled_fate(settings, downloads, url, *known)) {
             Ok(Some(fate)) => count(&mut tally.fates, fate),
             Ok(None) => drop(wanted.insert(key)),
@@ -152,7 +152,7 @@ impl ImageDownloader<'_> {
     }
 
     fn bring(&self, url: &str, permit: &mut Permit<'_, String>) -> Result<LedgerEntry> {
-        let outcome = match address::parse(url) {
+        let outcome = match urls::parse(url) {
             Ok(parsed) => self.ask(url, &parsed, permit)?,
             Err(verdict) => Err(verdict),
         };
@@ -168,7 +168,7 @@ impl ImageDownloader<'_> {
         parsed: &Url,
         permit: &mut Permit<'_, String>,
     ) -> Result<std::result::Result<(CompleteFile, check::ImageSize), Verdict>> {
-        let host = address::host(parsed);
+        let host = urls::host(parsed);
         if lock(&self.silent).get(&host).is_some_and(|silent| *silent >= SILENT) {
             let reason = format!("its host did not answer for {SILENT} URLs in a row, and was not contacted again");
             return Ok(Err(Verdict::new(Fate::Failed, reason)));
@@ -188,7 +188,7 @@ impl ImageDownloader<'_> {
             retries: self.settings.retries,
             watch: &|_, _| (),
         };
-        let outcome = match transfer.run(&mut |url| permit.change(address::host(url))) {
+        let outcome = match transfer.run(&mut |url| permit.change(urls::host(url))) {
             Ok(whole) => self.keep(&part, &path, whole)?,
             Err(Trouble::Passing(verdict, _) | Trouble::Final(verdict)) => Err(verdict),
             Err(Trouble::Disk(error)) => return Err(error.into()),

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn only_bytes_of_the_same_address_with_a_complete_record_are_resumed() {
+    fn only_bytes_of_the_same_url_with_a_complete_record_are_resumed() {
         let folder = tempfile::tempdir().unwrap();
         let part = PartialFile::beside(&folder.path().join("a.json.gz"));
         let begin = |validator: Option<&str>| {

@@ -17,7 +17,7 @@ use crate::part::{PartialFile, linked_folder};
 use crate::report::RawReport;
 use crate::schedule::{self, Permit};
 use crate::transfer::Transfer;
-use crate::{Error, Result, address, sniff};
+use crate::{Error, Result, sniff, urls};
 
 /// A file that is in place, or a sentence that says why it could not be fetched.
 type RawOutcome = std::result::Result<RawReport, String>;
@@ -36,7 +36,7 @@ pub fn fetch(settings: &Download, data: &Path, progress: &Progress) -> Result<Ve
     let outcomes = Mutex::new(Vec::new());
     let produce = |schedule: &schedule::Schedule<usize>| {
         for (at, file) in settings.files.iter().enumerate() {
-            let host = address::parse(&file.url).map(|url| address::host(&url)).unwrap_or_default();
+            let host = urls::parse(&file.url).map(|url| urls::host(&url)).unwrap_or_default();
             schedule.put(host, at);
         }
         Ok(())
@@ -85,13 +85,13 @@ impl RawDownloader<'_> {
             Ok(Err(format!(
                 "failed to download `{}` from {}: {reason}; {remedy}",
                 path.display(),
-                address::shown_text(&file.url)
+                urls::shown_text(&file.url)
             )))
         };
         if self.settings.offline {
             return lost("`download.offline` is on");
         }
-        let url = match address::parse(&file.url) {
+        let url = match urls::parse(&file.url) {
             Ok(url) => url,
             Err(verdict) => return lost(&verdict.reason),
         };
@@ -105,7 +105,7 @@ impl RawDownloader<'_> {
             retries: self.settings.retries,
             watch: &|length, expected| meter.at(length, expected),
         };
-        match transfer.run(&mut |url| permit.change(address::host(url))) {
+        match transfer.run(&mut |url| permit.change(urls::host(url))) {
             Ok(whole) => accept(file, &path, &part, whole.bytes),
             Err(Trouble::Passing(verdict, _) | Trouble::Final(verdict)) => lost(&verdict.reason),
             Err(Trouble::Disk(error)) => Err(error.into()),
@@ -137,7 +137,7 @@ fn accept(file: &RawFile, path: &Path, part: &PartialFile, bytes: u64) -> Result
         return Ok(Err(format!(
             "`{}` was not kept: the file from {} {problem}; correct `download.files`",
             path.display(),
-            address::shown_text(&file.url)
+            urls::shown_text(&file.url)
         )));
     }
     part.publish(path)?;

@@ -293,7 +293,7 @@ fn an_image_can_stay_the_vector_of_clip_or_resnet() {
 }
 
 #[test]
-fn a_fetched_image_is_found_by_its_address_and_a_missing_one_is_reported() {
+fn a_fetched_image_is_found_by_its_url_and_a_missing_one_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let mut context = context(folder.path());
     context.config.dataset.data = folder.path().join("data").to_string_lossy().into_owned();

@@ -414,8 +414,8 @@ fn modalities(report: &Report) -> Modalities {
     let with_image = statistics.items - statistics.items_without_image;
     Modalities {
         text: statistics.items_without_text < statistics.items,
-        image: with_image > statistics.items_with_addresses_only,
-        addresses: statistics.items_with_addresses_only > 0,
+        image: with_image > statistics.items_with_urls_only,
+        image_urls: statistics.items_with_urls_only > 0,
     }
 }
 

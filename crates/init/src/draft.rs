@@ -40,7 +40,7 @@ pub struct Modalities {
     /// Images that are files.
     pub image: bool,
     /// Images given as URLs, which `mp4sr download` fetches.
-    pub addresses: bool,
+    pub image_urls: bool,
 }
 
 /// The numbers of events below which users and items are dropped.
@@ -308,7 +308,7 @@ impl Draft<'_> {
         }
         if let Some(images) = &items.images {
             lines.comment(&match images.kind {
-                ImageKind::Addresses => format!(
+                ImageKind::Urls => format!(
                     "URLs of images ({}); `mp4sr download --pipeline {}` downloads them after `mp4sr preprocess`.",
                     seen(&images.name),
                     self.out
@@ -355,7 +355,7 @@ impl Draft<'_> {
     }
 
     fn model(&self, lines: &mut DraftLines) {
-        let Modalities { text, image, addresses } = self.modalities;
+        let Modalities { text, image, image_urls } = self.modalities;
         if text || image {
             lines.section("extract.text");
             if self.encoder == TINY_TEXT {
@@ -401,7 +401,7 @@ impl Draft<'_> {
             let named = [("text", text), ("image", image)].into_iter().filter(|(_, is_there)| *is_there);
             lines.key("modalities", &Value::Array(named.map(|(name, _)| one(name)).collect()));
         }
-        if addresses && !image {
+        if image_urls && !image {
             lines.comment(
                 "Once `mp4sr download` has downloaded the images, `modalities = [{ name = \"text\" }, { name = \"image\" }]` reads them too.",
             );

@@ -92,12 +92,12 @@ pub struct ColumnSurvey {
     pub lists: u64,
     /// The number of values that are objects.
     pub objects: u64,
-    /// The number of values with an address or the bytes of an image.
-    pub image_addresses: u64,
+    /// The number of values with a URL or the bytes of an image.
+    pub image_urls: u64,
     /// The number of values with the name of an image file.
     pub image_files: u64,
-    /// The number of values with any address.
-    pub addresses: u64,
+    /// The number of values with any URL.
+    pub urls: u64,
     /// The number of values with HTML.
     pub html: u64,
     /// The number of values that mark a missing value, such as `nan`.
@@ -475,13 +475,13 @@ impl ColumnSurvey {
         self.lists += u64::from(matches!(literal, Some(Value::Array(_))));
         self.objects += u64::from(matches!(literal, Some(Value::Object(_))));
         let names = image_names(cell, "");
-        let is_address = |name: &str| name.starts_with("http://") || name.starts_with("https://");
+        let is_url = |name: &str| name.starts_with("http://") || name.starts_with("https://");
         let path_of = |name: &str| Path::new(name.split(['?', '#']).next().unwrap_or(name)).to_owned();
         let is_image = |name: &String| is_image_name(&path_of(name));
-        self.addresses += u64::from(names.iter().any(|name| is_address(name)));
+        self.urls += u64::from(names.iter().any(|name| is_url(name)));
         let embedded = |name: &String| name.starts_with(DATA);
-        if names.iter().any(|name| (is_address(name) && is_image(name)) || embedded(name)) {
-            self.image_addresses += 1;
+        if names.iter().any(|name| (is_url(name) && is_image(name)) || embedded(name)) {
+            self.image_urls += 1;
         } else if names.iter().any(|name| is_image(name) && !name.contains(char::is_whitespace)) {
             self.image_files += 1;
         }
@@ -609,7 +609,7 @@ mod tests {
         let of = |name: &str| found.column(name).unwrap();
         assert_eq!((of("id").whole, of("id").range), (2, Some((1.0, 2.0))));
         assert!(matches!(&of("when").time, Some(Ok(time)) if time.key == "iso" && !time.is_number));
-        assert_eq!((of("pic").image_files, of("link").addresses, of("link").image_addresses), (2, 2, 0));
+        assert_eq!((of("pic").image_files, of("link").urls, of("link").image_urls), (2, 2, 0));
         assert_eq!(of("tags").separator.as_ref().map(|(separator, _)| separator.as_str()), Some("|"));
         assert_eq!((of("text").html, of("flag").truths), (1, 2));
         assert_eq!((of("nothing").filled, of("nothing").marks), (0, 1));

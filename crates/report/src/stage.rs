@@ -80,7 +80,7 @@ fn shown_items(users: &[ShownUser]) -> BTreeSet<usize> {
 /// Replaces the URL of an image that was downloaded by the path of its file.
 fn to_fetched(downloads: &Downloads, name: &mut String) {
     let file = downloads.file(name);
-    if Downloads::is_address(name) && file.is_file() {
+    if Downloads::is_url(name) && file.is_file() {
         *name = file.to_string_lossy().into_owned();
     }
 }

@@ -34,7 +34,7 @@ pub fn thumbnail(images: &[String]) -> Thumbnail {
     if images.is_empty() {
         return Thumbnail::None;
     }
-    if images.iter().all(|image| Downloads::is_address(image)) {
+    if images.iter().all(|image| Downloads::is_url(image)) {
         return Thumbnail::NotFetched;
     }
     if is_missing(images) {
@@ -51,7 +51,7 @@ pub(crate) fn is_missing(images: &[String]) -> bool {
 }
 
 fn local(images: &[String]) -> impl Iterator<Item = &Path> {
-    images.iter().filter(|image| !Downloads::is_address(image)).map(Path::new)
+    images.iter().filter(|image| !Downloads::is_url(image)).map(Path::new)
 }
 
 fn shrink(path: &Path) -> Option<Vec<u8>> {
@@ -86,8 +86,8 @@ mod tests {
     use mp4sr_artifact::files;
 
     fn decoded(shown: &Thumbnail) -> RgbImage {
-        let Thumbnail::Shown(address) = shown else { panic!("{shown:?}") };
-        let jpeg = STANDARD.decode(address.strip_prefix("data:image/jpeg;base64,").unwrap()).unwrap();
+        let Thumbnail::Shown(url) = shown else { panic!("{shown:?}") };
+        let jpeg = STANDARD.decode(url.strip_prefix("data:image/jpeg;base64,").unwrap()).unwrap();
         image::load_from_memory(&jpeg).unwrap().to_rgb8()
     }
 

@@ -5,7 +5,7 @@ use postgres::error::SqlState;
 /// Why a store could not be used. No message contains a password.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// `serve.store` is not a valid address.
+    /// `serve.store` is not a valid URL.
     #[error("{0}")]
     Settings(String),
     /// PostgreSQL does not answer, or rejects this user. A later attempt may succeed.

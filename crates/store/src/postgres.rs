@@ -43,8 +43,8 @@ pub struct Change {
 /// The added items of one run in PostgreSQL. Calls block, and use the connection one at a time.
 pub struct PostgresStore {
     config: Config,
-    /// The address as it was given. It is only compared, and never shown.
-    address: String,
+    /// The URL as it was given. It is only compared, and never shown.
+    url: String,
     run: String,
     location: String,
     client: Mutex<Option<Client>>,
@@ -54,9 +54,9 @@ pub struct PostgresStore {
 
 impl PostgresStore {
     /// Connects, and creates the tables if they do not exist.
-    pub(crate) fn open(address: &str, context: &Context) -> Result<Self, StoreError> {
+    pub(crate) fn open(url: &str, context: &Context) -> Result<Self, StoreError> {
         // The parser's message is dropped because it may repeat a part of the password.
-        let mut config: Config = address.parse().map_err(|_| {
+        let mut config: Config = url.parse().map_err(|_| {
             StoreError::Settings(
                 "`serve.store` is not a PostgreSQL URL: expected `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, with special \
                  characters of the password as %XX, and `sslmode` as `disable` or `require`"
@@ -73,7 +73,7 @@ impl PostgresStore {
         let own = Self {
             location: location(&config),
             config,
-            address: address.to_owned(),
+            url: url.to_owned(),
             run: run_name(context),
             client: Mutex::new(None),
             seen: AtomicI64::new(0),
@@ -82,9 +82,9 @@ impl PostgresStore {
         Ok(own)
     }
 
-    /// Whether this is the store of `context` at this address.
-    pub(crate) fn is_of(&self, address: &str, context: &Context) -> bool {
-        self.address == address && self.run == run_name(context)
+    /// Whether this is the store of `context` at this URL.
+    pub(crate) fn is_of(&self, url: &str, context: &Context) -> bool {
+        self.url == url && self.run == run_name(context)
     }
 
     /// Where PostgreSQL is, without user and password.
@@ -371,7 +371,7 @@ fn dataset_of(context: &Context) -> anyhow::Result<String> {
     Ok(Items::read(&context.layout.items())?.hash().as_str().to_owned())
 }
 
-/// The hosts, the ports and the database of an address.
+/// The hosts, the ports and the database of a URL.
 fn location(config: &Config) -> String {
     let ports = config.get_ports();
     let hosts = config.get_hosts().iter().enumerate().map(|(at, host)| {

@@ -81,7 +81,7 @@ pub fn check_raw(checks: &mut MessageChecks) {
     checks.set("a folder where a raw file belongs", "download", &gone.replace("b.tsv", "folder"), "folder");
     checks.set("a path outside the data folder", "download", &gone.replace("b.tsv", "../b.tsv"), "download.files");
     let local = gone.replace("http://127.0.0.1:9/a", "file:///etc/passwd");
-    checks.set("an address of a file", "download", &local, "file:///etc/passwd");
+    checks.set("a URL of a file", "download", &local, "file:///etc/passwd");
 }
 
 pub fn check_rest(checks: &mut MessageChecks) {

@@ -67,7 +67,7 @@ impl World {
             }
             let reported: BTreeMap<_, _> =
                 images.fates.iter().filter(|(_, n)| **n > 0).map(|(f, n)| (*f, *n)).collect();
-            assert_eq!(images.addresses, reported.values().sum::<u64>() + images.missing);
+            assert_eq!(images.urls, reported.values().sum::<u64>() + images.missing);
             if images.missing == 0 {
                 assert_eq!(reported, fates, "report and ledger tell the same");
             }

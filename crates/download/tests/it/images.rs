@@ -49,7 +49,7 @@ fn shop(request: &Request, stream: &mut TcpStream) {
 }
 
 #[test]
-fn every_address_has_one_fate_and_a_second_run_asks_only_for_what_failed() {
+fn every_url_has_one_outcome_and_a_second_run_requests_only_what_failed() {
     let server = Server::start(shop);
     let world = World::new("retries = 0");
     let paths = [
@@ -88,9 +88,9 @@ fn every_address_has_one_fate_and_a_second_run_asks_only_for_what_failed() {
     world.is_lost(&url("/circle"), Fate::Failed, "redirects in a circle: ");
     world.is_lost(&url("/ftp"), Fate::Refused, "neither http nor https");
     world.is_lost(&url("/far/"), Fate::Failed, "more than 5 redirects");
-    world.is_lost("https://", Fate::Refused, "not a valid address");
+    world.is_lost("https://", Fate::Refused, "not a valid URL");
     assert_eq!(world.ledger().len(), 15);
-    assert_eq!(report.images.unwrap().addresses, 15, "an address that stands twice counts once, a path not at all");
+    assert_eq!(report.images.unwrap().urls, 15, "a URL that occurs twice counts once, a path not at all");
     assert_eq!(world.ledger()[&url("/ok.png")].width, Some(64));
     assert_eq!(server.asked_for("/far/xxxxx").len(), 1);
     assert_eq!(server.asked_for("/far/xxxxxx").len(), 0);

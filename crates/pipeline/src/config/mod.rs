@@ -24,7 +24,7 @@ pub use model::{Modality, Model};
 pub use renamed::RenamedKey;
 pub use results::{Recommend, Report};
 pub use run::Run;
-pub use serve::{Serve, StoreAddress};
+pub use serve::{Serve, StoreUrl};
 pub use training::{Finetune, PhaseSettings, Precision, Pretrain, PretrainItems, Train};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -236,7 +236,7 @@ impl Config {
             return fail("pretrain.from", format!("{from:?}"), "`<dataset>/<run>`");
         }
         if !self.serve.store.has_known_form() {
-            // A text that is not an address may still contain a password.
+            // A text that is not a URL may still contain a password.
             let allowed = "`postgres://USER:PASSWORD@HOST:PORT/DATABASE`, `env:NAME`, `file:PATH`, or nothing";
             return fail("serve.store", "\"...\"".to_owned(), allowed);
         }

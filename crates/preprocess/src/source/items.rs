@@ -266,7 +266,7 @@ impl ItemLines<'_, '_> {
         self.read.cleaned_titles += u64::from(title);
         self.read.cleaned_texts += u64::from(further);
         record.images = match reading.folder.of(id) {
-            // The images in this folder are the ones that the addresses refer to.
+            // The images in this folder are the ones that the URLs refer to.
             Some(images) => images,
             None => {
                 let mut images = Vec::new();
@@ -484,7 +484,7 @@ mod tests {
         let reasons: Vec<&str> = read.refused_sounds.0.keys().map(String::as_str).collect();
         let expected = [
             "sound file is not there",
-            "sound is an address, expected a local file",
+            "sound is a URL, expected a local file",
             "sound path leaves the data folder",
         ];
         assert_eq!(reasons, expected);

@@ -37,7 +37,7 @@ pub(super) fn section(found: &PreprocessReport, images: Option<&ExtractReport>) 
         ("items with markup removed from texts", count(found.items.cleaned_texts)),
         ("items without text", count(counts.items_without_text)),
         ("items without image", count(counts.items_without_image)),
-        ("items with image URLs only", count(counts.items_with_addresses_only)),
+        ("items with image URLs only", count(counts.items_with_urls_only)),
         ("sentences per item", format!("{:.2}", counts.sentences.mean)),
         ("images per item", format!("{:.2}", counts.images.mean)),
     ];
