@@ -163,7 +163,7 @@ fn a_footer_that_the_library_panics_at_is_refused_in_one_sentence() {
     assert_eq!(output.status.code(), Some(1), "{}", stderr_of(&output));
     let message = stderr_of(&output);
     assert!(
-        message.starts_with("error: `") && message.contains("items.parquet` cannot be used: it is not a whole"),
+        message.starts_with("error: `") && message.contains("items.parquet` cannot be used: it is not a complete"),
         "{message}"
     );
     assert_eq!(message.lines().count(), 1, "{message}");

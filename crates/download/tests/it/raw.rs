@@ -151,7 +151,7 @@ fn what_is_empty_is_not_kept_and_is_fetched_again() {
     });
     let world = world(&server, &[("/a", "a.csv", "")]);
     let message = world.run_failing(&[]);
-    assert!(message.contains("a.csv` is not kept") && message.contains("is empty"), "{message}");
+    assert!(message.contains("a.csv` was not kept") && message.contains("is empty"), "{message}");
     // An earlier release kept such a file.
     std::fs::write(world.data("a.csv"), "").unwrap();
     world.run_well(&[]);

@@ -184,7 +184,7 @@ fn json_as_people_write_it() {
     assert_eq!(made_of_2014.items.titles, ["Lamp"]);
     let error = refused(&[("r.json", reviews), ("m.json", b"{'asin'\n[1]\n{'asin'\n")], keys, "");
     assert!(
-        error.contains("m.json` gave no item: 3 lines were read and none could be used, 2 for: broken JSON"),
+        error.contains("m.json` contains no item: 3 lines were read and none could be used, 2 for: broken JSON"),
         "{error}"
     );
 }
