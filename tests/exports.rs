@@ -62,7 +62,7 @@ fn lists_of_table(path: &Path) -> Vec<List> {
 }
 
 #[test]
-fn lists_are_the_stage_s_own_in_every_form() {
+fn lists_equal_those_of_the_stage_in_every_format() {
     let world = Project::small();
     world.run("run", &["--until", "recommend"]);
     let out = export(&world, &["--format", "lists-parquet,lists-jsonl,lists-csv"]);
@@ -181,7 +181,7 @@ fn items_that_were_added_have_vectors_and_are_listed() {
 }
 
 #[test]
-fn what_cannot_be_exported_is_refused_and_nothing_is_lost() {
+fn unsupported_exports_are_refused_and_nothing_is_lost() {
     let world = Project::small();
     world.run("run", &["--until", "finetune", "--set", "model.name=popularity"]);
     let popular = ["--set", "model.name=popularity", "--format"];
@@ -325,7 +325,7 @@ fn times_of_any_kind_round_trip() {
 }
 
 #[test]
-fn a_dataset_that_is_there_is_not_replaced_by_one_of_its_name() {
+fn an_existing_dataset_is_not_replaced_by_another_of_the_same_name() {
     let world = Project::small();
     world.run("run", &["--until", "extract"]);
     let out = export(&world, &["--format", "mmrec"]);

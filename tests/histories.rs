@@ -189,7 +189,7 @@ fn general_models_fold_in_new_users_or_refuse_them() {
 
 /// Without item ids, the model knows an item only by its features, so a copy has the score of the original.
 #[test]
-fn a_copy_of_an_item_is_ranked_beside_it_without_training() {
+fn a_copy_of_an_item_is_ranked_next_to_it_without_training() {
     let world = Project::small();
     let no_ids = ["--run", "r", "--set", "model.mp4sr.id_embedding=false"];
     world.run("run", &[&["--until", "recommend"][..], &no_ids].concat());
@@ -241,7 +241,7 @@ fn a_copy_of_an_item_is_ranked_beside_it_without_training() {
 }
 
 #[test]
-fn items_that_a_run_cannot_take_are_refused_whole() {
+fn items_that_a_run_cannot_use_are_refused_together() {
     let world = Project::small();
     world.run("run", &["--until", "finetune"]);
     world.run("run", &["--until", "finetune", "--run", "sasrec", "--set", "model.name=sasrec"]);

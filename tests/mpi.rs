@@ -266,7 +266,7 @@ fn after_a_process_was_killed_training_resumes_to_the_same_bytes_or_with_another
 }
 
 #[test]
-fn what_cannot_be_trained_is_refused_once_and_by_a_sentence() {
+fn unsupported_training_is_refused_once_with_a_message() {
     let world = world();
     if !has_mpi(&world) {
         return;

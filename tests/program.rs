@@ -39,7 +39,7 @@ fn the_demo_runs_in_an_empty_folder() {
 }
 
 #[test]
-fn carried_encoders_give_the_vectors_of_the_repository_s_and_compute_none_twice() {
+fn built_in_encoders_give_the_vectors_of_the_repository_and_compute_none_twice() {
     let world = Project::small();
     world.run("preprocess", &[]);
     world.run("extract", &[]);

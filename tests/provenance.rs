@@ -84,7 +84,7 @@ fn pretrained_weights_of_another_encoder_or_reading_are_refused() {
 }
 
 #[test]
-fn what_cannot_be_compared_is_not_or_is_marked() {
+fn incomparable_runs_are_refused_or_marked() {
     let world = Project::small();
     let sasrec = ["--set", "model.name=sasrec"];
     trained(&world, "a", &sasrec);
@@ -257,7 +257,7 @@ fn wait_for(what: &str, holds: impl Fn() -> bool) {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn what_a_study_started_ends_with_it_however_it_is_ended() {
+fn processes_started_by_a_study_end_with_it() {
     let world = Project::small();
     let endless = ["--seeds", "1", "--set", "finetune.epochs=100000", "--set", "finetune.patience=100000"];
     let mut study = world.command("study", &[&["table2"][..], &endless].concat());

@@ -298,7 +298,7 @@ fn an_item_that_one_replica_added_is_recommended_by_the_other_with_the_same_scor
 }
 
 #[test]
-fn of_replicas_that_add_one_item_at_once_one_adds_it_and_the_last_counts() {
+fn when_replicas_add_the_same_item_at_once_one_adds_it_and_the_last_wins() {
     let Some(store) = Postgres::start() else { return };
     let world = trained();
     let replicas = [replica(&world, &store), replica(&world, &store)];
@@ -378,7 +378,7 @@ fn lists_are_served_without_the_store_and_changes_are_asked_to_retry() {
 }
 
 #[test]
-fn errors_of_a_store_are_one_sentence_without_the_password() {
+fn errors_of_a_store_are_one_line_without_the_password() {
     let Some(store) = Postgres::start() else { return };
     let world = trained();
     let serve = |address: &str| {
@@ -408,7 +408,10 @@ fn errors_of_a_store_are_one_sentence_without_the_password() {
             ["`reader` lacks the permission", "`deploy/store.sql`"],
         ),
         (format!("postgres://mp4sr:{ENCODED}@127.0.0.1:{port}/postgres?sslmode=require"), ["TLS", "`serve.store`"]),
-        (format!("postgres://mp4sr:s3cret@127.0.0.1:{port}/postgres?sslmode=always"), ["is not a PostgreSQL URL", "%XX"]),
+        (
+            format!("postgres://mp4sr:s3cret@127.0.0.1:{port}/postgres?sslmode=always"),
+            ["is not a PostgreSQL URL", "%XX"],
+        ),
         ("postgres://mp4sr:s3cret/of@the:tests@h:x/d".to_owned(), ["is not a PostgreSQL URL", "%XX"]),
         ("host=127.0.0.1 password=s3cret".to_owned(), ["serve.store", "`env:NAME`"]),
         ("env:NOT_A_VARIABLE".to_owned(), ["`NOT_A_VARIABLE`", "is not set"]),

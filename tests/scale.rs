@@ -315,7 +315,7 @@ fn vectors_of_machines_that_share_nothing_are_merged() {
         assert!(!reported.status.success() && stderr_of(&reported).contains(reason), "{}", stderr_of(&reported));
     };
     // If one folder has no vectors, or a folder of an encoder lacks its description, nothing is copied.
-    refused(&[&machine("first"), &machine("third")], "third` holds no vectors");
+    refused(&[&machine("first"), &machine("third")], "third` contains no vectors");
     let about = files::list(&copy).unwrap().into_iter().map(|encoder| encoder.join("about.json")).next_back().unwrap();
     let described = files::read(&about).unwrap();
     files::remove_if_present(&about).unwrap();
@@ -334,7 +334,7 @@ fn vectors_of_machines_that_share_nothing_are_merged() {
     let (from, shard) = encoders.iter().find_map(|folder| Some((folder, shard_in(folder)?))).unwrap();
     let moved = encoders.iter().find(|folder| *folder != from).unwrap().join(shard.file_name().unwrap());
     files::write_bytes(&moved, &files::read(&shard).unwrap()).unwrap();
-    refused(&[&copy], &format!("`{}` cannot be used: it holds another encoder's vectors", moved.display()));
+    refused(&[&copy], &format!("`{}` cannot be used: it contains another encoder's vectors", moved.display()));
     files::remove_if_present(&moved).unwrap();
     // All but the damaged shard are added, and then that one from the second machine.
     forget(&world);
@@ -473,7 +473,7 @@ fn expect_counts(counts: &Value, report: &Value) {
 }
 
 #[test]
-fn what_spark_reduces_gives_the_dataset_of_all_lines() {
+fn a_reduction_by_spark_gives_the_dataset_of_all_lines() {
     let Some(python) = python_with_spark() else { return };
     let raw = tempfile::tempdir().unwrap();
     let made = mp4sr_tests::command("sample").args(["--quiet", "--out"]).arg(raw.path()).status().unwrap();

@@ -578,7 +578,7 @@ fn parquet_gives_the_pipeline_of_the_table_that_it_holds() {
 }
 
 #[test]
-fn what_cannot_be_guessed_is_refused_in_a_sentence_and_nothing_is_written() {
+fn unrecognised_columns_are_refused_with_a_message_and_nothing_is_written() {
     let header = "user_id,item_id,when\n";
     let ambiguous = format!("{header}{}", events(|u, i, at| format!("u{u},{i},0{}/0{}/2023\n", at + 1, u % 9 + 1)));
     let zeros = format!("{header}{}", events(|u, i, at| format!("u{u},{:08},{}\n", i + 77, 1_500_000_000 + at)));

@@ -223,7 +223,7 @@ fn a_report_and_a_comparison_print_the_same_intervals_and_p_values_for_the_same_
 }
 
 #[test]
-fn a_larger_pre_training_is_of_all_datasets_and_serves_one_that_it_has_not_seen() {
+fn a_larger_pre_training_uses_all_datasets_and_is_applied_to_an_unseen_one() {
     let world = Project::small();
     world.add("b", 7);
     world.add("c", 11);

@@ -452,7 +452,7 @@ fn benchmarks_print_a_json_object_per_line() {
 }
 
 #[test]
-fn what_is_wrong_is_reported_in_one_line_with_exit_code_1() {
+fn errors_are_reported_in_one_line_with_exit_code_1() {
     let world = sample();
     let broken = tempfile::tempdir().unwrap();
     let raw_reviews = files::read(&raw().join("reviews.json.gz")).unwrap();

@@ -171,7 +171,7 @@ fn a_footer_that_the_library_panics_at_is_refused_in_one_sentence() {
 
 /// Files of other programs have no checksum; their content must be checked nevertheless.
 #[test]
-fn impossible_content_is_refused_without_a_checksum_too() {
+fn impossible_content_is_refused_even_without_a_checksum() {
     let world = Project::small();
     for stage in stages() {
         world.run(stage, &[]);

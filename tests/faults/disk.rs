@@ -25,7 +25,7 @@ fn injector(folder: &Path) -> Option<PathBuf> {
 /// In every stage, each write, fsync, rename and open fails once, together with all calls of its kind that follow. The stage must report it
 /// in one sentence with exit code 1 and leave the earlier files unchanged, and the next start must end with the same bytes.
 #[test]
-fn a_disk_that_fails_at_any_call_loses_nothing() {
+fn a_disk_failure_at_any_call_loses_nothing() {
     let (world, expected) = undisturbed();
     let Some(library) = injector(world.folder()) else {
         println!("skipped: no C compiler, or not Linux");

@@ -26,7 +26,7 @@ const KILLS: usize = 8;
 
 /// Kills each stage with SIGKILL at pseudo-random shares of the time that it takes.
 #[test]
-fn killed_at_any_moment_a_stage_ends_with_the_same_bytes() {
+fn a_stage_killed_at_any_moment_ends_with_the_same_bytes() {
     let (world, expected) = undisturbed();
     let mut draw = Draw(2020);
     for stage in stages() {

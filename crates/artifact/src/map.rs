@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_map_is_what_reading_gives_and_outlives_a_replacement() {
+    fn a_mapped_file_equals_a_read_file_and_outlives_a_replacement() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         for content in [&b""[..], b"x", &[7; 9_000]] {

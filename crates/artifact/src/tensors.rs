@@ -537,7 +537,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_what_safetensors_itself_writes_of_the_same_tensors() {
+    fn a_file_equals_what_the_safetensors_crate_writes() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.safetensors");
         let header = Header {
@@ -569,7 +569,7 @@ mod tests {
     }
 
     #[test]
-    fn tensors_that_are_never_held_give_the_same_bytes() {
+    fn generated_tensors_give_the_same_bytes() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         let header = Header {

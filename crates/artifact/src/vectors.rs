@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_added_and_flushed_is_found_by_the_next_that_opens() {
+    fn flushed_vectors_are_found_when_the_cache_is_opened_again() {
         let folder = tempfile::tempdir().unwrap();
         let mut first = open(folder.path());
         first.add(&[1, 2, 1], &[1.0, 1.5, 2.0, 2.5, 9.0, 9.5]).unwrap();
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_discarded_is_computed_again_and_what_was_written_stays() {
+    fn discarded_vectors_are_computed_again_and_written_ones_are_kept() {
         let folder = tempfile::tempdir().unwrap();
         let mut cache = open(folder.path());
         cache.add(&[1], &[1.0, 1.5]).unwrap();
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_run_left_goes_with_the_next_that_opens() {
+    fn leftovers_of_a_killed_run_are_removed_when_the_cache_is_opened() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.safetensors.mp4sr-tmp-4999999999-1");
         files::write_bytes(&path, b"half").unwrap();
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_shard_is_written_at_once_and_reads_on_across_shards() {
+    fn a_full_shard_is_written_at_once_and_vectors_are_read_across_shards() {
         let folder = tempfile::tempdir().unwrap();
         let mut cache = open(folder.path());
         let keys: Vec<VectorKey> = (0..SHARD as u128 + 3).collect();
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_merged_is_checked_against_its_encoder_and_what_is_there() {
+    fn merged_vectors_are_checked_against_their_encoder_and_existing_vectors() {
         let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let name = &encoder().as_str()[..32].to_owned();
         let (from, into) = (second.path().join(name), first.path().join(name));

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_carried_files_are_those_of_the_repository_and_damage_is_repaired() {
+    fn the_built_in_files_match_the_repository_and_damage_is_repaired() {
         let cache = tempfile::tempdir().unwrap();
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/encoders");
         for encoder in &ENCODERS {

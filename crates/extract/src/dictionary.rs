@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn an_own_dictionary_may_hold_comments_and_phrases_but_not_nothing() {
+    fn a_custom_dictionary_may_have_comments_and_phrases_but_not_be_empty() {
         let folder = std::env::temp_dir().join(format!("mp4sr-dictionary-{}", std::process::id()));
         let path = folder.join("words.txt");
         files::write_bytes(&path, b"# mine\nred\nlong sleeve # two words\n\nred\n").unwrap();

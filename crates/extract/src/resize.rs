@@ -176,7 +176,7 @@ mod tests {
     /// Red channel of a 13 x 9 image with pixel (x, y) = (37 x + 59 y + 11 x y) mod 256, resized bicubically to 8 x 6
     /// by Pillow 13.0.
     #[test]
-    fn bicubic_is_pillows() {
+    fn bicubic_resizing_matches_pillow() {
         const PILLOW: [[u8; 8]; 6] = include!("../tests/fixtures/pillow_bicubic.txt");
         let image = RgbImage::from_fn(13, 9, |x, y| {
             let value = ((37 * x + 59 * y + 11 * x * y) % 256) as u8;

@@ -91,7 +91,7 @@ fn feature_files(context: &Context) -> [PathBuf; 3] {
 }
 
 #[test]
-fn every_sentence_and_readable_image_has_a_row_and_nothing_else_has() {
+fn every_sentence_and_readable_image_has_a_row_and_nothing_else_does() {
     let folder = tempfile::tempdir().unwrap();
     let context = context(folder.path());
     let items = small_dataset(&context.layout);
@@ -138,7 +138,7 @@ fn computed(context: &Context) -> [u64; 3] {
 }
 
 #[test]
-fn what_was_computed_once_is_never_computed_again() {
+fn vectors_are_never_computed_twice() {
     let folder = tempfile::tempdir().unwrap();
     let mut first = context(folder.path());
     let mut items = small_dataset(&first.layout);
@@ -274,7 +274,7 @@ fn the_cache_is_listed_by_encoder_and_pruned_by_its_last_use() {
 }
 
 #[test]
-fn an_image_can_stay_the_vector_of_clip_or_resnet() {
+fn images_can_be_represented_by_a_vector_of_clip_or_resnet() {
     let folder = tempfile::tempdir().unwrap();
     for (model, width) in [("clip", 24), ("resnet", 64)] {
         let mut context = context(folder.path());
@@ -324,7 +324,7 @@ fn the_number_of_threads_changes_no_byte() {
 }
 
 #[test]
-fn an_own_dictionary_is_all_that_is_chosen_from() {
+fn words_are_chosen_only_from_a_custom_dictionary() {
     let folder = tempfile::tempdir().unwrap();
     let mut context = context(folder.path());
     small_dataset(&context.layout);

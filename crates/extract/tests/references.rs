@@ -61,7 +61,7 @@ fn sentence_encoders_agree_with_sentence_transformers() {
 }
 
 #[test]
-fn a_vector_does_not_depend_on_the_sentences_beside_it() {
+fn a_vector_does_not_depend_on_the_rest_of_the_batch() {
     let sentences = strings(&fixture("sentences.json"));
     for name in ["bert", "distilbert", "roberta", "xlm-roberta", "mpnet"] {
         let encoder = SentenceEncoder::load(&folder(name)).unwrap();
@@ -101,7 +101,7 @@ fn adapted_sentence_encoders_agree_with_sentence_transformers() {
 }
 
 #[test]
-fn an_adapted_vector_does_not_depend_on_the_sentences_beside_it() {
+fn an_adapted_vector_does_not_depend_on_the_rest_of_the_batch() {
     let mut sentences = strings(&fixture("sentences.json"));
     sentences.extend((0..40).map(|at| format!("one two three {at} five six seven")));
     for name in ADAPTED_TEXT {
@@ -211,7 +211,7 @@ fn audio_encoders_agree_with_transformers() {
 }
 
 #[test]
-fn images_beside_each_other_have_the_vectors_that_they_have_alone() {
+fn images_in_a_batch_have_the_vectors_that_they_have_alone() {
     for name in ["clip", "resnet"] {
         let encoder = load_image_encoder(&folder(name)).unwrap();
         let pixels: Vec<f32> = strings(&fixture("images.json"))

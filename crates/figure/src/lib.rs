@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_contain_the_data_and_names_are_escaped() {
+    fn both_formats_contain_the_data_and_names_are_escaped() {
         let lines = [series("MP4SR", &[0.2, 0.22, 0.21]), series("a<b>&", &[0.1, 0.15, 0.11])];
         let figure = figure(2, &["0.001", "0.01", "0.1"], &lines);
         let drawn = figure.draw().unwrap();
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_one_point_and_no_numbers_are_drawn_too() {
+    fn empty_single_point_and_non_finite_series_are_drawn() {
         for lines in [vec![], vec![series("a", &[])], vec![series("a", &[0.5])], vec![series("a", &[f64::NAN, 1.0])]] {
             assert!(!figure(1, &[], &lines).draw().unwrap().png.is_empty());
         }

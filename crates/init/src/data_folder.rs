@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn any_name_becomes_one_of_a_dataset() {
+    fn any_name_is_turned_into_a_valid_dataset_name() {
         for (name, expected) in
             [("My Shop (2024)", "my-shop-2024"), ("ml-1m", "ml-1m"), ("\u{8cc7}", "shop"), (".x", "x")]
         {

@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn mixup_swaps_its_share_and_every_shift_is_as_likely() {
+    fn mixup_swaps_its_share_and_every_shift_is_equally_likely() {
         for modalities in [2, 3, 4] {
             let shifts = mixup(60_000, modalities, 0.3, RngKey::new(6));
             for shift in 1..modalities as u32 {

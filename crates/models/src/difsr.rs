@@ -613,7 +613,7 @@ mod tests {
     }
 
     #[test]
-    fn a_history_is_scored_alike_whatever_is_beside_it() {
+    fn a_score_does_not_depend_on_the_rest_of_the_batch() {
         let histories: [&[u32]; 3] = [&[3, 9, 4], &[8], &[10, 5, 20, 1, 1, 2, 7]];
         for fusion in [Fusion::Gate, Fusion::Sum, Fusion::Concat] {
             for keys in [Keys::Masked, Keys::Full] {

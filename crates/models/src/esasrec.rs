@@ -714,7 +714,7 @@ mod tests {
     }
 
     #[test]
-    fn a_history_is_scored_alike_whatever_is_beside_it_and_by_its_last_items() {
+    fn a_score_depends_on_the_last_items_and_not_on_the_rest_of_the_batch() {
         let histories: [&[u32]; 4] = [&[3, 2, 4], &[8], &[1, 5, 2, 1, 1, 2, 7], &[1, 1, 2, 7]];
         for positions in [Positions::FromEnd, Positions::FromStart] {
             let model = model(Config { positions, final_norm: true, ..Config::default() });

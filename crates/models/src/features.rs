@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn distinct_items_give_every_use_its_row() {
+    fn distinct_items_map_every_use_to_its_row() {
         let distinct = DistinctItems::of(&[7, 2, 7, 4]);
         assert_eq!((distinct.rows, distinct.inverse), (vec![1, 3, 6], vec![2, 0, 2, 1]));
     }

@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_does_not_depend_on_the_sequences_beside_it() {
+    fn a_state_does_not_depend_on_the_rest_of_the_batch() {
         for (variant, cell) in [(Variant::Con, Unit::Lstm), (Variant::Separate, Unit::Gru)] {
             let model = model(Config { variant, cell, ..Config::default() });
             let scorer = model.scorer(&PHASES[0]).unwrap();

@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_vector_does_not_depend_on_the_histories_beside_it() {
+    fn a_user_vector_does_not_depend_on_the_rest_of_the_batch() {
         let config = Config { max_sequence_length: 6, padding: Padding::Unmasked, ..Config::default() };
         for config in [Config::default(), config] {
             let together = users(&config, &[&[1, 2, 3], &[5], &[9, 9, 2, 7, 6, 5, 4]]);

@@ -385,7 +385,7 @@ mod tests {
 
     /// The loss is 3 x, from x = 1 at the rate 0.1: in both steps, the bias-corrected ratio is g / (|g| + eps) = 1.
     #[test]
-    fn two_steps_worked_by_hand() {
+    fn two_steps_match_hand_computed_values() {
         let x = Var::from_tensor(&Tensor::new(&[1.0f32], &Device::Cpu).unwrap()).unwrap();
         let mut adam = Adam::new([&x], 0.1, 0.0, 1.0).unwrap();
         for expected in [0.9, 0.8] {

@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn devices_have_the_names_that_they_are_read_from() {
+    fn device_names_round_trip() {
         for name in ["cpu", "cuda:0", "cuda:12"] {
             assert_eq!(name.parse::<ComputeDevice>().unwrap().to_string(), name);
         }

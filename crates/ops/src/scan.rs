@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_score_is_the_greatest_over_a_states_rows() {
+    fn a_score_is_the_maximum_over_the_rows_of_a_state() {
         let random = |seed: u64, rows: usize, d: usize| {
             let values: Vec<f32> = (0..(rows * d) as u64).map(|i| RngKey::new(seed).normal(i) as f32).collect();
             Tensor::from_vec(values, (rows, d), &Device::Cpu).unwrap()

@@ -129,7 +129,7 @@ proptest! {
 
     /// The results agree to the bit, so that features are the same whether they are computed in one run or in two.
     #[test]
-    fn a_sequence_does_not_depend_on_those_beside_it(
+    fn a_sequence_does_not_depend_on_the_rest_of_the_batch(
         before in proptest::collection::vec(2_usize..40, 0..12), length in 2_usize..40,
         after in proptest::collection::vec(2_usize..40, 0..12), in_bf16: bool,
     ) {
@@ -227,7 +227,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn a_stack_on_a_gpu_agrees_with_the_processor(
+    fn a_stack_on_a_gpu_agrees_with_the_cpu(
         lengths in prop_oneof![
             prop::collection::vec(1_usize..33, 1..20), prop::collection::vec(1_usize..80, 1..8), prop::collection::vec(1_usize..301, 1..3),
         ],
@@ -257,7 +257,7 @@ proptest! {
 }
 
 #[test]
-fn wide_tokens_on_a_gpu_agree_with_the_processor() {
+fn wide_tokens_on_a_gpu_agree_with_the_cpu() {
     let Some(gpu) = gpu() else { return };
     for (heads, head_width) in [(12, 64), (16, 64), (16, 128), (32, 128)] {
         for norm_first in [false, true] {
@@ -274,7 +274,7 @@ fn wide_tokens_on_a_gpu_agree_with_the_processor() {
 }
 
 #[test]
-fn a_sequence_on_a_gpu_does_not_depend_on_the_content_beside_it() {
+fn a_sequence_on_a_gpu_does_not_depend_on_the_rest_of_the_batch() {
     let Some(gpu) = gpu() else { return };
     let shape = InferenceShape { width: 96, ..shape(3, false, false) };
     let stack = DeviceTransformer::new(&wide_stack(shape, 50, true), gpu, Precision::F32).unwrap();
@@ -290,7 +290,7 @@ fn a_sequence_on_a_gpu_does_not_depend_on_the_content_beside_it() {
 }
 
 #[test]
-fn what_enters_and_leaves_a_stack_on_a_gpu_agrees_with_the_processor() {
+fn inputs_and_outputs_of_a_stack_on_a_gpu_agree_with_the_cpu() {
     let Some(gpu) = gpu() else { return };
     let shape = InferenceShape { width: 48, ..shape(3, false, false) };
     let (d, stack) = (48, wide_stack(shape, 100, true));

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_and_entities_go_and_what_only_looks_like_them_stays() {
+    fn tags_and_entities_are_removed_and_lookalikes_are_kept() {
         for (text, expected) in [
             ("Tom &amp; Jerry&#39;s &quot;Caf&eacute;&quot;&nbsp;\u{2122}", "Tom & Jerry's \"Caf\u{e9}\" \u{2122}"),
             ("Rock &amp;amp; Roll &amp;lt;b&amp;gt;loud&amp;lt;/b&amp;gt;", "Rock & Roll loud"),

@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn ranks_seeds_and_users_worked_by_hand() {
+    fn ranks_seeds_and_users_match_a_hand_computed_example() {
         // The second user has no rank under `b`, and the third differs between the seeds of `a`.
         let groups = [group("a", &[&[1, 1, 9, 2], &[1, 1, 1, 2]]), group("b", &[&[1, 0, 9, 9], &[1, 0, 9, 9]])];
         let found = Comparison::new(&groups, &[Metric::Recall(5), Metric::ReciprocalRank], Reference::Best);

@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn novelty_worked_by_hand() {
+    fn novelty_matches_hand_computed_values() {
         // With 16 users, items 2 and 4 (12 events and 1 event) have log2(16/12) and 4; item 13 counts as one event.
         let statistics = ListStatistics::of(&[vec![2, 4], vec![13]], 2, &popularity(16)).unwrap();
         let expected = f64::midpoint(f64::midpoint((16.0f64 / 12.0).log2(), 4.0), 4.0);

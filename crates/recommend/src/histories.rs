@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn the_forms_agree() {
+    fn the_layouts_agree() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         let expected = [history("u1", &["7", "b", "7"]), history("u2", &["c"])];
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_its_line() {
+    fn problems_are_reported_with_their_line() {
         let folder = tempfile::tempdir().unwrap();
         for (name, text, part) in [
             ("a.jsonl", "{\"history\": [\"a\"]}\n{\"user_id\": 1}\n", "line 2: missing field `history`"),

@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_ordered_ties_go_by_item_and_seen_items_leave() {
+    fn lists_are_ordered_with_ties_by_item_and_without_seen_items() {
         let items = Tensor::new(&[[1f32], [3.0], [2.0], [3.0], [0.0]], &Device::Cpu).unwrap();
         let scorer = Fixed(items, vec![1.0, -1.0]);
         let lists = Recommender::new(&scorer)

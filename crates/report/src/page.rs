@@ -104,7 +104,7 @@ mod tests {
     const HOSTILE: &str = "</title><script>alert(\"1\")</script> & <b>'bold'";
 
     #[test]
-    fn whatever_data_holds_appears_as_text() {
+    fn any_data_is_shown_as_text() {
         let items = Items {
             ids: vec!["<i>id</i>".into(), "b".into()],
             titles: vec![HOSTILE.into(), String::new()],

@@ -118,7 +118,7 @@ mod tests {
         b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xea`\0\0\xea`\x08\x02\0\0\0\x0f\xb0\xe2\x15\0\0\0\0IDAT5\xaf\x06\x1e";
 
     #[test]
-    fn an_image_that_claims_too_many_pixels_is_broken_and_not_allocated() {
+    fn an_image_that_declares_too_many_pixels_is_broken_and_not_allocated() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("huge.png");
         files::write_bytes(&path, HUGE).unwrap();
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_transparent_becomes_white_and_small_images_stay_small() {
+    fn transparent_pixels_become_white_and_small_images_are_not_enlarged() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("clear.png");
         let mut png = Cursor::new(Vec::new());

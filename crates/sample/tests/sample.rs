@@ -155,7 +155,7 @@ fn a_folder_with_other_content_is_refused_and_kept() {
 }
 
 #[test]
-fn what_a_killed_run_left_is_removed() {
+fn leftovers_of_a_killed_run_are_removed() {
     let folder = tempfile::tempdir().unwrap();
     files::write_bytes(&folder.path().join("raw.mp4sr-tmp-1/reviews.json.gz"), b"half").unwrap();
     ensure(&folder.path().join("raw"), 1, SampleFormat::Amazon).unwrap();
@@ -235,7 +235,7 @@ fn enough_is_left_after_the_five_core() {
 }
 
 #[test]
-fn what_only_the_image_shows_is_not_written() {
+fn attributes_that_only_images_show_are_not_in_the_texts() {
     let truth = truth(&raw());
     let (meta, _) = lines(&raw().join(META));
     let visible = [&truth.vocabulary.colour, &truth.vocabulary.pattern, &truth.vocabulary.shape];

@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_carried_tables_are_whole() {
+    fn the_built_in_tables_are_complete() {
         // The number of printed rows: datasets times models.
         for (table, rows) in [(1, 4), (2, 48), (3, 12), (4, 18), (5, 4), (6, 9)] {
             let found = printed(None, table).unwrap();

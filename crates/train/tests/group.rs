@@ -412,7 +412,7 @@ fn tables_and_their_moments_are_divided() {
 }
 
 #[test]
-fn a_model_that_one_process_trains_and_too_few_items_are_refused_by_a_sentence() {
+fn a_model_that_one_process_trains_and_too_few_items_are_refused_with_a_message() {
     let inputs = Inputs { modalities: Vec::new(), ..inputs() };
     let refused = |model: &str, inputs: &Inputs| {
         let text = format!("dataset.name = \"x\"\nmodel.name = {model:?}");

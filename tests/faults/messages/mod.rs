@@ -97,7 +97,7 @@ impl MessageChecks {
 }
 
 #[test]
-fn every_message_names_a_cause_a_place_and_a_remedy_and_is_in_the_snapshot() {
+fn every_message_names_a_cause_a_location_and_a_remedy_and_is_in_the_snapshot() {
     let mut checks = MessageChecks::new();
     let mut snapshots = Vec::new();
     type Check = fn(&mut MessageChecks);

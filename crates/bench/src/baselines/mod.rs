@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_step_runs_in_a_small_world_and_gives_the_peer_all_that_it_trains() {
+    fn every_step_runs_in_a_small_world_and_dumps_all_trained_parameters() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("step.safetensors");
         for &model in case::StepOf::value_variants() {

@@ -78,7 +78,7 @@ fn a_file_that_cannot_be_downloaded_is_an_error_once_the_others_are_complete() {
 }
 
 #[test]
-fn offline_a_missing_file_is_reported_and_nothing_is_asked() {
+fn offline_mode_reports_missing_files_and_requests_nothing() {
     let server = server();
     let world = world(&server, &[("/a", "a.bin", ""), ("/b", "b.json", "")]);
     std::fs::create_dir_all(world.data("")).unwrap();
@@ -89,7 +89,7 @@ fn offline_a_missing_file_is_reported_and_nothing_is_asked() {
 }
 
 #[test]
-fn no_path_leads_out_of_the_data_folder_and_no_private_server_is_asked() {
+fn no_path_leaves_the_data_folder_and_no_private_server_is_requested() {
     let server = server();
     let escaping = world(&server, &[("/b", "../b.json", "")]);
     let message = escaping.run_failing(&[]);
@@ -125,7 +125,7 @@ fn a_body_is_stored_unchanged_whatever_encoding_the_server_names() {
 }
 
 #[test]
-fn the_rest_of_another_version_is_not_joined() {
+fn the_rest_of_another_version_is_not_appended() {
     let server = Server::start(|request, stream| {
         let (old, new) = (vec![1_u8; 5000], vec![2_u8; 5000]);
         match request.nth {
@@ -144,7 +144,7 @@ fn the_rest_of_another_version_is_not_joined() {
 }
 
 #[test]
-fn what_is_empty_is_not_kept_and_is_fetched_again() {
+fn an_empty_file_is_not_kept_and_is_fetched_again() {
     let server = Server::start(|request, stream| match request.nth {
         0 => reply(stream, 200, &[], b""),
         _ => reply(stream, 200, &[], b"a file"),

@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_named() {
+    fn unusable_files_are_reported_with_the_reason() {
         let reason = |bytes: &[u8]| decode(bytes, 16_000).unwrap_err().to_string();
         assert_eq!(reason(b""), "it is empty; fetch it again");
         assert!(reason(b"\x89PNG\r\n\x1a\n, and so on").starts_with("it is neither WAV nor FLAC"));

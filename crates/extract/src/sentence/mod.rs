@@ -369,7 +369,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn poolings_are_those_of_a_hand_worked_case() {
+    fn poolings_match_a_hand_computed_case() {
         let tokens = [1.0, 8.0, 2.0, -4.0, 6.0, 2.0, 3.0, 2.0];
         let of = |mode: &str| Pooling::named(mode).unwrap().pool(&tokens, 2);
         assert_eq!(of("cls"), [1.0, 8.0]);

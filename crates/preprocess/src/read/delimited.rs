@@ -741,7 +741,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_give_rows_or_a_sentence(bytes in proptest::collection::vec(
+        fn any_bytes_give_rows_or_an_error(bytes in proptest::collection::vec(
             prop_oneof![Just(b'"'), Just(b','), Just(b'\n'), Just(b'\t'), Just(b'a'), any::<u8>()], 1..200)
         ) {
             for name in ["x.csv", "x.tsv"] {

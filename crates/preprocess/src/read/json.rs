@@ -224,7 +224,7 @@ mod tests {
     use super::super::testing::rows_of;
 
     #[test]
-    fn wanted_fields_come_in_order_and_the_rest_is_passed_over() {
+    fn wanted_fields_are_returned_in_order_and_the_rest_is_skipped() {
         let lines =
             b"{\"b\": 2, \"x\": {\"a\": [1, {\"b\": 0}]}, \"a\": \"00\\u0031\\ud83d\\ude00\"}\n{\"a\": null}\r\n";
         assert_eq!(rows_of("x.json", lines, &["a", "b"]).unwrap(), ["1: 001\u{1f600}|2", "2: -|-"]);

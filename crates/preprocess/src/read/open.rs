@@ -125,7 +125,7 @@ mod tests {
     use super::super::testing::{gzip, rows_of};
 
     #[test]
-    fn a_file_of_another_kind_is_named_for_what_it_is() {
+    fn a_file_of_another_kind_is_recognised_by_its_content() {
         for (name, content, expected) in [
             ("a.json.gz", b"<!DOCTYPE html><p>Not found".to_vec(), "is a web page"),
             ("a.json.gz", gzip(b"\n <HTML>"), "is a web page"),

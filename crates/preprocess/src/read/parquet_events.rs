@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flipped_bit_anywhere_gives_rows_or_a_sentence() {
+    fn a_flipped_bit_anywhere_gives_rows_or_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("e.parquet");
         write(&path);

@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn text_numbers_clocks_and_lists_come_as_they_are() {
+    fn text_numbers_clocks_and_lists_are_read_unchanged() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.parquet");
         let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();

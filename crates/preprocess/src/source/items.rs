@@ -482,11 +482,8 @@ mod tests {
         assert_eq!(records.iter().map(|record| record.sounds.len()).collect::<Vec<_>>(), [1, 0, 0]);
         assert!(records[0].sounds[0].ends_with("items.jsonl"));
         let reasons: Vec<&str> = read.refused_sounds.0.keys().map(String::as_str).collect();
-        let expected = [
-            "sound file is not there",
-            "sound is a URL, expected a local file",
-            "sound path leaves the data folder",
-        ];
+        let expected =
+            ["sound file is not there", "sound is a URL, expected a local file", "sound path leaves the data folder"];
         assert_eq!(reasons, expected);
         assert!(read.refused_images.0.is_empty());
     }

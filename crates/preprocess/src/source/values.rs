@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_id_that_is_there_counts_and_an_empty_one_is_refused() {
+    fn the_first_id_that_is_present_is_used_and_an_empty_one_is_refused() {
         let names = ["parent_asin".to_owned(), "asin".to_owned()];
         let read = |a, b| id(&names, &[cell(a), cell(b)]).map(Cow::into_owned).map_err(|f| f.reason.into_owned());
         assert_eq!(read(json!("P"), json!("A")).unwrap(), "P");

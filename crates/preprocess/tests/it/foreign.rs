@@ -198,7 +198,7 @@ fn catalogue(ids: &[&str], name: &str, items: &[u8], keys: &str, columns: &str) 
 }
 
 #[test]
-fn texts_that_say_nothing_are_dropped_and_counted() {
+fn texts_without_content_are_dropped_and_counted() {
     let items = b"item_id,title,genres\n1,Heat (1995),Action|Crime\n2,Untitled (2017),(no genres listed)\n3,nan,NULL\n4,Nan Goldin,to be announced\n";
     let columns = "texts = [\"genres\"]\ntext_separator = \"|\"\ncategories = [\"genres\"]\ncategory_separator = \"|\"";
     let made = catalogue(&["1", "2", "3", "4"], "movies.csv", items, "", columns);
@@ -391,7 +391,7 @@ fn every_type_of_a_parquet_file_of_items_is_read_or_refused() {
 }
 
 #[test]
-fn ids_that_do_not_fit_each_other_are_reported_with_the_cause() {
+fn ids_that_do_not_match_are_reported_with_the_cause() {
     let interactions: &[u8] = b"user_id,item_id,timestamp\nc1,0108775015,1\nc1,0110065001,2\n";
     let keys = format!("{}\nitems = [\"articles.csv\"]", tabular("i.csv"));
     let error = refused(

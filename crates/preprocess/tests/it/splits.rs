@@ -13,7 +13,7 @@ fn lines(events: &[(&str, &str, u32)]) -> String {
 }
 
 #[test]
-fn nothing_after_the_cut_off_is_for_training_whoever_it_happens_to() {
+fn nothing_after_the_cut_off_is_used_for_training() {
     let shop = shop_of(TABLE);
     // The second user's events end before the first cut-off, and the third user's begin after the last.
     let events = [
