@@ -71,7 +71,7 @@ fn described(encoder: &EncoderFacts) -> String {
     };
     let size = encoder.weight_bytes.map(|size| format!("{:.1} MB", size as f64 / 1e6));
     let location = match &encoder.location {
-        EncoderLocation::Carried => "built into the program".to_owned(),
+        EncoderLocation::BuiltIn => "built into the program".to_owned(),
         EncoderLocation::Folder => "a folder with all of its files".to_owned(),
         EncoderLocation::Cached => "in the hub's cache".to_owned(),
         EncoderLocation::Hub if size.is_some() => "not in the hub's cache: extraction downloads it".to_owned(),

@@ -39,7 +39,7 @@ pub fn fetch(settings: &Download, downloads: &Downloads, items: &Path, progress:
         past: &past,
         client: Client::new(settings, ContentKind::Image),
         silent: Mutex::default(),
-        books: Mutex::new((ledger, tally)),
+        records: Mutex::new((ledger, tally)),
     };
     let produce = |schedule: &Schedule<String>| {
         Items::each_image(items, |url| {
@@ -59,7 +59,7 @@ pub fn fetch(settings: &Download, downloads: &Downloads, items: &Path, progress:
             Ok(())
         })?;
     }
-    let (_, tally) = downloader.books.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (_, tally) = downloader.records.into_inner().unwrap_or_else(PoisonError::into_inner);
     tally.check()?;
     Ok(tally)
 }
@@ -113,7 +113,7 @@ struct ImageDownloader<'a> {
     client: Client,
     /// The number of URLs without a response since the last response, by host.
     silent: Mutex<HashMap<String, u32>>,
-    books: Mutex<(Ledger, ImageReport)>,
+    records: Mutex<(Ledger, ImageReport)>,
 }
 
 impl ImageDownloader<'_> {
@@ -122,10 +122,10 @@ impl ImageDownloader<'_> {
         let entry = match self.adopt(url)? {
             Some(entry) => Some(entry),
             None if self.settings.offline => None,
-            None => Some(self.bring(url, permit)?),
+            None => Some(self.fetch(url, permit)?),
         };
-        let mut books = lock(&self.books);
-        let (ledger, tally) = &mut *books;
+        let mut records = lock(&self.records);
+        let (ledger, tally) = &mut *records;
         let Some(entry) = entry else {
             tally.missing += 1;
             return Ok(());
@@ -151,7 +151,7 @@ impl ImageDownloader<'_> {
         Ok(None)
     }
 
-    fn bring(&self, url: &str, permit: &mut Permit<'_, String>) -> Result<LedgerEntry> {
+    fn fetch(&self, url: &str, permit: &mut Permit<'_, String>) -> Result<LedgerEntry> {
         let outcome = match urls::parse(url) {
             Ok(parsed) => self.ask(url, &parsed, permit)?,
             Err(verdict) => Err(verdict),

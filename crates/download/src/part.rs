@@ -72,7 +72,7 @@ impl PartialFile {
     }
 
     /// Opens the file to append to it.
-    pub fn go_on(&self) -> Result<File> {
+    pub fn resume(&self) -> Result<File> {
         files::append(&self.path)
     }
 

@@ -43,7 +43,7 @@ pub fn fetch(settings: &Download, data: &Path, progress: &Progress) -> Result<Ve
     };
     let threads = settings.connections.min(settings.files.len());
     schedule::run(threads, settings.per_host, produce, |at, permit| {
-        let outcome = downloader.bring(&settings.files[at], permit)?;
+        let outcome = downloader.fetch(&settings.files[at], permit)?;
         outcomes.lock().unwrap_or_else(PoisonError::into_inner).push((at, outcome));
         Ok(())
     })?;
@@ -66,7 +66,7 @@ struct RawDownloader<'a> {
 }
 
 impl RawDownloader<'_> {
-    fn bring(&self, file: &RawFile, permit: &mut Permit<'_, usize>) -> Result<RawOutcome> {
+    fn fetch(&self, file: &RawFile, permit: &mut Permit<'_, usize>) -> Result<RawOutcome> {
         let path = self.data.join(&file.path);
         if let Some(link) = linked_folder(self.data, &path) {
             return Ok(Err(format!(

@@ -69,7 +69,7 @@ impl Transfer<'_> {
             let response = self.client.get(self.url, Some(&held), enter)?;
             match response.status().as_u16() {
                 206 if fits(response.headers(), &held) => {
-                    return self.go_on(response, &held);
+                    return self.resume(response, &held);
                 }
                 // The bytes so far do not fit the server's current version.
                 206 | 416 => self.part.discard()?,
@@ -93,10 +93,10 @@ impl Transfer<'_> {
         self.copy(response, file, 0, expected)
     }
 
-    fn go_on(&self, response: Response<Body>, held: &PartialState) -> Result<CompleteFile, Trouble> {
+    fn resume(&self, response: Response<Body>, held: &PartialState) -> Result<CompleteFile, Trouble> {
         let total = range(response.headers()).and_then(|(_, total)| total);
         let expected = total.or_else(|| response.body().content_length().map(|rest| held.length + rest));
-        self.copy(response, self.part.go_on()?, held.length, expected)
+        self.copy(response, self.part.resume()?, held.length, expected)
     }
 
     /// Appends the body to the `length` bytes so far. Only bytes that arrive are counted; the length that the server states only shows

@@ -75,10 +75,10 @@ mod tests {
             item("Ceramic. Coffee; jug: it's the rare jug jug jug"),
         ];
         let words = build(&texts, 10);
-        let carried = lines(VISUAL).len();
-        assert_eq!(&words[carried..], ["coffee", "jug"], "ceramic is carried, the rest is rare or says nothing");
+        let built_in = lines(VISUAL).len();
+        assert_eq!(&words[built_in..], ["coffee", "jug"], "ceramic is carried, the rest is rare or says nothing");
         assert!(words.contains(&"ceramic".to_owned()) && words.contains(&"striped".to_owned()));
-        assert_eq!(build(&texts, 1).len(), carried + 1);
+        assert_eq!(build(&texts, 1).len(), built_in + 1);
     }
 
     #[test]

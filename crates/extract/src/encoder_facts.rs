@@ -27,7 +27,7 @@ pub enum EncoderRole {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EncoderLocation {
     /// Built into the program.
-    Carried,
+    BuiltIn,
     /// A local folder.
     Folder,
     /// The cache of the hub.
@@ -71,9 +71,9 @@ fn facts(context: &Context, role: EncoderRole, name: &str, online: bool) -> Enco
         |location, weight_bytes, width| EncoderFacts { role, name: name.to_owned(), location, weight_bytes, width };
     if let Some((bytes, config)) = builtin::contents(name) {
         let config = serde_json::from_slice(config).unwrap_or(Value::Null);
-        return known(EncoderLocation::Carried, Some(bytes), width(&config, role));
+        return known(EncoderLocation::BuiltIn, Some(bytes), width(&config, role));
     }
-    let opened = ModelFolder::open_or_carried(name, &context.layout.encoders(), Access::LocalOnly)
+    let opened = ModelFolder::open_or_built_in(name, &context.layout.encoders(), Access::LocalOnly)
         .and_then(|folder| Ok((weight_bytes(&folder, role)?, folder)));
     match opened {
         Ok((bytes, folder)) => {

@@ -122,7 +122,7 @@ impl ModelFolder {
     }
 
     /// Like [`Self::open`], but also for a built-in encoder, whose files are then below `cache`.
-    pub fn open_or_carried(name: &str, cache: &Path, access: Access) -> Result<Self> {
+    pub fn open_or_built_in(name: &str, cache: &Path, access: Access) -> Result<Self> {
         let Some(folder) = builtin::folder(name, cache, access)? else {
             return Self::at(name, Location::find(name, access)?);
         };

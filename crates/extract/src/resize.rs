@@ -108,8 +108,8 @@ pub(crate) fn resize(
     let rows = taps(from_height, height, filter, part(height, shown.1, start.1));
     let (taken_rows, taken_columns) =
         (i64::from(from_height) - i64::from(height), i64::from(from_width) - i64::from(width));
-    let goes_down_first = taken_rows > 0 && taken_rows > 2 * taken_columns;
-    let pixels = if goes_down_first {
+    let is_vertical_first = taken_rows > 0 && taken_rows > 2 * taken_columns;
+    let pixels = if is_vertical_first {
         let used = used(&columns);
         let needed = |line: &[u8]| line[used.start * 3..used.end * 3].to_vec();
         let lines: Vec<u8> = image.as_raw().chunks_exact(from_width as usize * 3).flat_map(needed).collect();

@@ -28,7 +28,7 @@ fn truth() -> Truth {
     serde_json::from_slice(&files::read(&raw().join(TRUTH)).unwrap()).unwrap()
 }
 
-fn carried(encoder: &str) -> String {
+fn built_in(encoder: &str) -> String {
     Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap())
         .join("../../data/encoders")
         .join(encoder)
@@ -40,8 +40,8 @@ fn carried(encoder: &str) -> String {
 fn context(artifacts: &Path) -> Context {
     let mut config = Config::default();
     "small".clone_into(&mut config.dataset.name);
-    config.extract.text.model = carried("tiny-sentence");
-    config.extract.image.model = carried("tiny-clip");
+    config.extract.text.model = built_in("tiny-sentence");
+    config.extract.image.model = built_in("tiny-clip");
     let models = Arc::new(ModelCatalog::unchecked());
     Context { config, layout: Layout::new(artifacts, "small", "run"), progress: Progress::new(true), models }
 }
@@ -340,7 +340,7 @@ fn words_are_chosen_only_from_a_custom_dictionary() {
 
 #[test]
 fn a_sentence_has_the_same_vector_in_any_batch() {
-    let encoder = SentenceEncoder::load(&carried("tiny-sentence")).unwrap();
+    let encoder = SentenceEncoder::load(&built_in("tiny-sentence")).unwrap();
     let long = "A very long sentence. ".repeat(60);
     let texts = [
         "red mug",
@@ -365,7 +365,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
 
 #[test]
 fn sentences_and_word_lists_that_share_attributes_come_close() {
-    let encoder = SentenceEncoder::load(&carried("tiny-sentence")).unwrap();
+    let encoder = SentenceEncoder::load(&built_in("tiny-sentence")).unwrap();
     let texts = [
         "Packed for camping by Kestrel, in rustic wood.",
         "Rustic camping gear from Kestrel",
@@ -395,7 +395,7 @@ fn clip_sees_colour_pattern_shape_and_kind_of_images_it_was_not_trained_on() {
         [vocabulary.kind.concat(), vocabulary.brand.clone(), vocabulary.material.clone(), vocabulary.usage.clone()];
     // A word counts if three items use it, so the shop's words are given three times.
     let words = dictionary::build(&[own.concat(), own.concat(), own.concat()], 1000);
-    let clip = load_image_encoder(&carried("tiny-clip")).unwrap();
+    let clip = load_image_encoder(&built_in("tiny-clip")).unwrap();
     let listed: Vec<&str> = words.iter().map(String::as_str).collect();
     let vectors = WordVectors::new(clip.word_encoder().unwrap().embed_words(&listed).unwrap(), clip.width());
     let describe = |item: &&TruthItem| {
@@ -428,7 +428,7 @@ static FIGURES: LazyLock<BTreeMap<&str, f64>> =
 fn an_encoder_that_does_not_exist_is_named() {
     let message = SentenceEncoder::load("data/encoders/none").err().unwrap().to_string();
     assert!(message.contains("data/encoders/none"), "{message}");
-    let message = SentenceEncoder::load(&carried("tiny-clip")).err().unwrap().to_string();
+    let message = SentenceEncoder::load(&built_in("tiny-clip")).err().unwrap().to_string();
     assert!(message.contains("expected one of bert, camembert") && message.contains("found clip"), "{message}");
 }
 

@@ -92,7 +92,7 @@ const CHART: (u32, u32) = (520, 380);
 const TITLE: u32 = 40;
 
 /// Makes plotters use the embedded font, whatever fonts the machine has. Must be called before anything is drawn.
-pub fn carry_font() {
+pub fn embed_font() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         // Registering fails only for a font that cannot be read, and this one is part of the program.
@@ -103,7 +103,7 @@ pub fn carry_font() {
 impl Figure {
     /// Draws the figure.
     pub fn draw(&self) -> Result<Drawn, Error> {
-        carry_font();
+        embed_font();
         let wrong = |reason: String| Error { title: self.title.clone(), reason };
         let names = self.names();
         let size = (CHART.0 * self.charts.len() as u32, TITLE + CHART.1 + LEGEND_ROW * names.len() as u32 + 10);

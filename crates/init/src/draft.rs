@@ -398,7 +398,7 @@ impl Draft<'_> {
             let one = |name: &str| {
                 Value::Table(toml::Table::from_iter([("name".to_owned(), Value::String(name.to_owned()))]))
             };
-            let named = [("text", text), ("image", image)].into_iter().filter(|(_, is_there)| *is_there);
+            let named = [("text", text), ("image", image)].into_iter().filter(|(_, is_present)| *is_present);
             lines.key("modalities", &Value::Array(named.map(|(name, _)| one(name)).collect()));
         }
         if image_urls && !image {

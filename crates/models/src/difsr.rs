@@ -397,7 +397,7 @@ impl DifSr {
     ) -> Result<Tensor> {
         let TransformerConfig { width: d, heads, max_sequence_length: n, .. } = self.transformer;
         let last = last_only.then(|| last_tokens(tokens));
-        let asking = last.as_ref().map_or_else(|| Ok(x.clone()), |last| gather(x, last))?;
+        let query_rows = last.as_ref().map_or_else(|| Ok(x.clone()), |last| gather(x, last))?;
         let token_positions = tokens.offsets.positions();
         let pick = |all: &[u32]| -> Vec<u32> {
             last.as_ref().map_or_else(|| all.to_vec(), |last| last.iter().map(|&at| all[at as usize]).collect())
@@ -412,7 +412,7 @@ impl DifSr {
                 queries.push(gather(&map(vectors, query)?, &pick(rows))?);
                 keys.push(gather(&map(vectors, key)?, rows)?);
             } else {
-                queries.push(map(&asking, query)?);
+                queries.push(map(&query_rows, query)?);
                 keys.push(map(x, key)?);
             }
         }
@@ -468,7 +468,7 @@ impl DifSr {
             layer_norm(&(x + branch)?, &norm.weight, &norm.bias)
         };
         let branch = linear(&attended, &layer.output.weight, &layer.output.bias)?;
-        let x = add_norm(&asking, &branch, &layer.attention_norm, "attention")?;
+        let x = add_norm(&query_rows, &branch, &layer.attention_norm, "attention")?;
         let hidden = gelu(&linear(&x, &layer.up.weight, &layer.up.bias)?)?;
         let branch = linear(&hidden, &layer.down.weight, &layer.down.bias)?;
         add_norm(&x, &branch, &layer.feed_forward_norm, "feed_forward")

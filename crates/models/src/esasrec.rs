@@ -363,7 +363,7 @@ impl ESasRec {
     ) -> Result<Tensor> {
         let TransformerConfig { width, heads, max_sequence_length, .. } = self.transformer;
         let normed = layer.attention.norm.of(x)?;
-        let (x, asking) = if last_only {
+        let (x, query_rows) = if last_only {
             let last = offsets.last_tokens();
             (gather(x, &last)?, gather(&normed, &last)?)
         } else {
@@ -374,7 +374,7 @@ impl ESasRec {
         let sizes = SourceSizes { sources: vec![width], width, heads, max_sequence_length, fusion: ScoreFusion::Sum };
         let scope = SourceScope { real: None, last_only, bidirectional: false };
         let drop = self.drop(key, "weights");
-        let mixed = source_attention(&layer.query.of(&asking)?, &key_value, None, &sizes, offsets, scope, drop)?;
+        let mixed = source_attention(&layer.query.of(&query_rows)?, &key_value, None, &sizes, offsets, scope, drop)?;
         let y = layer.output.of(&mixed)?;
         let x = layer.attention.add(&format!("attention.{l}"), &x, &y, self.drop(key, "attention"))?;
         let normed = layer.feed_forward.norm.of(&x)?;

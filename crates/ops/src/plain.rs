@@ -314,12 +314,12 @@ pub fn layer_steps(
     drop: LayerDropout,
 ) -> Result<LayerSteps> {
     let p = sizes.unpack(packed)?;
-    let asking = if last_only { gather(x, &offsets.last_tokens())? } else { x.clone() };
-    let query = linear(&asking, &p.query, &p.query_bias)?;
+    let query_rows = if last_only { gather(x, &offsets.last_tokens())? } else { x.clone() };
+    let query = linear(&query_rows, &p.query, &p.query_bias)?;
     let key_value = linear(x, &p.key_value, &p.key_value_bias)?;
     let attended = attention(&query, &key_value, offsets, sizes, last_only, drop.weights)?;
     let branch = linear(&attended, &p.output, &p.output_bias)?;
-    let attention = add_norm(&asking, &branch, &p.attention_norm, &p.attention_norm_bias, drop.attention)?;
+    let attention = add_norm(&query_rows, &branch, &p.attention_norm, &p.attention_norm_bias, drop.attention)?;
     let branch = linear(&gelu(&linear(&attention, &p.up, &p.up_bias)?)?, &p.down, &p.down_bias)?;
     let layer = add_norm(&attention, &branch, &p.feed_forward_norm, &p.feed_forward_norm_bias, drop.feed_forward)?;
     Ok(LayerSteps { query, key_value, attention, layer })

@@ -233,7 +233,7 @@ impl Training<'_> {
             // The run may have been interrupted after writing the state and before writing the log.
             self.write_log(&state.progress.lines)?;
         }
-        while state.progress.epoch < settings.epochs && !self.has_lost_patience(&state.progress) {
+        while state.progress.epoch < settings.epochs && !self.patience_is_exhausted(&state.progress) {
             let line = self.epoch(&mut state, samples, steps)?;
             log(&self.report(&line));
             let progress = &mut state.progress;
@@ -267,7 +267,7 @@ impl Training<'_> {
         self.samples().count() * self.settings.phase.epochs
     }
 
-    fn has_lost_patience(&self, progress: &PhaseProgress) -> bool {
+    fn patience_is_exhausted(&self, progress: &PhaseProgress) -> bool {
         match self.phase.stop {
             Stop::Validation { .. } => progress.epoch - progress.best_epoch >= self.settings.phase.patience,
             Stop::Epochs => false,

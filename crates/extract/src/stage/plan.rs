@@ -28,7 +28,7 @@ impl ExtractPlan {
     pub(super) fn of(context: &Context, extracted: Extracted, access: Access) -> Result<Self> {
         let settings = &context.config.extract;
         let open = |is_used: bool, model: &str| {
-            is_used.then(|| ModelFolder::open_or_carried(model, &context.layout.encoders(), access)).transpose()
+            is_used.then(|| ModelFolder::open_or_built_in(model, &context.layout.encoders(), access)).transpose()
         };
         // The words of images go through the sentence encoder.
         let reads_words = extracted.image && settings.image.features == ImageFeatures::Words;
@@ -40,9 +40,9 @@ impl ExtractPlan {
     /// The settings that the manifest records, without those of unused encoders.
     fn recorded(&self, context: &Context, files: &ImageFiles) -> Value {
         let settings = &context.config.extract;
-        let carried = || Fingerprint::of_bytes(dictionary::build(&[], 0).join("\n").as_bytes());
+        let built_in = || Fingerprint::of_bytes(dictionary::build(&[], 0).join("\n").as_bytes());
         if self.extracted == Extracted::ALL {
-            return json!({"extract": settings, "image_files": files.fingerprint(), "visual_words": carried()});
+            return json!({"extract": settings, "image_files": files.fingerprint(), "visual_words": built_in()});
         }
         let mut recorded = json!({"extract": {"storage": settings.storage, "precision": settings.precision}, "extracted": self.extracted});
         if self.text.is_some() {
@@ -51,7 +51,7 @@ impl ExtractPlan {
         if self.image.is_some() {
             recorded["extract"]["image"] = json!(settings.image);
             recorded["image_files"] = json!(files.fingerprint());
-            recorded["visual_words"] = json!(carried());
+            recorded["visual_words"] = json!(built_in());
         }
         if self.audio.is_some() {
             recorded["extract"]["audio"] = json!(settings.audio);

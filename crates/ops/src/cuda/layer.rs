@@ -61,7 +61,7 @@ struct Layer {
 /// The values of forward that backward needs. Products do not include their biases.
 struct Kept {
     /// The rows of x from which queries are computed, if these are not all rows.
-    asking: Option<Floats>,
+    query_rows: Option<Floats>,
     query: Floats,
     key_value: Floats,
     attended: Floats,
@@ -132,17 +132,17 @@ impl Layer {
         let (p, rows, tokens) = (self.parts(packed), self.rows(), self.offsets.tokens());
         let sequences = self.sequences(gpu)?;
         let last = sequences.plus(self.offsets.count() + 1);
-        let asking = if self.last_only {
-            let asking = gpu.allocate::<f32>(rows * d)?;
-            gpu.launch("gather_rows", LaunchGrid::warps(rows), arguments![&asking, x, last, rows, d])?;
-            Some(asking)
+        let query_rows = if self.last_only {
+            let query_rows = gpu.allocate::<f32>(rows * d)?;
+            gpu.launch("gather_rows", LaunchGrid::warps(rows), arguments![&query_rows, x, last, rows, d])?;
+            Some(query_rows)
         } else {
             None
         };
-        let asking_at = asking.as_ref().map_or(x, device_pointer);
+        let query_rows_at = query_rows.as_ref().map_or(x, device_pointer);
         let values = |count: usize| gpu.allocate::<f32>(count);
         let (query, key_value) = (values(rows * d)?, values(tokens * 2 * d)?);
-        self.product(gpu, &query, Matrix::new(asking_at, rows, d), Matrix::new(p.query, d, d))?;
+        self.product(gpu, &query, Matrix::new(query_rows_at, rows, d), Matrix::new(p.query, d, d))?;
         self.product(gpu, &key_value, Matrix::new(x, tokens, d), Matrix::new(p.key_value, d, 2 * d))?;
         let attended = values(rows * d)?;
         gpu.launch(
@@ -168,7 +168,7 @@ impl Layer {
         let add_norm = format!("add_norm_{}", lanes(d));
         let (weight, bias) = (p.attention_norm, p.attention_norm_bias);
         let drop = self.dropout.attention;
-        let all = arguments![&x1, &n1, &inverse1, asking_at, &branch, p.output_bias, weight, bias, rows, d, drop];
+        let all = arguments![&x1, &n1, &inverse1, query_rows_at, &branch, p.output_bias, weight, bias, rows, d, drop];
         gpu.launch(&add_norm, LaunchGrid::warps(rows), all)?;
         let (up, activated) = (values(rows * f)?, values(rows * f)?);
         self.product(gpu, &up, Matrix::new(device_pointer(&x1), rows, d), Matrix::new(p.up, d, f))?;
@@ -179,7 +179,7 @@ impl Layer {
         let drop = self.dropout.feed_forward;
         let all = arguments![&y, &n2, &inverse2, &x1, &branch, p.down_bias, weight, bias, rows, d, drop];
         gpu.launch(&add_norm, LaunchGrid::warps(rows), all)?;
-        let kept = Kept { asking, query, key_value, attended, n1, inverse1, x1, up, activated, n2, inverse2 };
+        let kept = Kept { query_rows, query, key_value, attended, n1, inverse1, x1, up, activated, n2, inverse2 };
         Ok((y, kept))
     }
 
@@ -244,7 +244,8 @@ impl Layer {
 
         let to = [dp.attention_norm, dp.attention_norm_bias, dp.output_bias];
         let (dropout, weight, dx1) = (self.dropout.attention, p.attention_norm, device_pointer(&dx1));
-        let (d_asking, branch) = self.add_norm_gradients(gpu, dx1, &kept.n1, &kept.inverse1, weight, dropout, to)?;
+        let (d_query_rows, branch) =
+            self.add_norm_gradients(gpu, dx1, &kept.n1, &kept.inverse1, weight, dropout, to)?;
         let branch = Matrix::new(device_pointer(&branch), rows, d);
         self.weight_gradient(gpu, dp.output, Matrix::new(device_pointer(&kept.attended), rows, d), branch)?;
         let d_attended = values(rows * d)?;
@@ -270,23 +271,23 @@ impl Layer {
                 self.dropout.weights,
             ],
         )?;
-        let asking = Matrix::new(kept.asking.as_ref().map_or(x, device_pointer), rows, d);
+        let query_rows = Matrix::new(kept.query_rows.as_ref().map_or(x, device_pointer), rows, d);
         let (dq_matrix, dkv_matrix) =
             (Matrix::new(device_pointer(&dq), rows, d), Matrix::new(device_pointer(&dkv), tokens, 2 * d));
-        self.weight_gradient(gpu, dp.query, asking, dq_matrix)?;
+        self.weight_gradient(gpu, dp.query, query_rows, dq_matrix)?;
         self.weight_gradient(gpu, dp.key_value, Matrix::new(x, tokens, d), dkv_matrix)?;
         gpu.column_sums(dp.query_bias, device_pointer(&dq), rows, d)?;
         gpu.column_sums(dp.key_value_bias, device_pointer(&dkv), tokens, 2 * d)?;
-        gpu.product(device_pointer(&d_asking), dq_matrix, Matrix::new(p.query, d, d).t(), true, self.precision)?;
+        gpu.product(device_pointer(&d_query_rows), dq_matrix, Matrix::new(p.query, d, d).t(), true, self.precision)?;
         let key_value = Matrix::new(p.key_value, d, 2 * d).t();
         if !self.last_only {
-            gpu.product(device_pointer(&d_asking), dkv_matrix, key_value, true, self.precision)?;
-            return Ok([d_asking, d_packed]);
+            gpu.product(device_pointer(&d_query_rows), dkv_matrix, key_value, true, self.precision)?;
+            return Ok([d_query_rows, d_packed]);
         }
         let dx = values(tokens * d)?;
         self.product(gpu, &dx, dkv_matrix, key_value)?;
         let last = self.sequences(gpu)?.plus(self.offsets.count() + 1);
-        gpu.launch("add_rows_at", LaunchGrid::warps(rows), arguments![&dx, &d_asking, last, rows, d])?;
+        gpu.launch("add_rows_at", LaunchGrid::warps(rows), arguments![&dx, &d_query_rows, last, rows, d])?;
         Ok([dx, d_packed])
     }
 }

@@ -15,10 +15,10 @@ pub fn run_threads<T: Send>(size: usize, work: impl Fn(ProcessGroup) -> Result<T
         let start = |rank| {
             let exchange = exchange.clone();
             scope.spawn(move || {
-                let leaves = Leaves(exchange.clone());
+                let guard = AbandonOnDrop(exchange.clone());
                 let result = work(ProcessGroup::new(ThreadTransport { rank, exchange }));
                 if result.is_ok() {
-                    std::mem::forget(leaves);
+                    std::mem::forget(guard);
                 }
                 result
             })
@@ -55,7 +55,7 @@ impl Exchange {
     }
 
     /// Adds a block, waits for the blocks of all threads, and returns them.
-    fn meet(&self, rank: usize, block: Vec<u64>) -> Result<Vec<Arc<Vec<u64>>>> {
+    fn gather(&self, rank: usize, block: Vec<u64>) -> Result<Vec<Arc<Vec<u64>>>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let wait = |state| self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         // The block of the last round stays until all threads have read it.
@@ -83,9 +83,9 @@ impl Exchange {
 }
 
 /// Dropped by a thread that fails, so that the other threads stop waiting.
-struct Leaves(Arc<Exchange>);
+struct AbandonOnDrop(Arc<Exchange>);
 
-impl Drop for Leaves {
+impl Drop for AbandonOnDrop {
     fn drop(&mut self) {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner).is_abandoned = true;
         self.0.changed.notify_all();
@@ -99,9 +99,9 @@ struct ThreadTransport {
 }
 
 impl ThreadTransport {
-    fn meet(&self, own: &[f32]) -> Result<Vec<Vec<f32>>> {
+    fn gather(&self, own: &[f32]) -> Result<Vec<Vec<f32>>> {
         let bits = own.iter().map(|value| u64::from(value.to_bits())).collect();
-        let all = self.exchange.meet(self.rank, bits)?;
+        let all = self.exchange.gather(self.rank, bits)?;
         Ok(all.iter().map(|block| block.iter().map(|&bits| f32::from_bits(bits as u32)).collect()).collect())
     }
 }
@@ -116,7 +116,7 @@ impl Transport for ThreadTransport {
     }
 
     fn all_gather(&self, own: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
-        let all = self.meet(own)?;
+        let all = self.gather(own)?;
         check(&all.iter().map(Vec::len).collect::<Vec<_>>(), lengths)?;
         Ok(all.concat())
     }
@@ -125,7 +125,7 @@ impl Transport for ThreadTransport {
         // The lengths are sent too, so that the receivers find their parts.
         let mut block: Vec<f32> = sent.iter().map(|&length| f32::from_bits(length as u32)).collect();
         block.extend_from_slice(parts);
-        let all = self.meet(&block)?;
+        let all = self.gather(&block)?;
         let part = |block: &Vec<f32>| {
             let lengths: Vec<usize> = block[..sent.len()].iter().map(|bits| bits.to_bits() as usize).collect();
             let start = sent.len() + lengths[..self.rank].iter().sum::<usize>();
@@ -137,7 +137,7 @@ impl Transport for ThreadTransport {
     }
 
     fn all_gather_scalars(&self, own: &[f64]) -> Result<Vec<f64>> {
-        let all = self.exchange.meet(self.rank, own.iter().map(|value| value.to_bits()).collect())?;
+        let all = self.exchange.gather(self.rank, own.iter().map(|value| value.to_bits()).collect())?;
         check(&all.iter().map(|block| block.len()).collect::<Vec<_>>(), &vec![own.len(); all.len()])?;
         Ok(all.iter().flat_map(|block| block.iter().map(|&bits| f64::from_bits(bits))).collect())
     }
