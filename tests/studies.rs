@@ -384,7 +384,7 @@ fn a_grid_over_data_gives_every_run_a_dataset_of_its_own() {
 
 /// Rows have the settings that their names promise, whatever the pipeline sets, and impossible settings are rejected before training.
 #[test]
-fn rows_are_what_they_are_called() {
+fn every_row_has_the_settings_that_its_name_promises() {
     let world = Project::small();
     let pipeline = world.raw_text("a.toml").replace("[model]", "[model]\nname = \"sasrec\"");
     let pipeline = pipeline.replace("[model.mp4sr]", "[model.mp4sr]\nid_embedding = false\nmixup_max = 0.3");

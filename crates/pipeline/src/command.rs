@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn the_folder_of_a_run_says_which_pipeline_and_artifacts_are_meant() {
+    fn the_folder_of_a_run_determines_the_pipeline_and_the_artifacts() {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("made/shop/runs/first");
         let args = |run: &Path, pipeline: &str| StageArgs {
@@ -467,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timing_is_of_the_outputs_beside_it_and_makes_nothing_stale() {
+    fn a_timing_belongs_to_the_outputs_next_to_it_and_makes_nothing_stale() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         let layout = Layout::new(folder, "tiny", "run");

@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_is_numbered_in_the_order_of_the_input() {
+    fn remaining_ids_are_numbered_in_the_order_of_the_input() {
         let ids = |ids: &[&str]| ids.iter().map(|&id| id.into()).collect::<Ids>();
         let events = df!(USER => [1_u32, 1, 3], ITEM => [3_u32, 1, 1], TIME => [1500_i64, 1999, 0]).unwrap();
         let record = RawItem {

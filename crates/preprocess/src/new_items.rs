@@ -10,8 +10,8 @@ use crate::images::{ImageFolder, ImagePattern};
 use crate::junk::Junk;
 use crate::source::{Budget, Ids, ItemCatalogue, Reading, SourceFormat};
 
-/// Reads files of items in the format of `[source]`, in the order of the first line of each item. Images are named relative to the file or to
-/// the data folder, or are found in the folder of `source.images` by the item's id.
+/// Reads files of items in the format of `[source]`, in the order of the first line of each item. Images are named relative to the file or
+/// to the data folder, or are found in the folder of `source.images` by the item's id.
 pub fn read_items(config: &Config, paths: &[PathBuf], progress: &Progress) -> Result<(Items, ItemsRead)> {
     let format = SourceFormat::new(&config.source)?;
     let preprocess = &config.preprocess;

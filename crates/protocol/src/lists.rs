@@ -49,7 +49,8 @@ pub struct ListStatistics {
     pub k: usize,
     /// The share of all items that are in at least one list.
     pub coverage: f64,
-    /// The Gini index of how often each item is listed: 0 if all items are listed equally often, nearly 1 if a few items take all list positions.
+    /// The Gini index of how often each item is listed: 0 if all items are listed equally often, nearly 1 if a few items take all list
+    /// positions.
     pub gini: f64,
     /// The entropy of the listed items in nats, divided by the number of distinct listed items.
     pub entropy: f64,

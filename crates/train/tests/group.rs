@@ -323,7 +323,7 @@ fn states_and_checkpoints_are_written_from_shares_to_the_same_bytes() {
 
 /// If the first process fails to write a file, the others do not wait for it.
 #[test]
-fn others_go_on_where_the_first_process_fails_to_write() {
+fn other_processes_continue_if_the_first_fails_to_write() {
     let inputs = inputs();
     let folder = tempfile::tempdir().unwrap();
     files::write_bytes(&folder.path().join("file"), b"in the way").unwrap();
