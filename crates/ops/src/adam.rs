@@ -41,11 +41,11 @@ enum Moments {
 pub struct Pending {
     /// The parameters with a gradient.
     stepped: Vec<usize>,
-    outcome: StepOutcome,
+    outcome: PendingOutcome,
 }
 
 #[derive(Debug)]
-enum StepOutcome {
+enum PendingOutcome {
     Known(StepOutcome),
     #[cfg(feature = "cuda")]
     Gpu(crate::cuda::GpuStepOutcome),
@@ -63,7 +63,7 @@ pub struct StepOutcome {
 impl Pending {
     /// Whether the outcome is already known.
     pub fn is_known(&self) -> bool {
-        matches!(self.outcome, StepOutcome::Known(_))
+        matches!(self.outcome, PendingOutcome::Known(_))
     }
 }
 
@@ -164,7 +164,7 @@ impl Adam {
                     let (first, second) = moments[*at].take()?;
                     Some(HostStep { parameter, gradient, update: update(*at), counts: true, first, second })
                 });
-                StepOutcome::Known(step_on_host(stepping.collect(), rates, loss.to_scalar()?, 0.0)?)
+                PendingOutcome::Known(step_on_host(stepping.collect(), rates, loss.to_scalar()?, 0.0)?)
             }
             #[cfg(feature = "cuda")]
             Moments::Gpu(moments) => {
@@ -174,7 +174,7 @@ impl Adam {
                     gradient,
                     update: update(at),
                 });
-                StepOutcome::Gpu(moments.step(&stepping.collect::<Vec<_>>(), loss, rates)?)
+                PendingOutcome::Gpu(moments.step(&stepping.collect::<Vec<_>>(), loss, rates)?)
             }
         };
         Ok(Pending { stepped, outcome })
@@ -231,7 +231,7 @@ impl Adam {
             Some(HostStep { parameter, gradient, update, counts, first, second })
         });
         let outcome = step_on_host(stepping.collect(), rates, loss as f32, shard_squares)?;
-        Ok(Pending { stepped, outcome: StepOutcome::Known(outcome) })
+        Ok(Pending { stepped, outcome: PendingOutcome::Known(outcome) })
     }
 
     fn rates(&self) -> Rates {
@@ -247,9 +247,9 @@ impl Adam {
     /// Waits for a step and returns its outcome. On a GPU, a step that is not finite also keeps the steps after it from changing anything.
     pub fn finish(&mut self, pending: &Pending) -> Result<StepOutcome> {
         let (outcome, applied) = match &pending.outcome {
-            StepOutcome::Known(outcome) => (*outcome, outcome.is_finite()),
+            PendingOutcome::Known(outcome) => (*outcome, outcome.is_finite()),
             #[cfg(feature = "cuda")]
-            StepOutcome::Gpu(outcome) => {
+            PendingOutcome::Gpu(outcome) => {
                 let [norm, loss, applied] = outcome.wait()?;
                 (StepOutcome { norm, loss: loss as f32 }, applied > 0.0)
             }
