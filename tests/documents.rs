@@ -303,8 +303,8 @@ fn every_link_of_the_book_works() {
     let book = folder.path().join("book");
     let built =
         Command::new("sh").arg(root().join("tools/book/build.sh")).arg(&book).env("RUST_LOG", "warn").output().unwrap();
-    let said = String::from_utf8_lossy(&built.stderr);
-    assert!(built.status.success() && !said.contains("WARN"), "{said}");
+    let message = String::from_utf8_lossy(&built.stderr);
+    assert!(built.status.success() && !message.contains("WARN"), "{message}");
     let folders = [".", "docs", "data", "deploy", "crates", "tests"].map(|folder| book.join(folder));
     let pages = folders.iter().flat_map(|folder| entries(folder));
     // The page for unknown paths refers to its files from the root of the site.

@@ -11,7 +11,7 @@ use mp4sr_artifact::{Features, Items, Sequences, Table, TimeKind, Users, files};
 use mp4sr_pipeline::config::ModelType;
 use mp4sr_protocol::{EvalCase, Split, training_part};
 use mp4sr_run::model_catalog;
-use mp4sr_tests::{Project, command, root, said};
+use mp4sr_tests::{Project, command, root, stderr_of};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
@@ -28,7 +28,7 @@ fn python(script: &str, needs: &str, arguments: &[&Path], words: &[&str]) -> Opt
     }
     let script = root().join("tests/exports").join(script);
     let output = Command::new(&python).arg(&script).args(arguments).args(words).output().unwrap();
-    assert!(output.status.success(), "{}: {}", script.display(), said(&output));
+    assert!(output.status.success(), "{}: {}", script.display(), stderr_of(&output));
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -62,7 +62,7 @@ fn lists_of_table(path: &Path) -> Vec<List> {
 }
 
 #[test]
-fn lists_are_the_stage_s_own_in_every_form() {
+fn lists_equal_those_of_the_stage_in_every_format() {
     let world = Project::small();
     world.run("run", &["--until", "recommend"]);
     let out = export(&world, &["--format", "lists-parquet,lists-jsonl,lists-csv"]);
@@ -107,9 +107,9 @@ fn vectors_give_the_lists_of_every_model() {
         if model != "mp4sr" {
             world.run("run", &[&["--until", "finetune"], &set[..]].concat());
         }
-        let forms = ["--format", "lists-jsonl,vectors-npy,vectors-safetensors,vectors-parquet", "--top", "5"];
+        let formats = ["--format", "lists-jsonl,vectors-npy,vectors-safetensors,vectors-parquet", "--top", "5"];
         let set = if model == "mp4sr" { &[][..] } else { &set };
-        let out = export(&world, &[&forms[..], set].concat());
+        let out = export(&world, &[&formats[..], set].concat());
         let about: Value = serde_json::from_slice(&files::read(&out.join("vectors/vectors.json")).unwrap()).unwrap();
         let ids: Vec<String> =
             serde_json::from_slice(&files::read(&out.join("vectors/item_ids.json")).unwrap()).unwrap();
@@ -140,8 +140,8 @@ fn vectors_give_the_lists_of_every_model() {
                 assert!((by_id[id] - f64::from(*expected)).abs() < 1e-4 * by_id[id].abs().max(1.0), "{model}: {id}");
             }
         }
-        if let Some(said) = python("neighbours.py", "faiss, lancedb, pyarrow, safetensors", &[&out], &[]) {
-            assert!(said.contains("faiss: ") && said.contains("lancedb: "), "{said}");
+        if let Some(message) = python("neighbours.py", "faiss, lancedb, pyarrow, safetensors", &[&out], &[]) {
+            assert!(message.contains("faiss: ") && message.contains("lancedb: "), "{message}");
         }
     }
 }
@@ -163,8 +163,8 @@ fn items_that_were_added_have_vectors_and_are_listed() {
     world.run("run", &["--until", "finetune"]);
     world.write("new.jsonl", "{\"item_id\": \"new\", \"title\": \"A thing of group 3\"}\n");
     world.run("items", &["add", "--items", &world.folder().join("new.jsonl").display().to_string()]);
-    let forms = "lists-jsonl,vectors-npy,vectors-safetensors,vectors-parquet,huggingface";
-    let out = export(&world, &["--format", forms, "--top", "31"]);
+    let formats = "lists-jsonl,vectors-npy,vectors-safetensors,vectors-parquet,huggingface";
+    let out = export(&world, &["--format", formats, "--top", "31"]);
     let ids: Vec<String> = serde_json::from_slice(&files::read(&out.join("vectors/item_ids.json")).unwrap()).unwrap();
     assert_eq!((ids.len(), ids.last().unwrap().as_str()), (31, "new"));
     let lists = lists_of_json(&out.join("lists/lists.jsonl"));
@@ -176,35 +176,35 @@ fn items_that_were_added_have_vectors_and_are_listed() {
     assert!(
         answer.status.success() && String::from_utf8_lossy(&answer.stdout).contains("\"new\""),
         "{}",
-        said(&answer)
+        stderr_of(&answer)
     );
 }
 
 #[test]
-fn what_cannot_be_exported_is_refused_and_nothing_is_lost() {
+fn unsupported_exports_are_refused_and_nothing_is_lost() {
     let world = Project::small();
     world.run("run", &["--until", "finetune", "--set", "model.name=popularity"]);
     let popular = ["--set", "model.name=popularity", "--format"];
     let out = world.folder().join("out").display().to_string();
     let to = ["--out", &out];
-    for form in ["vectors-npy", "vectors-safetensors", "vectors-parquet", "lists-csv,vectors-npy"] {
-        let refused = world.run_badly("export", &[&popular[..], &[form], &to].concat());
+    for format in ["vectors-npy", "vectors-safetensors", "vectors-parquet", "lists-csv,vectors-npy"] {
+        let refused = world.run_failing("export", &[&popular[..], &[format], &to].concat());
         assert!(refused.contains("`popularity` has no vectors"), "{refused}");
         assert!(!world.folder().join("out").exists(), "nothing is half written");
     }
     world.run("export", &[&popular[..], &["lists-csv"], &to].concat());
     world.run("export", &[&popular[..], &["huggingface"], &to].concat());
     let before = files::list(&world.folder().join("out")).unwrap();
-    world.run_badly("export", &[&popular[..], &["vectors-npy"], &to].concat());
+    world.run_failing("export", &[&popular[..], &["vectors-npy"], &to].concat());
     assert_eq!(files::list(&world.folder().join("out")).unwrap(), before, "what failed replaces nothing");
     let own = world.folder().display().to_string();
-    let refused = world.run_badly("export", &[&popular[..], &["lists-csv", "--out", &own]].concat());
+    let refused = world.run_failing("export", &[&popular[..], &["lists-csv", "--out", &own]].concat());
     assert!(refused.contains("name another folder in `--out`"), "{refused}");
     let file = world.folder().join("a.tsv").display().to_string();
-    let refused = world.run_badly("export", &[&popular[..], &["lists-csv", "--out", &file]].concat());
+    let refused = world.run_failing("export", &[&popular[..], &["lists-csv", "--out", &file]].concat());
     assert!(refused.contains("is a file"), "{refused}");
     let unknown = world.output("export", &["--format", "lists-xml"]);
-    assert!(said(&unknown).contains("lists-parquet"), "{}", said(&unknown));
+    assert!(stderr_of(&unknown).contains("lists-parquet"), "{}", stderr_of(&unknown));
 }
 
 /// A dataset with its features by modality.
@@ -234,12 +234,12 @@ impl World {
     }
 }
 
-fn import(world: &Project, form: &str, folder: &Path, words: &[&str]) -> (PathBuf, PathBuf) {
+fn import(world: &Project, format: &str, folder: &Path, words: &[&str]) -> (PathBuf, PathBuf) {
     let (out, artifacts) = (world.folder().join("in"), world.folder().join("imported"));
     let mut command = command("import");
-    command.args([form]).arg(folder).arg("--out").arg(&out).arg("--artifacts").arg(&artifacts).args(words);
+    command.args([format]).arg(folder).arg("--out").arg(&out).arg("--artifacts").arg(&artifacts).args(words);
     let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     (out.join("pipeline.toml"), artifacts)
 }
 
@@ -250,7 +250,7 @@ fn run_imported(pipeline: &Path, artifacts: &Path) -> String {
     let mut command = command("run");
     command.args(["--until", "evaluate", "--pipeline"]).arg(pipeline).arg("--artifacts").arg(artifacts);
     let output = command.args(small.iter().chain(&epochs).flat_map(|key| ["--set", key])).output().unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
@@ -275,16 +275,16 @@ fn a_dataset_round_trips_whatever_its_split() {
         let before = World::read(&world.path("a"), &[("text", "tiny-sentence"), ("image", &image)]);
         let out = export(&world, &[&["--format", "recbole,mmrec"], &set[..]].concat());
         let images = world.folder().display().to_string();
-        for form in ["recbole", "mmrec"] {
-            let folder = out.join(form).join("a");
-            let (pipeline, artifacts) = import(&world, form, &folder, &["--images", &images]);
-            let after = World::read(&artifacts.join("a"), &[("text", form), ("image", form)]);
-            assert_eq!(before.sequences, after.sequences, "{form} {split:?}");
-            assert_eq!(before, after, "{form} {split:?}");
+        for format in ["recbole", "mmrec"] {
+            let folder = out.join(format).join("a");
+            let (pipeline, artifacts) = import(&world, format, &folder, &["--images", &images]);
+            let after = World::read(&artifacts.join("a"), &[("text", format), ("image", format)]);
+            assert_eq!(before.sequences, after.sequences, "{format} {split:?}");
+            assert_eq!(before, after, "{format} {split:?}");
             assert!(run_imported(&pipeline, &artifacts).contains("| mp4sr | test "));
             // Without the image files, everything except the images is imported.
-            let (_, artifacts) = import(&world, form, &folder, &[]);
-            let after = World::read(&artifacts.join("a"), &[("text", form), ("image", form)]);
+            let (_, artifacts) = import(&world, format, &folder, &[]);
+            let after = World::read(&artifacts.join("a"), &[("text", format), ("image", format)]);
             assert_eq!((before.sequences.clone(), before.features.clone()), (after.sequences, after.features));
             assert!(before.items.sentences == after.items.sentences && after.items.images.iter().all(Vec::is_empty));
         }
@@ -316,16 +316,16 @@ fn times_of_any_kind_round_trip() {
             world.run("preprocess", &set);
             let before = World::read(&world.path("x"), &[]);
             let out = export(&world, &[&["--format", "recbole,mmrec"], &set[..]].concat());
-            for form in ["recbole", "mmrec"] {
-                let (_, artifacts) = import(&world, form, &out.join(form).join("x"), &[]);
-                assert_eq!(World::read(&artifacts.join("x"), &[]), before, "{form} {key} {split:?}");
+            for format in ["recbole", "mmrec"] {
+                let (_, artifacts) = import(&world, format, &out.join(format).join("x"), &[]);
+                assert_eq!(World::read(&artifacts.join("x"), &[]), before, "{format} {key} {split:?}");
             }
         }
     }
 }
 
 #[test]
-fn a_dataset_that_is_there_is_not_replaced_by_one_of_its_name() {
+fn an_existing_dataset_is_not_replaced_by_another_of_the_same_name() {
     let world = Project::small();
     world.run("run", &["--until", "extract"]);
     let out = export(&world, &["--format", "mmrec"]);
@@ -337,13 +337,17 @@ fn a_dataset_that_is_there_is_not_replaced_by_one_of_its_name() {
     let before = world.bytes("a/dataset/sequences.safetensors");
     let refused = import(&[]);
     assert_eq!(refused.status.code(), Some(1));
-    assert!(said(&refused).contains("another name with `--name`"), "{}", said(&refused));
+    assert!(stderr_of(&refused).contains("another name with `--name`"), "{}", stderr_of(&refused));
     assert_eq!(world.bytes("a/dataset/sequences.safetensors"), before);
     let refused = import(&["--name", "a b"]);
-    assert!(said(&refused).contains("dataset.name") && !world.folder().join("in").exists(), "{}", said(&refused));
+    assert!(
+        stderr_of(&refused).contains("dataset.name") && !world.folder().join("in").exists(),
+        "{}",
+        stderr_of(&refused)
+    );
     for _ in 0..2 {
         let output = import(&["--name", "b"]);
-        assert!(output.status.success(), "{}", said(&output));
+        assert!(output.status.success(), "{}", stderr_of(&output));
     }
 }
 
@@ -486,7 +490,7 @@ fn datasets_of_recbole_are_imported() {
     let mut preprocess = command("preprocess");
     preprocess.arg("--pipeline").arg(&pipeline).arg("--artifacts").arg(world.folder().join("other"));
     let output = preprocess.args(["--set", "preprocess.where=\"rating >= 2\""]).output().unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     assert_eq!(World::read(&world.folder().join("other/ml"), &[]).sequences.items.len(), 5);
 }
 
@@ -561,15 +565,15 @@ fn folders_that_cannot_be_imported_are_refused_by_file_and_line() {
         ("recbole", &[("a.inter", &format!("{typed}1\t2\n"))], "line 2: 2 columns separated by tabs, expected 3"),
         ("recbole", &[("a.train.inter", typed), ("a.test.inter", typed)], "0 files of the part `valid`"),
     ];
-    for (form, content, part) in cases {
+    for (format, content, part) in cases {
         let world = Project::new("x", "");
         content.iter().for_each(|(name, text)| _ = world.write_raw(name, text));
         let out = world.folder().join("in");
         let mut command = command("import");
-        command.args([form]).arg(world.raw("")).arg("--out").arg(&out).arg("--artifacts").arg(world.path(""));
+        command.args([format]).arg(world.raw("")).arg("--out").arg(&out).arg("--artifacts").arg(world.path(""));
         let output = command.output().unwrap();
-        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-        assert!(said(&output).contains(part), "{part}: {}", said(&output));
+        assert_eq!(output.status.code(), Some(1), "{}", stderr_of(&output));
+        assert!(stderr_of(&output).contains(part), "{part}: {}", stderr_of(&output));
         assert!(!out.exists() && !world.path("").exists(), "{part}");
     }
 }
@@ -594,10 +598,10 @@ fn a_model_folder_recommends_wherever_it_is() {
     let mut command = command("recommend");
     command.current_dir(&folder).args(["--run", "artifacts/a/runs/mp4sr", "--histories", &new]);
     let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "scores to the bit");
-    let places = files::read_to_string(&folder.join("artifacts/a/runs/mp4sr/config.toml")).unwrap();
-    assert!(!places.contains(&world.folder().display().to_string()), "{places}");
+    let config = files::read_to_string(&folder.join("artifacts/a/runs/mp4sr/config.toml")).unwrap();
+    assert!(!config.contains(&world.folder().display().to_string()), "{config}");
     if let Some(printed) = python("card.py", "huggingface_hub, yaml, safetensors, numpy", &[&folder], &[]) {
         let found = found(&printed);
         assert!(found["results"]["R@10"].as_f64().is_some() && found["results"]["MRR"].as_f64().is_some(), "{found}");
@@ -627,7 +631,7 @@ fn the_guide_s_python_finds_the_lists() {
         return;
     }
     let output = Command::new(&python).arg("guide.py").current_dir(world.folder()).output().unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     let lists: Vec<&str> = printed.lines().collect();
     let expected = &lists_of_json(&world.folder().join("exports/lists/lists.jsonl"))[0].1;

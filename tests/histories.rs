@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use mp4sr_artifact::{Header, Items, Sequences, Table, TensorFile, files, write_tensors};
 use mp4sr_protocol::{Split, UserFacts, training_events};
-use mp4sr_tests::{Project, root, said};
+use mp4sr_tests::{Project, root, stderr_of};
 use serde_json::Value;
 
 /// A list of ids and scores, best first.
@@ -86,7 +86,7 @@ fn a_new_user_gets_the_list_of_a_known_user_with_the_same_history() {
         "--quiet",
     ]);
     let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     assert_eq!(lists(&String::from_utf8(output.stdout).unwrap()), expected);
     assert_eq!(world.bytes("a/runs/mp4sr/recommendations.parquet"), before, "the stage's own lists stay");
 }
@@ -119,7 +119,7 @@ fn candidates_are_limited_unknown_ids_are_named_and_every_user_gets_a_list() {
     let histories = world.folder().join("h.csv").display().to_string();
     let words = ["--histories", &histories, "--top", "4", "--exclude-where", "item_id = 'i3'"];
     let output = world.output("recommend", &words);
-    let reported = said(&output);
+    let reported = stderr_of(&output);
     assert!(
         reported.contains("3 of 5 ids in 2 of 3 histories are not items of the run: `nope`, `never`"),
         "{reported}"
@@ -150,7 +150,7 @@ fn candidates_are_limited_unknown_ids_are_named_and_every_user_gets_a_list() {
         (&["--history", "i3", "--format", "parquet"], "Parquet cannot be printed"),
         (&["--history", "i3", "--out", "lists.xyz"], "cannot be determined"),
     ] {
-        let message = world.run_badly("recommend", words);
+        let message = world.run_failing("recommend", words);
         assert!(message.contains(part), "{words:?}: {message}");
     }
 }
@@ -173,7 +173,7 @@ fn general_models_fold_in_new_users_or_refuse_them() {
     world.write("h.jsonl", line(&user) + &line("somebody new"));
     let file = world.folder().join("h.jsonl").display().to_string();
     let output = run("lightgcn", &["--histories", &file]);
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     let found = lists(&String::from_utf8(output.stdout).unwrap());
     assert_eq!(found[0].1, list);
     assert_eq!(found[1].1.len(), list.len());
@@ -183,13 +183,13 @@ fn general_models_fold_in_new_users_or_refuse_them() {
     assert_eq!(found[0].1, found[1].1);
     let output = run("grcn", &["--histories", &file]);
     assert_eq!(output.status.code(), Some(1));
-    let reported = said(&output);
+    let reported = stderr_of(&output);
     assert!(reported.contains("the user `somebody new` is not in the dataset, and `grcn` ranks by"), "{reported}");
 }
 
 /// Without item ids, the model knows an item only by its features, so a copy has the score of the original.
 #[test]
-fn a_copy_of_an_item_is_ranked_beside_it_without_training() {
+fn a_copy_of_an_item_is_ranked_next_to_it_without_training() {
     let world = Project::small();
     let no_ids = ["--run", "r", "--set", "model.mp4sr.id_embedding=false"];
     world.run("run", &[&["--until", "recommend"][..], &no_ids].concat());
@@ -241,7 +241,7 @@ fn a_copy_of_an_item_is_ranked_beside_it_without_training() {
 }
 
 #[test]
-fn items_that_a_run_cannot_take_are_refused_whole() {
+fn items_that_a_run_cannot_use_are_refused_together() {
     let world = Project::small();
     world.run("run", &["--until", "finetune"]);
     world.run("run", &["--until", "finetune", "--run", "sasrec", "--set", "model.name=sasrec"]);
@@ -254,12 +254,12 @@ fn items_that_a_run_cannot_take_are_refused_whole() {
     );
     let path = |name: &str| world.folder().join(name).display().to_string();
     let refused =
-        |name: &str, more: &[&str]| world.run_badly("items", &[&["add", "--items", &path(name)][..], more].concat());
+        |name: &str, more: &[&str]| world.run_failing("items", &[&["add", "--items", &path(name)][..], more].concat());
     let message = refused("new.jsonl", &["--run", "sasrec", "--set", "model.name=sasrec"]);
     assert!(message.contains("`sasrec` needs a trained id embedding for every item"), "{message}");
     assert!(refused("known.jsonl", &[]).contains("all 1 items are already in the dataset"));
     assert!(refused("empty.jsonl", &[]).contains("have no usable text or image"));
-    assert!(world.run_badly("items", &["remove", "--item", "n1"]).contains("not added to the run: `n1`"));
+    assert!(world.run_failing("items", &["remove", "--item", "n1"]).contains("not added to the run: `n1`"));
     assert!(world.run("items", &["list"]).is_empty());
     // A catalogue contains both kinds: items of the dataset are skipped.
     let reported = world.run_stderr("items", &["add", "--items", &path("both.jsonl")]);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use mp4sr_tests::server::{Request, Server, reply};
-use mp4sr_tests::{Project, root, said};
+use mp4sr_tests::{Project, root, stderr_of};
 
 /// A hub with the models `me/words`, `me/gated` (requires the token `secret`), `me/busy` (too many requests), and `me/pickled` (no
 /// safetensors on `main`). All revisions of a model have the same files, except that `main` of `me/pickled` is pickled.
@@ -68,14 +68,14 @@ impl World {
 
     fn succeeds(&self, model: &str, endpoint: &str, variables: &[(&str, &str)]) -> String {
         let output = self.extract(model, endpoint, variables);
-        assert!(output.status.success(), "{model}: {}", said(&output));
-        said(&output)
+        assert!(output.status.success(), "{model}: {}", stderr_of(&output));
+        stderr_of(&output)
     }
 
     fn fails(&self, model: &str, endpoint: &str, variables: &[(&str, &str)]) -> String {
         let output = self.extract(model, endpoint, variables);
-        assert_eq!(output.status.code(), Some(1), "{model}: {}", said(&output));
-        said(&output)
+        assert_eq!(output.status.code(), Some(1), "{model}: {}", stderr_of(&output));
+        stderr_of(&output)
     }
 }
 

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use mp4sr_artifact::{EpochLine, files};
-use mp4sr_tests::{Project, said};
+use mp4sr_tests::{Project, stderr_of};
 use safetensors::{Dtype, SafeTensors};
 
 /// The relative tolerance of an epoch's loss after several epochs, between different numbers of processes.
@@ -54,8 +54,8 @@ fn run(world: &Project, size: usize, stage: &str, words: &[&str]) -> Output {
 
 fn succeed(world: &Project, size: usize, stage: &str, words: &[&str]) -> String {
     let output = run(world, size, stage, words);
-    assert!(output.status.success(), "{stage} by {size}: {}", said(&output));
-    said(&output)
+    assert!(output.status.success(), "{stage} by {size}: {}", stderr_of(&output));
+    stderr_of(&output)
 }
 
 /// Whether the program was built with MPI. If it was not, it must still refuse to be one of several processes.
@@ -68,7 +68,7 @@ fn has_mpi(world: &Project) -> bool {
     let alone =
         world.command("pretrain", &[]).env("PMI_SIZE", "2").env_remove("OMPI_COMM_WORLD_SIZE").output().unwrap();
     assert!(!alone.status.success(), "a second process is not there");
-    if said(&alone).contains("was built without MPI") {
+    if stderr_of(&alone).contains("was built without MPI") {
         println!("skipped: the program was built without MPI");
         return false;
     }
@@ -114,12 +114,12 @@ fn a_program_without_mpi_refuses_to_train_twice_in_one_folder() {
     let world = world();
     for (key, value) in [("OMPI_COMM_WORLD_SIZE", "2"), ("PMI_SIZE", "3")] {
         let output = world.command("pretrain", &[]).env(key, value).output().unwrap();
-        if !said(&output).contains("was built without MPI") {
+        if !stderr_of(&output).contains("was built without MPI") {
             println!("not tested: the program was built with MPI");
             return;
         }
         assert_eq!(output.status.code(), Some(1));
-        assert!(said(&output).contains("--features mp4sr-train/mpi"), "{}", said(&output));
+        assert!(stderr_of(&output).contains("--features mp4sr-train/mpi"), "{}", stderr_of(&output));
     }
     assert!(!world.path("a/runs").exists());
 }
@@ -214,7 +214,7 @@ fn kill_one(mut mpirun: Child, victim: Victim, log: &Path) -> String {
     assert!(sent.success(), "the process has ended before it could be killed");
     let output = mpirun.wait_with_output().unwrap();
     assert!(!output.status.success(), "mpirun fails when a process was killed");
-    said(&output)
+    stderr_of(&output)
 }
 
 /// Trains until one of two processes is killed.
@@ -266,7 +266,7 @@ fn after_a_process_was_killed_training_resumes_to_the_same_bytes_or_with_another
 }
 
 #[test]
-fn what_cannot_be_trained_is_refused_once_and_by_a_sentence() {
+fn unsupported_training_is_refused_once_with_a_message() {
     let world = world();
     if !has_mpi(&world) {
         return;
@@ -292,13 +292,13 @@ fn what_cannot_be_trained_is_refused_once_and_by_a_sentence() {
     std::fs::create_dir_all(&log).unwrap();
     let output = run(&world, 3, "pretrain", &[]);
     assert!(!output.status.success());
-    assert_eq!(said(&output).matches("error: ").count(), 1, "{}", said(&output));
-    assert!(said(&output).contains("error: process 1 of 3: failed to write"), "{}", said(&output));
+    assert_eq!(stderr_of(&output).matches("error: ").count(), 1, "{}", stderr_of(&output));
+    assert!(stderr_of(&output).contains("error: process 1 of 3: failed to write"), "{}", stderr_of(&output));
     files::remove_dir_if_present(&world.path("a/runs")).unwrap();
     for (words, sentence) in refusals {
         let output = run(&world, 4, "finetune", &words);
-        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-        assert_eq!(said(&output).matches("error: ").count(), 1, "{}", said(&output));
-        assert!(said(&output).contains(sentence), "{}", said(&output));
+        assert_eq!(output.status.code(), Some(1), "{}", stderr_of(&output));
+        assert_eq!(stderr_of(&output).matches("error: ").count(), 1, "{}", stderr_of(&output));
+        assert!(stderr_of(&output).contains(sentence), "{}", stderr_of(&output));
     }
 }

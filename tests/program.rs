@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use mp4sr_artifact::{FeatureType, Features, Items, files};
-use mp4sr_tests::{Project, command, program, root, said};
+use mp4sr_tests::{Project, command, program, root, stderr_of};
 
 /// A command of the program in a folder outside of the repository.
 fn elsewhere(folder: &Path, stage: &str) -> Command {
@@ -17,7 +17,7 @@ fn elsewhere(folder: &Path, stage: &str) -> Command {
 
 fn run(command: &mut Command) -> String {
     let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", said(&output));
+    assert!(output.status.success(), "{command:?}: {}", stderr_of(&output));
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -39,7 +39,7 @@ fn the_demo_runs_in_an_empty_folder() {
 }
 
 #[test]
-fn carried_encoders_give_the_vectors_of_the_repository_s_and_compute_none_twice() {
+fn built_in_encoders_give_the_vectors_of_the_repository_and_compute_none_twice() {
     let world = Project::small();
     world.run("preprocess", &[]);
     world.run("extract", &[]);
@@ -56,8 +56,8 @@ fn carried_encoders_give_the_vectors_of_the_repository_s_and_compute_none_twice(
         let mut command = elsewhere(world.folder(), "extract");
         command.arg("--pipeline").arg(world.pipeline("a")).arg("--artifacts").arg(world.path("")).args(more);
         let output = command.output().unwrap();
-        assert!(output.status.success(), "{}", said(&output));
-        said(&output)
+        assert!(output.status.success(), "{}", stderr_of(&output));
+        stderr_of(&output)
     };
     assert!(extract(&[]).contains("up to date"));
     let named = extract(&[
@@ -84,13 +84,13 @@ fn a_pipeline_of_texts_opens_no_clip() {
     let names: Vec<_> = files::list(&world.path("a/features")).unwrap();
     assert!(!names.iter().any(|path| path.to_string_lossy().contains("image")), "{names:?}");
     let refused = world.output("extract", &["--set", "extract.image.model=nowhere/at/all"]);
-    assert!(said(&refused).contains("nowhere/at/all"), "{}", said(&refused));
+    assert!(stderr_of(&refused).contains("nowhere/at/all"), "{}", stderr_of(&refused));
     // Runs of one dataset with other modalities do not replace each other's features.
     let text = world.path("a/features/text.tiny-sentence.safetensors");
     let before = files::read(&text).unwrap();
     world.run("extract", &[]);
-    assert!(said(&world.output("extract", &text_only)).contains("up to date"));
-    assert!(said(&world.output("extract", &[])).contains("up to date"));
+    assert!(stderr_of(&world.output("extract", &text_only)).contains("up to date"));
+    assert!(stderr_of(&world.output("extract", &[])).contains("up to date"));
     // Only the header differs, which records the settings; the vectors are the same.
     assert!(files::read(&text).unwrap().ends_with(&before[before.len() - 64..]));
 }
@@ -105,9 +105,9 @@ fn a_pipeline_is_brought_to_a_stage_and_no_further() {
     let printed = world.run("run", &[]);
     assert!(printed.contains("| mp4sr | test ") && world.path("a/runs/mp4sr/report/index.html").exists());
     let again = world.output("run", &[]);
-    assert_eq!(said(&again).matches("up to date").count(), 7, "{}", said(&again));
+    assert_eq!(stderr_of(&again).matches("up to date").count(), 7, "{}", stderr_of(&again));
     let unknown = world.output("run", &["--until", "nothing"]);
-    assert!(!unknown.status.success() && said(&unknown).contains("evaluate"), "{}", said(&unknown));
+    assert!(!unknown.status.success() && stderr_of(&unknown).contains("evaluate"), "{}", stderr_of(&unknown));
 }
 
 /// Runs the example of docs/artifacts.md through make, which must not generate the sample world for another pipeline.
@@ -125,20 +125,20 @@ fn make_accepts_values_with_spaces_and_quotes() {
         command.env_remove("MAKEFLAGS").env_remove("MP4SR_SET").output().unwrap()
     };
     let output = make("preprocess", &[]);
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     let items = Items::read(&world.path("a/dataset/items.parquet")).unwrap();
     let offsets: Vec<i64> = (0..=items.len() as i64).collect();
     let rows = vec![0.5; 3 * items.len()];
     let own = Features::from_f32(offsets, &rows, 3, FeatureType::F32, items.hash()).unwrap();
     own.write(&world.path("a/features/audio.mine.safetensors"), "mine", serde_json::Value::Null).unwrap();
     let output = make("evaluate", &[format!("SET=run.seed=7 {example} pretrain.epochs=1")]);
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     let config = world.text("a/runs/mp4sr/config.toml");
     assert!(config.contains("seed = 7") && config.contains("\"audio\"") && config.contains("\"mine\""), "{config}");
     // A pipeline whose path contains `sample` is not the sample pipeline.
     assert!(!world.path("sample").exists());
     let refused = make("preprocess", &["SET=run.name=\"x".to_owned()]);
-    assert!(said(&refused).contains("is not closed"), "{}", said(&refused));
+    assert!(stderr_of(&refused).contains("is not closed"), "{}", stderr_of(&refused));
 }
 
 #[test]
@@ -150,9 +150,9 @@ fn the_sample_world_is_generated_for_its_pipeline_wherever_artifacts_go() {
     };
     let own = folder.path().join("sample-of-mine.toml");
     files::write_bytes(&own, b"[dataset]\nname = \"mine\"\n[source]\ninteractions = [\"x.json\"]\n").unwrap();
-    assert!(said(&stage(&own)).contains("x.json") && !folder.path().join("made/sample").exists());
+    assert!(stderr_of(&stage(&own)).contains("x.json") && !folder.path().join("made/sample").exists());
     let output = stage(&root().canonicalize().unwrap().join("pipelines/sample.toml"));
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     assert!(folder.path().join("made/sample/raw/reviews.json.gz").exists());
     assert!(!folder.path().join("artifacts").exists());
 }
@@ -167,12 +167,12 @@ fn the_example_recommends_for_a_history() {
         command.arg(world.pipeline("a")).arg(world.path("")).args(history).output().unwrap()
     };
     let listed = example(&["i3", "i4", "i5"]);
-    assert!(listed.status.success(), "{}", said(&listed));
+    assert!(listed.status.success(), "{}", stderr_of(&listed));
     let lines = String::from_utf8(listed.stdout).unwrap();
     let scores: Vec<f64> = lines.lines().map(|line| line.split_whitespace().next().unwrap().parse().unwrap()).collect();
     assert!(scores.len() > 5 && scores.is_sorted_by(|a, b| a >= b) && lines.contains("A thing of group"), "{lines}");
     let unknown = example(&["nothing"]);
-    assert!(!unknown.status.success() && said(&unknown).contains("`nothing` is not in the dataset"));
+    assert!(!unknown.status.success() && stderr_of(&unknown).contains("`nothing` is not in the dataset"));
 }
 
 #[test]
@@ -209,11 +209,11 @@ fn a_pipeline_reads_sounds_as_a_modality() {
     let pipeline = world.raw_text("a.toml").replace("[source.columns]\n", columns).replace("[model]\n", modalities);
     world.write("a.toml", pipeline);
 
-    let refused = world.run_badly("run", &["--until", "extract"]);
+    let refused = world.run_failing("run", &["--until", "extract"]);
     assert!(refused.contains("extract.audio.model") && refused.contains("Whisper"), "{refused}");
     let model = format!("extract.audio.model={:?}", fixtures.join("adapter/whisper").to_string_lossy());
-    let said = world.run_stderr("run", &["--until", "evaluate", "--set", &model]);
-    assert!(said.contains("0 of them cannot be used; 0 items without sound; computed 3 of 3"), "{said}");
+    let message = world.run_stderr("run", &["--until", "evaluate", "--set", &model]);
+    assert!(message.contains("0 of them cannot be used; 0 items without sound; computed 3 of 3"), "{message}");
     assert!(world.path("a/features/audio.whisper.safetensors").exists());
     let ranks: Vec<_> = files::list(&world.path("a/runs")).unwrap();
     assert_eq!(ranks.len(), 1);
@@ -260,7 +260,7 @@ fn run_as_shown(folder: &Path, line: &str) {
             _ => line.to_owned(),
         };
         let output = shell.args(["-c", &format!("mp4sr {line}")]).output().unwrap();
-        assert!(output.status.success(), "mp4sr {line}: {}", said(&output));
+        assert!(output.status.success(), "mp4sr {line}: {}", stderr_of(&output));
         return;
     }
     // The port may be in use on this machine; everything else is run as shown.
@@ -337,7 +337,7 @@ fn every_command_of_the_readme_works() {
         let command = format!("exec {words} --no-print-directory -o build {} BIN='{bin}'", more.join(" "));
         shell.current_dir(root()).env_remove("MAKEFLAGS").env("MP4SR_SET", SHORT).args(["-c", &command]);
         let output = shell.output().unwrap();
-        assert!(output.status.success(), "{command}: {}", said(&output));
+        assert!(output.status.success(), "{command}: {}", stderr_of(&output));
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     let artifacts = format!("ARTIFACTS='{}'", folder.join("by-make").display());

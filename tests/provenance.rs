@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use mp4sr_artifact::{Layout, Sequences, Table, TensorFile};
 use mp4sr_protocol::{Split, StoredRanks};
-use mp4sr_tests::{Project, root, said};
+use mp4sr_tests::{Project, root, stderr_of};
 
 /// Trains and ranks the run `name` of a world, with further arguments.
 fn trained(world: &Project, name: &str, words: &[&str]) {
@@ -28,7 +28,7 @@ fn weights_are_used_under_the_settings_of_their_training_or_not_at_all() {
     let world = Project::small();
     trained(&world, "mp4sr", &[]);
     for (stage, setting) in [("evaluate", "model.mp4sr.logits=\"dot\""), ("recommend", "model.transformer.layers=1")] {
-        let refused = world.run_badly(stage, &["--set", setting]);
+        let refused = world.run_failing(stage, &["--set", setting]);
         let key = setting.split('=').next().unwrap();
         assert!(refused.contains("its weights were trained with") && refused.contains(key), "{refused}");
         assert!(refused.contains("run `make finetune`"), "{refused}");
@@ -50,7 +50,7 @@ fn weights_are_used_under_the_settings_of_their_training_or_not_at_all() {
     // Lists of replaced weights are not shown together with the new ones.
     world.run("finetune", &["--set", "finetune.epochs=1"]);
     world.run("evaluate", &["--set", "finetune.epochs=1"]);
-    let stale = world.run_badly("report", &["--set", "finetune.epochs=1"]);
+    let stale = world.run_failing("report", &["--set", "finetune.epochs=1"]);
     assert!(stale.contains("recommendations.parquet") && stale.contains("run `make recommend` again"), "{stale}");
 }
 
@@ -70,10 +70,10 @@ fn pretrained_weights_of_another_encoder_or_reading_are_refused() {
     let from = ["--set", "pretrain.from=a/source", "--run", "target"];
     let other = [&from[..], &["--set", &model]].concat();
     world.run("extract", &other);
-    let refused = world.run_badly("finetune", &other);
+    let refused = world.run_failing("finetune", &other);
     assert!(refused.contains("trained on the features of another encoder of `"), "{refused}");
     let refused =
-        world.run_badly("finetune", &[&from[..], &["--set", "model.mp4sr.pooling_rows=\"unmasked\""]].concat());
+        world.run_failing("finetune", &[&from[..], &["--set", "model.mp4sr.pooling_rows=\"unmasked\""]].concat());
     assert!(refused.contains("`model.mp4sr.pooling_rows` = \"masked\""), "{refused}");
     // Pre-training with other settings than the pipeline's is reported and recorded.
     let faster = [&from[..], &["--set", "pretrain.learning_rate=0.3"]].concat();
@@ -84,13 +84,13 @@ fn pretrained_weights_of_another_encoder_or_reading_are_refused() {
 }
 
 #[test]
-fn what_cannot_be_compared_is_not_or_is_marked() {
+fn incomparable_runs_are_refused_or_marked() {
     let world = Project::small();
     let sasrec = ["--set", "model.name=sasrec"];
     trained(&world, "a", &sasrec);
     trained(&world, "b", &[&sasrec[..], &["--set", "finetune.learning_rate=0.01", "--set", "run.seed=7"]].concat());
     trained(&world, "twin", &sasrec);
-    let refused = |words: &[&str]| world.run_badly("compare", words);
+    let refused = |words: &[&str]| world.run_failing("compare", words);
     let other = refused(&["x=a,b"]);
     assert!(
         other.contains(
@@ -122,7 +122,7 @@ fn a_log_of_another_training_is_not_shown() {
     world.run("recommend", &[]);
     world.run("report", &[]);
     std::fs::copy(world.path("a/runs/a/metrics.jsonl"), world.path("a/runs/mp4sr/metrics.jsonl")).unwrap();
-    let refused = world.run_badly("report", &[]);
+    let refused = world.run_failing("report", &[]);
     assert!(refused.contains("metrics.jsonl") && refused.contains("of another training"), "{refused}");
 }
 
@@ -146,13 +146,17 @@ fn images_are_found_from_any_working_directory_or_their_features_stay() {
     let (whole, table) = (world.bytes(features), world.bytes("a/dataset/items.parquet"));
     for stage in ["preprocess", "extract"] {
         let output = run(stage, "/", &folder);
-        assert!(output.status.success(), "{}", said(&output));
+        assert!(output.status.success(), "{}", stderr_of(&output));
     }
     assert!(world.bytes(features) == whole && world.bytes("a/dataset/items.parquet") == table);
     let elsewhere = tempfile::tempdir().unwrap();
     let output = run("extract", "/", elsewhere.path().to_str().unwrap());
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-    assert!(said(&output).contains("would have none now") && world.bytes(features) == whole, "{}", said(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", stderr_of(&output));
+    assert!(
+        stderr_of(&output).contains("would have none now") && world.bytes(features) == whole,
+        "{}",
+        stderr_of(&output)
+    );
 }
 
 /// The share of lists of length K that contain the target equals R@K, whatever the candidates are and however many scores are tied.
@@ -176,8 +180,8 @@ fn lists_hold_the_target_exactly_where_its_rank_is_within_them() {
             assert_eq!(users.len(), 60);
             for ((user, target), list) in users.iter().zip(&targets).zip(&items) {
                 let rank = ranks[*user as usize - 1];
-                let place = list.iter().position(|item| item == target).map(|at| at as u32 + 1);
-                assert_eq!(place, Some(rank).filter(|rank| *rank <= 7), "{name}, user {user}");
+                let position = list.iter().position(|item| item == target).map(|at| at as u32 + 1);
+                assert_eq!(position, Some(rank).filter(|rank| *rank <= 7), "{name}, user {user}");
             }
         }
     }
@@ -192,7 +196,7 @@ fn a_search_does_not_train_over_the_runs_of_another() {
         &["--grid", "pretrain.learning_rate=0.01"][..],
         &["--grid", "finetune.learning_rate=0.01", "--set", "finetune.batch=32"],
     ] {
-        let refused = world.run_badly("search", other);
+        let refused = world.run_failing("search", other);
         assert!(
             refused.contains("`search.learning_rate-0.01` was trained with another") && refused.contains("--name"),
             "{refused}"
@@ -217,12 +221,12 @@ fn a_killed_training_resumes_under_another_evaluation_batch_and_other_limits() {
     training.wait().unwrap();
     let goes_on = [&whole[..], &["--run", "killed", "--set", "evaluate.batch=9"]].concat();
     let output = world.output("finetune", &goes_on);
-    if said(&output).contains("an unfinished run with another `finetune.epochs`") {
+    if stderr_of(&output).contains("an unfinished run with another `finetune.epochs`") {
         // It had passed the fortieth epoch when it was killed, so it cannot end like the other.
         return;
     }
-    assert!(output.status.success(), "{}", said(&output));
-    assert!(said(&output).contains("resuming after epoch"), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
+    assert!(stderr_of(&output).contains("resuming after epoch"), "{}", stderr_of(&output));
     let weights = |run: &str| {
         TensorFile::read(&world.path(&format!("a/runs/{run}/finetune.safetensors")), "checkpoint", 1, "").unwrap()
     };
@@ -237,7 +241,7 @@ fn a_killed_training_resumes_under_another_evaluation_batch_and_other_limits() {
     training.kill().unwrap();
     training.wait().unwrap();
     let seed = [&whole[..], &["--run", "other", "--set", "run.seed=7"]].concat();
-    assert!(world.run_badly("finetune", &seed).contains("an unfinished run with another `seed`"));
+    assert!(world.run_failing("finetune", &seed).contains("an unfinished run with another `seed`"));
     let anew = world.run_stderr("finetune", &[&seed[..], &["--restart"]].concat());
     assert!(anew.contains("with another `seed` was removed"), "{anew}");
 }
@@ -253,7 +257,7 @@ fn wait_for(what: &str, holds: impl Fn() -> bool) {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn what_a_study_started_ends_with_it_however_it_is_ended() {
+fn processes_started_by_a_study_end_with_it() {
     let world = Project::small();
     let endless = ["--seeds", "1", "--set", "finetune.epochs=100000", "--set", "finetune.patience=100000"];
     let mut study = world.command("study", &[&["table2"][..], &endless].concat());
@@ -300,23 +304,23 @@ fn typed_values_win_over_inherited_ones_and_errors_name_the_source_of_a_value() 
     assert!(run(&["--set", &data], &[("MP4SR_SET", "dataset.data=nowhere")]).status.success());
     let both = run(&["--data", "x", "--set", &data], &[]);
     assert!(
-        said(&both).contains("`--data x` and `--set dataset.data=") && said(&both).contains("contradict"),
+        stderr_of(&both).contains("`--data x` and `--set dataset.data=") && stderr_of(&both).contains("contradict"),
         "{}",
-        said(&both)
+        stderr_of(&both)
     );
     for (value, is_quiet) in
         [("1", true), ("true", true), ("yes", true), ("0", false), ("false", false), ("no", false), ("", false)]
     {
         let output = run(&[], &[("MP4SR_QUIET", value)]);
-        assert!(output.status.success(), "{value:?}: {}", said(&output));
-        assert_eq!(said(&output).is_empty(), is_quiet, "{value:?}");
+        assert!(output.status.success(), "{value:?}: {}", stderr_of(&output));
+        assert_eq!(stderr_of(&output).is_empty(), is_quiet, "{value:?}");
     }
     let empty = [("MP4SR_ARTIFACTS", ""), ("MP4SR_DATA", ""), ("MP4SR_RUN", "")];
     assert!(run(&[], &empty).status.success());
     let long = "a".repeat(300);
     let refused = run(&["--run", &long], &[]);
-    assert!(said(&refused).contains("a shorter name: it has 300 characters"), "{}", said(&refused));
-    let wrong = said(&run(&["--set", "finetune.batch=1e3"], &[]));
+    assert!(stderr_of(&refused).contains("a shorter name: it has 300 characters"), "{}", stderr_of(&refused));
+    let wrong = stderr_of(&run(&["--set", "finetune.batch=1e3"], &[]));
     assert!(wrong.contains("`--set finetune.batch=1e3`: ") && !wrong.contains("a.toml"), "{wrong}");
 }
 
@@ -363,6 +367,6 @@ fn where_recall_is_equal_in_all_epochs_another_metric_selects() {
         reported.contains("R@40 is 1 for every ranking of 30 items") && !reported.contains("R@5 is 1"),
         "{reported}"
     );
-    let refused = world.run_badly("finetune", &["--set", "train.metric=Recall"]);
+    let refused = world.run_failing("finetune", &["--set", "train.metric=Recall"]);
     assert!(refused.contains("`train.metric` = \"Recall\" is not allowed; expected R@K, N@K, Hit@K"), "{refused}");
 }

@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use mp4sr_artifact::files;
 use mp4sr_tests::service::{Answer, Service, base64};
-use mp4sr_tests::{Project, root, said};
+use mp4sr_tests::{Project, root, stderr_of};
 use serde_json::{Value, json};
 
 /// The password of the tests' databases, which must not be in any output.
 const PASSWORD: &str = "s3cret/of@the:tests";
-/// The password in the encoding of an address.
+/// The password as it is encoded in a URL.
 const ENCODED: &str = "s3cret%2Fof%40the%3Atests";
 
 /// A PostgreSQL server in a temporary folder; it stops when the value is dropped.
@@ -46,12 +46,12 @@ impl Postgres {
     /// Starts a server with the superuser `mp4sr`; `None` if PostgreSQL is not installed.
     fn start() -> Option<Self> {
         let listed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-        let mut places: Vec<PathBuf> = listed.map(|entry| entry.path().join("bin")).collect();
-        places.sort();
+        let mut folders: Vec<PathBuf> = listed.map(|entry| entry.path().join("bin")).collect();
+        folders.sort();
         let on_path = std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect::<Vec<_>>());
-        places.extend(on_path.unwrap_or_default());
+        folders.extend(on_path.unwrap_or_default());
         let Some(programs) =
-            places.into_iter().find(|place| place.join("initdb").exists() && place.join("postgres").exists())
+            folders.into_iter().find(|folder| folder.join("initdb").exists() && folder.join("postgres").exists())
         else {
             println!("skipped: PostgreSQL is not installed");
             return None;
@@ -67,7 +67,7 @@ impl Postgres {
         let password = format!("--pwfile={}", own.path("password").display());
         let words = ["-U", "mp4sr", "-A", "scram-sha-256", "--locale=C", "-E", "UTF8", "--no-sync", &password, "-D"];
         let made = own.program("initdb").args(words).arg(data).output().unwrap();
-        assert!(made.status.success(), "{}", said(&made));
+        assert!(made.status.success(), "{}", stderr_of(&made));
         own.run();
         Some(own)
     }
@@ -113,7 +113,7 @@ impl Postgres {
                       chmod 600 data/server.key && echo ssl=on >> data/postgresql.conf && \
                       sed -i s/^host/hostssl/ data/pg_hba.conf";
         let made = Command::new("sh").args(["-c", script]).current_dir(self.folder.path()).output().unwrap();
-        assert!(made.status.success(), "{}", said(&made));
+        assert!(made.status.success(), "{}", stderr_of(&made));
         if Self::is_root() {
             let done = Command::new("chown").arg("-R").arg("nobody").arg(self.path("data")).status().unwrap();
             assert!(done.success());
@@ -140,7 +140,7 @@ impl Postgres {
 
     fn sql(&self, text: &str) -> String {
         let output = self.try_sql("postgres", text);
-        assert!(output.status.success(), "{}", said(&output));
+        assert!(output.status.success(), "{}", stderr_of(&output));
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
@@ -298,7 +298,7 @@ fn an_item_that_one_replica_added_is_recommended_by_the_other_with_the_same_scor
 }
 
 #[test]
-fn of_replicas_that_add_one_item_at_once_one_adds_it_and_the_last_counts() {
+fn when_replicas_add_the_same_item_at_once_one_adds_it_and_the_last_wins() {
     let Some(store) = Postgres::start() else { return };
     let world = trained();
     let replicas = [replica(&world, &store), replica(&world, &store)];
@@ -362,7 +362,7 @@ fn lists_are_served_without_the_store_and_changes_are_asked_to_retry() {
     assert_eq!(service.post("/v1/recommend", &request).list(), expected);
     let words = words(&store.address());
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let refused = world.run_badly("serve", &[&["--port", "0"][..], &words].concat());
+    let refused = world.run_failing("serve", &[&["--port", "0"][..], &words].concat());
     assert!(refused.contains("cannot be used: error connecting") && refused.contains("start PostgreSQL"), "{refused}");
     store.run();
     wait("the store is not found again", || {
@@ -378,14 +378,14 @@ fn lists_are_served_without_the_store_and_changes_are_asked_to_retry() {
 }
 
 #[test]
-fn errors_of_a_store_are_one_sentence_without_the_password() {
+fn errors_of_a_store_are_one_line_without_the_password() {
     let Some(store) = Postgres::start() else { return };
     let world = trained();
     let serve = |address: &str| {
         let words = [["--port".to_owned(), "0".to_owned()].to_vec(), words(address)].concat();
-        let said = world.run_badly("serve", &words.iter().map(String::as_str).collect::<Vec<_>>());
-        assert!(!said.contains("s3cret") && !said.contains("of@the"), "{said}");
-        said
+        let message = world.run_failing("serve", &words.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(!message.contains("s3cret") && !message.contains("of@the"), "{message}");
+        message
     };
     let port = store.port;
     store.sql("create user reader password 's3cret'");
@@ -417,12 +417,12 @@ fn errors_of_a_store_are_one_sentence_without_the_password() {
         ("env:NOT_A_VARIABLE".to_owned(), ["`NOT_A_VARIABLE`", "is not set"]),
         ("file:/not/a/file".to_owned(), ["/not/a/file", "write `postgres://"]),
     ] {
-        let said = serve(&address);
-        assert!(parts.iter().all(|part| said.contains(part)), "{address}: {said}");
+        let message = serve(&address);
+        assert!(parts.iter().all(|part| message.contains(part)), "{address}: {message}");
     }
     store.sql("create table mp4sr_schema (version integer); insert into mp4sr_schema values (0)");
-    let said = serve(&store.address());
-    assert!(said.contains("have version 0, and this release of mp4sr reads version 1"), "{said}");
+    let message = serve(&store.address());
+    assert!(message.contains("have version 0, and this release of mp4sr reads version 1"), "{message}");
     store.sql("drop table mp4sr_schema");
 
     // A password in a pipeline must not be in any file or output of a run.
@@ -456,8 +456,8 @@ fn errors_of_a_store_are_one_sentence_without_the_password() {
     // A run of the same name on another dataset must not use the items.
     world.write("a.toml", text.replace("[preprocess]", "[preprocess]\nwhere = \"item_id <> 'i0'\""));
     world.run("run", &["--until", "recommend"]);
-    let said = serve(&store.address());
-    assert!(said.contains("were added to `a/mp4sr` when its dataset had other items"), "{said}");
+    let message = serve(&store.address());
+    assert!(message.contains("were added to `a/mp4sr` when its dataset had other items"), "{message}");
 }
 
 fn replica_of_file(world: &Project, path: &Path) -> Service {
@@ -477,7 +477,7 @@ fn a_store_is_used_over_tls_and_its_items_are_exported() {
     let world = trained();
     let words = words(&format!("{}?sslmode=require", store.address()));
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let refused = world.run_badly("serve", &[&["--port", "0"][..], &words].concat());
+    let refused = world.run_failing("serve", &[&["--port", "0"][..], &words].concat());
     assert!(refused.contains("certificate") && !refused.contains("s3cret"), "{refused}");
 
     let trusting = |name: &str, more: &[&str]| {
@@ -494,9 +494,9 @@ fn a_store_is_used_over_tls_and_its_items_are_exported() {
     assert_eq!(listed.len(), 31);
 
     let out = world.folder().join("exported");
-    let forms = ["--format", "lists-jsonl,vectors-npy,huggingface", "--top", "31", "--out"];
-    let exported = trusting("export", &[&forms[..], &[&out.display().to_string()]].concat()).output().unwrap();
-    assert!(exported.status.success(), "{}", said(&exported));
+    let formats = ["--format", "lists-jsonl,vectors-npy,huggingface", "--top", "31", "--out"];
+    let exported = trusting("export", &[&formats[..], &[&out.display().to_string()]].concat()).output().unwrap();
+    assert!(exported.status.success(), "{}", stderr_of(&exported));
     let ids: Vec<String> = serde_json::from_slice(&files::read(&out.join("vectors/item_ids.json")).unwrap()).unwrap();
     assert_eq!((ids.len(), ids.last().unwrap().as_str()), (31, "new"));
     let lists = files::read_to_string(&out.join("lists/lists.jsonl")).unwrap();
@@ -508,5 +508,5 @@ fn a_store_is_used_over_tls_and_its_items_are_exported() {
     let answer =
         mp4sr_tests::command("recommend").args(["--run", &run, "--history", "i1", "--top", "31"]).output().unwrap();
     let printed = String::from_utf8_lossy(&answer.stdout).into_owned();
-    assert!(answer.status.success() && printed.contains("\"new\""), "{}", said(&answer));
+    assert!(answer.status.success() && printed.contains("\"new\""), "{}", stderr_of(&answer));
 }

@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use mp4sr_artifact::files;
-use mp4sr_tests::{Project, program, root, said};
+use mp4sr_tests::{Project, program, root, stderr_of};
 use serde_json::Value;
 
 /// The wanted files in a folder, by name.
@@ -98,12 +98,16 @@ fn parts_of_an_extraction_give_the_features_of_one_process_whoever_was_killed() 
         .collect();
     for part in parts {
         let output = part.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}", said(&output));
+        assert!(output.status.success(), "{}", stderr_of(&output));
     }
     assert!(!world.path("a/features").exists(), "parts write no features");
     expect_assembled(&world, &expected);
     let refused = world.output("extract", &["--shard", "4/3"]);
-    assert!(!refused.status.success() && said(&refused).contains("part 4 of 3 does not exist"), "{}", said(&refused));
+    assert!(
+        !refused.status.success() && stderr_of(&refused).contains("part 4 of 3 does not exist"),
+        "{}",
+        stderr_of(&refused)
+    );
 }
 
 /// The number of bytes that a process has written; `None` if it does not run.
@@ -130,8 +134,8 @@ fn parallel(world: &Project, stage: &str) -> Option<Command> {
 
 fn succeed(mut command: Command) -> String {
     let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", said(&output));
-    said(&output)
+    assert!(output.status.success(), "{}", stderr_of(&output));
+    stderr_of(&output)
 }
 
 #[test]
@@ -206,11 +210,11 @@ fn hosts_that_do_not_see_each_others_locks_share_a_cache() {
     let started: Vec<_> = parts.iter().map(|(name, part)| command(name, &["--shard", part]).spawn().unwrap()).collect();
     for process in started {
         let output = process.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}", said(&output));
+        assert!(output.status.success(), "{}", stderr_of(&output));
     }
     for name in ["first", "second"] {
         let output = command(name, &[]).output().unwrap();
-        assert!(output.status.success() && said(&output).contains("computed 0 of"), "{}", said(&output));
+        assert!(output.status.success() && stderr_of(&output).contains("computed 0 of"), "{}", stderr_of(&output));
         assert!(features_in(&host(name).join("a/features")) == expected, "the features of the {name} host");
         let left: Vec<_> = files::list(&host(name).join("a/shards")).unwrap();
         assert!(left.iter().all(|path| !path.is_dir()), "{left:?}");
@@ -218,7 +222,7 @@ fn hosts_that_do_not_see_each_others_locks_share_a_cache() {
     // Merging reads every shard of the cache, and compares vectors that both hosts have computed.
     let mut merge = mp4sr_tests::command("cache");
     let output = merge.arg("merge").arg(host("first")).arg("--artifacts").arg(host("checked")).output().unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(printed.contains("shards were added, 0 were already present"), "{printed}");
     assert!(!printed.contains("differ"), "{printed}");
@@ -245,7 +249,7 @@ fn the_same_part_runs_twice_in_one_folder_without_a_common_lock() {
     assert!(first.try_wait().unwrap().is_none(), "both run at the same time");
     for process in [first, second] {
         let output = process.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}", said(&output));
+        assert!(output.status.success(), "{}", stderr_of(&output));
     }
     expect_assembled(&world, &expected);
 }
@@ -262,35 +266,35 @@ fn copy_dataset(world: &Project, artifacts: &Path) {
 #[test]
 fn vectors_of_machines_that_share_nothing_are_merged() {
     let (world, expected) = world_to_extract();
-    let place = |host: &str| world.folder().join(host);
+    let machine = |host: &str| world.folder().join(host);
     for (host, parts) in [("first", &["1/3"][..]), ("second", &["2/3", "3/3"])] {
-        copy_dataset(&world, &place(host));
+        copy_dataset(&world, &machine(host));
         for part in parts {
             let mut command = mp4sr_tests::command("extract");
             command
                 .arg("--pipeline")
                 .arg(world.pipeline("a"))
                 .arg("--artifacts")
-                .arg(place(host))
+                .arg(machine(host))
                 .args(["--shard", part]);
             let output = command.output().unwrap();
-            assert!(output.status.success(), "{}", said(&output));
+            assert!(output.status.success(), "{}", stderr_of(&output));
         }
     }
-    let merge = |places: &[&Path]| {
+    let merge = |folders: &[&Path]| {
         let mut command = mp4sr_tests::command("cache");
-        command.arg("merge").args(places).arg("--artifacts").arg(world.path("")).output().unwrap()
+        command.arg("merge").args(folders).arg("--artifacts").arg(world.path("")).output().unwrap()
     };
     // A copy of the second machine's cache, in which one shard was damaged.
-    let copy = place("copy");
-    let vectors = place("second").join(".cache/vectors");
+    let copy = machine("copy");
+    let vectors = machine("second").join(".cache/vectors");
     let mut damaged = false;
     for encoder in files::list(&vectors).unwrap() {
         for path in files::list(&encoder).unwrap() {
             let mut bytes = files::read(&path).unwrap();
             let relative = path.strip_prefix(&vectors).unwrap();
             // Shards that the first machine has, too, are not copied.
-            let is_own = !place("first").join(".cache/vectors").join(relative).exists();
+            let is_own = !machine("first").join(".cache/vectors").join(relative).exists();
             if !damaged && is_own && path.extension().is_some_and(|end| end == "safetensors") {
                 *bytes.last_mut().unwrap() ^= 1;
                 damaged = true;
@@ -298,24 +302,26 @@ fn vectors_of_machines_that_share_nothing_are_merged() {
             files::write_bytes(&copy.join(relative), &bytes).unwrap();
         }
     }
-    let reported = merge(&[&place("first"), &copy]);
+    let reported = merge(&[&machine("first"), &copy]);
     assert!(
-        damaged && !reported.status.success() && said(&reported).contains("1 damaged or foreign shards were left out"),
+        damaged
+            && !reported.status.success()
+            && stderr_of(&reported).contains("1 damaged or foreign shards were left out"),
         "{}",
-        said(&reported)
+        stderr_of(&reported)
     );
     forget(&world);
-    let refused = |places: &[&Path], reason: &str| {
-        let reported = merge(places);
-        assert!(!reported.status.success() && said(&reported).contains(reason), "{}", said(&reported));
+    let refused = |folders: &[&Path], reason: &str| {
+        let reported = merge(folders);
+        assert!(!reported.status.success() && stderr_of(&reported).contains(reason), "{}", stderr_of(&reported));
     };
     // If one folder has no vectors, or a folder of an encoder lacks its description, nothing is copied.
-    refused(&[&place("first"), &place("third")], "third` contains no vectors");
+    refused(&[&machine("first"), &machine("third")], "third` contains no vectors");
     let about = files::list(&copy).unwrap().into_iter().map(|encoder| encoder.join("about.json")).next_back().unwrap();
     let described = files::read(&about).unwrap();
     files::remove_if_present(&about).unwrap();
     refused(
-        &[&place("first"), &copy],
+        &[&machine("first"), &copy],
         &format!("the vectors beside `{}` belong to an unknown encoder", about.display()),
     );
     assert!(!world.path(".cache").exists(), "nothing is copied");
@@ -333,9 +339,9 @@ fn vectors_of_machines_that_share_nothing_are_merged() {
     files::remove_if_present(&moved).unwrap();
     // All but the damaged shard are added, and then that one from the second machine.
     forget(&world);
-    refused(&[&place("first"), &copy], "1 damaged or foreign shards were left out");
-    let reported = merge(&[&place("first"), &place("second")]);
-    assert!(reported.status.success(), "{}", said(&reported));
+    refused(&[&machine("first"), &copy], "1 damaged or foreign shards were left out");
+    let reported = merge(&[&machine("first"), &machine("second")]);
+    assert!(reported.status.success(), "{}", stderr_of(&reported));
     let printed = String::from_utf8_lossy(&reported.stdout).into_owned();
     assert!(printed.contains("1 shards were added") && printed.contains("1 were already present"), "{printed}");
     expect_assembled(&world, &expected);
@@ -344,9 +350,13 @@ fn vectors_of_machines_that_share_nothing_are_merged() {
     let own = files::list(&world.path(".cache/vectors")).unwrap().iter().find_map(|folder| shard_in(folder)).unwrap();
     let whole = files::read(&own).unwrap();
     files::write_bytes(&own, &whole[..whole.len() - 1]).unwrap();
-    let reported = merge(&[&place("first"), &place("second")]);
+    let reported = merge(&[&machine("first"), &machine("second")]);
     let printed = String::from_utf8_lossy(&reported.stdout).into_owned();
-    assert!(reported.status.success() && printed.contains(&own.display().to_string()), "{printed}{}", said(&reported));
+    assert!(
+        reported.status.success() && printed.contains(&own.display().to_string()),
+        "{printed}{}",
+        stderr_of(&reported)
+    );
     assert!(files::read(&own).unwrap() == whole);
 }
 
@@ -444,7 +454,7 @@ fn spark(python: &str, world: &Project, pipeline: &str, data: &Path, flags: &[&O
 /// Replaces the interactions `names` of a pipeline by those that Spark keeps, and returns Spark's counts.
 fn reduce(python: &str, world: &Project, pipeline: &str, data: &Path, names: &[&str]) -> Value {
     let output = spark(python, world, pipeline, data, &[]);
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     let reduced = world.folder().join("reduced");
     for name in names {
         let parts = files::list(&reduced.join(name)).unwrap();
@@ -491,10 +501,10 @@ fn spark_writes_the_dataset_that_preprocess_makes_of_all_lines() {
         || spark(&python, &world, "sample", &cluster, &[OsStr::new("--preprocess"), program.as_os_str()]);
     let refused = write_dataset();
     assert_eq!(refused.status.code(), Some(1));
-    assert!(said(&refused).contains("reviews.json.gz` exists and would be replaced"), "{}", said(&refused));
+    assert!(stderr_of(&refused).contains("reviews.json.gz` exists and would be replaced"), "{}", stderr_of(&refused));
     files::remove_if_present(&all_lines).unwrap();
     let output = write_dataset();
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     expect_counts(&serde_json::from_slice(&output.stdout).unwrap(), &counted);
     assert!(dataset(&world, "sample") == expected, "the dataset of the reduced lines is another one");
     let again = report(&world, "sample");
@@ -615,7 +625,7 @@ fn spark_refuses_what_it_does_not_read() {
     let output = command.output().unwrap();
     let printed = String::from_utf8_lossy(&output.stdout);
     let sentences: Vec<&str> = printed.lines().collect();
-    assert_eq!(sentences.len(), cases.len(), "{printed}{}", said(&output));
+    assert_eq!(sentences.len(), cases.len(), "{printed}{}", stderr_of(&output));
     for (sentence, (pipeline, expected)) in sentences.iter().zip(&cases) {
         let sentence: Value = serde_json::from_str(sentence).unwrap();
         assert!(sentence.as_str().is_some_and(|sentence| sentence.contains(expected)), "{pipeline}: {sentence}");

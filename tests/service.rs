@@ -33,7 +33,7 @@ fn of_stage(world: &Project) -> Vec<(Vec<String>, List)> {
 }
 
 #[test]
-fn a_service_on_a_card_answers_with_the_lists_of_the_cpu_but_for_rounding() {
+fn a_service_on_a_gpu_answers_with_the_lists_of_the_cpu_up_to_rounding() {
     if let Err(error) = ComputeDevice::Cuda(0).open() {
         println!("skipped: the service is not run on a GPU: {error}");
         return;
@@ -52,7 +52,7 @@ fn a_service_on_a_card_answers_with_the_lists_of_the_cpu_but_for_rounding() {
 }
 
 #[test]
-fn answers_are_the_stage_s_own_lists_whoever_asks_at_once_and_whatever_is_swapped() {
+fn answers_equal_the_lists_of_the_stage_under_concurrent_requests_and_reloads() {
     let world = trained();
     let expected = of_stage(&world);
     let service = Service::start(&world, &["--queue", "10000"]);
@@ -266,7 +266,7 @@ fn encoders_are_opened_once_and_again_when_what_they_read_has_changed_and_questi
 }
 
 #[test]
-fn keys_and_hosts_decide_who_is_answered() {
+fn keys_and_hosts_decide_which_requests_are_answered() {
     let world = trained();
     let service = Service::start(&world, &[]);
     let elsewhere = |service: &Service, host: &str| {
@@ -280,7 +280,7 @@ fn keys_and_hosts_decide_who_is_answered() {
     };
     assert_eq!((elsewhere(&service, "shop.example"), elsewhere(&service, "127.0.0.1:1")), (421, 200));
     drop(service);
-    let refused = world.run_badly("serve", &["--host", "0.0.0.0", "--port", "0"]);
+    let refused = world.run_failing("serve", &["--host", "0.0.0.0", "--port", "0"]);
     assert!(refused.contains("give `--keys FILE`"), "{refused}");
     world.write("keys", "# shop\nabcdefghijklmnop\n");
     let keys = world.folder().join("keys").display().to_string();

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use mp4sr_artifact::{Items, Layout, Sequences, Users, files};
 use mp4sr_pipeline::Config;
 use mp4sr_run::model_catalog;
-use mp4sr_tests::{command, gzip, root, said};
+use mp4sr_tests::{command, gzip, root, stderr_of};
 
 /// A folder with raw files, in which the program runs.
 struct Folder(tempfile::TempDir);
@@ -39,15 +39,15 @@ impl Folder {
     /// Runs the program, expects success, and returns its standard output.
     fn run(&self, name: &str, words: &[&str]) -> String {
         let output = self.output(name, words);
-        assert!(output.status.success(), "{name} {words:?}: {}", said(&output));
+        assert!(output.status.success(), "{name} {words:?}: {}", stderr_of(&output));
         String::from_utf8(output.stdout).unwrap()
     }
 
     /// Runs the program, expects exit code 1, and returns its standard error.
     fn fails(&self, name: &str, words: &[&str]) -> String {
         let output = self.output(name, words);
-        assert_eq!(output.status.code(), Some(1), "{name} {words:?}: {}", said(&output));
-        said(&output)
+        assert_eq!(output.status.code(), Some(1), "{name} {words:?}: {}", stderr_of(&output));
+        stderr_of(&output)
     }
 
     /// The pipeline that `init` wrote to `p.toml`.
@@ -578,7 +578,7 @@ fn parquet_gives_the_pipeline_of_the_table_that_it_holds() {
 }
 
 #[test]
-fn what_cannot_be_guessed_is_refused_in_a_sentence_and_nothing_is_written() {
+fn unrecognised_columns_are_refused_with_a_message_and_nothing_is_written() {
     let header = "user_id,item_id,when\n";
     let ambiguous = format!("{header}{}", events(|u, i, at| format!("u{u},{i},0{}/0{}/2023\n", at + 1, u % 9 + 1)));
     let zeros = format!("{header}{}", events(|u, i, at| format!("u{u},{:08},{}\n", i + 77, 1_500_000_000 + at)));
@@ -610,8 +610,8 @@ fn what_cannot_be_guessed_is_refused_in_a_sentence_and_nothing_is_written() {
         (&["--interactions", "zeros.csv", "--user", "userid"], "did you mean `user_id`?"),
         (&["--interactions", "zeros.csv", "--images", "nowhere"], "is not a folder"),
     ] {
-        let said = folder.fails("init", &[words, &["--out", "p.toml"]].concat());
-        assert!(said.contains(expected), "{words:?}: {said}");
+        let message = folder.fails("init", &[words, &["--out", "p.toml"]].concat());
+        assert!(message.contains(expected), "{words:?}: {message}");
         assert!(!folder.path("p.toml").exists(), "{words:?}");
     }
     // The flag that the error suggests helps.
@@ -678,7 +678,7 @@ fn doctor_reports_what_would_stop_a_run() {
     folder.run("init", &["--interactions", "laden/kaeufe.csv", "--items", "laden/artikel.csv"]);
     let doctor = |words: &[&str]| {
         let output = folder.output("doctor", &[&["--pipeline", "laden.toml"], words].concat());
-        (output.status.code(), String::from_utf8(output.stdout.clone()).unwrap() + &said(&output))
+        (output.status.code(), String::from_utf8(output.stdout.clone()).unwrap() + &stderr_of(&output))
     };
     for (words, expected) in [
         (&["--set", "source.items=[\"none.csv\"]"][..], "`laden/none.csv` does not exist"),
@@ -694,14 +694,14 @@ fn doctor_reports_what_would_stop_a_run() {
         (&["--set", "model.modalities=[{ name = \"image\" }]"], "the modality `image`"),
         (&["--set", "source.items=[]", "--set", "model.name=mp4sr"], "the modality `text`"),
     ] {
-        let (code, said) = doctor(words);
-        assert_eq!(code, Some(1), "{words:?}: {said}");
-        assert!(said.contains(expected), "{words:?}: {said}");
+        let (code, message) = doctor(words);
+        assert_eq!(code, Some(1), "{words:?}: {message}");
+        assert!(message.contains(expected), "{words:?}: {message}");
     }
     // A model of the hub that is not in the cache is downloaded when it is needed; `doctor` does not use the network.
-    let (code, said) = doctor(&["--set", "extract.text.model=sentence-transformers/all-MiniLM-L6-v2"]);
-    assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("in the hub's cache"), "{said}");
+    let (code, message) = doctor(&["--set", "extract.text.model=sentence-transformers/all-MiniLM-L6-v2"]);
+    assert_eq!(code, Some(0), "{message}");
+    assert!(message.contains("in the hub's cache"), "{message}");
 }
 
 #[test]

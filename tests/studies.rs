@@ -9,7 +9,7 @@ use std::path::Path;
 use mp4sr_artifact::{FeatureType, Features, Items, Table, files, hash_ids};
 use mp4sr_pipeline::Config;
 use mp4sr_run::model_catalog;
-use mp4sr_tests::{Project, root, said};
+use mp4sr_tests::{Project, root, stderr_of};
 
 const GRID: [&str; 6] =
     ["--grid", "finetune.learning_rate=0.001,0.01", "--grid", "finetune.batch=32,64", "--name", "lr"];
@@ -17,14 +17,14 @@ const GRID: [&str; 6] =
 #[test]
 fn a_search_is_resumed_sorts_by_validation_and_never_reads_the_test_split() {
     let world = Project::small();
-    let said = world.run("search", &GRID);
-    let rows: Vec<&str> = said.lines().filter(|line| line.contains("lr.learning_rate")).collect();
-    assert_eq!(rows.len(), 4 + 1, "four runs and the best: {said}");
+    let printed = world.run("search", &GRID);
+    let rows: Vec<&str> = printed.lines().filter(|line| line.contains("lr.learning_rate")).collect();
+    assert_eq!(rows.len(), 4 + 1, "four runs and the best: {printed}");
     let recalls: Vec<f64> =
         rows[..4].iter().map(|row| row.split('|').nth(3).unwrap().trim().parse().unwrap()).collect();
     assert!(recalls.is_sorted_by(|a, b| a >= b), "{recalls:?}");
-    assert!(rows[4].starts_with("Best on validation: `lr.learning_rate-"), "{said}");
-    assert!(said.contains("at the limit of epochs"), "{said}");
+    assert!(rows[4].starts_with("Best on validation: `lr.learning_rate-"), "{printed}");
+    assert!(printed.contains("at the limit of epochs"), "{printed}");
     let runs = files::list(&world.path("a/runs")).unwrap();
     assert_eq!(runs.len(), 4);
     for run in &runs {
@@ -41,7 +41,11 @@ fn a_search_is_resumed_sorts_by_validation_and_never_reads_the_test_split() {
     let changed = |run: &Path| std::fs::metadata(run.join("finetune.safetensors")).unwrap().modified().unwrap();
     let (before, bytes) = (changed(&runs[0]), files::read(&runs[1].join("finetune.safetensors")).unwrap());
     files::remove_dir_if_present(&runs[1]).unwrap();
-    assert_eq!(world.run("search", &[&GRID[..], &["--jobs", "2"]].concat()), said, "two at once give the same table");
+    assert_eq!(
+        world.run("search", &[&GRID[..], &["--jobs", "2"]].concat()),
+        printed,
+        "two at once give the same table"
+    );
     assert_eq!(changed(&runs[0]), before);
     assert!(files::read(&runs[1].join("finetune.safetensors")).unwrap() == bytes);
     assert_eq!(world.text("a/searches/lr/table.csv").lines().count(), 5);
@@ -52,8 +56,8 @@ fn a_search_is_resumed_sorts_by_validation_and_never_reads_the_test_split() {
     assert!(!refused.status.success() && message.contains("`popularity` does not have its own grid"), "{message}");
 
     let refused = world.output("search", &["--grid", "finetune.batch=0,64"]);
-    let said = String::from_utf8(refused.stderr).unwrap();
-    assert!(!refused.status.success() && said.contains("finetune.batch"), "{said}");
+    let printed = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && printed.contains("finetune.batch"), "{printed}");
 }
 
 #[test]
@@ -73,13 +77,13 @@ fn a_run_that_fails_stops_no_other_and_is_reported() {
 #[test]
 fn tables_figures_and_comparisons_come_from_stored_ranks() {
     let world = Project::small();
-    let said = world.run("study", &["table2", "--seeds", "2"]);
+    let printed = world.run("study", &["table2", "--seeds", "2"]);
     for row in ["popularity", "SASRec", "MP4SR w/o Pre-train", "MP4SR "] {
-        assert!(said.contains(&format!("| {row}")), "{row}: {said}");
+        assert!(printed.contains(&format!("| {row}")), "{row}: {printed}");
     }
-    assert!(said.contains("**") && said.contains("<u>") && said.contains('±'), "{said}");
-    assert!(said.contains("## The paper's Table 2") && said.contains("0.1322"), "{said}");
-    assert_eq!(world.text("a/studies/table2/table.md"), said);
+    assert!(printed.contains("**") && printed.contains("<u>") && printed.contains('±'), "{printed}");
+    assert!(printed.contains("## The paper's Table 2") && printed.contains("0.1322"), "{printed}");
+    assert_eq!(world.text("a/studies/table2/table.md"), printed);
     let csv = world.text("a/studies/table2/table.csv");
     // MP4SR with and without pre-training, and all other models.
     let models = model_catalog().models().count() + 1;
@@ -107,24 +111,24 @@ fn tables_figures_and_comparisons_come_from_stored_ranks() {
     assert!(world.path("a/runs/sasrec.s2020/ranks.test.history-3.safetensors").exists());
 
     let missing = world.output("compare", &["nobody"]);
-    let said = String::from_utf8(missing.stderr).unwrap();
-    assert!(said.contains("runs/nobody/ranks.test.safetensors") && said.contains("make evaluate"), "{said}");
+    let printed = String::from_utf8(missing.stderr).unwrap();
+    assert!(printed.contains("runs/nobody/ranks.test.safetensors") && printed.contains("make evaluate"), "{printed}");
 }
 
 #[test]
 fn lists_of_runs_are_compared_and_made_by_a_study() {
     let world = Project::small();
-    let refused = world.run_badly("study", &["fig8", "--lists"]);
+    let refused = world.run_failing("study", &["fig8", "--lists"]);
     assert!(refused.contains("`--lists` with table2"), "{refused}");
-    let said = world.run("study", &["table6", "--seeds", "2", "--lists"]);
-    assert!(said.contains("## The lists") && said.contains("diversity"), "{said}");
-    assert!(said.contains("Note: K = 20 is left out"), "the lists have ten items: {said}");
+    let printed = world.run("study", &["table6", "--seeds", "2", "--lists"]);
+    assert!(printed.contains("## The lists") && printed.contains("diversity"), "{printed}");
+    assert!(printed.contains("Note: K = 20 is left out"), "the lists have ten items: {printed}");
     assert!(world.text("a/studies/table6/lists.csv").contains("diversity@5"));
     let runs = "MP4SR=mp4sr.s2020,mp4sr.s2021";
     let text = world.run("compare", &["only-text.s2020", runs, "--lists"]);
     assert!(text.contains("coverage") && text.contains('±') && !text.contains("R@5"), "{text}");
     let refused = world.output("compare", &[runs, "--lists", "--validation"]);
-    assert!(!refused.status.success() && mp4sr_tests::said(&refused).contains("cannot be used with"));
+    assert!(!refused.status.success() && mp4sr_tests::stderr_of(&refused).contains("cannot be used with"));
     let csv = world.run("compare", &["only-text.s2020", runs, "--lists", "--csv"]);
     let rows: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
     let value = |name: &str, metric: &str| -> f64 {
@@ -152,7 +156,7 @@ fn lists_of_runs_are_compared_and_made_by_a_study() {
     }
 
     files::remove_if_present(&world.path("a/runs/mp4sr.s2021/recommendations.parquet")).unwrap();
-    let missing = world.run_badly("compare", &[runs, "--lists"]);
+    let missing = world.run_failing("compare", &[runs, "--lists"]);
     assert!(missing.contains("mp4sr.s2021/recommendations.parquet") && missing.contains("make recommend"), "{missing}");
 
     // Features of other items leave the report of a model without features without diversity, and a comparison of lists without an answer.
@@ -166,7 +170,7 @@ fn lists_of_runs_are_compared_and_made_by_a_study() {
     other.write(&text_features[0], "test", serde_json::Value::Null).unwrap();
     let reported = world.run_stderr("report", &popularity);
     assert!(reported.contains("the diversity of the lists is left out"), "{reported}");
-    let refused = world.run_badly("compare", &["popularity", "--lists"]);
+    let refused = world.run_failing("compare", &["popularity", "--lists"]);
     assert!(refused.contains("different item list"), "{refused}");
 }
 
@@ -219,7 +223,7 @@ fn a_report_and_a_comparison_print_the_same_intervals_and_p_values_for_the_same_
 }
 
 #[test]
-fn a_larger_pre_training_is_of_all_datasets_and_serves_one_that_it_has_not_seen() {
+fn a_larger_pre_training_uses_all_datasets_and_is_applied_to_an_unseen_one() {
     let world = Project::small();
     world.add("b", 7);
     world.add("c", 11);
@@ -238,10 +242,10 @@ fn a_larger_pre_training_is_of_all_datasets_and_serves_one_that_it_has_not_seen(
     let data = moved.to_str().unwrap();
     let words =
         ["table5", "--data", data, "--seeds", "1", "--with", b.to_str().unwrap(), "--unseen", c.to_str().unwrap()];
-    let said = world.run("study", &words);
-    assert!(said.contains("Pre-trained on a, b together."), "{said}");
-    assert!(said.contains("c, not seen in pre-training, 60 users"), "{said}");
-    assert_eq!(said.matches("MP4SR, larger").count(), 3, "{said}");
+    let printed = world.run("study", &words);
+    assert!(printed.contains("Pre-trained on a, b together."), "{printed}");
+    assert!(printed.contains("c, not seen in pre-training, 60 users"), "{printed}");
+    assert_eq!(printed.matches("MP4SR, larger").count(), 3, "{printed}");
     let config = world.text("c/runs/alike.larger.s2020/config.toml");
     assert!(config.contains("from = \"a_b/mp4sr.s2020\""), "{config}");
     let alone = files::read(&world.path("a/runs/mp4sr.s2020/finetune.safetensors")).unwrap();
@@ -328,29 +332,32 @@ fn every_other_study_has_its_rows_and_its_smoke_run() {
         ),
     ];
     for (study, flags, rows) in cases {
-        let said = run(study, flags);
+        let printed = run(study, flags);
         for row in rows {
-            assert!(said.contains(row), "{study}: {row}: {said}");
+            assert!(printed.contains(row), "{study}: {row}: {printed}");
         }
-        assert!(!said.contains("not run") && said.contains("A smoke run") == (study != "table1"), "{study}: {said}");
-        assert_eq!(world.text(&format!("a-quick/studies/{study}/table.md")), said);
+        assert!(
+            !printed.contains("not run") && printed.contains("A smoke run") == (study != "table1"),
+            "{study}: {printed}"
+        );
+        assert_eq!(world.text(&format!("a-quick/studies/{study}/table.md")), printed);
     }
     assert!(!world.path("a").exists(), "a smoke run is a dataset of its own");
 
     // Figures show R@20 by default, or the largest K of a pipeline that evaluates others.
-    let said = run("fig7", &["--set", "evaluate.k=[1,3]"]);
-    assert!(said.contains("R@3") && said.contains("Set for all: `evaluate.k=[1,3]`"), "{said}");
+    let printed = run("fig7", &["--set", "evaluate.k=[1,3]"]);
+    assert!(printed.contains("R@3") && printed.contains("Set for all: `evaluate.k=[1,3]`"), "{printed}");
     assert!(world.text("a-quick/studies/fig7/figure.svg").contains("R@3"));
 
-    let said = run("table4", &["--set", "run.preset=\"tuned\""]);
-    assert!(!said.contains("| w/o Proj") && said.contains("the pipeline is w/o Proj itself"), "{said}");
+    let printed = run("table4", &["--set", "run.preset=\"tuned\""]);
+    assert!(!printed.contains("| w/o Proj") && printed.contains("the pipeline is w/o Proj itself"), "{printed}");
 }
 
 #[test]
 fn a_grid_over_data_gives_every_run_a_dataset_of_its_own() {
     let world = Project::small();
-    let said = world.run("search", &["--grid", "preprocess.recent=5,6", "--name", "recent"]);
-    assert!(said.contains("| 5 ") && said.contains("| 6 "), "{said}");
+    let printed = world.run("search", &["--grid", "preprocess.recent=5,6", "--name", "recent"]);
+    assert!(printed.contains("| 5 ") && printed.contains("| 6 "), "{printed}");
     let events = |dataset: &str| {
         let report: serde_json::Value =
             serde_json::from_str(&world.text(&format!("{dataset}/dataset/report.json"))).unwrap();
@@ -360,7 +367,7 @@ fn a_grid_over_data_gives_every_run_a_dataset_of_its_own() {
     for run in ["a.recent-5/runs/recent.recent-5", "a.recent-6/runs/recent.recent-6"] {
         assert!(world.path(run).join("finetune.safetensors").exists(), "{run}");
     }
-    assert!(world.text("a/searches/recent/table.md").contains("--set 'dataset.name=\"a.recent-"), "{said}");
+    assert!(world.text("a/searches/recent/table.md").contains("--set 'dataset.name=\"a.recent-"), "{printed}");
 
     // A run without epochs cannot be selected by one, and does not affect the others.
     let output = world.output("search", &["--grid", "model.name=\"sasrec\",\"popularity\"", "--name", "models"]);
@@ -369,15 +376,15 @@ fn a_grid_over_data_gives_every_run_a_dataset_of_its_own() {
     assert!(err.contains("runs that are not finished: 1"), "{err}");
     assert_eq!(world.text("a/searches/models/table.csv").lines().count(), 1 + 1, "{out}");
 
-    assert!(said.contains("different users among different items"), "{said}");
+    assert!(printed.contains("different users among different items"), "{printed}");
     assert!(!out.contains("different users"), "{out}");
     let twice = world.output("search", &["--grid", "finetune.batch=32", "--grid", "finetune.batch=64"]);
-    assert!(crate::said(&twice).contains("`finetune.batch` is given twice"));
+    assert!(crate::stderr_of(&twice).contains("`finetune.batch` is given twice"));
 }
 
 /// Rows have the settings that their names promise, whatever the pipeline sets, and impossible settings are rejected before training.
 #[test]
-fn rows_are_what_they_are_called() {
+fn every_row_has_the_settings_that_its_name_promises() {
     let world = Project::small();
     let pipeline = world.raw_text("a.toml").replace("[model]", "[model]\nname = \"sasrec\"");
     let pipeline = pipeline.replace("[model.mp4sr]", "[model.mp4sr]\nid_embedding = false\nmixup_max = 0.3");
@@ -396,7 +403,7 @@ fn rows_are_what_they_are_called() {
     assert_eq!(is("sasrec").0, "sasrec");
     let refused = |words: &[&str], what: &str| {
         let output = world.output("study", words);
-        assert!(!output.status.success() && said(&output).contains(what), "{words:?}: {}", said(&output));
+        assert!(!output.status.success() && stderr_of(&output).contains(what), "{words:?}: {}", stderr_of(&output));
     };
     refused(&["table2", "--set", "model.name=\"popularity\""], "the rows of a study differ in `model.name`");
     refused(&["fig6", "--set", "pretrain.enabled=false"], "the rows of a study differ in `pretrain.enabled`");
@@ -410,7 +417,7 @@ fn rows_are_what_they_are_called() {
 
     let refused = |words: &[&str], what: &str| {
         let output = world.output("compare", &[words, &["--set", "dataset.name=\"a-quick\""]].concat());
-        assert!(!output.status.success() && said(&output).contains(what), "{words:?}: {}", said(&output));
+        assert!(!output.status.success() && stderr_of(&output).contains(what), "{words:?}: {}", stderr_of(&output));
     };
     refused(&["x=sasrec.s2020,sasrec.s2020"], "names the run `sasrec.s2020` twice");
     refused(&["x=sasrec.s2020", "x=popularity.s2020"], "two rows are called `x`");
@@ -433,7 +440,7 @@ fn a_smoke_run_has_the_features_that_no_stage_makes() {
         files::write_bytes(&world.folder().join(file), text.as_bytes()).unwrap();
     }
     let missing = world.output("study", &["fig6", "--quick"]);
-    assert!(said(&missing).contains("no stage creates it: write it"), "{}", said(&missing));
+    assert!(stderr_of(&missing).contains("no stage creates it: write it"), "{}", stderr_of(&missing));
     // The feature row of an item is its number; some items have none.
     let items = Items::read(&world.path("a/dataset/items.parquet")).unwrap();
     let number = |id: &String| id[1..].parse::<f32>().unwrap();
@@ -448,8 +455,8 @@ fn a_smoke_run_has_the_features_that_no_stage_makes() {
     let features = Features::from_f32(offsets, &rows.concat(), 3, FeatureType::F32, items.hash()).unwrap();
     features.write(&world.path("a/features/sound.mine.safetensors"), "mine", serde_json::Value::Null).unwrap();
 
-    let said = world.run("study", &["table4", "--quick"]);
-    assert!(said.contains("Shared is left out: the modalities' features are of different widths"), "{said}");
+    let printed = world.run("study", &["table4", "--quick"]);
+    assert!(printed.contains("Shared is left out: the modalities' features are of different widths"), "{printed}");
     let few = Items::read(&world.path("a-quick/dataset/items.parquet")).unwrap();
     assert!(few.len() < items.len());
     let path = world.path("a-quick/features/sound.mine.safetensors");
@@ -478,8 +485,11 @@ fn ranks_of_other_events_or_weights_are_refused() {
     });
     world.run("compare", &["mp4sr"]);
     let refused = |what: &str| {
-        let said = String::from_utf8(world.output("compare", &["mp4sr"]).stderr).unwrap();
-        assert!(said.contains(what) && said.contains("has changed since; run `make evaluate RUN=mp4sr`"), "{said}");
+        let printed = String::from_utf8(world.output("compare", &["mp4sr"]).stderr).unwrap();
+        assert!(
+            printed.contains(what) && printed.contains("has changed since; run `make evaluate RUN=mp4sr`"),
+            "{printed}"
+        );
     };
     // The same items and users, with other events.
     world.run("preprocess", &["--set", "preprocess.recent=5"]);
@@ -490,10 +500,10 @@ fn ranks_of_other_events_or_weights_are_refused() {
     let other = ["--set", "preprocess.recent=5"];
     world.run("preprocess", &other);
     let trained_on = "the weights were trained on other sequences; `make finetune` trains on these";
-    assert!(said(&world.output("evaluate", &other)).contains(trained_on));
-    assert!(said(&world.output("recommend", &other)).contains(trained_on));
+    assert!(stderr_of(&world.output("evaluate", &other)).contains(trained_on));
+    assert!(stderr_of(&world.output("recommend", &other)).contains(trained_on));
     world.run("preprocess", &[]);
-    assert!(!said(&world.output("evaluate", &[])).contains(trained_on));
+    assert!(!stderr_of(&world.output("evaluate", &[])).contains(trained_on));
     world.run("finetune", &["--set", "finetune.learning_rate=0.01"]);
     refused("finetune.safetensors");
 }

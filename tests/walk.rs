@@ -13,7 +13,7 @@ use mp4sr_artifact::{FeatureType, Features, Items, Sequences, files};
 use mp4sr_ops::{ComputeDevice, Precision, check_precision};
 use mp4sr_pipeline::Config;
 use mp4sr_run::model_catalog;
-use mp4sr_tests::{Project, command, root, said};
+use mp4sr_tests::{Project, command, root, stderr_of};
 
 /// Settings that shorten training.
 const SHORT: &[&str] = &[
@@ -101,7 +101,7 @@ fn train_and_evaluate(world: &Project, threads: &str, keys: &[&str]) {
         let mut command = world.command(stage, SHORT);
         command.args(keys.iter().flat_map(|key| ["--set", key])).env("RAYON_NUM_THREADS", threads);
         let output = command.output().unwrap();
-        assert!(output.status.success(), "{stage}: {}", said(&output));
+        assert!(output.status.success(), "{stage}: {}", stderr_of(&output));
     }
 }
 
@@ -141,8 +141,8 @@ fn the_walk_ends_in_a_report_and_a_second_walk_does_nothing() {
     let items = Items::read(&world.path("sample/dataset/items.parquet")).unwrap();
     assert!(items.len() >= 1500 && sequences.user_count() >= 4000 && sequences.items.len() >= 40_000);
     for stage in ["preprocess", "extract", "pretrain", "finetune", "evaluate", "recommend", "report"] {
-        let said = world.run_stderr(stage, &beside);
-        assert!(said.contains("up to date"), "{stage}: {said}");
+        let message = world.run_stderr(stage, &beside);
+        assert!(message.contains("up to date"), "{stage}: {message}");
     }
 }
 
@@ -232,7 +232,7 @@ fn a_training_killed_five_times_in_each_phase_ends_with_the_same_bytes() {
             );
         }
         // Another setting is rejected, and the state is kept.
-        let refused = killed.run_badly(phase, &[SHORT, &["--set", &format!("{phase}.learning_rate=0.5")]].concat());
+        let refused = killed.run_failing(phase, &[SHORT, &["--set", &format!("{phase}.learning_rate=0.5")]].concat());
         assert!(refused.contains("state of an unfinished run with another"), "{refused}");
         let resumed = killed.run_stderr(phase, &[SHORT, &["--set", "run.seed=7"]].concat());
         assert!(resumed.contains("resuming after epoch"), "{resumed}");
@@ -365,8 +365,8 @@ fn bf16_and_sampled_candidates_give_the_same_bytes_with_any_number_of_threads() 
         assert_eq!(in_bf16, keys.len() > 1, "{file} has another precision in its header");
         assert_eq!(one.bytes(file) != plain.bytes(file), keys.len() > 1, "{file}");
     }
-    let said = said(&one.command("finetune", &["--set", "train.precision=tf32"]).output().unwrap());
-    assert!(said.contains("`train.precision` = \"tf32\" on the CPU is not allowed"), "{said}");
+    let message = stderr_of(&one.command("finetune", &["--set", "train.precision=tf32"]).output().unwrap());
+    assert!(message.contains("`train.precision` = \"tf32\" on the CPU is not allowed"), "{message}");
 }
 
 /// Every variant of the paper is a set of keys. Each one trains and evaluates.
@@ -438,7 +438,7 @@ safetensors.numpy.save_file(tensors, path, {{"mp4sr": json.dumps(own)}})
 "#
         );
         let output = Command::new(&python).args(["-c", &script]).arg(world.path(checkpoint)).output().unwrap();
-        assert!(output.status.success(), "{}", said(&output));
+        assert!(output.status.success(), "{}", stderr_of(&output));
         world.run("evaluate", &[SHORT, &["--set", "run.seed=7"]].concat());
         tensor_bytes(&world, ranks, "rank")
     };
@@ -459,7 +459,7 @@ fn benchmarks_print_a_json_object_per_line() {
         let mut command = command("bench");
         command.arg(what).args(arguments).args(if what == "step" { &small[..] } else { &[] });
         let output = command.output().unwrap();
-        assert!(output.status.success(), "{}", said(&output));
+        assert!(output.status.success(), "{}", stderr_of(&output));
         let line: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert!(line["bench"] == what && line["median_ms"].as_f64().unwrap() > 0.0, "{line}");
         if what == "step" {
@@ -473,7 +473,7 @@ fn benchmarks_print_a_json_object_per_line() {
 }
 
 #[test]
-fn what_is_wrong_is_reported_in_one_line_with_exit_code_1() {
+fn errors_are_reported_in_one_line_with_exit_code_1() {
     let world = sample();
     let broken = tempfile::tempdir().unwrap();
     let raw_reviews = files::read(&raw().join("reviews.json.gz")).unwrap();
@@ -493,7 +493,7 @@ fn what_is_wrong_is_reported_in_one_line_with_exit_code_1() {
         ("evaluate", &[], &["sequences.safetensors"]),
     ];
     for (stage, arguments, expected) in cases {
-        let error = world.run_badly(stage, arguments);
+        let error = world.run_failing(stage, arguments);
         for part in expected {
             assert!(error.contains(part), "{stage}: {error:?} lacks {part:?}");
         }
@@ -516,7 +516,7 @@ fn two_runs_at_once_notice_each_other() {
     }
     // The process keeps the lock while the second one starts.
     signal("-STOP", first.id());
-    let refused = world.run_badly("pretrain", SHORT);
+    let refused = world.run_failing("pretrain", SHORT);
     first.kill().unwrap();
     first.wait().unwrap();
     assert!(refused.contains(&format!("in use by process {}", first.id())), "{refused}");

@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use mp4sr_artifact::files;
-use mp4sr_tests::{Project, said, stages};
+use mp4sr_tests::{Project, stages, stderr_of};
 
 use crate::{finished, manifest};
 
@@ -35,7 +35,7 @@ fn refused(world: &Project, artifact: &str, stage: &str, bytes: &[u8], how: &str
     std::fs::write(&path, bytes).unwrap();
     std::fs::remove_file(&manifest).unwrap();
     let output = world.output(stage, &[]);
-    let (said, success) = (said(&output), output.status.success());
+    let (message, success) = (stderr_of(&output), output.status.success());
     std::fs::write(&path, &whole).unwrap();
     if success {
         for (found, bytes) in finished(world) {
@@ -44,11 +44,11 @@ fn refused(world: &Project, artifact: &str, stage: &str, bytes: &[u8], how: &str
         return false;
     }
     let name = path.file_name().unwrap().to_string_lossy();
-    let last = said.lines().last().unwrap_or_default();
-    assert_eq!(output.status.code(), Some(1), "{artifact}, {how}: {said}");
+    let last = message.lines().last().unwrap_or_default();
+    assert_eq!(output.status.code(), Some(1), "{artifact}, {how}: {message}");
     // If the whole dataset was exchanged, the error may name the next file that does not match.
     let named = last.contains(&*name) || (how == OTHER && last.contains("built for a different item list"));
-    assert!(last.starts_with("error: ") && named && last.contains(';'), "{artifact}, {how}: {said}");
+    assert!(last.starts_with("error: ") && named && last.contains(';'), "{artifact}, {how}: {message}");
     std::fs::write(&manifest, record).unwrap();
     true
 }
@@ -76,10 +76,10 @@ fn every_damaged_artifact_is_refused_by_name() {
     let mut refusals = 0;
     for (artifact, stage) in READ {
         let whole = files::read(&world.path("a").join(artifact)).unwrap();
-        for place in 0..30 {
+        for step in 0..30 {
             let mut flipped = whole.clone();
-            let at = place * (whole.len() - 1) / 29;
-            flipped[at] ^= 1 << (place % 8);
+            let at = step * (whole.len() - 1) / 29;
+            flipped[at] ^= 1 << (step % 8);
             refusals += usize::from(refused(&world, artifact, stage, &flipped, &format!("bit at {at}")));
         }
         for part in 0..8 {
@@ -151,27 +151,27 @@ fn a_footer_that_the_library_panics_at_is_refused_in_one_sentence() {
     let path = world.path("a").join(artifact);
     let whole = files::read(&path).unwrap();
     let copy = world.folder().join("copy.parquet");
-    let flipped = (0..whole.len() * 8).rev().find_map(|place| {
+    let flipped = (0..whole.len() * 8).rev().find_map(|bit| {
         let mut bytes = whole.clone();
-        bytes[place / 8] ^= 1 << (place % 8);
+        bytes[bit / 8] ^= 1 << (bit % 8);
         std::fs::write(&copy, &bytes).unwrap();
         let message = mp4sr_artifact::Items::read(&copy).err()?.to_string();
         message.contains("metadata is inconsistent").then_some(bytes)
     });
     std::fs::write(&path, flipped.expect("no bit makes the library panic")).unwrap();
     let output = world.output("extract", &["--quiet"]);
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-    let said = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr_of(&output));
+    let message = stderr_of(&output);
     assert!(
-        said.starts_with("error: `") && said.contains("items.parquet` cannot be used: it is not a complete"),
-        "{said}"
+        message.starts_with("error: `") && message.contains("items.parquet` cannot be used: it is not a complete"),
+        "{message}"
     );
-    assert_eq!(said.lines().count(), 1, "{said}");
+    assert_eq!(message.lines().count(), 1, "{message}");
 }
 
 /// Files of other programs have no checksum; their content must be checked nevertheless.
 #[test]
-fn impossible_content_is_refused_without_a_checksum_too() {
+fn impossible_content_is_refused_even_without_a_checksum() {
     let world = Project::small();
     for stage in stages() {
         world.run(stage, &[]);

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use mp4sr_tests::{Project, root, said, stages};
+use mp4sr_tests::{Project, root, stages, stderr_of};
 
 use crate::{assert_same, finished, forget, undisturbed};
 
@@ -25,7 +25,7 @@ fn injector(folder: &Path) -> Option<PathBuf> {
 /// In every stage, each write, fsync, rename and open fails once, together with all calls of its kind that follow. The stage must report it
 /// in one sentence with exit code 1 and leave the earlier files unchanged, and the next start must end with the same bytes.
 #[test]
-fn a_disk_that_fails_at_any_call_loses_nothing() {
+fn a_disk_failure_at_any_call_loses_nothing() {
     let (world, expected) = undisturbed();
     let Some(library) = injector(world.folder()) else {
         println!("skipped: no C compiler, or not Linux");
@@ -44,13 +44,13 @@ fn a_disk_that_fails_at_any_call_loses_nothing() {
                     break;
                 }
                 faults += 1;
-                let said = said(&output);
-                let last = said.lines().last().unwrap_or_default();
+                let message = stderr_of(&output);
+                let last = message.lines().last().unwrap_or_default();
                 let when = format!("{stage}, {call} {at}");
-                assert_eq!(output.status.code(), Some(1), "{when}: {said}");
+                assert_eq!(output.status.code(), Some(1), "{when}: {message}");
                 assert!(
                     last.starts_with("error: ") && last.contains(reported) && last.contains("artifacts"),
-                    "{when}: {said}"
+                    "{when}: {message}"
                 );
                 let now = finished(&world);
                 for (path, bytes) in &now {
@@ -70,11 +70,15 @@ fn a_disk_that_fails_at_any_call_loses_nothing() {
 #[test]
 fn a_folder_that_cannot_be_created_is_reported() {
     let world = Project::small();
-    for place in ["/proc/mp4sr", "/dev/null/mp4sr"] {
+    for path in ["/proc/mp4sr", "/dev/null/mp4sr"] {
         let mut command = mp4sr_tests::command("preprocess");
-        command.arg("--pipeline").arg(world.pipeline("a")).args(["--artifacts", place]);
+        command.arg("--pipeline").arg(world.pipeline("a")).args(["--artifacts", path]);
         let output = command.output().unwrap();
         assert_eq!(output.status.code(), Some(1));
-        assert!(said(&output).contains(place) && !said(&output).contains("internal error"), "{}", said(&output));
+        assert!(
+            stderr_of(&output).contains(path) && !stderr_of(&output).contains("internal error"),
+            "{}",
+            stderr_of(&output)
+        );
     }
 }

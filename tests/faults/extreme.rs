@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 
 use mp4sr_artifact::Sequences;
-use mp4sr_tests::{Project, said, stages};
+use mp4sr_tests::{Project, stages, stderr_of};
 
 /// Writes the items of users as the events of the world, one second apart.
 fn write(world: &Project, users: impl IntoIterator<Item = (String, Vec<usize>)>) {
@@ -25,10 +25,10 @@ fn walk(world: &Project, words: &[&str]) -> Result<(), String> {
     for stage in stages() {
         let output = world.output(stage, words);
         if !output.status.success() {
-            let said = said(&output);
-            let last = said.lines().last().unwrap_or_default().to_owned();
-            assert_eq!(output.status.code(), Some(1), "{stage}: {said}");
-            assert!(last.starts_with("error: ") && !said.contains("internal error"), "{stage}: {said}");
+            let message = stderr_of(&output);
+            let last = message.lines().last().unwrap_or_default().to_owned();
+            assert_eq!(output.status.code(), Some(1), "{stage}: {message}");
+            assert!(last.starts_with("error: ") && !message.contains("internal error"), "{stage}: {message}");
             return Err(last);
         }
     }

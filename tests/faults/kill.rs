@@ -3,7 +3,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use mp4sr_artifact::files;
-use mp4sr_tests::{Project, said, stages};
+use mp4sr_tests::{Project, stages, stderr_of};
 
 use crate::{TEMPORARY, assert_same, finished, forget, undisturbed};
 
@@ -26,7 +26,7 @@ const KILLS: usize = 8;
 
 /// Kills each stage with SIGKILL at pseudo-random shares of the time that it takes.
 #[test]
-fn killed_at_any_moment_a_stage_ends_with_the_same_bytes() {
+fn a_stage_killed_at_any_moment_ends_with_the_same_bytes() {
     let (world, expected) = undisturbed();
     let mut draw = Draw(2020);
     for stage in stages() {
@@ -61,7 +61,7 @@ fn killed_at_any_moment_a_stage_ends_with_the_same_bytes() {
         }
         assert_eq!(killed, KILLS, "{stage} cannot be killed before its end");
         let output = world.output(stage, &[]);
-        assert!(output.status.success(), "{stage}: {}", said(&output));
+        assert!(output.status.success(), "{stage}: {}", stderr_of(&output));
     }
     assert_same(&finished(&world), &expected, "after kills");
 }
@@ -124,7 +124,7 @@ fn a_killed_study_or_search_resumes_and_ends_with_the_same_files() {
         assert!(killed >= 5, "{program} cannot be killed before its end: {killed}");
         let mut last = world.output(program, &words);
         while !last.status.success() {
-            let reported = String::from_utf8_lossy(&last.stdout).into_owned() + &said(&last);
+            let reported = String::from_utf8_lossy(&last.stdout).into_owned() + &stderr_of(&last);
             assert!(reported.contains("in use by process"), "{reported}");
             std::thread::sleep(Duration::from_millis(100));
             last = world.output(program, &words);

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::process::Command;
 
-use mp4sr_tests::{Project, said};
+use mp4sr_tests::{Project, stderr_of};
 
 /// Runs a stage with at most `mebibytes` of writable memory.
 fn limited(world: &Project, stage: &str, mebibytes: usize, words: &[&str]) -> std::process::Output {
@@ -40,7 +40,7 @@ fn preprocess_reads_files_larger_than_its_memory() {
     // Few of the items have a metadata line.
     let words = ["--set", "source.interactions=[\"long.jsonl\"]", "--set", "preprocess.min_described=0.0"];
     let output = limited(&world, "preprocess", 96, &words);
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     assert!(world.text("a/dataset/report.json").contains(&format!("\"lines\": {EVENTS}")));
     // The limit must be effective: with far less memory, the stage fails.
     assert!(
@@ -75,6 +75,6 @@ fn evaluation_ranks_more_scores_than_its_memory_holds() {
     world.run("preprocess", &words);
     for stage in ["finetune", "evaluate"] {
         let output = limited(&world, stage, 128, &words);
-        assert!(output.status.success(), "{stage}: {}", said(&output));
+        assert!(output.status.success(), "{stage}: {}", stderr_of(&output));
     }
 }

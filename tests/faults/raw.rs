@@ -6,7 +6,7 @@ use std::fs;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use mp4sr_tests::{Project, said};
+use mp4sr_tests::{Project, stderr_of};
 use std::io::Write as _;
 
 /// Enough clean lines to pass every filter.
@@ -83,7 +83,7 @@ fn every_kind_of_broken_line_is_counted_with_its_line() {
         bytes.extend(b"\r\n");
     }
     let output = preprocess(&world, "messy.jsonl", &bytes, &[]);
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     let found = rejected(&world);
     let mut expected: BTreeMap<String, (u64, u64)> = BTreeMap::new();
     for ((_, reason), line) in lines.iter().zip(first..) {
@@ -106,7 +106,11 @@ fn every_kind_of_broken_line_is_counted_with_its_line() {
     assert!(preprocess(&world, "messy.jsonl", &bytes, &["--set", &limit(total)]).status.success());
     let output = preprocess(&world, "messy.jsonl", &bytes, &["--set", &limit(total - 1)]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("max_bad_lines") && said(&output).contains("messy.jsonl"), "{}", said(&output));
+    assert!(
+        stderr_of(&output).contains("max_bad_lines") && stderr_of(&output).contains("messy.jsonl"),
+        "{}",
+        stderr_of(&output)
+    );
 }
 
 #[test]
@@ -118,7 +122,7 @@ fn a_line_of_100_megabytes_is_skipped_and_counted() {
     bytes.extend(b"\"}\n");
     bytes.extend(clean().replace("\"i", "\"j").replace("\"jtem", "\"item").as_bytes());
     let output = preprocess(&world, "long.jsonl", &bytes, &[]);
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     let found = rejected(&world);
     assert_eq!(found.values().map(|(count, _)| count).sum::<u64>(), 1, "{found:?}");
     assert_eq!(found.values().next().unwrap().1, 49, "{found:?}");
@@ -145,32 +149,32 @@ fn a_file_that_is_not_data_gives_an_error_that_names_it() {
         ("zip.jsonl", b"PK\x03\x04....".to_vec(), "a zip archive"),
     ] {
         let output = preprocess(&world, name, &bytes, &[]);
-        let said = said(&output);
-        assert_eq!(output.status.code(), Some(1), "{name}: {said}");
-        assert!(said.contains(name) && said.contains(reported), "{name}: {said}");
+        let message = stderr_of(&output);
+        assert_eq!(output.status.code(), Some(1), "{name}: {message}");
+        assert!(message.contains(name) && message.contains(reported), "{name}: {message}");
         assert!(!world.path("a/dataset/sequences.safetensors").exists());
     }
     // Several gzip members are one file.
     let members = [gzip(&clean()), gzip(&clean().replace("\"i", "\"j").replace("\"jtem", "\"item"))].concat();
     let output = preprocess(&world, "members.jsonl.gz", &members, &[]);
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", stderr_of(&output));
     assert!(world.text("a/dataset/report.json").contains("\"lines\": 96"));
 
     fs::create_dir(world.folder().join("folder.jsonl")).unwrap();
     let fifo = std::process::Command::new("mkfifo").arg(world.folder().join("pipe.jsonl")).status();
-    let mut places = vec!["folder.jsonl", "nothing.jsonl"];
+    let mut names = vec!["folder.jsonl", "nothing.jsonl"];
     if fifo.is_ok_and(|status| status.success()) {
-        places.push("pipe.jsonl");
+        names.push("pipe.jsonl");
     }
-    for name in places {
+    for name in names {
         let source = format!("source.interactions=[\"{name}\"]");
         let output = world.output("preprocess", &["--set", &source]);
         assert_eq!(output.status.code(), Some(1), "{name}");
-        assert!(said(&output).contains(name), "{}", said(&output));
+        assert!(stderr_of(&output).contains(name), "{}", stderr_of(&output));
     }
     for outside in ["../../etc/passwd", "/etc/passwd"] {
         let source = format!("source.interactions=[\"{outside}\"]");
         let output = world.output("preprocess", &["--set", &source]);
-        assert_eq!(output.status.code(), Some(1), "{outside}: {}", said(&output));
+        assert_eq!(output.status.code(), Some(1), "{outside}: {}", stderr_of(&output));
     }
 }

@@ -62,7 +62,7 @@ pub fn command(name: &str) -> Command {
 }
 
 /// The standard error of a program.
-pub fn said(output: &Output) -> String {
+pub fn stderr_of(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -239,48 +239,48 @@ impl Project {
 
     /// Runs a command, expects success, and returns its standard error.
     pub fn run_stderr(&self, name: &str, words: &[&str]) -> String {
-        said(&self.succeeded(name, words))
+        stderr_of(&self.succeeded(name, words))
     }
 
     /// Runs a command, expects exit code 1 and one line with an error, and returns that line.
-    pub fn run_badly(&self, name: &str, words: &[&str]) -> String {
+    pub fn run_failing(&self, name: &str, words: &[&str]) -> String {
         let output = self.output(name, words);
-        let said = said(&output);
-        let errors: Vec<&str> = said.lines().filter(|line| line.starts_with("error: ")).collect();
-        assert_eq!((output.status.code(), errors.len()), (Some(1), 1), "{name} {words:?}: {said}");
-        assert!(!errors[0].contains("Error {") && !errors[0].contains("unwrap"), "{name} {words:?}: {said}");
+        let message = stderr_of(&output);
+        let errors: Vec<&str> = message.lines().filter(|line| line.starts_with("error: ")).collect();
+        assert_eq!((output.status.code(), errors.len()), (Some(1), 1), "{name} {words:?}: {message}");
+        assert!(!errors[0].contains("Error {") && !errors[0].contains("unwrap"), "{name} {words:?}: {message}");
         assert!(output.stdout.is_empty(), "{name} {words:?} failed and wrote results");
         errors[0].to_owned()
     }
 
     fn succeeded(&self, name: &str, words: &[&str]) -> Output {
         let output = self.output(name, words);
-        assert!(output.status.success(), "{name} {words:?}: {}", said(&output));
+        assert!(output.status.success(), "{name} {words:?}: {}", stderr_of(&output));
         output
     }
 }
 
-/// A folder below `place` that `make` fills once for all tests of a run, even if every test is a separate process, as with nextest. The
+/// A folder below `parent` that `make` fills once for all tests of a run, even if every test is a separate process, as with nextest. The
 /// next run removes it.
 ///
 /// # Panics
 ///
 /// If files cannot be read or written.
-pub fn shared(place: &Path, make: impl FnOnce(&Path)) -> PathBuf {
+pub fn shared(parent: &Path, make: impl FnOnce(&Path)) -> PathBuf {
     let run = std::env::var("NEXTEST_RUN_ID").unwrap_or_else(|_| std::process::id().to_string());
-    let folder = place.join(&run);
-    fill_once(place, &folder, make).unwrap_or_else(|e| panic!("failed to fill `{}`: {e}", folder.display()));
+    let folder = parent.join(&run);
+    fill_once(parent, &folder, make).unwrap_or_else(|e| panic!("failed to fill `{}`: {e}", folder.display()));
     folder
 }
 
-fn fill_once(place: &Path, folder: &Path, make: impl FnOnce(&Path)) -> std::io::Result<()> {
-    std::fs::create_dir_all(place)?;
+fn fill_once(parent: &Path, folder: &Path, make: impl FnOnce(&Path)) -> std::io::Result<()> {
+    std::fs::create_dir_all(parent)?;
     let lock_of = |folder: &Path| folder.with_extension("lock");
     let lock = File::create(lock_of(folder))?;
     lock.lock()?;
     let done = folder.join("done");
     if !done.exists() {
-        for other in std::fs::read_dir(place)?.map_while(Result::ok).map(|entry| entry.path()) {
+        for other in std::fs::read_dir(parent)?.map_while(Result::ok).map(|entry| entry.path()) {
             let is_left = || File::open(lock_of(&other)).is_ok_and(|lock| lock.try_lock().is_ok());
             if other.is_dir() && other != folder && is_left() {
                 std::fs::remove_dir_all(&other)?;

@@ -58,9 +58,9 @@ impl Service {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("http://").map(|address| address.replace("0.0.0.0", "127.0.0.1"));
         let address = address.unwrap_or_else(|| {
-            let mut said = String::new();
-            child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-            panic!("{said}")
+            let mut message = String::new();
+            child.stderr.take().unwrap().read_to_string(&mut message).unwrap();
+            panic!("{message}")
         });
         // If nobody read the pipe, the service would block once it is full.
         let mut log = child.stderr.take().unwrap();

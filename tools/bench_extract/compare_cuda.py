@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times sentence and image encoders of mp4sr and of the Python libraries on one NVIDIA card in turn, on the same sentences, files and
+"""Times sentence and image encoders of mp4sr and of the Python libraries on one NVIDIA GPU in turn, on the same sentences, files and
 weights.
 
 usage, from the root of the repository:

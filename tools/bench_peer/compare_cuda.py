@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times training steps of mp4sr and of PyTorch on one NVIDIA card in turn, on the same numbers.
+"""Times training steps of mp4sr and of PyTorch on one NVIDIA GPU in turn, on the same numbers.
 
 For every comparison the peer (`torch_step.py`, variant `tuned`) writes its workload once; losses of the first steps without
 dropout are compared first, then both programs run in turn, --rounds times. The peer is timed as it is and, with --compile, under

@@ -22,17 +22,17 @@ pub(crate) fn start_in_data(table: &Table) -> bool {
     table.source().is_some_and(|source| source[FILES] == IN_DATA)
 }
 
-/// The name of a file relative to the data folder. Addresses and the names of files outside that folder stay the same.
+/// The name of a file relative to the data folder. URLs and the names of files outside that folder stay the same.
 pub(crate) fn below(data: &Path, name: &str) -> String {
     match Path::new(name).strip_prefix(data) {
-        Ok(below) if !Downloads::is_address(name) => below.to_string_lossy().into_owned(),
+        Ok(below) if !Downloads::is_url(name) => below.to_string_lossy().into_owned(),
         _ => name.to_owned(),
     }
 }
 
 /// The path of a file that is named relative to the data folder.
 pub(crate) fn within(data: &Path, name: &str) -> String {
-    if Downloads::is_address(name) { name.to_owned() } else { data.join(name).to_string_lossy().into_owned() }
+    if Downloads::is_url(name) { name.to_owned() } else { data.join(name).to_string_lossy().into_owned() }
 }
 
 #[cfg(test)]
@@ -48,11 +48,8 @@ mod tests {
             assert_eq!(name, "images/a b.png");
             assert_eq!(within(data, &name), path);
         }
-        let address = "https://example.org/1.png";
-        assert_eq!(
-            (below(Path::new("."), address), within(Path::new("x"), address)),
-            (address.to_owned(), address.to_owned())
-        );
+        let url = "https://example.org/1.png";
+        assert_eq!((below(Path::new("."), url), within(Path::new("x"), url)), (url.to_owned(), url.to_owned()));
         assert_eq!(within(Path::new("x"), &below(Path::new("x"), "/elsewhere/1.png")), "/elsewhere/1.png");
     }
 }

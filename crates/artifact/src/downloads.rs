@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-/// The folder of downloaded images, `<data folder>/downloads`, in which images are stored by the addresses that they came from.
+/// The folder of downloaded images, `<data folder>/downloads`, in which images are stored by the URLs that they came from.
 #[derive(Clone, Debug)]
 pub struct Downloads {
     folder: PathBuf,
@@ -17,7 +17,7 @@ impl Downloads {
         &self.folder
     }
 
-    /// The first 128 bits of the BLAKE3 hash of an address, by which its file is named. The address is not normalised.
+    /// The first 128 bits of the BLAKE3 hash of a URL, by which its file is named. The URL is not normalised.
     pub fn key(url: &str) -> u128 {
         let mut bits = [0; 16];
         bits.copy_from_slice(&blake3::hash(url.as_bytes()).as_bytes()[..16]);
@@ -31,17 +31,17 @@ impl Downloads {
         self.folder.join("images").join(&name[..2]).join(name)
     }
 
-    /// Whether an image's name is an address, and not a path.
-    pub fn is_address(name: &str) -> bool {
+    /// Whether an image's name is a URL, and not a path.
+    pub fn is_url(name: &str) -> bool {
         name.starts_with("http://") || name.starts_with("https://")
     }
 
     /// The path of the image of this name, whether or not it has been downloaded yet.
     pub fn file(&self, name: &str) -> PathBuf {
-        if Self::is_address(name) { self.image(name) } else { PathBuf::from(name) }
+        if Self::is_url(name) { self.image(name) } else { PathBuf::from(name) }
     }
 
-    /// The outcome for each address, one JSON object per line; the last line of an address counts.
+    /// The outcome for each URL, one JSON object per line; the last line of a URL counts.
     pub fn ledger(&self) -> PathBuf {
         self.folder.join("ledger.jsonl")
     }
@@ -58,7 +58,7 @@ mod tests {
 
     /// The hash of the empty text is published with BLAKE3's test vectors.
     #[test]
-    fn an_image_is_named_by_the_hash_of_its_address() {
+    fn an_image_is_named_by_the_hash_of_its_url() {
         let path = Downloads::new(Path::new("data")).image("");
         assert_eq!(path, Path::new("data/downloads/images/af/af1349b9f5f9a1a6a0404dea36dcc949"));
         let downloads = Downloads::new(Path::new("data"));

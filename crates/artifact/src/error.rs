@@ -97,7 +97,7 @@ mod tests {
 
     #[derive(Debug, serde::Deserialize)]
     #[allow(dead_code, reason = "its form is what counts")]
-    struct Form {
+    struct Example {
         count: usize,
         share: f64,
         name: String,
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn problems_of_json_name_no_types_of_the_sources() {
-        let problem = |text: &str| json_problem(&serde_json::from_str::<Form>(text).unwrap_err());
+        let problem = |text: &str| json_problem(&serde_json::from_str::<Example>(text).unwrap_err());
         assert_eq!(problem("3"), "invalid type: integer `3`, expected an object at line 1 column 1");
         assert_eq!(
             problem(r#"{"count": "x"}"#),
@@ -116,7 +116,7 @@ mod tests {
             "invalid type: sequence, expected a number at line 1 column 22"
         );
         assert_eq!(problem(r#"{"count": 1, "share": 1.0}"#), "missing field `name` at line 1 column 26");
-        let value = serde_json::from_value::<Form>(serde_json::json!(1)).unwrap_err();
+        let value = serde_json::from_value::<Example>(serde_json::json!(1)).unwrap_err();
         assert_eq!(json_problem(&value), "invalid type: integer `1`, expected an object");
     }
 }

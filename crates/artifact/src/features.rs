@@ -7,7 +7,7 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use safetensors::Dtype;
 
-use crate::map::Map;
+use crate::map::MappedFile;
 use crate::tensors::{check_offsets, other_items, parse, write_ragged};
 use crate::{Error, Fingerprint, Header, Result, Tensor, TensorFile, write_tensors};
 
@@ -137,7 +137,7 @@ impl Features {
 
     /// The number of rows of a file; `None` if it cannot be read.
     pub fn stored_rows(path: &Path) -> Option<usize> {
-        let map = Map::open(path).ok()?;
+        let map = MappedFile::open(path).ok()?;
         let (_, file) = parse(path, &map, Self::FORMAT, Self::VERSION, REMEDY).ok()?;
         file.tensor("values").ok()?.shape().first().copied()
     }
@@ -205,7 +205,7 @@ pub type Values<T> = Arc<dyn AsRef<[T]> + Send + Sync>;
 impl MappedFeatures {
     /// Maps and verifies the file for a dataset of `item_count` items with the hash `item_hash`.
     pub fn open(path: &Path, item_hash: &Fingerprint, item_count: usize) -> Result<Self> {
-        let map = Arc::new(Map::open(path)?);
+        let map = Arc::new(MappedFile::open(path)?);
         let wrong = |reason: String| Error::unusable(path, reason, REMEDY);
         let (header, file) = parse(path, &map, Features::FORMAT, Features::VERSION, REMEDY)?;
         if header.items != *item_hash {
@@ -277,13 +277,13 @@ impl MappedValues {
 }
 
 /// A range of a mapped file, read as numbers.
-struct Part<T> {
-    map: Arc<Map>,
+struct MappedRange<T> {
+    map: Arc<MappedFile>,
     range: Range<usize>,
     kind: PhantomData<fn() -> T>,
 }
 
-impl<T: bytemuck::Pod> AsRef<[T]> for Part<T> {
+impl<T: bytemuck::Pod> AsRef<[T]> for MappedRange<T> {
     fn as_ref(&self) -> &[T] {
         bytemuck::try_cast_slice(&self.map[self.range.clone()]).unwrap_or_default()
     }
@@ -291,13 +291,13 @@ impl<T: bytemuck::Pod> AsRef<[T]> for Part<T> {
 
 /// The bytes in `range` as numbers: borrowed from the map, or copied if they are not aligned in the file.
 pub(crate) fn view<T: bytemuck::Pod + Send + Sync, const N: usize>(
-    map: &Arc<Map>,
+    map: &Arc<MappedFile>,
     range: Range<usize>,
     read: fn([u8; N]) -> T,
 ) -> Values<T> {
     let bytes = &map[range.clone()];
     if cfg!(target_endian = "little") && bytemuck::try_cast_slice::<u8, T>(bytes).is_ok() {
-        return Arc::new(Part { map: map.clone(), range, kind: PhantomData });
+        return Arc::new(MappedRange { map: map.clone(), range, kind: PhantomData });
     }
     Arc::new(bytes.as_chunks::<N>().0.iter().map(|b| read(*b)).collect::<Vec<T>>())
 }

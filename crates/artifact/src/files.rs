@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_replaced_whole_or_stays() {
+    fn a_folder_is_replaced_completely_or_not_at_all() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out");
         let fill = |name: &'static str, fails: bool| {
@@ -341,7 +341,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn leftovers_go_when_their_process_is_dead_although_no_record_names_it() {
+    fn leftovers_of_a_dead_process_are_removed_without_a_record() {
         let folder = tempfile::tempdir().unwrap();
         let mut process = std::process::Command::new("sleep").arg("600").spawn().unwrap();
         let number = process.id().to_string();
@@ -364,7 +364,7 @@ mod tests {
     /// In containers, the first process of every run may have the process id 1.
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_leftover_of_an_earlier_process_of_the_same_number_goes() {
+    fn a_leftover_of_an_earlier_process_with_the_same_id_is_removed() {
         let folder = tempfile::tempdir().unwrap();
         let ProcessName { number, start, machine } = this_process().clone();
         assert_eq!(number, std::process::id().to_string());

@@ -28,8 +28,8 @@ impl Fingerprint {
         let mut sorted: Vec<_> = tensors.into_iter().collect();
         sorted.sort_unstable_by_key(|(name, ..)| *name);
         let mut content = ContentHasher::new(header);
-        for (name, form, bytes) in sorted {
-            content.tensor(name, &form, bytes.len());
+        for (name, dtype_and_shape, bytes) in sorted {
+            content.tensor(name, &dtype_and_shape, bytes.len());
             content.bytes(bytes);
         }
         content.finish()
@@ -52,9 +52,9 @@ impl ContentHasher {
     }
 
     /// Begins a tensor of `length` bytes.
-    pub fn tensor(&mut self, name: &str, form: &str, length: usize) {
+    pub fn tensor(&mut self, name: &str, dtype_and_shape: &str, length: usize) {
         self.part(name.as_bytes());
-        self.part(form.as_bytes());
+        self.part(dtype_and_shape.as_bytes());
         self.bytes(&(length as u64).to_le_bytes());
     }
 

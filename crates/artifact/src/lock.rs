@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_process_is_told_who_holds_the_lock_and_a_released_lock_is_free() {
+    fn the_holder_of_a_lock_is_reported_and_a_released_lock_is_free() {
         let folder = tempfile::tempdir().unwrap();
         let first = Lock::acquire(folder.path(), "train").unwrap();
         let second = Lock::acquire(folder.path(), "train").unwrap_err().to_string();

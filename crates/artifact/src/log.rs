@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn no_digit_of_a_line_changes_unseen_and_lines_of_others_need_no_check() {
+    fn a_changed_digit_of_a_line_is_detected_and_lines_of_other_programs_need_no_checksum() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
         let read = |text: &[u8]| {

@@ -13,9 +13,9 @@ use crate::{Error, Result, files};
 ///
 /// Artifacts are replaced by renaming a new file over the old one and never changed in place, so a mapped file keeps its content.
 #[derive(Debug)]
-pub struct Map(Option<memmap2::Mmap>);
+pub struct MappedFile(Option<memmap2::Mmap>);
 
-impl Map {
+impl MappedFile {
     /// Maps a whole file; the map of an empty file is empty.
     pub fn open(path: &Path) -> Result<Self> {
         Self::of(&files::open(path)?, path)
@@ -34,7 +34,7 @@ impl Map {
     }
 }
 
-impl Deref for Map {
+impl Deref for MappedFile {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         self.0.as_deref().unwrap_or_default()
@@ -46,16 +46,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_map_is_what_reading_gives_and_outlives_a_replacement() {
+    fn a_mapped_file_equals_a_read_file_and_outlives_a_replacement() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         for content in [&b""[..], b"x", &[7; 9_000]] {
             files::write_bytes(&path, content).unwrap();
-            let map = Map::open(&path).unwrap();
+            let map = MappedFile::open(&path).unwrap();
             assert_eq!(map[..], files::read(&path).unwrap()[..]);
             files::write_bytes(&path, b"another").unwrap();
             assert_eq!(map[..], *content);
         }
-        assert!(Map::open(&folder.path().join("none")).unwrap_err().to_string().contains("none"));
+        assert!(MappedFile::open(&folder.path().join("none")).unwrap_err().to_string().contains("none"));
     }
 }

@@ -119,7 +119,7 @@ pub struct JoinShares {
     pub items_with_title: f64,
     /// The share of the items of these events that have a sentence.
     pub items_with_text: f64,
-    /// The share of the items of these events that have an image, which may be a file or an address.
+    /// The share of the items of these events that have an image, which may be a file or a URL.
     pub items_with_image: f64,
 }
 
@@ -217,10 +217,11 @@ pub struct DatasetStatistics {
     pub ties: u64,
     /// Items without a sentence.
     pub items_without_text: u64,
-    /// Items without an image, whether a local file or an address.
+    /// Items without an image, whether a local file or a URL.
     pub items_without_image: u64,
-    /// Items whose images are all addresses to download.
-    pub items_with_addresses_only: u64,
+    /// Items whose images are all URLs to download.
+    #[serde(rename = "items_with_addresses_only")]
+    pub items_with_urls_only: u64,
     /// Items without a category.
     pub items_without_category: u64,
     /// The number of distinct categories.

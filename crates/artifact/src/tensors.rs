@@ -9,7 +9,7 @@ use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 use serde::{Deserialize, Serialize};
 
 use crate::fingerprint::ContentHasher;
-use crate::map::Map;
+use crate::map::MappedFile;
 use crate::{Error, Fingerprint, Result, files};
 
 /// The key of the header in a safetensors file's metadata. One key with a JSON text, because the order of several keys
@@ -116,7 +116,7 @@ pub(crate) type View<'a> = (Dtype, &'a [usize], &'a [u8]);
 pub(crate) fn write_views(path: &Path, header: &Header, tensors: &[(&str, View<'_>)]) -> Result<()> {
     let tensors: Vec<_> = tensors
         .iter()
-        .map(|&(name, (dtype, shape, bytes))| Outgoing { name, dtype, shape, bytes: Bytes::Held(bytes) })
+        .map(|&(name, (dtype, shape, bytes))| Outgoing { name, dtype, shape, bytes: Bytes::Borrowed(bytes) })
         .collect();
     write_outgoing(path, header, tensors)
 }
@@ -128,7 +128,7 @@ pub fn write_sources(path: &Path, header: &Header, tensors: &[(String, TensorSou
         .iter()
         .map(|(_, source)| match source {
             TensorSource::Blocks(blocks, _) => {
-                Some(|take: Take<'_>| blocks(&mut |values| take(bytemuck::cast_slice(values))))
+                Some(|sink: ByteSink<'_>| blocks(&mut |values| sink(bytemuck::cast_slice(values))))
             }
             TensorSource::Held(_) | TensorSource::Borrowed(..) => None,
         })
@@ -139,29 +139,29 @@ pub fn write_sources(path: &Path, header: &Header, tensors: &[(String, TensorSou
             TensorSource::Borrowed(values, shape) => (Dtype::F32, &shape[..], bytemuck::cast_slice(values)),
             TensorSource::Blocks(_, shape) => (Dtype::F32, &shape[..], &[][..]),
         };
-        let bytes = made.as_ref().map_or(Bytes::Held(bytes), |made| Bytes::Made(made));
+        let bytes = made.as_ref().map_or(Bytes::Borrowed(bytes), |made| Bytes::Generated(made));
         Outgoing { name, dtype, shape, bytes }
     });
     write_outgoing(path, header, outgoing.collect())
 }
 
 /// A function that receives bytes.
-type Take<'t> = &'t mut dyn FnMut(&[u8]) -> io::Result<()>;
+type ByteSink<'t> = &'t mut dyn FnMut(&[u8]) -> io::Result<()>;
 
 /// A function that passes bytes to another one, the same bytes each time it is called.
-pub(crate) type Parts<'p> = &'p dyn Fn(Take<'_>) -> io::Result<()>;
+pub(crate) type ByteSource<'p> = &'p dyn Fn(ByteSink<'_>) -> io::Result<()>;
 
 #[derive(Clone, Copy)]
 enum Bytes<'a> {
-    Held(&'a [u8]),
-    Made(Parts<'a>),
+    Borrowed(&'a [u8]),
+    Generated(ByteSource<'a>),
 }
 
 impl Bytes<'_> {
-    fn give(self, take: Take<'_>) -> io::Result<()> {
+    fn write_to(self, sink: ByteSink<'_>) -> io::Result<()> {
         match self {
-            Self::Held(bytes) => take(bytes),
-            Self::Made(make) => make(take),
+            Self::Borrowed(bytes) => sink(bytes),
+            Self::Generated(generate) => generate(sink),
         }
     }
 }
@@ -185,8 +185,8 @@ fn write_outgoing(path: &Path, header: &Header, mut tensors: Vec<Outgoing<'_>>) 
     tensors.sort_by_key(|tensor| tensor.name);
     let mut content = ContentHasher::new(&text);
     for tensor in &tensors {
-        content.tensor(tensor.name, &form(tensor.dtype, tensor.shape), tensor.length());
-        let hashed = tensor.bytes.give(&mut |bytes| {
+        content.tensor(tensor.name, &dtype_and_shape(tensor.dtype, tensor.shape), tensor.length());
+        let hashed = tensor.bytes.write_to(&mut |bytes| {
             content.bytes(bytes);
             Ok(())
         });
@@ -201,7 +201,7 @@ fn write_outgoing(path: &Path, header: &Header, mut tensors: Vec<Outgoing<'_>>) 
     let head = head(path, text, &sizes)?;
     files::write_atomic(path, |out| -> io::Result<()> {
         out.write_all(&head)?;
-        tensors.iter().try_for_each(|tensor| tensor.bytes.give(&mut |bytes| out.write_all(bytes)))
+        tensors.iter().try_for_each(|tensor| tensor.bytes.write_to(&mut |bytes| out.write_all(bytes)))
     })
 }
 
@@ -212,14 +212,14 @@ pub(crate) fn write_ragged(
     offsets: &[i64],
     dtype: Dtype,
     width: usize,
-    values: Parts<'_>,
+    values: ByteSource<'_>,
 ) -> Result<()> {
     let rows = offsets.last().copied().unwrap_or(0) as usize;
     let (lengths, shape) = ([offsets.len()], [rows, width]);
-    let held = Bytes::Held(bytemuck::cast_slice(offsets));
+    let held = Bytes::Borrowed(bytemuck::cast_slice(offsets));
     let tensors = vec![
         Outgoing { name: "offsets", dtype: Dtype::I64, shape: &lengths, bytes: held },
-        Outgoing { name: "values", dtype, shape: &shape, bytes: Bytes::Made(values) },
+        Outgoing { name: "values", dtype, shape: &shape, bytes: Bytes::Generated(values) },
     ];
     write_outgoing(path, header, tensors)
 }
@@ -257,7 +257,7 @@ fn split_checksum(text: &str) -> (Option<&str>, String) {
     parts.map_or_else(|| (None, text.to_owned()), |(checksum, rest)| (Some(checksum), format!("{{{rest}")))
 }
 
-fn form(dtype: Dtype, shape: &[usize]) -> String {
+fn dtype_and_shape(dtype: Dtype, shape: &[usize]) -> String {
     format!("{dtype:?} {shape:?}")
 }
 
@@ -324,7 +324,8 @@ pub(crate) fn parse<'a>(
     let file = SafeTensors::deserialize(bytes).map_err(|e| damaged(path, &e, remedy))?;
     let content = || {
         let tensors = file.tensors();
-        let parts = tensors.iter().map(|(name, view)| (&name[..], form(view.dtype(), view.shape()), view.data()));
+        let parts =
+            tensors.iter().map(|(name, view)| (&name[..], dtype_and_shape(view.dtype(), view.shape()), view.data()));
         Ok(Fingerprint::of_content(&text, parts))
     };
     expect_checksum(path, checksum.as_deref(), content, remedy)?;
@@ -333,7 +334,7 @@ pub(crate) fn parse<'a>(
 
 /// The settings in the header of a tensor file of any format; `None` if it cannot be read. The content is not verified.
 pub fn recorded_settings(path: &Path) -> Option<serde_json::Value> {
-    let map = Map::open(path).ok()?;
+    let map = MappedFile::open(path).ok()?;
     let (_, metadata) = SafeTensors::read_metadata(&map).ok()?;
     let (_, text) = split_checksum(metadata.metadata().as_ref()?.get(HEADER_KEY)?);
     serde_json::from_str::<Header>(&text).ok().map(|header| header.settings)
@@ -357,7 +358,7 @@ impl TensorFile {
     /// Reads `path` and checks that it is of `format` in `version`. `remedy` tells the user how to create it again.
     pub fn read(path: &Path, format: &str, version: u32, remedy: &str) -> Result<Self> {
         let file = files::open(path)?;
-        let head = parse_head(path, &Map::of(&file, path)?, format, version, remedy)?;
+        let head = parse_head(path, &MappedFile::of(&file, path)?, format, version, remedy)?;
         let Head { header, text, checksum, metadata, start } = head;
         let tensors: HashMap<String, TensorInfo> =
             metadata.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
@@ -377,7 +378,7 @@ impl TensorFile {
         let mut block = vec![0; READ];
         for name in self.names() {
             let TensorInfo { dtype, shape, data_offsets: (start, end) } = &self.tensors[&name];
-            content.tensor(&name, &form(*dtype, shape), end - start);
+            content.tensor(&name, &dtype_and_shape(*dtype, shape), end - start);
             for at in (*start..*end).step_by(READ) {
                 let block = &mut block[..READ.min(end - at)];
                 self.fill(at, block)?;
@@ -536,7 +537,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_what_safetensors_itself_writes_of_the_same_tensors() {
+    fn a_file_equals_what_the_safetensors_crate_writes() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.safetensors");
         let header = Header {
@@ -568,7 +569,7 @@ mod tests {
     }
 
     #[test]
-    fn tensors_that_are_never_held_give_the_same_bytes() {
+    fn generated_tensors_give_the_same_bytes() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         let header = Header {

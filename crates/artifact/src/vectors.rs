@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::Dtype;
 
 use crate::features::{Values, view};
-use crate::map::Map;
+use crate::map::MappedFile;
 use crate::tensors::{parse, write_views};
 use crate::{Error, Fingerprint, Header, Result, files};
 
@@ -39,7 +39,7 @@ pub struct VectorCache {
     encoder: Fingerprint,
     width: usize,
     shards: Vec<Values<f32>>,
-    places: HashMap<VectorKey, (u32, u32)>,
+    locations: HashMap<VectorKey, (u32, u32)>,
     new_keys: Vec<VectorKey>,
     new_values: Vec<f32>,
     damaged: Vec<Error>,
@@ -54,7 +54,7 @@ impl VectorCache {
             encoder: encoder.clone(),
             width,
             shards: Vec::new(),
-            places: HashMap::new(),
+            locations: HashMap::new(),
             new_keys: Vec::new(),
             new_values: Vec::new(),
             damaged: Vec::new(),
@@ -79,22 +79,22 @@ impl VectorCache {
 
     /// The number of vectors.
     pub fn len(&self) -> usize {
-        self.places.len()
+        self.locations.len()
     }
 
     /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
-        self.places.is_empty()
+        self.locations.is_empty()
     }
 
     /// Whether the cache has the vector of `key`.
     pub fn contains(&self, key: VectorKey) -> bool {
-        self.places.contains_key(&key)
+        self.locations.contains_key(&key)
     }
 
     /// The vector of `key`, if the cache has it.
     pub fn get(&self, key: VectorKey) -> Option<&[f32]> {
-        let &(shard, row) = self.places.get(&key)?;
+        let &(shard, row) = self.locations.get(&key)?;
         let values = self.shards.get(shard as usize).map_or(self.new_values.as_slice(), |shard| (**shard).as_ref());
         values.get(row as usize * self.width..(row as usize + 1) * self.width)
     }
@@ -102,9 +102,9 @@ impl VectorCache {
     /// Adds vectors `[keys, width]`. A key that the cache already has keeps its vector.
     pub fn add(&mut self, keys: &[VectorKey], values: &[f32]) -> Result<()> {
         for (&key, vector) in keys.iter().zip(values.chunks_exact(self.width)) {
-            let place = (self.shards.len() as u32, self.new_keys.len() as u32);
-            if let Entry::Vacant(vacant) = self.places.entry(key) {
-                vacant.insert(place);
+            let location = (self.shards.len() as u32, self.new_keys.len() as u32);
+            if let Entry::Vacant(vacant) = self.locations.entry(key) {
+                vacant.insert(location);
                 self.new_keys.push(key);
                 self.new_values.extend_from_slice(vector);
                 if self.new_keys.len() == SHARD {
@@ -145,7 +145,7 @@ impl VectorCache {
     /// Drops the vectors that have not been written.
     pub fn discard(&mut self) {
         for key in self.new_keys.drain(..) {
-            self.places.remove(&key);
+            self.locations.remove(&key);
         }
         self.new_values.clear();
     }
@@ -156,10 +156,10 @@ impl VectorCache {
         Ok(())
     }
 
-    fn hold(&mut self, shard: Shard) {
-        let place = self.shards.len() as u32;
+    fn hold(&mut self, shard: VectorShard) {
+        let index = self.shards.len() as u32;
         for (row, key) in shard.keys.into_iter().enumerate() {
-            self.places.entry(key).or_insert((place, row as u32));
+            self.locations.entry(key).or_insert((index, row as u32));
         }
         self.shards.push(shard.values);
     }
@@ -235,7 +235,7 @@ pub fn merge_vectors(from: &Path, into: &Path, width: usize) -> Result<MergedVec
                 merged.compare(&path, new, known);
             }
         }
-        files::write_bytes(&to, &Map::open(&path)?)?;
+        files::write_bytes(&to, &MappedFile::open(&path)?)?;
         cache.hold(shard);
         merged.new += 1;
     }
@@ -243,15 +243,15 @@ pub fn merge_vectors(from: &Path, into: &Path, width: usize) -> Result<MergedVec
 }
 
 /// A shard that was read.
-struct Shard {
+struct VectorShard {
     encoder: Fingerprint,
     keys: Vec<VectorKey>,
     values: Values<f32>,
 }
 
 /// Reads a shard with vectors of `width` values of an encoder that `is_own` accepts.
-fn open(path: &Path, is_own: impl Fn(&Fingerprint) -> bool, width: usize, remedy: &str) -> Result<Shard> {
-    let map = std::sync::Arc::new(Map::open(path)?);
+fn open(path: &Path, is_own: impl Fn(&Fingerprint) -> bool, width: usize, remedy: &str) -> Result<VectorShard> {
+    let map = std::sync::Arc::new(MappedFile::open(path)?);
     let wrong = |reason: String| Error::unusable(path, reason, remedy);
     let (header, file) = parse(path, &map, FORMAT, VERSION, remedy)?;
     if !is_own(&header.items) {
@@ -270,7 +270,7 @@ fn open(path: &Path, is_own: impl Fn(&Fingerprint) -> bool, width: usize, remedy
     let keys = keys.data().as_chunks::<16>().0.iter().map(|&bits| u128::from_le_bytes(bits)).collect();
     let start = values.data().as_ptr() as usize - map.as_ptr() as usize;
     let values = view(&map, start..start + values.data().len(), f32::from_le_bytes);
-    Ok(Shard { encoder: header.items, keys, values })
+    Ok(VectorShard { encoder: header.items, keys, values })
 }
 
 fn shards_in(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_added_and_flushed_is_found_by_the_next_that_opens() {
+    fn flushed_vectors_are_found_when_the_cache_is_opened_again() {
         let folder = tempfile::tempdir().unwrap();
         let mut first = open(folder.path());
         first.add(&[1, 2, 1], &[1.0, 1.5, 2.0, 2.5, 9.0, 9.5]).unwrap();
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_discarded_is_computed_again_and_what_was_written_stays() {
+    fn discarded_vectors_are_computed_again_and_written_ones_are_kept() {
         let folder = tempfile::tempdir().unwrap();
         let mut cache = open(folder.path());
         cache.add(&[1], &[1.0, 1.5]).unwrap();
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_run_left_goes_with_the_next_that_opens() {
+    fn leftovers_of_a_killed_run_are_removed_when_the_cache_is_opened() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.safetensors.mp4sr-tmp-4999999999-1");
         files::write_bytes(&path, b"half").unwrap();
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_shard_is_written_at_once_and_reads_on_across_shards() {
+    fn a_full_shard_is_written_at_once_and_vectors_are_read_across_shards() {
         let folder = tempfile::tempdir().unwrap();
         let mut cache = open(folder.path());
         let keys: Vec<VectorKey> = (0..SHARD as u128 + 3).collect();
@@ -379,7 +379,7 @@ mod tests {
         let mut cache = VectorCache::open(&root.join(name), of, 2).unwrap();
         for (key, values) in keys.iter().zip(values.chunks(2)) {
             // Each process has its own vectors, also of keys that others have.
-            cache.places.remove(key);
+            cache.locations.remove(key);
             cache.add(&[*key], values).unwrap();
         }
         cache.flush().unwrap();
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_merged_is_checked_against_its_encoder_and_what_is_there() {
+    fn merged_vectors_are_checked_against_their_encoder_and_existing_vectors() {
         let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let name = &encoder().as_str()[..32].to_owned();
         let (from, into) = (second.path().join(name), first.path().join(name));

@@ -13,13 +13,13 @@ use mp4sr_train::{Launch, TrainSettings, Training};
 use serde_json::json;
 
 use crate::step::Precision;
-use crate::workload::{Sizes, Workload};
+use crate::workload::{Workload, WorkloadSizes};
 
 /// The size of the data that is trained on; the defaults are those of Amazon's Office dataset.
 #[derive(Clone, Debug, clap::Args)]
 pub struct EpochArgs {
     #[command(flatten)]
-    pub sizes: Sizes,
+    pub sizes: WorkloadSizes,
     /// The number of users, whose sequences give a sample for each prefix.
     #[arg(long, default_value_t = 54_000)]
     pub users: usize,
@@ -38,7 +38,7 @@ pub struct EpochArgs {
 }
 
 /// Draws sequences of popular and rare items with lengths from a geometric distribution.
-fn sequences(sizes: &Sizes, users: usize) -> Sequences {
+fn sequences(sizes: &WorkloadSizes, users: usize) -> Sequences {
     let key = RngKey::new(sizes.seed).fold_in("sequences");
     let (mut offsets, mut items) = (vec![0], Vec::new());
     for user in 0..users as u64 {

@@ -126,13 +126,13 @@ fn line(args: &ExtractArgs, what: &str, model: &str, count: usize, times: &[f64]
 fn read(encoder: &dyn ImageEncoder, paths: &[PathBuf]) -> anyhow::Result<Vec<f32>> {
     let read = |path: &PathBuf| encoder.processor().read(&files::read(path)?).map_err(anyhow::Error::msg);
     let images: anyhow::Result<Vec<_>> =
-        if encoder.is_on_card() { paths.par_iter().map(read).collect() } else { paths.iter().map(read).collect() };
+        if encoder.is_on_gpu() { paths.par_iter().map(read).collect() } else { paths.iter().map(read).collect() };
     Ok(images?.concat())
 }
 
 fn embed_pixels(encoder: &dyn ImageEncoder, blocks: &[Vec<f32>]) -> anyhow::Result<Vec<f32>> {
     let embed = |block: &Vec<f32>| encoder.embed(block);
-    let vectors: Result<Vec<Vec<f32>>, _> = if encoder.is_on_card() {
+    let vectors: Result<Vec<Vec<f32>>, _> = if encoder.is_on_gpu() {
         blocks.iter().map(embed).collect()
     } else {
         blocks.par_iter().with_max_len(1).map(embed).collect()
@@ -141,7 +141,7 @@ fn embed_pixels(encoder: &dyn ImageEncoder, blocks: &[Vec<f32>]) -> anyhow::Resu
 }
 
 fn embed(encoder: &dyn ImageEncoder, paths: &[PathBuf]) -> anyhow::Result<Vec<f32>> {
-    if !encoder.is_on_card() {
+    if !encoder.is_on_gpu() {
         let blocks = paths.par_chunks(encoder.images_at_once()).with_max_len(1);
         let vectors = blocks.map(|block| Ok(encoder.embed(&read(encoder, block)?)?));
         return Ok(vectors.collect::<anyhow::Result<Vec<_>>>()?.concat());

@@ -10,7 +10,7 @@ use mp4sr_train::Launch;
 use serde_json::{Value, json};
 
 use crate::MedianRange;
-use crate::workload::{Sizes, Workload};
+use crate::workload::{Workload, WorkloadSizes};
 
 /// Times training steps, or with `--messages` only messages. Start it by mpirun for several processes.
 #[derive(Clone, Debug, clap::Args)]
@@ -19,7 +19,7 @@ pub struct GroupArgs {
     #[arg(long, value_parser = ["pretrain", "finetune"], default_value = "pretrain")]
     pub stage: String,
     #[command(flatten)]
-    pub sizes: Sizes,
+    pub sizes: WorkloadSizes,
     /// The number of timed steps, or of rounds of messages.
     #[arg(long, default_value_t = 10)]
     pub steps: usize,

@@ -9,7 +9,7 @@ use mp4sr_models::{CandidateSampler, Model, Mp4sr, PRETRAIN, RngKey, TrainingSeq
 use mp4sr_ops::{Adam, ComputeDevice, check_precision, set_precision};
 use serde_json::json;
 
-use crate::workload::{Sizes, Workload};
+use crate::workload::{Workload, WorkloadSizes};
 
 /// A step and how often it is timed.
 #[derive(Clone, Debug, clap::Args)]
@@ -21,7 +21,7 @@ pub struct StepArgs {
     #[arg(long, value_name = "FILE")]
     pub workload: Option<PathBuf>,
     #[command(flatten)]
-    pub sizes: Sizes,
+    pub sizes: WorkloadSizes,
     /// The dropout of the experts and the transformer.
     #[arg(long, default_value_t = 0.2)]
     pub dropout: f64,

@@ -33,7 +33,7 @@ pub enum FeatureType {
 
 /// The sizes of a generated workload. The defaults are those of the PyTorch peer.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Sizes {
+pub struct WorkloadSizes {
     /// The number of items, I.
     #[arg(long, default_value_t = 7670)]
     pub items: usize,
@@ -99,7 +99,7 @@ pub fn modality(
 
 impl Workload {
     /// Draws ragged features, histories of popular and rare items with lengths from a geometric distribution, targets, and mixup positions.
-    pub fn draw(sizes: &Sizes, pretrains: bool) -> anyhow::Result<Self> {
+    pub fn draw(sizes: &WorkloadSizes, pretrains: bool) -> anyhow::Result<Self> {
         let key = RngKey::new(sizes.seed).fold_in("workload");
         let item = |at: u64| 1 + (sizes.items as f64 * key.fold_in("items").uniform(at).powf(2.2)) as u32;
         let length = |j: usize| {
@@ -107,10 +107,10 @@ impl Workload {
             let drawn = ((1.0 - u).ln() / (1.0 - 1.0 / sizes.mean_len).ln()).ceil();
             (drawn.max(1.0) as usize).min(sizes.max_len)
         };
-        let place = |j: usize, t: usize| (j * (sizes.max_len + 1) + t) as u64;
+        let index = |j: usize, t: usize| (j * (sizes.max_len + 1) + t) as u64;
         let histories: Vec<Vec<u32>> =
-            (0..sizes.batch).map(|j| (0..length(j)).map(|t| item(place(j, t))).collect()).collect();
-        let targets = (0..sizes.batch).map(|j| item(place(j, sizes.max_len)));
+            (0..sizes.batch).map(|j| (0..length(j)).map(|t| item(index(j, t))).collect()).collect();
+        let targets = (0..sizes.batch).map(|j| item(index(j, sizes.max_len)));
         let batch = Batch::of_histories(histories.iter().map(Vec::as_slice).zip(targets), sizes.max_len)?;
         let swap = |token: u64| u32::from(key.fold_in("shift").uniform(token) < SWAP);
         let shift = if pretrains { (0..batch.items.len() as u64).map(swap).collect() } else { vec![] };

@@ -111,7 +111,7 @@ fn downloads(context: &Context) -> anyhow::Result<String> {
     let downloads = Downloads::new(&data);
     let (mut there, mut missing) = (0, 0);
     Items::each_image(&items, |name| {
-        if Downloads::is_address(name) {
+        if Downloads::is_url(name) {
             *if downloads.file(name).is_file() { &mut there } else { &mut missing } += 1;
         }
         std::ops::ControlFlow::Continue(())

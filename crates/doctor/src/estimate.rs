@@ -5,7 +5,7 @@ use mp4sr_extract::{EncoderFacts, EncoderRole};
 use mp4sr_pipeline::config::{FINETUNE, PRETRAIN};
 use mp4sr_pipeline::{Context, StageName};
 
-use crate::sizes::Sizes;
+use crate::sizes::DatasetSizes;
 
 /// The number of threads of the machine on which the constants were measured.
 const THREADS: f64 = 2.0;
@@ -86,7 +86,7 @@ pub struct Estimator<'e> {
     /// The pipeline.
     pub context: &'e Context,
     /// The sizes of its dataset.
-    pub sizes: Sizes,
+    pub sizes: DatasetSizes,
     /// Its encoders.
     pub encoders: &'e [EncoderFacts],
     /// The number of threads that the stages use.
@@ -127,7 +127,7 @@ impl Estimator<'_> {
     }
 
     fn preprocess(&self) -> Cost {
-        let Sizes { raw_rows, raw_bytes, sentences, .. } = self.sizes;
+        let DatasetSizes { raw_rows, raw_bytes, sentences, .. } = self.sizes;
         let (_, items) = self.items();
         let (_, events) = self.events();
         let seconds = LINE * raw_rows as f64 + CLEANED * sentences * items + BYTE * raw_bytes as f64;
@@ -297,7 +297,7 @@ mod tests {
     }
 
     /// Checks the estimates against the seconds and MiB of each stage, measured one after the other in one process (docs/performance.md).
-    fn expect(context: &Context, sizes: Sizes, measured: [(f64, f64); 7]) {
+    fn expect(context: &Context, sizes: DatasetSizes, measured: [(f64, f64); 7]) {
         let encoders = encoders(context, false);
         let estimator = Estimator { context, sizes, encoders: &encoders, threads: 2 };
         let mut kept: f64 = 0.0;
@@ -322,16 +322,16 @@ mod tests {
             (0.361, 313.0),
             (0.298, 312.0),
         ];
-        expect(&context(&[]), Sizes::of_sample_world(), sample);
-        let middle = Sizes {
-            basis: crate::sizes::Basis::Dataset,
+        expect(&context(&[]), DatasetSizes::of_sample_world(), sample);
+        let middle = DatasetSizes {
+            basis: crate::sizes::SizeBasis::Dataset,
             users: (19_983.0, 19_983.0),
             items: (10_000.0, 10_000.0),
             events: (263_142.0, 263_142.0),
             length: 13.17,
             sentences: 5.0,
             images: 0.0,
-            addresses: 0.0,
+            image_urls: 0.0,
             raw_rows: 309_729,
             raw_bytes: 9_560_000,
         };
@@ -358,11 +358,12 @@ mod tests {
     fn more_work_is_estimated_to_take_longer() {
         let context = context(&[]);
         let encoders = encoders(&context, false);
-        let cost =
-            |sizes: Sizes, stage| Estimator { context: &context, sizes, encoders: &encoders, threads: 2 }.cost(stage);
-        let one = Sizes::of_sample_world();
+        let cost = |sizes: DatasetSizes, stage| {
+            Estimator { context: &context, sizes, encoders: &encoders, threads: 2 }.cost(stage)
+        };
+        let one = DatasetSizes::of_sample_world();
         let (users, items, events) = (one.users.0 * 10.0, one.items.0 * 10.0, one.events.0 * 10.0);
-        let ten = Sizes {
+        let ten = DatasetSizes {
             users: (users, users),
             items: (items, items),
             events: (events, events),

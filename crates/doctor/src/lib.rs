@@ -12,5 +12,5 @@ mod plan;
 mod sizes;
 
 pub use estimate::{Cost, Range};
-pub use plan::{Plan, Question, Scope, StagePlan, Verdict};
-pub use sizes::Sizes;
+pub use plan::{Plan, Question, Scope, StagePlan, StageVerdict};
+pub use sizes::DatasetSizes;

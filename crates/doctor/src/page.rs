@@ -1,12 +1,12 @@
 //! Formats a plan as text.
 
-use mp4sr_extract::{EncoderFacts, EncoderPlace, EncoderRole};
+use mp4sr_extract::{EncoderFacts, EncoderLocation, EncoderRole};
 use mp4sr_pipeline::Context;
 use mp4sr_pipeline::text::{TextTable, bytes, count};
 
 use crate::estimate::Range;
-use crate::plan::{Plan, StagePlan, Verdict};
-use crate::sizes::{Basis, Sizes};
+use crate::plan::{Plan, StagePlan, StageVerdict};
+use crate::sizes::{DatasetSizes, SizeBasis};
 
 /// The plan as text.
 pub fn page(plan: &Plan, context: &Context) -> String {
@@ -70,25 +70,27 @@ fn described(encoder: &EncoderFacts) -> String {
         EncoderRole::Sounds => "sounds",
     };
     let size = encoder.weight_bytes.map(|size| format!("{:.1} MB", size as f64 / 1e6));
-    let place = match &encoder.place {
-        EncoderPlace::Carried => "built into the program".to_owned(),
-        EncoderPlace::Folder => "a folder with all of its files".to_owned(),
-        EncoderPlace::Cached => "in the hub's cache".to_owned(),
-        EncoderPlace::Hub if size.is_some() => "not in the hub's cache: extraction downloads it".to_owned(),
-        EncoderPlace::Hub => "not in the hub's cache: extraction downloads it; `--online` asks for its size".to_owned(),
-        EncoderPlace::Unusable(why) => why.clone(),
+    let location = match &encoder.location {
+        EncoderLocation::BuiltIn => "built into the program".to_owned(),
+        EncoderLocation::Folder => "a folder with all of its files".to_owned(),
+        EncoderLocation::Cached => "in the hub's cache".to_owned(),
+        EncoderLocation::Hub if size.is_some() => "not in the hub's cache: extraction downloads it".to_owned(),
+        EncoderLocation::Hub => {
+            "not in the hub's cache: extraction downloads it; `--online` asks for its size".to_owned()
+        }
+        EncoderLocation::Unusable(why) => why.clone(),
     };
     let width = encoder.width.map(|width| format!("vectors of {width} numbers"));
-    let more: Vec<String> = [Some(place), size, width].into_iter().flatten().collect();
+    let more: Vec<String> = [Some(location), size, width].into_iter().flatten().collect();
     format!("{role}: `{}`, {}", encoder.name, more.join(", "))
 }
 
-fn sized(sizes: &Sizes) -> String {
+fn sized(sizes: &DatasetSizes) -> String {
     let basis = match sizes.basis {
-        Basis::Dataset => "exact, from the dataset",
-        Basis::RawFiles => "from the complete raw files",
-        Basis::Sample => "estimated from the size of the raw files and their first lines",
-        Basis::SampleWorld => "from the sample world",
+        SizeBasis::Dataset => "exact, from the dataset",
+        SizeBasis::RawFiles => "from the complete raw files",
+        SizeBasis::Sample => "estimated from the size of the raw files and their first lines",
+        SizeBasis::SampleWorld => "from the sample world",
     };
     let one = |(low, high): (f64, f64)| {
         if low.round() >= high.round() {
@@ -121,12 +123,12 @@ fn table(plan: &Plan) -> TextTable {
 
 fn row(planned: &StagePlan) -> Vec<String> {
     let what = match &planned.verdict {
-        Verdict::UpToDate => "up to date".to_owned(),
-        Verdict::Runs(why) => format!("would run: {why}"),
-        Verdict::Nothing(why) => format!("nothing to do: {why}"),
+        StageVerdict::UpToDate => "up to date".to_owned(),
+        StageVerdict::Runs(why) => format!("would run: {why}"),
+        StageVerdict::Nothing(why) => format!("nothing to do: {why}"),
         // A stage that waits for a blocked one names it; any other cause is listed below the table.
-        Verdict::Blocked(why) if why.ends_with("` is") => format!("blocked: {why}"),
-        Verdict::Blocked(_) => "blocked, see below".to_owned(),
+        StageVerdict::Blocked(why) if why.ends_with("` is") => format!("blocked: {why}"),
+        StageVerdict::Blocked(_) => "blocked, see below".to_owned(),
     };
     let (mut time, mut memory, mut writes) = (String::new(), String::new(), String::new());
     if let Some(took) = &planned.took {

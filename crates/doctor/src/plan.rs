@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::{Manifest, Stage, Status, Timing, files};
-use mp4sr_extract::{EncoderFacts, EncoderPlace, encoder_device, encoders, local_stage};
+use mp4sr_extract::{EncoderFacts, EncoderLocation, encoder_device, encoders, local_stage};
 use mp4sr_ops::ComputeDevice;
 use mp4sr_pipeline::config::{FINETUNE, PRETRAIN};
 use mp4sr_pipeline::text::bytes;
@@ -12,11 +12,11 @@ use mp4sr_run::{Inputs, TrainedModel};
 
 use crate::estimate::{Cost, Estimator};
 use crate::machine::Machine;
-use crate::sizes::{Basis, RawFile, Sizes, raw_files};
+use crate::sizes::{DatasetSizes, InspectedFile, SizeBasis, raw_files};
 
 /// What would happen to a stage.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum StageVerdict {
     /// Its outputs are the same as those that it would write.
     UpToDate,
     /// It would run, for this reason.
@@ -33,7 +33,7 @@ pub struct StagePlan {
     /// The stage.
     pub stage: StageName,
     /// What would happen to it.
-    pub verdict: Verdict,
+    pub verdict: StageVerdict,
     /// The files that it reads, by role.
     pub reads: Vec<(String, PathBuf)>,
     /// The folder that it writes to.
@@ -72,7 +72,7 @@ pub struct Question<'q> {
 /// use std::{path::Path, sync::Arc};
 ///
 /// use mp4sr_artifact::Layout;
-/// use mp4sr_doctor::{Plan, Question, Scope, Verdict};
+/// use mp4sr_doctor::{Plan, Question, Scope, StageVerdict};
 /// use mp4sr_pipeline::config::ModelCatalog;
 /// use mp4sr_pipeline::{Config, Context, Progress, StageName};
 ///
@@ -84,7 +84,7 @@ pub struct Question<'q> {
 /// let scope = Scope::Only(StageName::Preprocess);
 /// let question = Question { pipeline: Path::new("shop.toml"), scope, online: false, is_sample_world: false };
 /// let plan = Plan::of(&context, question);
-/// assert!(matches!(plan.stages[0].verdict, Verdict::Blocked(_)), "the raw file does not exist");
+/// assert!(matches!(plan.stages[0].verdict, StageVerdict::Blocked(_)), "the raw file does not exist");
 /// # Ok::<(), anyhow::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -92,7 +92,7 @@ pub struct Plan {
     /// The stages, in their order.
     pub stages: Vec<StagePlan>,
     /// The raw files, if all of them were found.
-    pub raw: Vec<RawFile>,
+    pub raw: Vec<InspectedFile>,
     /// The folder of images, if the pipeline names one, with the number of its entries or `None` if it does not exist.
     pub images: Option<(PathBuf, Option<usize>)>,
     /// The encoders, if the plan covers extraction.
@@ -100,7 +100,7 @@ pub struct Plan {
     /// The free resources of the machine.
     pub machine: Machine,
     /// The size of the dataset, if it is known.
-    pub sizes: Option<Sizes>,
+    pub sizes: Option<DatasetSizes>,
     /// What would stop the run.
     pub problems: Vec<String>,
     /// Other findings that are worth knowing.
@@ -184,18 +184,17 @@ impl Plan {
     }
 
     fn find_sizes(&mut self, context: &Context, question: Question<'_>, raw_is_ok: bool) {
-        let makes_dataset = self
-            .stages
-            .iter()
-            .any(|planned| planned.stage == StageName::Preprocess && !matches!(planned.verdict, Verdict::UpToDate));
+        let makes_dataset = self.stages.iter().any(|planned| {
+            planned.stage == StageName::Preprocess && !matches!(planned.verdict, StageVerdict::UpToDate)
+        });
         if !makes_dataset {
-            self.sizes = Sizes::of_dataset(&context.layout, &context.config, &self.raw);
+            self.sizes = DatasetSizes::of_dataset(&context.layout, &context.config, &self.raw);
             return;
         }
         if self.raw.is_empty() && question.is_sample_world {
-            self.sizes = Some(Sizes::of_sample_world());
+            self.sizes = Some(DatasetSizes::of_sample_world());
         } else if raw_is_ok {
-            match Sizes::of_raw_files(context, &self.raw) {
+            match DatasetSizes::of_raw_files(context, &self.raw) {
                 Ok(sizes) => self.sizes = Some(sizes),
                 Err(error) => self.block(StageName::Preprocess, &format!("{error:#}")),
             }
@@ -206,9 +205,9 @@ impl Plan {
     fn block(&mut self, stage: StageName, why: &str) {
         for planned in &mut self.stages {
             if planned.stage == stage {
-                planned.verdict = Verdict::Blocked(why.to_owned());
-            } else if planned.stage.path().contains(&stage) && matches!(planned.verdict, Verdict::Runs(_)) {
-                planned.verdict = Verdict::Blocked(format!("`{}` is", stage.name()));
+                planned.verdict = StageVerdict::Blocked(why.to_owned());
+            } else if planned.stage.path().contains(&stage) && matches!(planned.verdict, StageVerdict::Runs(_)) {
+                planned.verdict = StageVerdict::Blocked(format!("`{}` is", stage.name()));
             }
         }
     }
@@ -217,7 +216,7 @@ impl Plan {
         let (reads, writes) = (reads(context, stage, &self.raw), folder(context, stage));
         let verdict = self.verdict(context, question, stage, &reads, raw);
         let took = match verdict {
-            Verdict::UpToDate => Timing::read(&Timing::path(&writes, stage.name())).ok().flatten(),
+            StageVerdict::UpToDate => Timing::read(&Timing::path(&writes, stage.name())).ok().flatten(),
             _ => None,
         };
         StagePlan { stage, verdict, reads, writes, cost: None, took }
@@ -230,7 +229,7 @@ impl Plan {
         stage: StageName,
         reads: &[(String, PathBuf)],
         raw: Option<&String>,
-    ) -> Verdict {
+    ) -> StageVerdict {
         let (config, models) = (&context.config, &context.models);
         if let Some(phase) = phase(stage).filter(|phase| !models.trains(config, phase)) {
             let why = match config.pretrain.from.as_str() {
@@ -238,37 +237,40 @@ impl Plan {
                 from => format!("the weights are those of `{from}`"),
             };
             debug_assert!(phase == PRETRAIN);
-            return Verdict::Nothing(why);
+            return StageVerdict::Nothing(why);
         }
         if stage == StageName::Preprocess {
             if let Some(why) = raw {
-                return Verdict::Blocked(why.clone());
+                return StageVerdict::Blocked(why.clone());
             }
             if self.raw.is_empty() {
-                return Verdict::Runs("not run yet".to_owned());
+                return StageVerdict::Runs("not run yet".to_owned());
             }
         }
         let needs = |planned: &&StagePlan| planned.stage != stage && stage.path().contains(&planned.stage);
-        let blocked = self.stages.iter().filter(needs).find(|planned| matches!(planned.verdict, Verdict::Blocked(_)));
+        let blocked =
+            self.stages.iter().filter(needs).find(|planned| matches!(planned.verdict, StageVerdict::Blocked(_)));
         if let Some(planned) = blocked {
-            return Verdict::Blocked(format!("`{}` is", planned.stage.name()));
+            return StageVerdict::Blocked(format!("`{}` is", planned.stage.name()));
         }
-        let before = self.stages.iter().filter(needs).find(|planned| matches!(planned.verdict, Verdict::Runs(_)));
+        let before = self.stages.iter().filter(needs).find(|planned| matches!(planned.verdict, StageVerdict::Runs(_)));
         if let Some(missing) = missing(context, question, stage, reads) {
-            return Verdict::Blocked(missing);
+            return StageVerdict::Blocked(missing);
         }
         if let Some(planned) = before {
-            return Verdict::Runs(format!("after `{}`", planned.stage.name()));
+            return StageVerdict::Runs(format!("after `{}`", planned.stage.name()));
         }
         if Manifest::find(&folder(context, stage), stage.name()).is_none() {
-            return Verdict::Runs("not run yet".to_owned());
+            return StageVerdict::Runs("not run yet".to_owned());
         }
         match record(context, question.pipeline, stage).and_then(|stage| Ok(stage.status()?)) {
-            Ok(Status::UpToDate) => Verdict::UpToDate,
-            Ok(Status::Stale(why)) => Verdict::Runs(why),
+            Ok(Status::UpToDate) => StageVerdict::UpToDate,
+            Ok(Status::Stale(why)) => StageVerdict::Runs(why),
             // The current version of its encoders is unknown on this machine; the stage itself will look it up.
-            Err(_) if stage == StageName::Extract => Verdict::Runs("its encoders are not on this machine".to_owned()),
-            Err(error) => Verdict::Blocked(format!("{error:#}")),
+            Err(_) if stage == StageName::Extract => {
+                StageVerdict::Runs("its encoders are not on this machine".to_owned())
+            }
+            Err(error) => StageVerdict::Blocked(format!("{error:#}")),
         }
     }
 
@@ -279,7 +281,7 @@ impl Plan {
         let estimator = Estimator { context, sizes, encoders: known, threads: self.machine.threads };
         let mut kept: f64 = 0.0;
         for planned in &mut self.stages {
-            planned.cost = matches!(planned.verdict, Verdict::Runs(_)).then(|| estimator.cost(planned.stage));
+            planned.cost = matches!(planned.verdict, StageVerdict::Runs(_)).then(|| estimator.cost(planned.stage));
             if let Some(cost) = &mut planned.cost {
                 // The stages run one after the other in one process, which keeps the memory of training.
                 kept = kept.max(cost.memory.high);
@@ -289,13 +291,13 @@ impl Plan {
     }
 
     fn runs(&self, stage: StageName) -> bool {
-        self.stages.iter().any(|planned| planned.stage == stage && matches!(planned.verdict, Verdict::Runs(_)))
+        self.stages.iter().any(|planned| planned.stage == stage && matches!(planned.verdict, StageVerdict::Runs(_)))
     }
 
     /// Collects what would stop the run and what is worth knowing.
     fn judge(&mut self, context: &Context) {
         for planned in &self.stages {
-            if let Verdict::Blocked(why) = &planned.verdict
+            if let StageVerdict::Blocked(why) = &planned.verdict
                 && !(why.starts_with('`') && why.ends_with("` is"))
             {
                 self.problems.push(format!("`{}` cannot run: {why}", planned.stage.name()));
@@ -337,9 +339,9 @@ impl Plan {
         let is_on = |value: String| !["", "0", "false", "no", "off"].contains(&value.trim().to_lowercase().as_str());
         let offline = std::env::var("HF_HUB_OFFLINE").is_ok_and(is_on);
         for encoder in &self.encoders {
-            match &encoder.place {
-                EncoderPlace::Unusable(why) => self.problems.push(format!("`extract` cannot run: {why}")),
-                EncoderPlace::Hub if offline => self.problems.push(format!(
+            match &encoder.location {
+                EncoderLocation::Unusable(why) => self.problems.push(format!("`extract` cannot run: {why}")),
+                EncoderLocation::Hub if offline => self.problems.push(format!(
                     "`extract` cannot run: `{}` is not in the hub's cache, and `HF_HUB_OFFLINE` is on; download it once where the hub can be \
                      reached, or name a folder",
                     encoder.name
@@ -357,7 +359,7 @@ impl Plan {
         if !trains && !self.runs(StageName::Extract) {
             return;
         }
-        let fetch = if sizes.addresses > 0.0 {
+        let fetch = if sizes.image_urls > 0.0 {
             "; they are URLs: `mp4sr download` downloads them once the dataset exists"
         } else {
             "; name files with images in `[source]`"
@@ -370,9 +372,9 @@ impl Plan {
             let sentence = format!(
                 "no item has a file or sentence for the modality `{modality}`{more}, or leave it out of `model.modalities`"
             );
-            if sizes.basis == Basis::Sample { self.notes.push(sentence) } else { self.problems.push(sentence) }
+            if sizes.basis == SizeBasis::Sample { self.notes.push(sentence) } else { self.problems.push(sentence) }
         }
-        if extracted.image && sizes.images > 0.0 && sizes.addresses > 0.0 {
+        if extracted.image && sizes.images > 0.0 && sizes.image_urls > 0.0 {
             self.notes
                 .push("some images are URLs that have not been downloaded; `mp4sr download` downloads them".to_owned());
         }
@@ -452,7 +454,7 @@ fn folder(context: &Context, stage: StageName) -> PathBuf {
 }
 
 /// The files that a stage reads, by role.
-fn reads(context: &Context, stage: StageName, raw: &[RawFile]) -> Vec<(String, PathBuf)> {
+fn reads(context: &Context, stage: StageName, raw: &[InspectedFile]) -> Vec<(String, PathBuf)> {
     let (config, layout) = (&context.config, &context.layout);
     let named = |role: &str, path: PathBuf| (role.to_owned(), path);
     match stage {

@@ -16,22 +16,22 @@ const LEAST_DESCRIBED: f64 = 0.05;
 const SPREAD: f64 = 3.0;
 
 /// The sizes of the sample world, which `mp4sr sample` generates from its default seed.
-const SAMPLE: Sizes = Sizes {
-    basis: Basis::SampleWorld,
+const SAMPLE: DatasetSizes = DatasetSizes {
+    basis: SizeBasis::SampleWorld,
     users: (4197.0, 4197.0),
     items: (1542.0, 1542.0),
     events: (42_978.0, 42_978.0),
     length: 10.24,
     sentences: 6.62,
     images: 0.97,
-    addresses: 0.0,
+    image_urls: 0.0,
     raw_rows: 60_000,
     raw_bytes: 1_200_000,
 };
 
 /// What the sizes are taken from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Basis {
+pub enum SizeBasis {
     /// The dataset, if it exists.
     Dataset,
     /// The complete raw files, if they are small.
@@ -44,9 +44,9 @@ pub enum Basis {
 
 /// The size of a dataset. Pairs are lower and upper bounds.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sizes {
+pub struct DatasetSizes {
     /// The source of the sizes.
-    pub basis: Basis,
+    pub basis: SizeBasis,
     /// The number of users.
     pub users: (f64, f64),
     /// The number of items.
@@ -60,7 +60,7 @@ pub struct Sizes {
     /// The mean number of image files per item.
     pub images: f64,
     /// The mean number of image URLs per item that have not been downloaded.
-    pub addresses: f64,
+    pub image_urls: f64,
     /// The number of lines in all raw files.
     pub raw_rows: u64,
     /// The size of the uncompressed text of all raw files, in bytes.
@@ -69,7 +69,7 @@ pub struct Sizes {
 
 /// A raw file and its number of rows.
 #[derive(Clone, Debug)]
-pub struct RawFile {
+pub struct InspectedFile {
     /// The role of the file, which starts with `interactions` or `items`.
     pub role: String,
     /// The path of the file.
@@ -83,7 +83,7 @@ pub struct RawFile {
 /// The assumed ratio of text to its size under gzip.
 const UNPACKED: u64 = 6;
 
-impl RawFile {
+impl InspectedFile {
     /// The approximate size of its uncompressed text, in bytes.
     fn text_bytes(&self) -> u64 {
         let is_gzip = self.path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gz"));
@@ -92,38 +92,38 @@ impl RawFile {
 }
 
 /// Inspects the raw files of a pipeline, which must exist.
-pub fn raw_files(config: &Config, files: &[(String, PathBuf)]) -> Vec<RawFile> {
-    let look = |(role, path): &(String, PathBuf)| RawFile {
+pub fn raw_files(config: &Config, files: &[(String, PathBuf)]) -> Vec<InspectedFile> {
+    let inspect = |(role, path): &(String, PathBuf)| InspectedFile {
         role: role.clone(),
         path: path.clone(),
         bytes: path.metadata().map_or(0, |about| about.len()),
         rows: count_rows(config, path, role.starts_with("items")).map_err(|error| error.to_string()),
     };
-    files.iter().map(look).collect()
+    files.iter().map(inspect).collect()
 }
 
-impl Sizes {
+impl DatasetSizes {
     /// The sizes of the sample world.
     pub fn of_sample_world() -> Self {
         SAMPLE
     }
 
     /// The sizes of a dataset that exists; `None` if its report does not.
-    pub fn of_dataset(layout: &Layout, config: &Config, raw: &[RawFile]) -> Option<Self> {
+    pub fn of_dataset(layout: &Layout, config: &Config, raw: &[InspectedFile]) -> Option<Self> {
         let report = PreprocessReport::read(&layout.statistics()).ok().flatten()?;
         let statistics = &report.statistics;
-        let (files, addresses) = images(&layout.items(), Path::new(&config.dataset.data));
+        let (files, image_urls) = images(&layout.items(), Path::new(&config.dataset.data));
         let items = statistics.items.max(1) as f64;
-        let mut sizes = Self::of_statistics(statistics, Basis::Dataset);
-        (sizes.images, sizes.addresses) = (files as f64 / items, addresses as f64 / items);
+        let mut sizes = Self::of_statistics(statistics, SizeBasis::Dataset);
+        (sizes.images, sizes.image_urls) = (files as f64 / items, image_urls as f64 / items);
         let lines = |files: &[mp4sr_artifact::FileCount]| files.iter().map(|file| file.lines).sum::<u64>();
         sizes.raw_rows = lines(&report.interactions.files) + lines(&report.items.files);
-        sizes.raw_bytes = raw.iter().map(RawFile::text_bytes).sum();
+        sizes.raw_bytes = raw.iter().map(InspectedFile::text_bytes).sum();
         Some(sizes)
     }
 
     /// Estimates the sizes of the dataset that `raw` would give. Fails if the first lines show that it cannot be made.
-    pub fn of_raw_files(context: &Context, raw: &[RawFile]) -> anyhow::Result<Self> {
+    pub fn of_raw_files(context: &Context, raw: &[InspectedFile]) -> anyhow::Result<Self> {
         let rows_of = |start: &str| {
             let rows = raw.iter().filter(|file| file.role.starts_with(start)).map(|file| file.rows.as_ref().ok());
             rows.map(|rows| rows.copied().unwrap_or(RowCount { rows: 0, is_exact: false })).collect::<Vec<_>>()
@@ -141,9 +141,10 @@ impl Sizes {
                 if is_whole(&items, ITEM_ROWS) { config.preprocess.min_described } else { 0.0 };
         }
         let report = trial(&config, limits)?;
-        let mut sizes = Self::of_statistics(&report.statistics, if whole { Basis::RawFiles } else { Basis::Sample });
+        let mut sizes =
+            Self::of_statistics(&report.statistics, if whole { SizeBasis::RawFiles } else { SizeBasis::Sample });
         sizes.raw_rows = total(&events) + total(&items);
-        sizes.raw_bytes = raw.iter().map(RawFile::text_bytes).sum();
+        sizes.raw_bytes = raw.iter().map(InspectedFile::text_bytes).sum();
         if !whole {
             // Items whose lines were not reached have texts too.
             let described = report.join.as_ref().map_or(1.0, |join| join.items_with_line.max(LEAST_DESCRIBED));
@@ -154,10 +155,10 @@ impl Sizes {
         Ok(sizes)
     }
 
-    fn of_statistics(statistics: &DatasetStatistics, basis: Basis) -> Self {
+    fn of_statistics(statistics: &DatasetStatistics, basis: SizeBasis) -> Self {
         let both = |number: u64| (number as f64, number as f64);
         let with_image = statistics.items.saturating_sub(statistics.items_without_image).max(1) as f64;
-        let addresses = statistics.images.mean * statistics.items_with_addresses_only as f64 / with_image;
+        let image_urls = statistics.images.mean * statistics.items_with_urls_only as f64 / with_image;
         Self {
             basis,
             users: both(statistics.users),
@@ -165,8 +166,8 @@ impl Sizes {
             events: both(statistics.events),
             length: statistics.average_length,
             sentences: statistics.sentences.mean,
-            images: (statistics.images.mean - addresses).max(0.0),
-            addresses,
+            images: (statistics.images.mean - image_urls).max(0.0),
+            image_urls,
             raw_rows: 0,
             raw_bytes: 0,
         }
@@ -187,14 +188,14 @@ impl Sizes {
 /// Counts the images that are files or have been downloaded, and the URLs that have not.
 fn images(items: &Path, data: &Path) -> (u64, u64) {
     let downloads = Downloads::new(data);
-    let (mut files, mut addresses) = (0, 0);
+    let (mut files, mut image_urls) = (0, 0);
     let counted = Items::each_image(items, |name| {
-        if Downloads::is_address(name) && !downloads.file(name).is_file() {
-            addresses += 1;
+        if Downloads::is_url(name) && !downloads.file(name).is_file() {
+            image_urls += 1;
         } else {
             files += 1;
         }
         ControlFlow::Continue(())
     });
-    if counted.is_err() { (0, 0) } else { (files, addresses) }
+    if counted.is_err() { (0, 0) } else { (files, image_urls) }
 }

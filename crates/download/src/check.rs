@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_images_pass_and_any_cut_is_reported() {
+    fn complete_images_pass_and_any_truncation_is_reported() {
         for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP] {
             let bytes = encode(format);
             assert_eq!(check_bytes(&bytes, 1200), Ok((40, 30)), "{format:?}");
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn other_files_are_named_for_what_they_are() {
+    fn other_files_are_recognised_by_their_content() {
         let reason = |bytes: &[u8]| check_bytes(bytes, 1200).unwrap_err().reason;
         assert_eq!(reason(b""), "it is empty");
         assert_eq!(reason(b"\n<!DOCTYPE HTML><p>Not found"), "it is a web page");

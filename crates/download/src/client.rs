@@ -11,11 +11,11 @@ use ureq::unversioned::transport::{Connector as _, DefaultConnector};
 use ureq::{Agent, Body, Proxy, Timeout};
 use url::Url;
 
-use crate::address;
 use crate::as_stored::AsStored;
 use crate::outcome::{Fate, Trouble};
-use crate::part::Held;
+use crate::part::PartialState;
 use crate::resolver::{Private, PublicOnly};
+use crate::urls;
 
 const MAX_REDIRECTS: usize = 5;
 
@@ -69,7 +69,12 @@ impl Client {
     }
 
     /// Follows redirects to the final response. `enter` is called with each URL before it is requested.
-    pub fn get(&self, url: &Url, held: Option<&Held>, enter: &mut dyn FnMut(&Url)) -> Result<Response<Body>, Trouble> {
+    pub fn get(
+        &self,
+        url: &Url,
+        held: Option<&PartialState>,
+        enter: &mut dyn FnMut(&Url),
+    ) -> Result<Response<Body>, Trouble> {
         let mut way = vec![url.clone()];
         loop {
             let at = &way[way.len() - 1];
@@ -87,7 +92,7 @@ impl Client {
         }
     }
 
-    fn ask(&self, url: &Url, held: Option<&Held>) -> Result<Response<Body>, Trouble> {
+    fn ask(&self, url: &Url, held: Option<&PartialState>) -> Result<Response<Body>, Trouble> {
         let mut request = self.agent.get(url.as_str());
         if let Some(held) = held {
             request = request
@@ -140,7 +145,7 @@ fn user_agent(contact: &str) -> String {
 fn next_hop(from: &Url, headers: &HeaderMap) -> Result<Url, Trouble> {
     let location = headers.get(header::LOCATION).map(|value| String::from_utf8_lossy(value.as_bytes()));
     let location = location.ok_or_else(|| Trouble::lasting(Fate::Failed, "a redirect without a target"))?;
-    address::follow(from, &location).map_err(|mut verdict| {
+    urls::follow(from, &location).map_err(|mut verdict| {
         verdict.reason = format!("redirected to a URL that was refused: {}", verdict.reason);
         Trouble::Final(verdict)
     })
@@ -148,6 +153,6 @@ fn next_hop(from: &Url, headers: &HeaderMap) -> Result<Url, Trouble> {
 
 fn astray(way: &[Url], circle: bool) -> Trouble {
     let what = if circle { "redirect loop".to_owned() } else { format!("more than {MAX_REDIRECTS} redirects") };
-    let way: Vec<_> = way.iter().map(address::shown).collect();
+    let way: Vec<_> = way.iter().map(urls::shown).collect();
     Trouble::lasting(Fate::Failed, format!("{what}: {}", way.join(" -> ")))
 }

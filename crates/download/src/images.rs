@@ -11,13 +11,13 @@ use mp4sr_pipeline::config::Download;
 use url::Url;
 
 use crate::client::{Client, ContentKind};
-use crate::ledger::{Entry, Known, Ledger, Past};
+use crate::ledger::{LastOutcome, Ledger, LedgerEntry, Past};
 use crate::outcome::{Fate, Trouble, Verdict};
-use crate::part::{Part, linked_folder};
+use crate::part::{PartialFile, linked_folder};
 use crate::report::ImageReport;
 use crate::schedule::{self, Permit, Schedule};
-use crate::transfer::{Transfer, Whole};
-use crate::{Result, address, check};
+use crate::transfer::{CompleteFile, Transfer};
+use crate::{Result, check, urls};
 
 /// A host that did not respond for this many URLs in a row is not contacted again in this run. Otherwise a dead host would cost its timeout
 /// for every image.
@@ -33,13 +33,13 @@ pub fn fetch(settings: &Download, downloads: &Downloads, items: &Path, progress:
     let (mut wanted, tally) = plan(settings, downloads, items, &past)?;
     let bar = progress.bar("images", "URLs", wanted.len() as u64);
     let threads = settings.connections.min(wanted.len());
-    let desk = Desk {
+    let downloader = ImageDownloader {
         settings,
         downloads,
         past: &past,
         client: Client::new(settings, ContentKind::Image),
         silent: Mutex::default(),
-        books: Mutex::new((ledger, tally)),
+        records: Mutex::new((ledger, tally)),
     };
     let produce = |schedule: &Schedule<String>| {
         Items::each_image(items, |url| {
@@ -54,18 +54,18 @@ pub fn fetch(settings: &Download, downloads: &Downloads, items: &Path, progress:
     };
     if threads > 0 {
         schedule::run(threads, settings.per_host, produce, |url, permit| {
-            desk.settle(&url, permit)?;
+            downloader.settle(&url, permit)?;
             bar.add(1);
             Ok(())
         })?;
     }
-    let (_, tally) = desk.books.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (_, tally) = downloader.records.into_inner().unwrap_or_else(PoisonError::into_inner);
     tally.check()?;
     Ok(tally)
 }
 
 fn host_of(url: &str) -> String {
-    address::parse(url).map(|url| address::host(&url)).unwrap_or_default()
+    urls::parse(url).map(|url| urls::host(&url)).unwrap_or_default()
 }
 
 /// Returns the keys of the URLs to try, and a report that counts the others.
@@ -75,11 +75,11 @@ fn plan(settings: &Download, downloads: &Downloads, items: &Path, past: &Past) -
     let mut outcome = Ok(());
     Items::each_image(items, |url| {
         let key = Downloads::key(url);
-        if !address::is_web(url) || !seen.insert(key) {
+        if !urls::is_web(url) || !seen.insert(key) {
             return ControlFlow::Continue(());
         }
-        tally.addresses += 1;
-        match past.get(&key).map_or(Ok(None), |known| standing(settings, downloads, url, *known)) {
+        tally.urls += 1;
+        match past.get(&key).map_or(Ok(None), |known| settled_fate(settings, downloads, url, *known)) {
             Ok(Some(fate)) => count(&mut tally.fates, fate),
             Ok(None) => drop(wanted.insert(key)),
             Err(error) => {
@@ -93,7 +93,7 @@ fn plan(settings: &Download, downloads: &Downloads, items: &Path, past: &Past) -
 }
 
 /// The fate of a URL that an earlier run settled, if it still holds.
-fn standing(settings: &Download, downloads: &Downloads, url: &str, known: Known) -> Result<Option<Fate>> {
+fn settled_fate(settings: &Download, downloads: &Downloads, url: &str, known: LastOutcome) -> Result<Option<Fate>> {
     let holds = match known.fate {
         Fate::Done => files::length(&downloads.image(url))? == known.bytes,
         Fate::Failed => false,
@@ -106,26 +106,26 @@ fn count(fates: &mut BTreeMap<Fate, u64>, fate: Fate) {
     *fates.entry(fate).or_default() += 1;
 }
 
-struct Desk<'a> {
+struct ImageDownloader<'a> {
     settings: &'a Download,
     downloads: &'a Downloads,
     past: &'a Past,
     client: Client,
     /// The number of URLs without a response since the last response, by host.
     silent: Mutex<HashMap<String, u32>>,
-    books: Mutex<(Ledger, ImageReport)>,
+    records: Mutex<(Ledger, ImageReport)>,
 }
 
-impl Desk<'_> {
+impl ImageDownloader<'_> {
     /// Determines the outcome for one URL and writes it to the ledger.
     fn settle(&self, url: &str, permit: &mut Permit<'_, String>) -> Result<()> {
         let entry = match self.adopt(url)? {
             Some(entry) => Some(entry),
             None if self.settings.offline => None,
-            None => Some(self.bring(url, permit)?),
+            None => Some(self.fetch(url, permit)?),
         };
-        let mut books = lock(&self.books);
-        let (ledger, tally) = &mut *books;
+        let mut records = lock(&self.records);
+        let (ledger, tally) = &mut *records;
         let Some(entry) = entry else {
             tally.missing += 1;
             return Ok(());
@@ -139,26 +139,26 @@ impl Desk<'_> {
 
     /// Adopts an image that a killed process moved to its final name but did not record in the ledger. An image that differs from its
     /// ledger line, or whose header cannot be read, is removed.
-    fn adopt(&self, url: &str) -> Result<Option<Entry>> {
+    fn adopt(&self, url: &str) -> Result<Option<LedgerEntry>> {
         let path = self.downloads.image(url);
         let Some(bytes) = files::length(&path)? else { return Ok(None) };
         let known = self.past.get(&Downloads::key(url)).is_some_and(|known| known.fate == Fate::Done);
         if let Some(size) = check::size(&path)?.filter(|_| !known) {
-            Part::beside(&path).discard()?;
-            return Ok(Some(Entry::kept(url, "already present", None, bytes, size)));
+            PartialFile::beside(&path).discard()?;
+            return Ok(Some(LedgerEntry::kept(url, "already present", None, bytes, size)));
         }
         files::remove_if_present(&path)?;
         Ok(None)
     }
 
-    fn bring(&self, url: &str, permit: &mut Permit<'_, String>) -> Result<Entry> {
-        let outcome = match address::parse(url) {
+    fn fetch(&self, url: &str, permit: &mut Permit<'_, String>) -> Result<LedgerEntry> {
+        let outcome = match urls::parse(url) {
             Ok(parsed) => self.ask(url, &parsed, permit)?,
             Err(verdict) => Err(verdict),
         };
         Ok(match outcome {
-            Ok((whole, size)) => Entry::kept(url, "fetched", Some(whole.status), whole.bytes, size),
-            Err(verdict) => Entry::lost(url, verdict),
+            Ok((whole, size)) => LedgerEntry::kept(url, "fetched", Some(whole.status), whole.bytes, size),
+            Err(verdict) => LedgerEntry::lost(url, verdict),
         })
     }
 
@@ -167,8 +167,8 @@ impl Desk<'_> {
         url: &str,
         parsed: &Url,
         permit: &mut Permit<'_, String>,
-    ) -> Result<std::result::Result<(Whole, check::ImageSize), Verdict>> {
-        let host = address::host(parsed);
+    ) -> Result<std::result::Result<(CompleteFile, check::ImageSize), Verdict>> {
+        let host = urls::host(parsed);
         if lock(&self.silent).get(&host).is_some_and(|silent| *silent >= SILENT) {
             let reason = format!("its host did not answer for {SILENT} URLs in a row, and was not contacted again");
             return Ok(Err(Verdict::new(Fate::Failed, reason)));
@@ -179,7 +179,7 @@ impl Desk<'_> {
             let reason = format!("`{}` is a link, and downloads must stay within the data folder", link.display());
             return Ok(Err(Verdict::new(Fate::Failed, reason)));
         }
-        let part = Part::beside(&path);
+        let part = PartialFile::beside(&path);
         let transfer = Transfer {
             client: &self.client,
             url: parsed,
@@ -188,7 +188,7 @@ impl Desk<'_> {
             retries: self.settings.retries,
             watch: &|_, _| (),
         };
-        let outcome = match transfer.run(&mut |url| permit.change(address::host(url))) {
+        let outcome = match transfer.run(&mut |url| permit.change(urls::host(url))) {
             Ok(whole) => self.keep(&part, &path, whole)?,
             Err(Trouble::Passing(verdict, _) | Trouble::Final(verdict)) => Err(verdict),
             Err(Trouble::Disk(error)) => return Err(error.into()),
@@ -201,10 +201,10 @@ impl Desk<'_> {
     /// Moves a downloaded file to its final name if it is an image; otherwise discards it.
     fn keep(
         &self,
-        part: &Part,
+        part: &PartialFile,
         path: &Path,
-        whole: Whole,
-    ) -> Result<std::result::Result<(Whole, check::ImageSize), Verdict>> {
+        whole: CompleteFile,
+    ) -> Result<std::result::Result<(CompleteFile, check::ImageSize), Verdict>> {
         match check::check(part.path(), self.settings.max_pixels)? {
             Ok(size) => {
                 part.publish(path)?;

@@ -13,7 +13,7 @@ use crate::outcome::{Fate, Verdict};
 
 /// A line of `ledger.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct LedgerEntry {
     /// The URL, as in `items.parquet`.
     pub url: String,
     /// The outcome.
@@ -32,7 +32,7 @@ pub struct Entry {
     pub when: i64,
 }
 
-impl Entry {
+impl LedgerEntry {
     pub(crate) fn kept(url: &str, reason: &str, status: Option<u16>, bytes: u64, (width, height): ImageSize) -> Self {
         Self {
             url: url.to_owned(),
@@ -62,13 +62,13 @@ impl Entry {
 
 /// The content of the last line about a URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Known {
+pub struct LastOutcome {
     pub fate: Fate,
     pub bytes: Option<u64>,
 }
 
 /// The last line about each URL, by [`Downloads::key`]. Memory use is about forty bytes per URL.
-pub type Past = HashMap<u128, Known>;
+pub type Past = HashMap<u128, LastOutcome>;
 
 /// The open ledger file.
 #[derive(Debug)]
@@ -86,9 +86,9 @@ impl Ledger {
         let mut ended = true;
         while reader.read_until(b'\n', &mut line).map_err(|e| Error::io("read", path, e))? > 0 {
             ended = line.ends_with(b"\n");
-            match serde_json::from_slice::<Entry>(&line) {
+            match serde_json::from_slice::<LedgerEntry>(&line) {
                 Ok(entry) => {
-                    past.insert(Downloads::key(&entry.url), Known { fate: entry.fate, bytes: entry.bytes });
+                    past.insert(Downloads::key(&entry.url), LastOutcome { fate: entry.fate, bytes: entry.bytes });
                 }
                 Err(_) => broken += 1,
             }
@@ -102,7 +102,7 @@ impl Ledger {
     }
 
     /// Appends a line.
-    pub fn add(&mut self, entry: &Entry) -> Result<()> {
+    pub fn add(&mut self, entry: &LedgerEntry) -> Result<()> {
         let mut line = serde_json::to_vec(entry).map_err(|e| Error::io("write", &self.path, e.into()))?;
         line.push(b'\n');
         self.write(&line)
@@ -122,17 +122,18 @@ mod tests {
     fn the_last_line_counts_and_a_line_truncated_by_a_kill_does_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger.jsonl");
-        let lost = |url, fate| Entry::lost(url, Verdict::new(fate, "answered"));
+        let lost = |url, fate| LedgerEntry::lost(url, Verdict::new(fate, "answered"));
         let (mut ledger, past, broken) = Ledger::open(&path).unwrap();
         assert_eq!((past.len(), broken), (0, 0));
-        for entry in [lost("a", Fate::Failed), lost("b", Fate::Gone), Entry::kept("a", "fetched", Some(200), 7, (3, 2))]
+        for entry in
+            [lost("a", Fate::Failed), lost("b", Fate::Gone), LedgerEntry::kept("a", "fetched", Some(200), 7, (3, 2))]
         {
             ledger.add(&entry).unwrap();
         }
         ledger.write(b"{\"url\": \"c\", \"fa").unwrap();
         let (mut ledger, past, broken) = Ledger::open(&path).unwrap();
         assert_eq!((past.len(), broken), (2, 1));
-        assert_eq!(past[&Downloads::key("a")], Known { fate: Fate::Done, bytes: Some(7) });
+        assert_eq!(past[&Downloads::key("a")], LastOutcome { fate: Fate::Done, bytes: Some(7) });
         ledger.add(&lost("c", Fate::Refused)).unwrap();
         let (_, past, broken) = Ledger::open(&path).unwrap();
         assert_eq!((past.len(), broken), (3, 1), "a line behind a broken one is whole");

@@ -8,7 +8,6 @@
 //! `transfer` downloads one, in several attempts if necessary, with `client` (redirects), `resolver` (private networks) and `part` (what an
 //! earlier attempt left); `check` decodes the result; `ledger` records the outcome.
 
-mod address;
 mod as_stored;
 mod check;
 mod client;
@@ -26,9 +25,10 @@ mod schedule;
 mod sniff;
 mod stage;
 mod transfer;
+mod urls;
 
 pub use error::{Error, Result};
-pub use ledger::Entry;
+pub use ledger::LedgerEntry;
 pub use outcome::Fate;
 pub use report::{DownloadReport, ImageReport, RawReport};
 pub use stage::run;

@@ -17,19 +17,19 @@ struct Note {
 
 /// The state of an incomplete file: its length, and the validator to send with the request for the rest.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Held {
+pub struct PartialState {
     pub length: u64,
     pub validator: String,
 }
 
 /// The unfinished file beside its final name.
 #[derive(Debug)]
-pub struct Part {
+pub struct PartialFile {
     path: PathBuf,
     note: PathBuf,
 }
 
-impl Part {
+impl PartialFile {
     pub fn beside(path: &Path) -> Self {
         let with = |end: &str| {
             let mut name = path.file_name().unwrap_or_default().to_owned();
@@ -49,14 +49,14 @@ impl Part {
     }
 
     /// What a download can resume from.
-    pub fn held(&self, url: &str) -> Result<Option<Held>> {
+    pub fn held(&self, url: &str) -> Result<Option<PartialState>> {
         let length = self.length()?;
         if length == 0 || files::length(&self.note)?.is_none() {
             return Ok(None);
         }
         // A note that a killed process left half written is ignored.
         let note = serde_json::from_slice::<Note>(&files::read(&self.note)?).ok().filter(|note| note.url == url);
-        Ok(note.map(|note| Held { length, validator: note.validator }))
+        Ok(note.map(|note| PartialState { length, validator: note.validator }))
     }
 
     /// Starts an empty file. The note is written before the first byte. Without a validator there is no note, and the file cannot be
@@ -72,7 +72,7 @@ impl Part {
     }
 
     /// Opens the file to append to it.
-    pub fn go_on(&self) -> Result<File> {
+    pub fn resume(&self) -> Result<File> {
         files::append(&self.path)
     }
 
@@ -116,16 +116,16 @@ mod tests {
     }
 
     #[test]
-    fn only_bytes_of_the_same_address_with_a_complete_record_are_resumed() {
+    fn only_bytes_of_the_same_url_with_a_complete_record_are_resumed() {
         let folder = tempfile::tempdir().unwrap();
-        let part = Part::beside(&folder.path().join("a.json.gz"));
+        let part = PartialFile::beside(&folder.path().join("a.json.gz"));
         let begin = |validator: Option<&str>| {
             part.begin("http://x/a", validator.map(str::to_owned)).unwrap().write_all(b"12345").unwrap();
         };
         begin(None);
         assert_eq!(part.held("http://x/a").unwrap(), None);
         begin(Some("\"v1\""));
-        assert_eq!(part.held("http://x/a").unwrap(), Some(Held { length: 5, validator: "\"v1\"".to_owned() }));
+        assert_eq!(part.held("http://x/a").unwrap(), Some(PartialState { length: 5, validator: "\"v1\"".to_owned() }));
         assert_eq!(part.held("http://x/b").unwrap(), None);
         std::fs::write(folder.path().join("a.json.gz.part.json"), "{\"url\": \"http://x/a\", \"vali").unwrap();
         assert_eq!(part.held("http://x/a").unwrap(), None);

@@ -13,11 +13,11 @@ use ring::digest::{Context, SHA256};
 
 use crate::client::{Client, ContentKind};
 use crate::outcome::Trouble;
-use crate::part::{Part, linked_folder};
+use crate::part::{PartialFile, linked_folder};
 use crate::report::RawReport;
 use crate::schedule::{self, Permit};
 use crate::transfer::Transfer;
-use crate::{Error, Result, address, sniff};
+use crate::{Error, Result, sniff, urls};
 
 /// A file that is in place, or a sentence that says why it could not be fetched.
 type RawOutcome = std::result::Result<RawReport, String>;
@@ -27,19 +27,23 @@ pub fn fetch(settings: &Download, data: &Path, progress: &Progress) -> Result<Ve
     if settings.files.is_empty() {
         return Ok(Vec::new());
     }
-    let desk =
-        Desk { settings, data, client: Client::new(settings, ContentKind::Raw), bar: progress.bytes("raw files", 0) };
+    let downloader = RawDownloader {
+        settings,
+        data,
+        client: Client::new(settings, ContentKind::Raw),
+        bar: progress.bytes("raw files", 0),
+    };
     let outcomes = Mutex::new(Vec::new());
     let produce = |schedule: &schedule::Schedule<usize>| {
         for (at, file) in settings.files.iter().enumerate() {
-            let host = address::parse(&file.url).map(|url| address::host(&url)).unwrap_or_default();
+            let host = urls::parse(&file.url).map(|url| urls::host(&url)).unwrap_or_default();
             schedule.put(host, at);
         }
         Ok(())
     };
     let threads = settings.connections.min(settings.files.len());
     schedule::run(threads, settings.per_host, produce, |at, permit| {
-        let outcome = desk.bring(&settings.files[at], permit)?;
+        let outcome = downloader.fetch(&settings.files[at], permit)?;
         outcomes.lock().unwrap_or_else(PoisonError::into_inner).push((at, outcome));
         Ok(())
     })?;
@@ -54,15 +58,15 @@ pub fn fetch(settings: &Download, data: &Path, progress: &Progress) -> Result<Ve
     }
 }
 
-struct Desk<'a> {
+struct RawDownloader<'a> {
     settings: &'a Download,
     data: &'a Path,
     client: Client,
     bar: Bar,
 }
 
-impl Desk<'_> {
-    fn bring(&self, file: &RawFile, permit: &mut Permit<'_, usize>) -> Result<RawOutcome> {
+impl RawDownloader<'_> {
+    fn fetch(&self, file: &RawFile, permit: &mut Permit<'_, usize>) -> Result<RawOutcome> {
         let path = self.data.join(&file.path);
         if let Some(link) = linked_folder(self.data, &path) {
             return Ok(Err(format!(
@@ -81,17 +85,17 @@ impl Desk<'_> {
             Ok(Err(format!(
                 "failed to download `{}` from {}: {reason}; {remedy}",
                 path.display(),
-                address::shown_text(&file.url)
+                urls::shown_text(&file.url)
             )))
         };
         if self.settings.offline {
             return lost("`download.offline` is on");
         }
-        let url = match address::parse(&file.url) {
+        let url = match urls::parse(&file.url) {
             Ok(url) => url,
             Err(verdict) => return lost(&verdict.reason),
         };
-        let part = Part::beside(&path);
+        let part = PartialFile::beside(&path);
         let meter = Meter { bar: &self.bar, announced: AtomicU64::new(0), counted: AtomicU64::new(0) };
         let transfer = Transfer {
             client: &self.client,
@@ -101,7 +105,7 @@ impl Desk<'_> {
             retries: self.settings.retries,
             watch: &|length, expected| meter.at(length, expected),
         };
-        match transfer.run(&mut |url| permit.change(address::host(url))) {
+        match transfer.run(&mut |url| permit.change(urls::host(url))) {
             Ok(whole) => accept(file, &path, &part, whole.bytes),
             Err(Trouble::Passing(verdict, _) | Trouble::Final(verdict)) => lost(&verdict.reason),
             Err(Trouble::Disk(error)) => Err(error.into()),
@@ -127,13 +131,13 @@ fn kept(file: &RawFile, path: &Path, bytes: u64) -> Result<RawOutcome> {
 }
 
 /// Moves a downloaded file to its final name if it is as expected; otherwise discards it.
-fn accept(file: &RawFile, path: &Path, part: &Part, bytes: u64) -> Result<RawOutcome> {
+fn accept(file: &RawFile, path: &Path, part: &PartialFile, bytes: u64) -> Result<RawOutcome> {
     if let Some(problem) = problem(file, part.path())? {
         part.discard()?;
         return Ok(Err(format!(
             "`{}` was not kept: the file from {} {problem}; correct `download.files`",
             path.display(),
-            address::shown_text(&file.url)
+            urls::shown_text(&file.url)
         )));
     }
     part.publish(path)?;

@@ -40,13 +40,14 @@ pub struct RawReport {
 /// use mp4sr_download::{Fate, ImageReport};
 ///
 /// let fates = [(Fate::Done, 7), (Fate::Gone, 2)].into();
-/// let report = ImageReport { addresses: 10, fates, missing: 1, ..ImageReport::default() };
-/// assert!(report.check().is_ok(), "7 images, 2 addresses that are gone, and 1 that offline mode left out");
+/// let report = ImageReport { urls: 10, fates, missing: 1, ..ImageReport::default() };
+/// assert!(report.check().is_ok(), "7 images, 2 URLs that are gone, and 1 that offline mode left out");
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ImageReport {
     /// The number of distinct image URLs in `items.parquet`.
-    pub addresses: u64,
+    #[serde(rename = "addresses")]
+    pub urls: u64,
     /// The number of URLs per outcome.
     pub fates: BTreeMap<Fate, u64>,
     /// The number of URLs that offline mode left out.
@@ -61,10 +62,10 @@ impl ImageReport {
     /// Checks that every URL has one outcome or is missing.
     pub fn check(&self) -> Result<()> {
         let counted = self.missing + self.fates.values().sum::<u64>();
-        if counted == self.addresses {
+        if counted == self.urls {
             return Ok(());
         }
-        Err(Error::Bug(Bug(format!("{} URLs were read, but {counted} have an outcome", self.addresses))))
+        Err(Error::Bug(Bug(format!("{} URLs were read, but {counted} have an outcome", self.urls))))
     }
 
     fn table(&self) -> Table {
@@ -81,7 +82,7 @@ impl ImageReport {
             table.add_row(["missing (offline)".to_owned(), self.missing.to_string(), String::new()]);
         }
         let settled: u64 = self.settled_now.values().sum();
-        table.add_row(["total".to_owned(), self.addresses.to_string(), settled.to_string()]);
+        table.add_row(["total".to_owned(), self.urls.to_string(), settled.to_string()]);
         table
     }
 }

@@ -8,7 +8,7 @@ use ureq::http::Uri;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 
-use crate::address::why_private;
+use crate::urls::why_private;
 
 /// A host that must not be contacted.
 #[derive(Debug, thiserror::Error)]

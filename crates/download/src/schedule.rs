@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_without_room_is_passed_over() {
+    fn a_host_at_its_limit_is_skipped() {
         let schedule = Schedule::new(1);
         for (host, job) in [("a", 1), ("a", 2), ("b", 3)] {
             assert!(schedule.put(host.to_owned(), job));

@@ -43,12 +43,12 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
     let downloads = Downloads::new(Path::new(&context.config.dataset.data));
     let _lock = Lock::acquire(downloads.folder(), "download")?;
     files::remove_leftovers(downloads.folder())?;
-    let report = bring(context, &downloads)?;
+    let report = download(context, &downloads)?;
     files::write_json(&downloads.report(), &report)?;
     print(&report.table())
 }
 
-fn bring(context: &Context, downloads: &Downloads) -> Result<DownloadReport> {
+fn download(context: &Context, downloads: &Downloads) -> Result<DownloadReport> {
     let (settings, progress) = (&context.config.download, &context.progress);
     let files = raw::fetch(settings, Path::new(&context.config.dataset.data), progress)?;
     let items = context.layout.items();

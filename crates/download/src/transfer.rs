@@ -11,7 +11,7 @@ use url::Url;
 
 use crate::client::Client;
 use crate::outcome::{Fate, Trouble, Verdict};
-use crate::part::{Held, Part};
+use crate::part::{PartialFile, PartialState};
 use crate::retry;
 
 /// The progress in bytes after which the count of attempts starts again.
@@ -21,7 +21,7 @@ const HEADWAY: u64 = 1 << 20;
 pub struct Transfer<'a> {
     pub client: &'a Client,
     pub url: &'a Url,
-    pub part: &'a Part,
+    pub part: &'a PartialFile,
     /// The largest number of bytes allowed, if there is a limit.
     pub limit: Option<u64>,
     /// The number of further attempts after a failed one.
@@ -32,14 +32,14 @@ pub struct Transfer<'a> {
 
 /// A file that is complete, still under the name of its part.
 #[derive(Debug)]
-pub struct Whole {
+pub struct CompleteFile {
     pub status: u16,
     pub bytes: u64,
 }
 
 impl Transfer<'_> {
     /// Downloads the file into its part. `enter` is called with each URL before it is requested.
-    pub fn run(&self, enter: &mut dyn FnMut(&Url)) -> Result<Whole, Trouble> {
+    pub fn run(&self, enter: &mut dyn FnMut(&Url)) -> Result<CompleteFile, Trouble> {
         let key = Downloads::key(self.url.as_str());
         let (mut tried, mut furthest) = (0, 0);
         loop {
@@ -64,12 +64,12 @@ impl Transfer<'_> {
         }
     }
 
-    fn attempt(&self, enter: &mut dyn FnMut(&Url)) -> Result<Whole, Trouble> {
+    fn attempt(&self, enter: &mut dyn FnMut(&Url)) -> Result<CompleteFile, Trouble> {
         if let Some(held) = self.part.held(self.url.as_str())? {
             let response = self.client.get(self.url, Some(&held), enter)?;
             match response.status().as_u16() {
                 206 if fits(response.headers(), &held) => {
-                    return self.go_on(response, &held);
+                    return self.resume(response, &held);
                 }
                 // The bytes so far do not fit the server's current version.
                 206 | 416 => self.part.discard()?,
@@ -79,7 +79,7 @@ impl Transfer<'_> {
         self.begin(self.client.get(self.url, None, enter)?)
     }
 
-    fn begin(&self, response: Response<Body>) -> Result<Whole, Trouble> {
+    fn begin(&self, response: Response<Body>) -> Result<CompleteFile, Trouble> {
         let status = response.status().as_u16();
         if status != 200 {
             let trouble = refusal(status, response.headers());
@@ -93,10 +93,10 @@ impl Transfer<'_> {
         self.copy(response, file, 0, expected)
     }
 
-    fn go_on(&self, response: Response<Body>, held: &Held) -> Result<Whole, Trouble> {
+    fn resume(&self, response: Response<Body>, held: &PartialState) -> Result<CompleteFile, Trouble> {
         let total = range(response.headers()).and_then(|(_, total)| total);
         let expected = total.or_else(|| response.body().content_length().map(|rest| held.length + rest));
-        self.copy(response, self.part.go_on()?, held.length, expected)
+        self.copy(response, self.part.resume()?, held.length, expected)
     }
 
     /// Appends the body to the `length` bytes so far. Only bytes that arrive are counted; the length that the server states only shows
@@ -107,7 +107,7 @@ impl Transfer<'_> {
         mut file: File,
         mut length: u64,
         expected: Option<u64>,
-    ) -> Result<Whole, Trouble> {
+    ) -> Result<CompleteFile, Trouble> {
         let status = response.status().as_u16();
         let mut body = response.into_body().into_with_config().limit(u64::MAX).reader();
         let mut buffer = vec![0; 64 << 10];
@@ -136,7 +136,7 @@ impl Transfer<'_> {
                 self.part.discard()?;
                 Err(Trouble::passing(format!("received {length} bytes, expected {expected}")).with_status(status))
             }
-            _ => Ok(Whole { status, bytes: length }),
+            _ => Ok(CompleteFile { status, bytes: length }),
         }
     }
 }
@@ -156,7 +156,7 @@ fn refusal(status: u16, headers: &HeaderMap) -> Trouble {
 }
 
 /// Whether a response is the rest of the held part: it continues where the part ends, and has the same version.
-fn fits(headers: &HeaderMap, held: &Held) -> bool {
+fn fits(headers: &HeaderMap, held: &PartialState) -> bool {
     let name = if held.validator.starts_with('"') { header::ETAG } else { header::LAST_MODIFIED };
     // A server must repeat an ETag, but need not repeat a time.
     let may_be_missing = name == header::LAST_MODIFIED;

@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn worked_by_hand_and_users_without_a_case_do_not_count() {
+    fn losses_match_hand_computed_values_and_users_without_a_case_are_skipped() {
         let scorer = |interests| Lengths(Tensor::new(&[[1f32], [0.0]], &Device::Cpu).unwrap(), interests);
         let users: [&[u32]; 3] = [&[2, 1], &[1], &[1, 1, 2]];
         let loss =

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::folder::EXPORT;
 use crate::histories::{UserHistory, histories};
-use crate::vectors::VectorForm;
+use crate::vectors::VectorFormat;
 use crate::{folder, huggingface, lists, mmrec, recbole, vectors};
 
 /// Exports a trained run as files for other programs: lists, vectors, datasets or a model folder.
@@ -64,11 +64,11 @@ impl ExportFormat {
         matches!(self, Self::Recbole | Self::Mmrec)
     }
 
-    fn vectors(self) -> Option<VectorForm> {
+    fn vectors(self) -> Option<VectorFormat> {
         match self {
-            Self::VectorsNpy => Some(VectorForm::Npy),
-            Self::VectorsSafetensors => Some(VectorForm::Safetensors),
-            Self::VectorsParquet => Some(VectorForm::Parquet),
+            Self::VectorsNpy => Some(VectorFormat::Npy),
+            Self::VectorsSafetensors => Some(VectorFormat::Safetensors),
+            Self::VectorsParquet => Some(VectorFormat::Parquet),
             _ => None,
         }
     }
@@ -195,8 +195,8 @@ fn write_run(
 ) -> anyhow::Result<Vec<PathBuf>> {
     let store = ItemStore::open(context)?;
     let run = LoadedRun::load(&context.layout, &context.config, store.read(context)?)?;
-    let vector_forms: Vec<VectorForm> = formats.iter().filter_map(|format| format.vectors()).collect();
-    if !vector_forms.is_empty() {
+    let vector_formats: Vec<VectorFormat> = formats.iter().filter_map(|format| format.vectors()).collect();
+    if !vector_formats.is_empty() {
         vectors::expect_vectors(run.trained.model.as_ref(), &context.config.model.name)?;
     }
     for warning in run.trained.warnings(&context.config, &BTreeMap::new()) {
@@ -211,8 +211,8 @@ fn write_run(
     if !list_formats.is_empty() {
         paths.extend(lists::write(&export, &list_formats, &made.join("lists"))?);
     }
-    if !vector_forms.is_empty() {
-        paths.extend(vectors::write(&export, &vector_forms, &made.join("vectors"))?);
+    if !vector_formats.is_empty() {
+        paths.extend(vectors::write(&export, &vector_formats, &made.join("vectors"))?);
     }
     if formats.contains(&ExportFormat::Huggingface) {
         paths.extend(huggingface::write(&export, &made.join("huggingface"))?);

@@ -17,7 +17,7 @@ const ABOUT: &str = "dataset.json";
 const ITEMS: &str = "items.jsonl";
 
 /// A dataset with its features.
-pub struct Dataset {
+pub struct ExportedDataset {
     pub sequences: Sequences,
     pub items: Items,
     pub users: Users,
@@ -66,7 +66,7 @@ pub struct About {
     pub files: std::collections::BTreeMap<String, String>,
 }
 
-impl Dataset {
+impl ExportedDataset {
     /// Reads the dataset of a run, and those features of its modalities that exist. Items that were added after training are not included.
     pub fn read(context: &Context) -> anyhow::Result<Self> {
         let (config, layout) = (&context.config, &context.layout);

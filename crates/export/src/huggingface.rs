@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use mp4sr_artifact::{Layout, Sequences, files};
 use mp4sr_models::FINETUNE;
 use mp4sr_pipeline::Config;
-use mp4sr_pipeline::config::{Precision, StoreAddress};
+use mp4sr_pipeline::config::{Precision, StoreUrl};
 use mp4sr_protocol::{Metric, MetricMeans, Split, StoredRanks};
 use mp4sr_run::Inputs;
 use serde_json::{Value, json};
@@ -51,7 +51,7 @@ fn copy_run(export: &Export<'_>, artifacts: &Path) -> anyhow::Result<Vec<PathBuf
     let mut elsewhere: Config = config.clone();
     "data".clone_into(&mut elsewhere.dataset.data);
     // The added items are in the folder of the copied run.
-    elsewhere.serve.store = StoreAddress::default();
+    elsewhere.serve.store = StoreUrl::default();
     // The other machine may have no GPU, and ranking on the CPU needs 32 bits.
     "cpu".clone_into(&mut elsewhere.run.device);
     (elsewhere.train.precision, elsewhere.extract.precision) = (Precision::F32, Precision::F32);

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use mp4sr_artifact::files;
 use mp4sr_pipeline::Context;
 
-use crate::dataset::{Dataset, ModalityFeatures, mean_of};
+use crate::dataset::{ExportedDataset, ModalityFeatures, mean_of};
 use crate::npy;
 
 /// Writes `<name>.inter`, the ids of users and items, one feature matrix per modality, and the settings of the dataset.
 pub fn write(context: &Context, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let name = &context.config.dataset.name;
-    let dataset = Dataset::read(context)?;
+    let dataset = ExportedDataset::read(context)?;
     let inter = folder.join(format!("{name}.inter"));
     let mut text = "userID\titemID\trating\ttimestamp\tx_label\n".to_owned();
     for (user, item, time, part) in dataset.events() {

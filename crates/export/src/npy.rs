@@ -45,14 +45,14 @@ pub fn write<T: Number>(path: &Path, values: &[T], shape: &[usize]) -> anyhow::R
 
 /// A matrix in row-major order.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Matrix {
+pub struct NpyMatrix {
     /// The values, `[rows * width]`.
     pub values: Vec<f32>,
     /// The width of a row.
     pub width: usize,
 }
 
-impl Matrix {
+impl NpyMatrix {
     /// Reads a matrix of floats of any precision; 64-bit values are rounded to 32 bits.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let array = read(path)?;
@@ -135,17 +135,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.npy");
         write(&path, &[0.1_f32, -0.0, 3.0, 4.0, 5.0, f32::MIN_POSITIVE], &[3, 2]).unwrap();
-        let matrix = Matrix::read(&path).unwrap();
+        let matrix = NpyMatrix::read(&path).unwrap();
         assert_eq!((matrix.rows(), matrix.width), (3, 2));
         assert_eq!(matrix.values[1].to_bits(), (-0.0_f32).to_bits());
         let doubles = candle_core::Tensor::new(&[[0.25_f64, 0.1]], &candle_core::Device::Cpu).unwrap();
         doubles.write_npy(&path).unwrap();
-        assert_eq!(Matrix::read(&path).unwrap().values, [0.25, 0.1]);
+        assert_eq!(NpyMatrix::read(&path).unwrap().values, [0.25, 0.1]);
         write(&path, &[1_i64, 2], &[2]).unwrap();
         assert_eq!(read_i64(&path).unwrap(), [1, 2]);
         let refused = |bytes: &[u8], part: &str| {
             files::write_bytes(&path, bytes).unwrap();
-            let message = format!("{:#}", Matrix::read(&path).unwrap_err());
+            let message = format!("{:#}", NpyMatrix::read(&path).unwrap_err());
             assert!(message.contains(part) && message.contains("a.npy"), "{message}");
         };
         let of = |header: &str, bytes: usize| {

@@ -7,7 +7,7 @@ use mp4sr_artifact::files;
 use mp4sr_pipeline::Context;
 use serde_json::{Value, json};
 
-use crate::dataset::{Dataset, ModalityFeatures, expect_plain_ids};
+use crate::dataset::{ExportedDataset, ModalityFeatures, expect_plain_ids};
 
 /// The parts in the file names of a dataset that records where its parts begin, rather than leaving out the last two events.
 pub const PARTS: [&str; 3] = ["train", "valid", "test"];
@@ -15,7 +15,7 @@ pub const PARTS: [&str; 3] = ["train", "valid", "test"];
 /// Writes `<name>.inter`, `<name>.item`, one feature file per modality, and the settings with which RecBole reads them.
 pub fn write(context: &Context, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let name = &context.config.dataset.name;
-    let dataset = Dataset::read(context)?;
+    let dataset = ExportedDataset::read(context)?;
     expect_plain_ids(&dataset.items.ids, "item")?;
     expect_plain_ids(&dataset.users.ids, "user")?;
     let at = |suffix: &str| folder.join(format!("{name}.{suffix}"));
@@ -47,7 +47,7 @@ pub fn suffix(modality: &str) -> String {
     format!("{modality}emb")
 }
 
-fn interactions(dataset: &Dataset, only: Option<u8>) -> String {
+fn interactions(dataset: &ExportedDataset, only: Option<u8>) -> String {
     let mut text = "user_id:token\titem_id:token\ttimestamp:float\n".to_owned();
     for (user, item, time, _) in dataset.events().filter(|event| only.is_none_or(|part| part == event.3)) {
         let (user, item) = (&dataset.users.ids[user], &dataset.items.ids[item as usize - 1]);
@@ -61,7 +61,7 @@ fn words(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ").replace('"', "'")
 }
 
-fn items(dataset: &Dataset) -> String {
+fn items(dataset: &ExportedDataset) -> String {
     let mut text = "item_id:token\ttitle:token_seq\tcategories:token_seq\tsentences:token_seq\n".to_owned();
     let items = &dataset.items;
     for row in 0..items.len() {
@@ -73,7 +73,7 @@ fn items(dataset: &Dataset) -> String {
     text
 }
 
-fn features(dataset: &Dataset, own: &ModalityFeatures) -> String {
+fn features(dataset: &ExportedDataset, own: &ModalityFeatures) -> String {
     let modality = &own.modality;
     let mut text = format!("{modality}_iid:token\t{modality}_emb:float_seq\n");
     for (row, id) in dataset.items.ids.iter().enumerate() {
@@ -86,7 +86,7 @@ fn features(dataset: &Dataset, own: &ModalityFeatures) -> String {
 }
 
 /// The settings for RecBole, as YAML; JSON values are valid YAML values.
-fn settings(name: &str, dataset: &Dataset) -> String {
+fn settings(name: &str, dataset: &ExportedDataset) -> String {
     let modalities: Vec<&str> = dataset.features.iter().map(|own| own.modality.as_str()).collect();
     let all = |of: &dyn Fn(&str) -> (String, Value)| -> Value {
         Value::Object(modalities.iter().map(|modality| of(modality)).collect())

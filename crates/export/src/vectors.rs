@@ -23,7 +23,7 @@ use crate::npy;
 
 /// The format of exported vectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum VectorForm {
+pub enum VectorFormat {
     /// NumPy arrays, and ids as JSON.
     Npy,
     /// One safetensors file, and ids as JSON.
@@ -44,7 +44,7 @@ pub fn expect_vectors(model: &dyn Model, name: &str) -> anyhow::Result<()> {
 }
 
 /// The vectors from which scores are computed.
-struct Vectors {
+struct ExportedVectors {
     /// The item matrix, `[I, k]`: row i-1 is item i.
     items: Vec<f32>,
     /// k, the width of a vector.
@@ -55,7 +55,7 @@ struct Vectors {
     queries: Vec<f32>,
 }
 
-impl Vectors {
+impl ExportedVectors {
     fn of(export: &Export<'_>) -> anyhow::Result<Self> {
         let Export { context, answerer, histories, .. } = export;
         let scorer = answerer.scorer();
@@ -80,8 +80,8 @@ fn values(tensor: &Tensor) -> anyhow::Result<Vec<f32>> {
 }
 
 /// Writes the vectors in every format, and returns the paths of the files.
-pub fn write(export: &Export<'_>, forms: &[VectorForm], folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let vectors = Vectors::of(export)?;
+pub fn write(export: &Export<'_>, formats: &[VectorFormat], folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let vectors = ExportedVectors::of(export)?;
     let users = Users::read(&export.context.layout.users())?;
     let user_ids: Vec<&str> = export.histories.iter().map(|own| users.ids[own.user].as_str()).collect();
     let about = about(export, &vectors);
@@ -91,7 +91,7 @@ pub fn write(export: &Export<'_>, forms: &[VectorForm], folder: &Path) -> anyhow
         folder.join(name)
     };
     files::write_json(&file("vectors.json"), &about)?;
-    if forms.iter().any(|form| *form != VectorForm::Parquet) {
+    if formats.iter().any(|format| *format != VectorFormat::Parquet) {
         files::write_json(&file("item_ids.json"), &export.run.catalogue.items.ids)?;
         files::write_json(&file("user_ids.json"), &user_ids)?;
     }
@@ -103,15 +103,15 @@ pub fn write(export: &Export<'_>, forms: &[VectorForm], folder: &Path) -> anyhow
     }));
     let histories: Vec<i64> =
         export.histories.iter().flat_map(|own| own.history.iter().map(|&item| i64::from(item))).collect();
-    for form in forms {
-        match form {
-            VectorForm::Npy => {
+    for format in formats {
+        match format {
+            VectorFormat::Npy => {
                 npy::write(&file("items.npy"), &vectors.items, &[items, vectors.width])?;
                 npy::write(&file("queries.npy"), &vectors.queries, &[queries, vectors.width])?;
                 npy::write(&file("histories.npy"), &histories, &[histories.len()])?;
                 npy::write(&file("history_offsets.npy"), &offsets, &[offsets.len()])?;
             }
-            VectorForm::Safetensors => {
+            VectorFormat::Safetensors => {
                 let header = Header {
                     format: "vectors-export".to_owned(),
                     version: 1,
@@ -128,7 +128,7 @@ pub fn write(export: &Export<'_>, forms: &[VectorForm], folder: &Path) -> anyhow
                 ];
                 write_tensors(&file("vectors.safetensors"), &header, &tensors)?;
             }
-            VectorForm::Parquet => {
+            VectorFormat::Parquet => {
                 write_table(&file("items.parquet"), item_columns(export, &vectors)?)?;
                 write_table(&file("queries.parquet"), query_columns(export, &vectors, &user_ids)?)?;
             }
@@ -138,7 +138,7 @@ pub fn write(export: &Export<'_>, forms: &[VectorForm], folder: &Path) -> anyhow
 }
 
 /// What a program needs to know to rank with the vectors.
-fn about(export: &Export<'_>, vectors: &Vectors) -> Value {
+fn about(export: &Export<'_>, vectors: &ExportedVectors) -> Value {
     let Export { context, run, answerer, .. } = export;
     let model = run.trained.model.as_ref();
     let reads_last = Some(model.max_sequence_length()).filter(|&length| length < usize::MAX);
@@ -161,7 +161,7 @@ fn about(export: &Export<'_>, vectors: &Vectors) -> Value {
 
 type ArrowColumns = Vec<(&'static str, ArrayRef)>;
 
-fn item_columns(export: &Export<'_>, vectors: &Vectors) -> anyhow::Result<ArrowColumns> {
+fn item_columns(export: &Export<'_>, vectors: &ExportedVectors) -> anyhow::Result<ArrowColumns> {
     let catalogue = &export.run.catalogue;
     let count = catalogue.items.len();
     let old = count - catalogue.new_items;
@@ -175,7 +175,7 @@ fn item_columns(export: &Export<'_>, vectors: &Vectors) -> anyhow::Result<ArrowC
     ])
 }
 
-fn query_columns(export: &Export<'_>, vectors: &Vectors, user_ids: &[&str]) -> anyhow::Result<ArrowColumns> {
+fn query_columns(export: &Export<'_>, vectors: &ExportedVectors, user_ids: &[&str]) -> anyhow::Result<ArrowColumns> {
     let (mut ids, mut interests) = (Vec::new(), Vec::new());
     let mut items = ListBuilder::new(UInt32Builder::new());
     let mut names = ListBuilder::new(StringBuilder::new());

@@ -2,7 +2,7 @@
 //!
 //! The tiny encoders of `data/encoders` are compiled in. If a pipeline names one of them and the working directory has no such folder, its
 //! files are written once below the artifacts' cache and then read like those of any other encoder. The bytes are the same, and therefore
-//! the vectors and their place in the cache of vectors.
+//! the vectors and their folder in the cache of vectors.
 
 use std::path::{Path, PathBuf};
 
@@ -43,22 +43,22 @@ static ENCODERS: [Encoder; 2] = [
 ];
 
 /// The built-in encoder that `model` names; `None` if it names another, or a folder that exists.
-fn carried(model: &str) -> Option<&'static Encoder> {
-    let is_there = Path::new(model).is_dir();
-    let name = model.strip_prefix(BUILTIN).or_else(|| model.strip_prefix(FOLDER).filter(|_| !is_there))?;
+fn built_in(model: &str) -> Option<&'static Encoder> {
+    let is_folder = Path::new(model).is_dir();
+    let name = model.strip_prefix(BUILTIN).or_else(|| model.strip_prefix(FOLDER).filter(|_| !is_folder))?;
     ENCODERS.iter().find(|encoder| encoder.name == name.trim_end_matches('/'))
 }
 
 /// The size of the weights in bytes and the configuration of the built-in encoder that `model` names.
 pub(crate) fn contents(model: &str) -> Option<(u64, &'static [u8])> {
-    let file = |wanted: &str| carried(model)?.files.iter().find(|(name, _)| *name == wanted).map(|(_, bytes)| *bytes);
+    let file = |wanted: &str| built_in(model)?.files.iter().find(|(name, _)| *name == wanted).map(|(_, bytes)| *bytes);
     Some((file(WEIGHTS)?.len() as u64, file(CONFIG)?))
 }
 
 /// The folder below `cache` of the built-in encoder that `model` names; `None` if it names another, or a folder that exists. Files that are
 /// missing there or differ from the built-in ones are written if `access` allows it.
 pub(crate) fn folder(model: &str, cache: &Path, access: Access) -> Result<Option<PathBuf>> {
-    let Some(encoder) = carried(model) else { return Ok(None) };
+    let Some(encoder) = built_in(model) else { return Ok(None) };
     let hashes: Vec<String> =
         encoder.files.iter().map(|(file, bytes)| format!("{file} {}\n", Fingerprint::of_bytes(bytes))).collect();
     let content = Fingerprint::of_bytes(hashes.concat().as_bytes()).to_string();
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_carried_files_are_those_of_the_repository_and_damage_is_repaired() {
+    fn the_built_in_files_match_the_repository_and_damage_is_repaired() {
         let cache = tempfile::tempdir().unwrap();
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/encoders");
         for encoder in &ENCODERS {
@@ -89,8 +89,8 @@ mod tests {
             };
             assert_eq!(count(&repository.join(encoder.name)), encoder.files.len(), "every file is carried");
             for (file, _) in encoder.files {
-                let carried = files::read(&written.join(file)).unwrap();
-                assert!(carried == files::read(&repository.join(encoder.name).join(file)).unwrap(), "{file}");
+                let built_in = files::read(&written.join(file)).unwrap();
+                assert!(built_in == files::read(&repository.join(encoder.name).join(file)).unwrap(), "{file}");
             }
             files::write_bytes(&written.join("config.json"), b"{").unwrap();
             let again = folder(&format!("data/encoders/{}", encoder.name), cache.path(), Access::Full).unwrap();

@@ -82,13 +82,13 @@ pub(crate) struct CachedEncoder<'f> {
     pub precision: Precision,
 }
 
-/// Adds the vectors of other caches to the cache `root`, and returns what was added per encoder. A place is a folder of artifacts, or the
-/// folder of a cache itself. All places are checked before anything is copied.
-pub fn merge(root: &Path, places: &[PathBuf]) -> Result<Vec<(Share, MergedVectors)>> {
+/// Adds the vectors of other caches to the cache `root`, and returns what was added per encoder. Each of `folders` is a folder of
+/// artifacts, or the folder of a cache itself. All folders are checked before anything is copied.
+pub fn merge(root: &Path, folders: &[PathBuf]) -> Result<Vec<(EncoderShare, MergedVectors)>> {
     let mut found = Vec::new();
-    for place in places {
-        let own = Layout::new(place, "any", "any").vectors();
-        let from = if own.is_dir() { own } else { place.clone() };
+    for folder in folders {
+        let own = Layout::new(folder, "any", "any").vectors();
+        let from = if own.is_dir() { own } else { folder.clone() };
         let before = found.len();
         for share in shares(&from)? {
             match &share.about {
@@ -98,7 +98,7 @@ pub fn merge(root: &Path, places: &[PathBuf]) -> Result<Vec<(Share, MergedVector
             }
         }
         if found.len() == before {
-            return Err(Error::NoVectors { path: place.clone() });
+            return Err(Error::NoVectors { path: folder.clone() });
         }
     }
     let mut merged = Vec::new();
@@ -116,7 +116,7 @@ pub fn merge(root: &Path, places: &[PathBuf]) -> Result<Vec<(Share, MergedVector
 
 /// One encoder's share of the cache.
 #[derive(Debug, Serialize)]
-pub struct Share {
+pub struct EncoderShare {
     /// The folder of the share.
     pub folder: PathBuf,
     /// The encoder; `None` if `about.json` cannot be read.
@@ -130,12 +130,12 @@ pub struct Share {
 }
 
 /// The shares of all encoders, by folder name.
-pub fn shares(root: &Path) -> Result<Vec<Share>> {
+pub fn shares(root: &Path) -> Result<Vec<EncoderShare>> {
     let folders = if root.is_dir() { files::list(root)? } else { Vec::new() };
     folders.into_iter().filter(|folder| folder.is_dir()).map(share).collect()
 }
 
-fn share(folder: PathBuf) -> Result<Share> {
+fn share(folder: PathBuf) -> Result<EncoderShare> {
     let used =
         folder.join(EncoderAbout::FILE).metadata().and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
     let paths = files::list(&folder)?;
@@ -143,7 +143,7 @@ fn share(folder: PathBuf) -> Result<Share> {
     for path in &paths {
         bytes += files::length(path)?.unwrap_or(0);
     }
-    Ok(Share {
+    Ok(EncoderShare {
         about: read_about(&folder),
         shards: paths.iter().filter(|path| path.extension().is_some_and(|end| end == "safetensors")).count(),
         bytes,
@@ -155,7 +155,7 @@ fn share(folder: PathBuf) -> Result<Share> {
 
 /// Removes the shares that no run has used for `idle`. In the others, removes damaged shards that were set aside and files that are half
 /// written. Returns the removed shares and the number of freed bytes.
-pub fn prune(root: &Path, idle: Duration) -> Result<(Vec<Share>, u64)> {
+pub fn prune(root: &Path, idle: Duration) -> Result<(Vec<EncoderShare>, u64)> {
     let mut freed = 0;
     let mut removed = Vec::new();
     for share in shares(root)? {

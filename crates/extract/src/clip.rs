@@ -23,8 +23,8 @@ const WORDS: usize = 64;
 /// The number of images that go through the layers together: some 500 tokens with patches of 32 pixels.
 const IMAGES: usize = 10;
 /// The same for a GPU, which needs many thousands of tokens to be busy.
-const WORDS_ON_CARD: usize = 1024;
-const IMAGES_ON_CARD: usize = 256;
+const WORDS_ON_GPU: usize = 1024;
+const IMAGES_ON_GPU: usize = 256;
 
 /// `config.json`; the defaults are those of the reference.
 #[derive(Deserialize)]
@@ -169,7 +169,7 @@ struct TextTower {
     norm: InferenceNorm,
     projection: InferenceLinear,
     end: u32,
-    card: Option<DeviceEncoder>,
+    gpu: Option<DeviceEncoder>,
 }
 
 /// Maps patches to the projected vector of the class token.
@@ -183,7 +183,7 @@ struct VisionTower {
     projection: InferenceLinear,
     side: usize,
     patch: usize,
-    card: Option<DeviceEncoder>,
+    gpu: Option<DeviceEncoder>,
 }
 
 /// A CLIP model with its processor and tokenizer.
@@ -229,8 +229,8 @@ impl WordEncoder for Clip {
                 Ok(encoding.get_ids().to_vec())
             })
             .collect::<Result<Vec<_>>>()?;
-        let vectors = match &self.text.card {
-            Some(card) => tokens.chunks(WORDS_ON_CARD).map(|block| self.text.embed_on(card, block)).collect(),
+        let vectors = match &self.text.gpu {
+            Some(gpu) => tokens.chunks(WORDS_ON_GPU).map(|block| self.text.embed_on(gpu, block)).collect(),
             None => tokens.par_chunks(WORDS).map(|block| Ok(self.text.embed(block))).collect::<Result<Vec<_>>>(),
         };
         Ok(vectors?.concat())
@@ -247,16 +247,16 @@ impl ImageEncoder for Clip {
     }
 
     fn images_at_once(&self) -> usize {
-        if self.is_on_card() { IMAGES_ON_CARD } else { IMAGES }
+        if self.is_on_gpu() { IMAGES_ON_GPU } else { IMAGES }
     }
 
-    fn is_on_card(&self) -> bool {
-        self.vision.card.is_some()
+    fn is_on_gpu(&self) -> bool {
+        self.vision.gpu.is_some()
     }
 
     fn embed(&self, pixels: &[f32]) -> Result<Vec<f32>> {
-        match &self.vision.card {
-            Some(card) => Ok(card.embed_images(pixels)?),
+        match &self.vision.gpu {
+            Some(gpu) => Ok(gpu.embed_images(pixels)?),
             None => Ok(self.vision.embed(pixels)),
         }
     }
@@ -288,9 +288,9 @@ impl TextTower {
             norm: weights.norm("text_model.final_layer_norm", d)?,
             projection: weights.projection("text_projection", d, config.projection_dim)?,
             end: text.eos_token_id,
-            card: None,
+            gpu: None,
         };
-        loaded.card = device.upload(EncoderParts {
+        loaded.gpu = device.upload(EncoderParts {
             input: EncoderInput::Tokens { table: &loaded.tokens, segment: None },
             positions: &loaded.positions,
             norm: None,
@@ -300,7 +300,7 @@ impl TextTower {
         Ok(loaded)
     }
 
-    fn embed_on(&self, card: &DeviceEncoder, texts: &[Vec<u32>]) -> Result<Vec<f32>> {
+    fn embed_on(&self, gpu: &DeviceEncoder, texts: &[Vec<u32>]) -> Result<Vec<f32>> {
         let positions: Vec<u32> = texts.iter().flat_map(|tokens| 0..tokens.len() as u32).collect();
         let lengths: Vec<usize> = texts.iter().map(Vec::len).collect();
         let mut first = 0;
@@ -310,7 +310,7 @@ impl TextTower {
             end
         });
         let ends: Vec<u32> = ends.collect();
-        Ok(card.embed_tokens(&texts.concat(), &positions, &lengths, Readout::Rows(&ends))?)
+        Ok(gpu.embed_tokens(&texts.concat(), &positions, &lengths, Readout::Rows(&ends))?)
     }
 
     fn embed(&self, texts: &[Vec<u32>]) -> Vec<f32> {
@@ -370,10 +370,10 @@ impl VisionTower {
             projection: weights.projection("visual_projection", d, config.projection_dim)?,
             side: vision.image_size,
             patch,
-            card: None,
+            gpu: None,
         };
         let patches = EncoderInput::Images { patches: &loaded.patches, class: &loaded.class, side: loaded.side, patch };
-        loaded.card = device.upload(EncoderParts {
+        loaded.gpu = device.upload(EncoderParts {
             input: patches,
             positions: &loaded.positions,
             norm: Some(&loaded.norm_before),

@@ -41,7 +41,7 @@ impl EncoderDevice {
     }
 
     /// Whether it is a GPU.
-    pub(crate) fn is_card(&self) -> bool {
+    pub(crate) fn is_gpu(&self) -> bool {
         !self.device.is_cpu()
     }
 
@@ -58,7 +58,7 @@ impl EncoderDevice {
     /// Uploads the encoder if the device is a GPU.
     pub(crate) fn upload(&self, parts: EncoderParts<'_>) -> Result<Option<DeviceEncoder>> {
         let upload = || DeviceEncoder::new(parts, &self.device, self.precision);
-        Ok(self.is_card().then(upload).transpose()?)
+        Ok(self.is_gpu().then(upload).transpose()?)
     }
 }
 
@@ -115,6 +115,6 @@ mod tests {
     fn the_cpu_refuses_precisions_that_it_lacks() {
         let message = EncoderDevice::open(ComputeDevice::Cpu, Precision::Tf32).unwrap_err().to_string();
         assert!(message.contains("extract.precision = \"tf32\": the CPU has no tf32"), "{message}");
-        assert!(!EncoderDevice::open(ComputeDevice::Cpu, Precision::F32).unwrap().is_card());
+        assert!(!EncoderDevice::open(ComputeDevice::Cpu, Precision::F32).unwrap().is_gpu());
     }
 }

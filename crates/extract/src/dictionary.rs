@@ -75,14 +75,14 @@ mod tests {
             item("Ceramic. Coffee; jug: it's the rare jug jug jug"),
         ];
         let words = build(&texts, 10);
-        let carried = lines(VISUAL).len();
-        assert_eq!(&words[carried..], ["coffee", "jug"], "ceramic is carried, the rest is rare or says nothing");
+        let built_in = lines(VISUAL).len();
+        assert_eq!(&words[built_in..], ["coffee", "jug"], "ceramic is carried, the rest is rare or says nothing");
         assert!(words.contains(&"ceramic".to_owned()) && words.contains(&"striped".to_owned()));
-        assert_eq!(build(&texts, 1).len(), carried + 1);
+        assert_eq!(build(&texts, 1).len(), built_in + 1);
     }
 
     #[test]
-    fn an_own_dictionary_may_hold_comments_and_phrases_but_not_nothing() {
+    fn a_custom_dictionary_may_have_comments_and_phrases_but_not_be_empty() {
         let folder = std::env::temp_dir().join(format!("mp4sr-dictionary-{}", std::process::id()));
         let path = folder.join("words.txt");
         files::write_bytes(&path, b"# mine\nred\nlong sleeve # two words\n\nred\n").unwrap();

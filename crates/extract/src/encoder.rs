@@ -15,7 +15,7 @@ pub trait ImageEncoder: Send + Sync {
     fn images_at_once(&self) -> usize;
 
     /// Whether it computes on a GPU: one call at a time, while the CPU prepares the next images.
-    fn is_on_card(&self) -> bool;
+    fn is_on_gpu(&self) -> bool;
 
     /// Vectors `[images, d]` of pixels `[images, 3, side, side]`.
     fn embed(&self, pixels: &[f32]) -> Result<Vec<f32>>;

@@ -25,9 +25,9 @@ pub enum EncoderRole {
 
 /// Where the files of an encoder are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum EncoderPlace {
+pub enum EncoderLocation {
     /// Built into the program.
-    Carried,
+    BuiltIn,
     /// A local folder.
     Folder,
     /// The cache of the hub.
@@ -46,7 +46,7 @@ pub struct EncoderFacts {
     /// The name as configured.
     pub name: String,
     /// Where its files are.
-    pub place: EncoderPlace,
+    pub location: EncoderLocation,
     /// The size of its weights in bytes; `None` if it is unknown.
     pub weight_bytes: Option<u64>,
     /// The width of its vectors; `None` if it is unknown.
@@ -67,26 +67,27 @@ pub fn encoders(context: &Context, online: bool) -> Vec<EncoderFacts> {
 }
 
 fn facts(context: &Context, role: EncoderRole, name: &str, online: bool) -> EncoderFacts {
-    let known = |place, weight_bytes, width| EncoderFacts { role, name: name.to_owned(), place, weight_bytes, width };
+    let known =
+        |location, weight_bytes, width| EncoderFacts { role, name: name.to_owned(), location, weight_bytes, width };
     if let Some((bytes, config)) = builtin::contents(name) {
         let config = serde_json::from_slice(config).unwrap_or(Value::Null);
-        return known(EncoderPlace::Carried, Some(bytes), width(&config, role));
+        return known(EncoderLocation::BuiltIn, Some(bytes), width(&config, role));
     }
-    let opened = ModelFolder::open_or_carried(name, &context.layout.encoders(), Access::LocalOnly)
+    let opened = ModelFolder::open_or_built_in(name, &context.layout.encoders(), Access::LocalOnly)
         .and_then(|folder| Ok((weight_bytes(&folder, role)?, folder)));
     match opened {
         Ok((bytes, folder)) => {
-            let place = if folder.is_of_hub() { EncoderPlace::Cached } else { EncoderPlace::Folder };
+            let location = if folder.is_of_hub() { EncoderLocation::Cached } else { EncoderLocation::Folder };
             let config = folder.config.parse().unwrap_or(Value::Null);
-            known(place, Some(bytes), width(&config, role))
+            known(location, Some(bytes), width(&config, role))
         }
         Err(error) => match HubModel::open(name, if online { Access::Full } else { Access::LocalOnly }) {
             // A name on the hub, some of whose files are not on this machine.
             Ok(hub) if matches!(error, Error::Hub { .. }) => {
                 let bytes = if online { hub.weight_bytes() } else { None };
-                known(EncoderPlace::Hub, bytes, None)
+                known(EncoderLocation::Hub, bytes, None)
             }
-            _ => known(EncoderPlace::Unusable(error.to_string()), None, None),
+            _ => known(EncoderLocation::Unusable(error.to_string()), None, None),
         },
     }
 }

@@ -122,7 +122,7 @@ impl ModelFolder {
     }
 
     /// Like [`Self::open`], but also for a built-in encoder, whose files are then below `cache`.
-    pub fn open_or_carried(name: &str, cache: &Path, access: Access) -> Result<Self> {
+    pub fn open_or_built_in(name: &str, cache: &Path, access: Access) -> Result<Self> {
         let Some(folder) = builtin::folder(name, cache, access)? else {
             return Self::at(name, Location::find(name, access)?);
         };
@@ -145,7 +145,7 @@ impl ModelFolder {
         Ok(config["model_type"].as_str().unwrap_or("none").to_owned())
     }
 
-    /// `model_type` of the configuration, or what timm writes in its place, `architecture`.
+    /// `model_type` of the configuration, or what timm writes instead, `architecture`.
     pub fn architecture(&self) -> Result<String> {
         let config: serde_json::Value = self.config.parse()?;
         let named = config["model_type"].as_str().or_else(|| config["architecture"].as_str());
@@ -262,15 +262,15 @@ impl ModelFolder {
         {
             return Ok(nested);
         }
-        self.location.file(&self.place(file))
+        self.location.file(&self.path_within(file))
     }
 
     fn optional_file(&self, file: &str) -> Result<Option<PathBuf>> {
-        self.location.optional_file(&self.place(file))
+        self.location.optional_file(&self.path_within(file))
     }
 
     /// The path of a file within the folder. The transformer's files are in its subfolder.
-    fn place(&self, file: &str) -> String {
+    fn path_within(&self, file: &str) -> String {
         let is_of_all = self.transformer.is_empty() || file.contains('/') || [MODULES, WHOLE].contains(&file);
         if is_of_all { file.to_owned() } else { format!("{}/{file}", self.transformer) }
     }

@@ -27,8 +27,8 @@ pub(crate) struct HubModel {
 }
 
 /// The answer to a request for a file.
-enum Answer {
-    There(PathBuf),
+enum HubAnswer {
+    Found(PathBuf),
     /// The hub says that the model has no such file.
     Absent,
     /// The hub could not be reached, for this reason.
@@ -74,16 +74,16 @@ impl HubModel {
     /// The path of a file that the model must have.
     pub fn file(&self, file: &str) -> Result<PathBuf> {
         let (reason, remedy) = match self.ask(file) {
-            Answer::There(path) => return Ok(path),
-            Answer::Absent => (
+            HubAnswer::Found(path) => return Ok(path),
+            HubAnswer::Absent => (
                 format!("has no `{file}` on the hub at the revision `{}`", self.revision),
                 "check the name, or name another revision as `owner/name@revision`".to_owned(),
             ),
-            Answer::Unreachable(why) => (
+            HubAnswer::Unreachable(why) => (
                 format!("has no `{file}` in the hub's cache, and the hub cannot be reached ({why})"),
                 "run it once where the hub can be reached, or name a folder".to_owned(),
             ),
-            Answer::Refused(reason, remedy) => (reason, remedy),
+            HubAnswer::Refused(reason, remedy) => (reason, remedy),
         };
         Err(Error::Hub { name: self.name.clone(), reason, remedy })
     }
@@ -92,10 +92,12 @@ impl HubModel {
     /// not hold for the list of modules, because another program may have filled the cache without it.
     pub fn optional_file(&self, file: &str) -> Result<Option<PathBuf>> {
         match self.ask(file) {
-            Answer::There(path) => Ok(Some(path)),
-            Answer::Absent => Ok(None),
-            Answer::Unreachable(_) if file != MODULES && self.has_cached_weights() => Ok(None),
-            Answer::Unreachable(_) if file == MODULES && self.cached("preprocessor_config.json").is_some() => Ok(None),
+            HubAnswer::Found(path) => Ok(Some(path)),
+            HubAnswer::Absent => Ok(None),
+            HubAnswer::Unreachable(_) if file != MODULES && self.has_cached_weights() => Ok(None),
+            HubAnswer::Unreachable(_) if file == MODULES && self.cached("preprocessor_config.json").is_some() => {
+                Ok(None)
+            }
             _ => self.file(file).map(Some),
         }
     }
@@ -119,17 +121,17 @@ impl HubModel {
         [WEIGHTS, WEIGHTS_INDEX].iter().any(|file| self.cached(file).is_some())
     }
 
-    fn ask(&self, file: &str) -> Answer {
+    fn ask(&self, file: &str) -> HubAnswer {
         if let Some(path) = self.cached(file) {
-            return Answer::There(path);
+            return HubAnswer::Found(path);
         }
         let marker = self.marker(file);
         if marker.as_ref().is_some_and(|marker| marker.exists()) {
-            return Answer::Absent;
+            return HubAnswer::Absent;
         }
-        let Some(api) = &self.api else { return Answer::Unreachable("`HF_HUB_OFFLINE` is on".to_owned()) };
+        let Some(api) = &self.api else { return HubAnswer::Unreachable("`HF_HUB_OFFLINE` is on".to_owned()) };
         let error = match api.get(file) {
-            Ok(path) => return Answer::There(path),
+            Ok(path) => return HubAnswer::Found(path),
             Err(error) => error,
         };
         let text = error.to_string();
@@ -139,25 +141,25 @@ impl HubModel {
                 if let Some(marker) = self.marker(file) {
                     let _ = files::write_bytes(&marker, b"");
                 }
-                Answer::Absent
+                HubAnswer::Absent
             }
-            Some(401 | 403) => Answer::Refused(
+            Some(401 | 403) => HubAnswer::Refused(
                 "needs permission on the hub, or does not exist (it answered 401 or 403)".to_owned(),
                 "check the name; for a private or gated model, accept its terms and set `HF_TOKEN`".to_owned(),
             ),
-            Some(429) => Answer::Refused(
+            Some(429) => HubAnswer::Refused(
                 "cannot be downloaded now: the hub received too many requests (429)".to_owned(),
                 "wait a few minutes and run it again; with `HF_TOKEN`, the hub allows more requests".to_owned(),
             ),
-            Some(code) => Answer::Refused(
+            Some(code) => HubAnswer::Refused(
                 format!("cannot be downloaded: the hub answered {code} for `{file}`"),
                 "run it again later".to_owned(),
             ),
-            None if matches!(error, ApiError::IoError(_)) => Answer::Refused(
+            None if matches!(error, ApiError::IoError(_)) => HubAnswer::Refused(
                 format!("cannot be stored in the hub's cache ({text})"),
                 "free disk space, or name another folder with `HF_HOME`".to_owned(),
             ),
-            None => Answer::Unreachable(text),
+            None => HubAnswer::Unreachable(text),
         }
     }
 

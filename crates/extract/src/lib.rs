@@ -36,7 +36,7 @@ pub use adapter::audio::AudioEncoder;
 pub use audio::{AudioError, decode as decode_audio};
 pub use device::{EncoderDevice, overlap};
 pub use encoder::{ImageEncoder, WordEncoder};
-pub use encoder_facts::{EncoderFacts, EncoderPlace, EncoderRole, encoders};
+pub use encoder_facts::{EncoderFacts, EncoderLocation, EncoderRole, encoders};
 pub use error::{Error, Result};
 pub use open::{load_image_encoder, load_image_encoder_on};
 pub use processor::Processor;

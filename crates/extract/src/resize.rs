@@ -85,7 +85,7 @@ fn taps(from: u32, to: u32, filter: Filter, range: std::ops::Range<u32>) -> Vec<
 /// The pixel that the nearest filter selects. The reference adds the scale up, which rounds every sum.
 fn nearest(from: u32, to: u32, at: u32) -> usize {
     let scale = f64::from(from) / f64::from(to);
-    let centre = (0..at).fold(scale * 0.5, |place, _| place + scale);
+    let centre = (0..at).fold(scale * 0.5, |position, _| position + scale);
     (centre as usize).min(from as usize - 1)
 }
 
@@ -108,8 +108,8 @@ pub(crate) fn resize(
     let rows = taps(from_height, height, filter, part(height, shown.1, start.1));
     let (taken_rows, taken_columns) =
         (i64::from(from_height) - i64::from(height), i64::from(from_width) - i64::from(width));
-    let goes_down_first = taken_rows > 0 && taken_rows > 2 * taken_columns;
-    let pixels = if goes_down_first {
+    let is_vertical_first = taken_rows > 0 && taken_rows > 2 * taken_columns;
+    let pixels = if is_vertical_first {
         let used = used(&columns);
         let needed = |line: &[u8]| line[used.start * 3..used.end * 3].to_vec();
         let lines: Vec<u8> = image.as_raw().chunks_exact(from_width as usize * 3).flat_map(needed).collect();
@@ -176,7 +176,7 @@ mod tests {
     /// Red channel of a 13 x 9 image with pixel (x, y) = (37 x + 59 y + 11 x y) mod 256, resized bicubically to 8 x 6
     /// by Pillow 13.0.
     #[test]
-    fn bicubic_is_pillows() {
+    fn bicubic_resizing_matches_pillow() {
         const PILLOW: [[u8; 8]; 6] = include!("../tests/fixtures/pillow_bicubic.txt");
         let image = RgbImage::from_fn(13, 9, |x, y| {
             let value = ((37 * x + 59 * y + 11 * x * y) % 256) as u8;

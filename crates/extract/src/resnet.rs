@@ -20,7 +20,7 @@ const EPS: f32 = 1e-5;
 const REDUCTION: usize = 4;
 
 /// The number of images that go through the layers together on a GPU.
-const IMAGES_ON_CARD: usize = 256;
+const IMAGES_ON_GPU: usize = 256;
 
 /// `config.json`.
 #[derive(Deserialize)]
@@ -158,7 +158,7 @@ impl Bottleneck {
 /// The layers, on the device where they compute.
 enum Network {
     Processor { stem: Convolution, layers: Vec<Bottleneck> },
-    Card(Box<DeviceResNet>),
+    Gpu(Box<DeviceResNet>),
 }
 
 /// A ResNet with its processor.
@@ -192,8 +192,8 @@ impl ResNet {
             }
         }
         let stem = convolution(&weights, "embedder.embedder", stem, 2)?;
-        let network = if device.is_card() {
-            Network::Card(Box::new(DeviceResNet::new(&stem, &layers, device.tensors(), device.precision())?))
+        let network = if device.is_gpu() {
+            Network::Gpu(Box::new(DeviceResNet::new(&stem, &layers, device.tensors(), device.precision())?))
         } else {
             device.check_f32("resnet")?;
             let layers = layers.into_iter().map(Bottleneck::new).collect::<Result<_>>()?;
@@ -213,18 +213,18 @@ impl ImageEncoder for ResNet {
     }
 
     fn images_at_once(&self) -> usize {
-        if self.is_on_card() { IMAGES_ON_CARD } else { 1 }
+        if self.is_on_gpu() { IMAGES_ON_GPU } else { 1 }
     }
 
-    fn is_on_card(&self) -> bool {
-        matches!(self.network, Network::Card(_))
+    fn is_on_gpu(&self) -> bool {
+        matches!(self.network, Network::Gpu(_))
     }
 
     fn embed(&self, pixels: &[f32]) -> Result<Vec<f32>> {
         let side = self.processor.side();
         let (stem, layers) = match &self.network {
             Network::Processor { stem, layers } => (stem, layers),
-            Network::Card(network) => return Ok(network.embed_images(pixels, side)?),
+            Network::Gpu(network) => return Ok(network.embed_images(pixels, side)?),
         };
         let mut vectors = Vec::new();
         for image in pixels.chunks_exact(3 * side * side) {

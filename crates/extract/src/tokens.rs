@@ -139,8 +139,8 @@ mod tests {
             check(&settings, &tokenizer, &whole)
         };
         let refused = |fixture: &str, class: &str, key: &str, value: Value| {
-            let said = check_of(fixture, class, key, value).unwrap_err();
-            assert!(said.starts_with(&format!("{key}: expected ")), "{said}");
+            let message = check_of(fixture, class, key, value).unwrap_err();
+            assert!(message.starts_with(&format!("{key}: expected ")), "{message}");
         };
         let extra = json!({"7": {"content": "wor", "special": true}});
         for (fixture, class) in [

@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn nearness_is_the_cosine_whatever_the_lengths() {
+    fn similarity_is_the_cosine_whatever_the_lengths() {
         let words = WordVectors::new(vec![3.0, 0.0, 0.0, 0.5, -2.0, 0.0, 1.0, 1.0], 2);
         let found = words.nearest(&[10.0, 10.0], 3);
         assert_eq!(found.words, [3, 0, 1]);

@@ -11,12 +11,12 @@ use mp4sr_extract::{SentenceEncoder, WordVectors, dictionary, load_image_encoder
 use mp4sr_ops::ComputeDevice;
 use mp4sr_pipeline::config::{ImageFeatures, Modality, ModelCatalog, Precision, Storage};
 use mp4sr_pipeline::{Config, Context, Progress};
-use mp4sr_sample::{Form, TRUTH, Truth, TruthItem, ensure};
+use mp4sr_sample::{SampleFormat, TRUTH, Truth, TruthItem, ensure};
 use tempfile::TempDir;
 
 static WORLD: LazyLock<PathBuf> = LazyLock::new(|| {
     mp4sr_tests::shared(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("extract"), |folder| {
-        ensure(&folder.join("raw"), 1, Form::Amazon).unwrap();
+        ensure(&folder.join("raw"), 1, SampleFormat::Amazon).unwrap();
     })
 });
 
@@ -28,7 +28,7 @@ fn truth() -> Truth {
     serde_json::from_slice(&files::read(&raw().join(TRUTH)).unwrap()).unwrap()
 }
 
-fn carried(encoder: &str) -> String {
+fn built_in(encoder: &str) -> String {
     Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap())
         .join("../../data/encoders")
         .join(encoder)
@@ -40,8 +40,8 @@ fn carried(encoder: &str) -> String {
 fn context(artifacts: &Path) -> Context {
     let mut config = Config::default();
     "small".clone_into(&mut config.dataset.name);
-    config.extract.text.model = carried("tiny-sentence");
-    config.extract.image.model = carried("tiny-clip");
+    config.extract.text.model = built_in("tiny-sentence");
+    config.extract.image.model = built_in("tiny-clip");
     let models = Arc::new(ModelCatalog::unchecked());
     Context { config, layout: Layout::new(artifacts, "small", "run"), progress: Progress::new(true), models }
 }
@@ -91,7 +91,7 @@ fn feature_files(context: &Context) -> [PathBuf; 3] {
 }
 
 #[test]
-fn every_sentence_and_readable_image_has_a_row_and_nothing_else_has() {
+fn every_sentence_and_readable_image_has_a_row_and_nothing_else_does() {
     let folder = tempfile::tempdir().unwrap();
     let context = context(folder.path());
     let items = small_dataset(&context.layout);
@@ -138,7 +138,7 @@ fn computed(context: &Context) -> [u64; 3] {
 }
 
 #[test]
-fn what_was_computed_once_is_never_computed_again() {
+fn vectors_are_never_computed_twice() {
     let folder = tempfile::tempdir().unwrap();
     let mut first = context(folder.path());
     let mut items = small_dataset(&first.layout);
@@ -188,7 +188,7 @@ fn what_was_computed_once_is_never_computed_again() {
 }
 
 #[test]
-fn a_card_gives_nearly_the_same_features_and_every_precision_has_vectors_of_its_own() {
+fn a_gpu_gives_nearly_the_same_features_and_every_precision_has_vectors_of_its_own() {
     if let Err(error) = ComputeDevice::Cuda(0).open() {
         println!("skipped: the stage is not run on a GPU: {error}");
         return;
@@ -206,15 +206,15 @@ fn a_card_gives_nearly_the_same_features_and_every_precision_has_vectors_of_its_
         (values, Table::read(&words, "").unwrap().take_texts("words").unwrap(), computed(&context))
     };
     let on_cpu = features(&folders[0], "cpu", Precision::F32);
-    let on_card = features(&folders[1], "cuda:0", Precision::F32);
-    assert_eq!((&on_card.1, on_card.2), (&on_cpu.1, on_cpu.2));
-    for (card, cpu) in on_card.0.iter().zip(&on_cpu.0) {
-        assert_eq!(card.offsets, cpu.offsets);
-        let apart = card.to_f32().iter().zip(cpu.to_f32()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let on_gpu = features(&folders[1], "cuda:0", Precision::F32);
+    assert_eq!((&on_gpu.1, on_gpu.2), (&on_cpu.1, on_cpu.2));
+    for (gpu, cpu) in on_gpu.0.iter().zip(&on_cpu.0) {
+        assert_eq!(gpu.offsets, cpu.offsets);
+        let apart = gpu.to_f32().iter().zip(cpu.to_f32()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(apart <= 1e-4, "{apart}");
     }
     let rounded = features(&folders[1], "cuda:0", Precision::Bf16);
-    assert_eq!(rounded.2[1..], on_card.2[1..], "vectors of another precision were taken from the cache");
+    assert_eq!(rounded.2[1..], on_gpu.2[1..], "vectors of another precision were taken from the cache");
 }
 
 /// The shards of all encoders.
@@ -274,7 +274,7 @@ fn the_cache_is_listed_by_encoder_and_pruned_by_its_last_use() {
 }
 
 #[test]
-fn an_image_can_stay_the_vector_of_clip_or_resnet() {
+fn images_can_be_represented_by_a_vector_of_clip_or_resnet() {
     let folder = tempfile::tempdir().unwrap();
     for (model, width) in [("clip", 24), ("resnet", 64)] {
         let mut context = context(folder.path());
@@ -293,14 +293,14 @@ fn an_image_can_stay_the_vector_of_clip_or_resnet() {
 }
 
 #[test]
-fn a_fetched_image_is_found_by_its_address_and_a_missing_one_is_reported() {
+fn a_fetched_image_is_found_by_its_url_and_a_missing_one_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let mut context = context(folder.path());
     context.config.dataset.data = folder.path().join("data").to_string_lossy().into_owned();
     let mut items = small_dataset(&context.layout);
     let [there, absent] = ["https://shop.example/a.jpg", "https://shop.example/b.jpg"];
-    let place = Downloads::new(Path::new(&context.config.dataset.data)).image(there);
-    files::write_bytes(&place, &files::read(Path::new(&items.images[0][0])).unwrap()).unwrap();
+    let path = Downloads::new(Path::new(&context.config.dataset.data)).image(there);
+    files::write_bytes(&path, &files::read(Path::new(&items.images[0][0])).unwrap()).unwrap();
     items.images = vec![vec![there.to_owned()], vec![absent.to_owned()], vec![], vec![], vec![]];
     items.write(&context.layout.items()).unwrap();
     mp4sr_extract::run(&context).unwrap();
@@ -324,7 +324,7 @@ fn the_number_of_threads_changes_no_byte() {
 }
 
 #[test]
-fn an_own_dictionary_is_all_that_is_chosen_from() {
+fn words_are_chosen_only_from_a_custom_dictionary() {
     let folder = tempfile::tempdir().unwrap();
     let mut context = context(folder.path());
     small_dataset(&context.layout);
@@ -340,7 +340,7 @@ fn an_own_dictionary_is_all_that_is_chosen_from() {
 
 #[test]
 fn a_sentence_has_the_same_vector_in_any_batch() {
-    let encoder = SentenceEncoder::load(&carried("tiny-sentence")).unwrap();
+    let encoder = SentenceEncoder::load(&built_in("tiny-sentence")).unwrap();
     let long = "A very long sentence. ".repeat(60);
     let texts = [
         "red mug",
@@ -365,7 +365,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
 
 #[test]
 fn sentences_and_word_lists_that_share_attributes_come_close() {
-    let encoder = SentenceEncoder::load(&carried("tiny-sentence")).unwrap();
+    let encoder = SentenceEncoder::load(&built_in("tiny-sentence")).unwrap();
     let texts = [
         "Packed for camping by Kestrel, in rustic wood.",
         "Rustic camping gear from Kestrel",
@@ -395,7 +395,7 @@ fn clip_sees_colour_pattern_shape_and_kind_of_images_it_was_not_trained_on() {
         [vocabulary.kind.concat(), vocabulary.brand.clone(), vocabulary.material.clone(), vocabulary.usage.clone()];
     // A word counts if three items use it, so the shop's words are given three times.
     let words = dictionary::build(&[own.concat(), own.concat(), own.concat()], 1000);
-    let clip = load_image_encoder(&carried("tiny-clip")).unwrap();
+    let clip = load_image_encoder(&built_in("tiny-clip")).unwrap();
     let listed: Vec<&str> = words.iter().map(String::as_str).collect();
     let vectors = WordVectors::new(clip.word_encoder().unwrap().embed_words(&listed).unwrap(), clip.width());
     let describe = |item: &&TruthItem| {
@@ -428,7 +428,7 @@ static FIGURES: LazyLock<BTreeMap<&str, f64>> =
 fn an_encoder_that_does_not_exist_is_named() {
     let message = SentenceEncoder::load("data/encoders/none").err().unwrap().to_string();
     assert!(message.contains("data/encoders/none"), "{message}");
-    let message = SentenceEncoder::load(&carried("tiny-clip")).err().unwrap().to_string();
+    let message = SentenceEncoder::load(&built_in("tiny-clip")).err().unwrap().to_string();
     assert!(message.contains("expected one of bert, camembert") && message.contains("found clip"), "{message}");
 }
 

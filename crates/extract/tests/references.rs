@@ -61,7 +61,7 @@ fn sentence_encoders_agree_with_sentence_transformers() {
 }
 
 #[test]
-fn a_vector_does_not_depend_on_the_sentences_beside_it() {
+fn a_vector_does_not_depend_on_the_rest_of_the_batch() {
     let sentences = strings(&fixture("sentences.json"));
     for name in ["bert", "distilbert", "roberta", "xlm-roberta", "mpnet"] {
         let encoder = SentenceEncoder::load(&folder(name)).unwrap();
@@ -101,7 +101,7 @@ fn adapted_sentence_encoders_agree_with_sentence_transformers() {
 }
 
 #[test]
-fn an_adapted_vector_does_not_depend_on_the_sentences_beside_it() {
+fn an_adapted_vector_does_not_depend_on_the_rest_of_the_batch() {
     let mut sentences = strings(&fixture("sentences.json"));
     sentences.extend((0..40).map(|at| format!("one two three {at} five six seven")));
     for name in ADAPTED_TEXT {
@@ -211,7 +211,7 @@ fn audio_encoders_agree_with_transformers() {
 }
 
 #[test]
-fn images_beside_each_other_have_the_vectors_that_they_have_alone() {
+fn images_in_a_batch_have_the_vectors_that_they_have_alone() {
     for name in ["clip", "resnet"] {
         let encoder = load_image_encoder(&folder(name)).unwrap();
         let pixels: Vec<f32> = strings(&fixture("images.json"))
@@ -237,7 +237,7 @@ fn words_agree_with_transformers() {
 
 /// The first NVIDIA GPU, if the program was built for GPUs and there is one.
 #[allow(clippy::print_stdout, reason = "a test that is skipped says so")]
-fn card(precision: Precision) -> Option<EncoderDevice> {
+fn gpu(precision: Precision) -> Option<EncoderDevice> {
     match EncoderDevice::open(ComputeDevice::Cuda(0), precision) {
         Ok(device) => Some(device),
         Err(error) => {
@@ -256,11 +256,11 @@ fn least_cosine(found: &[f32], expected: &[f32], width: usize) -> f64 {
 }
 
 #[test]
-fn sentence_encoders_on_a_card_agree_with_sentence_transformers() {
-    let Some(card) = card(Precision::F32) else { return };
+fn sentence_encoders_on_a_gpu_agree_with_sentence_transformers() {
+    let Some(gpu) = gpu(Precision::F32) else { return };
     let sentences = strings(&fixture("sentences.json"));
     for name in ["bert", "distilbert", "roberta", "xlm-roberta", "mpnet"] {
-        let encoder = SentenceEncoder::load_on(&folder(name), &card).unwrap();
+        let encoder = SentenceEncoder::load_on(&folder(name), &gpu).unwrap();
         let found = encoder.encode(&sentences, |_| {}).unwrap();
         let expected = expected(&fixture(name).join("expected.safetensors"), "vectors");
         let difference = largest_difference(&found, &expected);
@@ -271,10 +271,10 @@ fn sentence_encoders_on_a_card_agree_with_sentence_transformers() {
 }
 
 #[test]
-fn image_encoders_on_a_card_agree_with_transformers() {
-    let Some(card) = card(Precision::F32) else { return };
+fn image_encoders_on_a_gpu_agree_with_transformers() {
+    let Some(gpu) = gpu(Precision::F32) else { return };
     for name in ["clip", "resnet"] {
-        let encoder = load_image_encoder_on(&folder(name), &card).unwrap();
+        let encoder = load_image_encoder_on(&folder(name), &gpu).unwrap();
         let expected = expected(&fixture(name).join("expected.safetensors"), "images");
         let alone = largest_difference(&embed(encoder.as_ref()), &expected);
         let pixels: Vec<f32> = strings(&fixture("images.json"))
@@ -289,9 +289,9 @@ fn image_encoders_on_a_card_agree_with_transformers() {
 }
 
 #[test]
-fn words_on_a_card_agree_with_transformers() {
-    let Some(card) = card(Precision::F32) else { return };
-    let encoder = load_image_encoder_on(&folder("clip"), &card).unwrap();
+fn words_on_a_gpu_agree_with_transformers() {
+    let Some(gpu) = gpu(Precision::F32) else { return };
+    let encoder = load_image_encoder_on(&folder("clip"), &gpu).unwrap();
     let words = strings(&fixture("clip/words.json"));
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let found = encoder.word_encoder().unwrap().embed_words(&words).unwrap();
@@ -300,12 +300,12 @@ fn words_on_a_card_agree_with_transformers() {
 }
 
 #[test]
-fn encoders_on_a_card_in_other_precisions_have_nearly_the_same_vectors() {
+fn encoders_on_a_gpu_in_other_precisions_have_nearly_the_same_vectors() {
     for (precision, least) in [(Precision::Tf32, 0.9999), (Precision::Bf16, 0.99)] {
-        let Some(card) = card(precision) else { return };
+        let Some(gpu) = gpu(precision) else { return };
         let sentences = strings(&fixture("sentences.json"));
         for name in ["bert", "mpnet"] {
-            let encoder = SentenceEncoder::load_on(&folder(name), &card).unwrap();
+            let encoder = SentenceEncoder::load_on(&folder(name), &gpu).unwrap();
             let found = encoder.encode(&sentences, |_| {}).unwrap();
             let expected = expected(&fixture(name).join("expected.safetensors"), "vectors");
             let cosine = least_cosine(&found, &expected, encoder.width());
@@ -313,7 +313,7 @@ fn encoders_on_a_card_in_other_precisions_have_nearly_the_same_vectors() {
             assert!(cosine >= least, "{name} in {precision}: {cosine}");
         }
         for name in ["clip", "resnet"] {
-            let encoder = load_image_encoder_on(&folder(name), &card).unwrap();
+            let encoder = load_image_encoder_on(&folder(name), &gpu).unwrap();
             let expected = expected(&fixture(name).join("expected.safetensors"), "images");
             let cosine = least_cosine(&embed(encoder.as_ref()), &expected, encoder.width());
             println!("{name} in {precision}: least cosine {cosine}");
@@ -346,8 +346,8 @@ fn words_agree_with_transformers_over_the_real_tokenizer() {
     let bytes = files::read(&fixture("clip/model.safetensors")).unwrap();
     let small = SafeTensors::deserialize(&bytes).unwrap();
     let table: Vec<u8> = (0..49_408 * 32_u64)
-        .flat_map(|place| {
-            let hash = ((place * 2_654_435_761) % (1 << 32)) >> 9;
+        .flat_map(|index| {
+            let hash = ((index * 2_654_435_761) % (1 << 32)) >> 9;
             (hash as f32 / (1 << 23) as f32 - 0.5).to_le_bytes()
         })
         .collect();

@@ -93,7 +93,7 @@ const CHART: (u32, u32) = (520, 380);
 const TITLE: u32 = 40;
 
 /// Makes plotters use the embedded font, whatever fonts the machine has. Must be called before anything is drawn.
-pub fn carry_font() {
+pub fn embed_font() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         // Registering fails only for a font that cannot be read, and this one is part of the program.
@@ -104,7 +104,7 @@ pub fn carry_font() {
 impl Figure {
     /// Draws the figure.
     pub fn draw(&self) -> Result<Drawn, Error> {
-        carry_font();
+        embed_font();
         let wrong = |reason: String| Error { title: self.title.clone(), reason };
         let names = self.names();
         let size = (CHART.0 * self.charts.len() as u32, TITLE + CHART.1 + LEGEND_ROW * names.len() as u32 + 10);
@@ -241,13 +241,13 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_contain_the_data_and_names_are_escaped() {
+    fn both_formats_contain_the_data_and_names_are_escaped() {
         let lines = [series("MP4SR", &[0.2, 0.22, 0.21]), series("a<b>&", &[0.1, 0.15, 0.11])];
         let figure = figure(2, &["0.001", "0.01", "0.1"], &lines);
         let drawn = figure.draw().unwrap();
         assert!(drawn.svg.contains("a&lt;b&gt;&amp;") && !drawn.svg.contains("a<b>"));
-        for place in ["0.001", "0.01", "0.1"] {
-            assert_eq!(drawn.svg.matches(&format!("\n{place}\n")).count(), 2, "{place} under both charts");
+        for tick in ["0.001", "0.01", "0.1"] {
+            assert_eq!(drawn.svg.matches(&format!("\n{tick}\n")).count(), 2, "{tick} under both charts");
         }
         let image = image::load_from_memory(&drawn.png).unwrap().to_rgb8();
         assert_eq!(image.dimensions(), (1040, TITLE + CHART.1 + 2 * LEGEND_ROW + 10));
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_one_point_and_no_numbers_are_drawn_too() {
+    fn empty_single_point_and_non_finite_series_are_drawn() {
         for lines in [vec![], vec![series("a", &[])], vec![series("a", &[0.5])], vec![series("a", &[f64::NAN, 1.0])]] {
             assert!(!figure(1, &[], &lines).draw().unwrap().png.is_empty());
         }

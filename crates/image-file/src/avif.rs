@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cut_is_an_error_and_no_flipped_bit_makes_the_decoder_panic() {
+    fn every_truncation_is_an_error_and_no_flipped_bit_makes_the_decoder_panic() {
         for name in ["420", "alpha", "turned"] {
             let whole = read(name);
             for length in 16..whole.len() {

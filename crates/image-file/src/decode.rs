@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_that_claims_too_much_is_refused_before_it_is_decoded() {
+    fn an_image_that_declares_too_many_pixels_is_refused_before_it_is_decoded() {
         assert_eq!(reason(HUGE, MAX_PIXELS), "it has 60000 x 60000 pixels, more than 67108864");
         assert_eq!(dimensions(HUGE).unwrap(), (60_000, 60_000));
         assert!(check_pixels(8192, 8192, MAX_PIXELS).is_ok());
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_images_decode_and_every_cut_is_an_error() {
+    fn complete_images_decode_and_every_truncation_is_an_error() {
         for format in FORMATS {
             let bytes = encoded(format);
             let image = decode(&bytes, 1200).unwrap();
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn other_files_are_named_for_what_they_are() {
+    fn other_files_are_recognised_by_their_content() {
         assert_eq!(reason(b"", 1), "it is empty");
         assert_eq!(reason(b"{}", 1), "it is not a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file");
         let icon = b"\0\0\x01\0\x01\0";

@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_or_broken_file_is_an_error_and_is_never_filled_up() {
+    fn a_truncated_or_broken_file_is_an_error_and_is_never_padded() {
         let whole = encoded();
         assert_eq!(decode(&whole, MAX_PIXELS).unwrap().dimensions(), (53, 41));
         for length in (0..whole.len() - 1).step_by(7) {

@@ -7,15 +7,15 @@ use mp4sr_artifact::files;
 use mp4sr_pipeline::config::{Format, ModelCatalog, Source};
 use mp4sr_pipeline::text::count;
 use mp4sr_pipeline::{Config, print};
-use mp4sr_preprocess::survey::{Known, Survey};
+use mp4sr_preprocess::survey::{KnownLayout, Survey};
 use mp4sr_preprocess::{Report, RowLimits, described_shares, trial};
 
-use crate::draft::{ColumnRoles, Core, Draft, Modalities, TINY_IMAGE, TINY_TEXT};
-use crate::events::{Clock, EventColumns, NamedEvents};
+use crate::data_folder::{DataFolder, dataset_name};
+use crate::draft::{ColumnRoles, CoreThresholds, Draft, Modalities, TINY_IMAGE, TINY_TEXT};
+use crate::events::{EventOrder, InteractionColumns, NamedEvents};
 use crate::found::{self, Doubt};
 use crate::items::{ImageKind, ItemColumns, NamedItems};
 use crate::join::{EVENT_ROWS, ITEM_ROWS, NamedIds, joins};
-use crate::places::{Places, dataset_name};
 use crate::{Error, Result};
 
 /// Inspects files of interactions and of items, guesses the meaning of each column, and writes a commented pipeline file.
@@ -106,8 +106,12 @@ fn yes_or_no(text: &str) -> std::result::Result<bool, String> {
 }
 
 /// The bounds to try, from the usual ones to none.
-const CORES: [Core; 4] =
-    [Core { user: 5, item: 5 }, Core { user: 5, item: 0 }, Core { user: 3, item: 0 }, Core { user: 0, item: 0 }];
+const CORES: [CoreThresholds; 4] = [
+    CoreThresholds { user: 5, item: 5 },
+    CoreThresholds { user: 5, item: 0 },
+    CoreThresholds { user: 3, item: 0 },
+    CoreThresholds { user: 0, item: 0 },
+];
 
 /// Runs `mp4sr init`.
 ///
@@ -165,9 +169,9 @@ impl Made {
             return Err(Error::Unknown(format!("`--images {0}`: `{0}` is not a folder", folder.display())));
         }
         let inspected = Inspected::at(args)?;
-        let places = places(args)?;
+        let data_folder = data_folder(args)?;
         let files: Vec<&Path> = args.interactions.iter().chain(&args.items).map(PathBuf::as_path).collect();
-        let title = || Ok::<_, Error>(Places::of(&files, &[])?.title());
+        let title = || Ok::<_, Error>(DataFolder::of(&files, &[])?.title());
         let title = args.name.clone().map_or_else(title, |name| Ok(Some(name)))?;
         let name = dataset_name(&title.unwrap_or_else(|| stem(&args.interactions[0])));
         let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("{name}.toml")));
@@ -175,11 +179,11 @@ impl Made {
         let beside = inspected.images_are_beside();
         let mut draft = Draft {
             name,
-            data: places.data.clone(),
-            interactions: args.interactions.iter().map(|path| places.name(path)).collect::<Result<_>>()?,
-            items: args.items.iter().map(|path| places.name(path)).collect::<Result<_>>()?,
+            data: data_folder.path.clone(),
+            interactions: args.interactions.iter().map(|path| data_folder.name(path)).collect::<Result<_>>()?,
+            items: args.items.iter().map(|path| data_folder.name(path)).collect::<Result<_>>()?,
             images: match args.images.as_deref().filter(|_| !beside) {
-                Some(folder) => places.name(folder)?,
+                Some(folder) => data_folder.name(folder)?,
                 None => String::new(),
             },
             of_events: &inspected.events,
@@ -262,10 +266,10 @@ fn image_encoder(name: &str) -> String {
 }
 
 /// Chooses the data folder, which contains all files.
-fn places(args: &Args) -> Result<Places> {
+fn data_folder(args: &Args) -> Result<DataFolder> {
     let files: Vec<&Path> = args.interactions.iter().chain(&args.items).map(PathBuf::as_path).collect();
     let folders: Vec<&Path> = args.images.iter().map(PathBuf::as_path).collect();
-    Places::of(&files, &folders)
+    DataFolder::of(&files, &folders)
 }
 
 impl Inspected {
@@ -275,7 +279,7 @@ impl Inspected {
             encoding: args.encoding.clone().unwrap_or_default(),
             ..Source::default()
         };
-        let known = |header| Known { source: Some(&source), header };
+        let known = |header| KnownLayout { source: Some(&source), header };
         let events = Survey::of(&args.interactions[0], false, known(args.header))?;
         let items = args.items.first().map(|path| Survey::of(path, true, known(args.items_header))).transpose()?;
         let encoding = match &args.encoding {
@@ -312,7 +316,7 @@ impl Inspected {
             time_format: args.time_format.clone(),
             line_order: args.line_order,
         };
-        let of_events = EventColumns::guess(events, &joins, &named)?;
+        let of_events = InteractionColumns::guess(events, &joins, &named)?;
         doubts.extend(of_events.doubts.iter().cloned());
         let join = joins.iter().find(|join| join.item == of_events.item);
         let named = NamedItems {
@@ -410,15 +414,20 @@ fn modalities(report: &Report) -> Modalities {
     let with_image = statistics.items - statistics.items_without_image;
     Modalities {
         text: statistics.items_without_text < statistics.items,
-        image: with_image > statistics.items_with_addresses_only,
-        addresses: statistics.items_with_addresses_only > 0,
+        image: with_image > statistics.items_with_urls_only,
+        image_urls: statistics.items_with_urls_only > 0,
     }
 }
 
 /// The first of [`CORES`] that leaves any events, and the reason if it is not the usual one.
-fn core(config: &Config, limits: RowLimits, is_whole: bool, doubts: &mut Vec<Doubt>) -> Result<(Core, String)> {
+fn core(
+    config: &Config,
+    limits: RowLimits,
+    is_whole: bool,
+    doubts: &mut Vec<Doubt>,
+) -> Result<(CoreThresholds, String)> {
     let remedy = "`preprocess.user_core`, `preprocess.item_core`";
-    let leaves = |core: Core| {
+    let leaves = |core: CoreThresholds| {
         let mut config = config.clone();
         (config.preprocess.user_core, config.preprocess.item_core) = (Some(core.user), Some(core.item));
         // Only the bounds matter here.
@@ -465,13 +474,13 @@ fn about_trial(report: &Report, is_whole: bool) -> Vec<Doubt> {
     let mut doubts: Vec<Doubt> = Vec::new();
     for (what, rejected) in [("interactions", &report.interactions.rejected), ("items", &report.items.rejected)] {
         for (reason, rejected) in &rejected.0 {
-            let place = rejected
+            let first = rejected
                 .examples
                 .first()
                 .map_or(String::new(), |example| format!(", the first in line {} (`{}`)", example.line, example.found));
             let many = count(rejected.count);
             doubts.push(Doubt::new(
-                format!("{many} lines of {what} cannot be used: {reason}{place}"),
+                format!("{many} lines of {what} cannot be used: {reason}{first}"),
                 "they are counted and left out",
             ));
         }
@@ -516,7 +525,7 @@ fn summary(
     };
     let rows = |survey: &Survey| {
         let part = if survey.is_whole { "all" } else { "the first" };
-        format!("{}: {}; {part} {} lines inspected", survey.path.display(), survey.form, count(survey.rows))
+        format!("{}: {}; {part} {} lines inspected", survey.path.display(), survey.format, count(survey.rows))
     };
     let mut text = format!("interactions  {}\n", rows(&inspected.events));
     match &inspected.columns {
@@ -527,11 +536,11 @@ fn summary(
             line(
                 "time",
                 match &events.clock {
-                    Clock::Time { column, notation } => {
+                    EventOrder::Time { column, notation } => {
                         format!("`{column}`: {}; {}", notation.described, seen(&inspected.events, column))
                     }
-                    Clock::Position(column) => format!("none; the position of an event is `{column}`"),
-                    Clock::LineOrder => "none; events are in the order of their lines".to_owned(),
+                    EventOrder::Position(column) => format!("none; the position of an event is `{column}`"),
+                    EventOrder::LineOrder => "none; events are in the order of their lines".to_owned(),
                 },
             );
             if let Some(kind) = &events.kind {

@@ -6,7 +6,7 @@ use mp4sr_pipeline::config::{Format, ModelCatalog, ModelType};
 use mp4sr_preprocess::survey::Survey;
 use toml::Value;
 
-use crate::events::{Clock, EventColumns};
+use crate::events::{EventOrder, InteractionColumns};
 use crate::found;
 use crate::items::{ImageKind, ItemColumns};
 
@@ -24,7 +24,7 @@ pub enum ColumnRoles {
     /// Columns that were guessed.
     Guessed {
         /// The columns of interactions.
-        events: EventColumns,
+        events: InteractionColumns,
         /// The columns of items, if there are items.
         items: Option<ItemColumns>,
     },
@@ -40,12 +40,12 @@ pub struct Modalities {
     /// Images that are files.
     pub image: bool,
     /// Images given as URLs, which `mp4sr download` fetches.
-    pub addresses: bool,
+    pub image_urls: bool,
 }
 
 /// The numbers of events below which users and items are dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Core {
+pub struct CoreThresholds {
     /// The least number of events per user.
     pub user: u32,
     /// The least number of events per item.
@@ -75,7 +75,7 @@ pub struct Draft<'d> {
     /// The modalities of the items.
     pub modalities: Modalities,
     /// The bounds on the numbers of events.
-    pub core: Core,
+    pub core: CoreThresholds,
     /// Why the bounds are not the usual ones.
     pub core_reason: String,
     /// The sentence encoder.
@@ -92,9 +92,9 @@ pub struct Draft<'d> {
 
 /// The lines of a pipeline file.
 #[derive(Default)]
-struct Lines(String);
+struct DraftLines(String);
 
-impl Lines {
+impl DraftLines {
     fn section(&mut self, name: &str) {
         let _ = write!(self.0, "\n[{name}]\n");
     }
@@ -150,7 +150,7 @@ fn wrapped(text: &str) -> Vec<String> {
 impl Draft<'_> {
     /// The text of the pipeline file.
     pub fn text(&self) -> String {
-        let mut lines = Lines::default();
+        let mut lines = DraftLines::default();
         lines.comment(&format!(
             "Written by `mp4sr init`, which inspected the first lines of the files. `mp4sr doctor --pipeline {0}` checks it, \
              `mp4sr run --pipeline {0}` runs it; docs/configuration.md has every key.",
@@ -166,7 +166,7 @@ impl Draft<'_> {
         lines.0
     }
 
-    fn dataset(&self, lines: &mut Lines) {
+    fn dataset(&self, lines: &mut DraftLines) {
         lines.section("dataset");
         lines.comment("The name of the dataset, and of the folder artifacts/<name>.");
         lines.text("name", &self.name);
@@ -174,7 +174,7 @@ impl Draft<'_> {
         lines.text("data", &self.data);
     }
 
-    fn source(&self, lines: &mut Lines) {
+    fn source(&self, lines: &mut DraftLines) {
         lines.section("source");
         match &self.columns {
             ColumnRoles::Published(_) => {
@@ -193,10 +193,10 @@ impl Draft<'_> {
             ColumnRoles::Published(format) => *format,
         };
         lines.key("format", &Value::try_from(format).unwrap_or_else(|_| Value::String("tabular".to_owned())));
-        lines.comment(&format!("Seen: {}.", self.of_events.form));
+        lines.comment(&format!("Seen: {}.", self.of_events.format));
         lines.texts("interactions", &self.interactions);
         if let Some(items) = self.of_items {
-            lines.comment(&format!("Seen: {}.", items.form));
+            lines.comment(&format!("Seen: {}.", items.format));
             lines.texts("items", &self.items);
         }
         if !self.images.is_empty() {
@@ -214,14 +214,14 @@ impl Draft<'_> {
         std::iter::once(self.of_events).chain(self.of_items).filter(|survey| survey.is_table)
     }
 
-    fn dialect(&self, lines: &mut Lines) {
-        if let ColumnRoles::Guessed { events: EventColumns { clock, .. }, .. } = &self.columns {
+    fn dialect(&self, lines: &mut DraftLines) {
+        if let ColumnRoles::Guessed { events: InteractionColumns { clock, .. }, .. } = &self.columns {
             match clock {
-                Clock::Time { notation, .. } if !notation.key.is_empty() => {
+                EventOrder::Time { notation, .. } if !notation.key.is_empty() => {
                     lines.comment(&format!("Times are {}.", notation.described));
                     lines.text("time", &notation.key);
                 }
-                Clock::LineOrder => {
+                EventOrder::LineOrder => {
                     lines.comment("The data has no timestamps: the last line of a user is the latest event.");
                     lines.text("time", "line-order");
                 }
@@ -254,7 +254,7 @@ impl Draft<'_> {
         }
     }
 
-    fn columns(&self, lines: &mut Lines, events: &EventColumns, items: Option<&ItemColumns>) {
+    fn columns(&self, lines: &mut DraftLines, events: &InteractionColumns, items: Option<&ItemColumns>) {
         let seen = |survey: &Survey, name: &str| {
             survey.column(name).map_or(String::new(), |column| found::values(column, survey.rows))
         };
@@ -268,16 +268,16 @@ impl Draft<'_> {
             lines.text("item_separator", &events.item_separator);
         }
         match &events.clock {
-            Clock::Time { column, .. } => {
+            EventOrder::Time { column, .. } => {
                 lines.comment(&format!("The time of the event: {}.", seen(self.of_events, column)));
                 lines.text("time", column);
             }
-            Clock::Position(column) => {
+            EventOrder::Position(column) => {
                 lines.comment("The data has no timestamps; this is the position of an event in its user's history.");
                 lines.text("position", column);
                 lines.text("time", "");
             }
-            Clock::LineOrder => {}
+            EventOrder::LineOrder => {}
         }
         let (Some(items), Some(survey)) = (items, self.of_items) else { return };
         let seen = |name: &str| seen(survey, name);
@@ -308,7 +308,7 @@ impl Draft<'_> {
         }
         if let Some(images) = &items.images {
             lines.comment(&match images.kind {
-                ImageKind::Addresses => format!(
+                ImageKind::Urls => format!(
                     "URLs of images ({}); `mp4sr download --pipeline {}` downloads them after `mp4sr preprocess`.",
                     seen(&images.name),
                     self.out
@@ -323,7 +323,7 @@ impl Draft<'_> {
         }
     }
 
-    fn preprocess(&self, lines: &mut Lines) {
+    fn preprocess(&self, lines: &mut DraftLines) {
         lines.section("preprocess");
         let reason = if self.core_reason.is_empty() {
             "Users and items with fewer events are dropped, in rounds until nothing changes; 0 keeps all."
@@ -354,8 +354,8 @@ impl Draft<'_> {
         lines.comment(&format!("where = \"{} >= {}\"", quoted(rating), (least + 0.75 * (most - least)).ceil()));
     }
 
-    fn model(&self, lines: &mut Lines) {
-        let Modalities { text, image, addresses } = self.modalities;
+    fn model(&self, lines: &mut DraftLines) {
+        let Modalities { text, image, image_urls } = self.modalities;
         if text || image {
             lines.section("extract.text");
             if self.encoder == TINY_TEXT {
@@ -398,10 +398,10 @@ impl Draft<'_> {
             let one = |name: &str| {
                 Value::Table(toml::Table::from_iter([("name".to_owned(), Value::String(name.to_owned()))]))
             };
-            let named = [("text", text), ("image", image)].into_iter().filter(|(_, is_there)| *is_there);
+            let named = [("text", text), ("image", image)].into_iter().filter(|(_, is_present)| *is_present);
             lines.key("modalities", &Value::Array(named.map(|(name, _)| one(name)).collect()));
         }
-        if addresses && !image {
+        if image_urls && !image {
             lines.comment(
                 "Once `mp4sr download` has downloaded the images, `modalities = [{ name = \"text\" }, { name = \"image\" }]` reads them too.",
             );

@@ -23,7 +23,7 @@ const OTHER_TIMES: [&str; 9] =
 
 /// What orders the events of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Clock {
+pub enum EventOrder {
     /// A column of times.
     Time {
         /// The name of the column.
@@ -39,7 +39,7 @@ pub enum Clock {
 
 /// The columns of interactions.
 #[derive(Clone, Debug, PartialEq)]
-pub struct EventColumns {
+pub struct InteractionColumns {
     /// The column of the user's id.
     pub user: String,
     /// The column of the item's id.
@@ -47,7 +47,7 @@ pub struct EventColumns {
     /// The separator of several items in a cell; empty if a cell holds one item.
     pub item_separator: String,
     /// What orders events.
-    pub clock: Clock,
+    pub clock: EventOrder,
     /// The column of a rating, which is not read.
     pub rating: Option<String>,
     /// A column of kinds of events, such as views and purchases, which is not read.
@@ -71,7 +71,7 @@ pub struct NamedEvents {
     pub line_order: bool,
 }
 
-impl EventColumns {
+impl InteractionColumns {
     /// Guesses the columns. `joins` are the pairs of columns that may hold the item's id in both files, the best first.
     pub fn guess(survey: &Survey, joins: &[Join], named_columns: &NamedEvents) -> Result<Self> {
         let mut doubts = Vec::new();
@@ -83,8 +83,8 @@ impl EventColumns {
             survey.columns.iter().filter(|column| column.name != user && column.name != item).collect();
         let clock = clock(survey, &others, named_columns, &mut doubts)?;
         let is_clock = |name: &str| match &clock {
-            Clock::Time { column, .. } | Clock::Position(column) => column == name,
-            Clock::LineOrder => false,
+            EventOrder::Time { column, .. } | EventOrder::Position(column) => column == name,
+            EventOrder::LineOrder => false,
         };
         let rating = others.iter().find(|column| {
             Role::Rating.fits(&column.name)
@@ -183,8 +183,8 @@ fn user(
         }
         let recurs = column.distinct < column.filled;
         let few = column.numbers == column.filled && column.distinct <= RATINGS && by_name == 0.0 && survey.rows > 1000;
-        let look = if recurs { 1.0 } else { -2.0 } - if few { 4.0 } else { 0.0 } - 0.1 * at as f64;
-        scored.push((by_name + look, column));
+        let by_values = if recurs { 1.0 } else { -2.0 } - if few { 4.0 } else { 0.0 } - 0.1 * at as f64;
+        scored.push((by_name + by_values, column));
     }
     scored.sort_by(|a, b| b.0.total_cmp(&a.0));
     let Some((score, best)) = scored.first() else {
@@ -226,9 +226,9 @@ fn clock(
     others: &[&ColumnSurvey],
     named_columns: &NamedEvents,
     doubts: &mut Vec<Doubt>,
-) -> Result<Clock> {
+) -> Result<EventOrder> {
     if named_columns.line_order {
-        return Ok(Clock::LineOrder);
+        return Ok(EventOrder::LineOrder);
     }
     let remedy = "`--time COLUMN`, `source.columns.time`";
     let chosen = match &named_columns.time {
@@ -249,7 +249,7 @@ fn clock(
     let name = column.name.clone();
     if let Some(format) = &named_columns.time_format {
         let described = format!("times written as `{format}`");
-        return Ok(Clock::Time {
+        return Ok(EventOrder::Time {
             column: name,
             notation: TimeNotation { key: format.clone(), described, is_number: false },
         });
@@ -272,7 +272,7 @@ fn clock(
                     "`--time-format FORMAT`, `source.time`",
                 ));
             }
-            Ok(Clock::Time { column: name, notation: notation.clone() })
+            Ok(EventOrder::Time { column: name, notation: notation.clone() })
         }
         Some(Err(problem)) => Err(Error::Unknown(format!(
             "`{name}` of `{}` has times that can be read in several ways: {}; name the format with `--time-format`, such as \
@@ -308,8 +308,8 @@ fn time_score(column: &ColumnSurvey, survey: &Survey) -> Option<f64> {
             let (least, most) = column.range.map(|(least, most)| (least / unit, most / unit))?;
             let is_named = by_name > 0.0 && most >= EARLY;
             let other = [Role::Item, Role::User, Role::Code, Role::Price].iter().any(|role| role.fits(&column.name));
-            let looks = least >= RECENT && !other;
-            if !(is_named || looks) {
+            let is_recent = least >= RECENT && !other;
+            if !(is_named || is_recent) {
                 return None;
             }
             by_name + 1.0
@@ -319,7 +319,7 @@ fn time_score(column: &ColumnSurvey, survey: &Survey) -> Option<f64> {
     Some(if is_other { score - 8.0 } else { score })
 }
 
-fn without_time(survey: &Survey, others: &[&ColumnSurvey], doubts: &mut Vec<Doubt>) -> Clock {
+fn without_time(survey: &Survey, others: &[&ColumnSurvey], doubts: &mut Vec<Doubt>) -> EventOrder {
     let position = others.iter().find(|column| {
         Role::Position.fits(&column.name) && column.filled == survey.rows && column.whole == column.filled
     });
@@ -331,7 +331,7 @@ fn without_time(survey: &Survey, others: &[&ColumnSurvey], doubts: &mut Vec<Doub
             ),
             "`--time COLUMN`, `source.columns.position`",
         ));
-        return Clock::Position(position.name.clone());
+        return EventOrder::Position(position.name.clone());
     }
     let named = others.iter().find(|column| Role::Time.fits(&column.name) && column.filled > 0);
     let why = match named {
@@ -346,5 +346,5 @@ fn without_time(survey: &Survey, others: &[&ColumnSurvey], doubts: &mut Vec<Doub
         format!("{why}: the events of a user are in the order of their lines, and the last line is the latest event"),
         "`--time COLUMN`, `--time-format FORMAT`, `source.time`",
     ));
-    Clock::LineOrder
+    EventOrder::LineOrder
 }

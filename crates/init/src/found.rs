@@ -72,7 +72,7 @@ fn held(column: &ColumnSurvey) -> String {
             Some((least, most)) if least < most => format!("numbers from {least} to {most}"),
             _ => "numbers".to_owned(),
         }
-    } else if column.addresses * 2 > column.filled {
+    } else if column.urls * 2 > column.filled {
         "URLs".to_owned()
     } else {
         format!("such as `{}`", column.examples.first().map_or("", String::as_str))

@@ -73,7 +73,7 @@ pub struct ImageColumn {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ImageKind {
     /// Images are downloaded from URLs.
-    Addresses,
+    Urls,
     /// Images are embedded in the cells.
     Embedded,
     /// Images are files beside the items' file.
@@ -135,7 +135,7 @@ impl ItemColumns {
             named(survey, "--title", name)?.name.clone_into(&mut self.title);
             return Ok(());
         }
-        let is_text = |column: &&ColumnSurvey| column.name != self.id && says_something(column, survey.rows);
+        let is_text = |column: &&ColumnSurvey| column.name != self.id && has_content(column, survey.rows);
         let by_name = survey.columns.iter().filter(is_text).filter_map(|column| {
             let score = Role::Title.score(&column.name);
             let is_other = tokens(&column.name).iter().any(|token| NOT_A_TITLE.contains(&token.as_str()));
@@ -180,7 +180,7 @@ impl ItemColumns {
         let Some(column) = column else { return Ok(()) };
         let beside = survey.path.parent().unwrap_or(Path::new(".")).to_owned();
         let there = |folder: &Path| column.images.iter().any(|name| folder.join(name).is_file());
-        let kind = if column.image_files > column.image_addresses {
+        let kind = if column.image_files > column.image_urls {
             match &named_columns.images {
                 _ if there(&beside) => ImageKind::Files,
                 Some(folder) if there(folder) => ImageKind::FilesOfFolder,
@@ -197,8 +197,8 @@ impl ItemColumns {
                     return Ok(());
                 }
             }
-        } else if column.addresses > 0 {
-            ImageKind::Addresses
+        } else if column.urls > 0 {
+            ImageKind::Urls
         } else {
             ImageKind::Embedded
         };
@@ -215,7 +215,7 @@ impl ItemColumns {
             .columns
             .iter()
             .filter(|column| column.name != self.id && column.name != self.title && !is_image(column))
-            .filter(|column| says_something(column, survey.rows))
+            .filter(|column| has_content(column, survey.rows))
             .collect();
         let is_category = |column: &&&ColumnSurvey| {
             Role::Category.fits(&column.name) && !Role::Maker.fits(&column.name) && column.words < LONG
@@ -280,11 +280,11 @@ impl ItemColumns {
 }
 
 /// Whether the values of a column are meaningful words.
-fn says_something(column: &ColumnSurvey, rows: u64) -> bool {
+fn has_content(column: &ColumnSurvey, rows: u64) -> bool {
     let most = |count: u64| count as f64 >= MOST * column.filled as f64;
     let is_time = matches!(&column.time, Some(Ok(time)) if !time.is_number) && column.time_share >= MOST;
     let is_code = Role::Code.fits(&column.name) && column.words < 2.0 && column.lists == 0;
-    let is_address = column.addresses * 2 > column.filled;
+    let is_url = column.urls * 2 > column.filled;
     let is_constant = column.distinct < 2 && rows > TELLING;
     // The ids of another table are single words with digits, and differ from line to line.
     let has_digits = column.examples.iter().all(|example| example.contains(|c: char| c.is_ascii_digit()));
@@ -294,19 +294,19 @@ fn says_something(column: &ColumnSurvey, rows: u64) -> bool {
         && !most(column.truths)
         && !is_time
         && !is_code
-        && !is_address
+        && !is_url
         && !is_constant
         && !is_id
         && column.image_files * 2 < column.filled.max(1)
-        && column.image_addresses * 2 < column.filled.max(1)
+        && column.image_urls * 2 < column.filled.max(1)
 }
 
 /// How well a column fits as the column of images; 0 if it does not hold images.
 fn image_score(column: &ColumnSurvey) -> f64 {
-    let share = (column.image_addresses + column.image_files) as f64 / column.filled.max(1) as f64;
+    let share = (column.image_urls + column.image_files) as f64 / column.filled.max(1) as f64;
     let named = Role::Image.fits(&column.name);
-    let is_named_address = named && column.addresses * 2 > column.filled;
-    if share < 0.5 && !is_named_address {
+    let is_named_url = named && column.urls * 2 > column.filled;
+    if share < 0.5 && !is_named_url {
         return 0.0;
     }
     let words = tokens(&column.name);

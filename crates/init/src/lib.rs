@@ -5,13 +5,13 @@
 //! what any later stage does.
 
 pub mod command;
+mod data_folder;
 mod draft;
 mod error;
 mod events;
 mod found;
 mod items;
 mod join;
-mod places;
 mod words;
 
 pub use error::{Error, Result};

@@ -1,8 +1,8 @@
 //! Adds items to a trained run, which can then list them and read them in histories without further training.
 //!
 //! The crate takes raw items, in the format of the pipeline or as records. It writes an item table and features, computed as for the
-//! dataset with its encoders, dictionary and cache, to the place that `serve.store` names: to a generation in the run's folder
-//! `new-items/`, which is immutable and is replaced as a whole, or to rows of PostgreSQL. It must not know scores, lists or HTTP.
+//! dataset with its encoders, dictionary and cache, to the store that `serve.store` names: a generation in the run's folder
+//! `new-items/`, which is immutable and is replaced as a whole, or rows of PostgreSQL. It must not know scores, lists or HTTP.
 
 pub mod command;
 

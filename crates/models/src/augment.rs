@@ -15,8 +15,8 @@ pub fn close_up(batch: &Batch, keep: impl Fn(usize) -> bool) -> Result<Batch> {
     let mut lengths = Vec::with_capacity(batch.count());
     for j in 0..batch.count() {
         let before = items.len();
-        for (place, token) in batch.offsets.range(j).enumerate() {
-            if place == 0 || keep(token) {
+        for (position, token) in batch.offsets.range(j).enumerate() {
+            if position == 0 || keep(token) {
                 items.push(batch.items[token]);
             }
         }
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn mixup_swaps_its_share_and_every_shift_is_as_likely() {
+    fn mixup_swaps_its_share_and_every_shift_is_equally_likely() {
         for modalities in [2, 3, 4] {
             let shifts = mixup(60_000, modalities, 0.3, RngKey::new(6));
             for shift in 1..modalities as u32 {

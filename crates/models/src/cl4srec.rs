@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn every_ordered_pair_of_different_operations_is_as_likely() {
+    fn every_ordered_pair_of_different_operations_is_equally_likely() {
         let model = model(Config::default());
         let kind = |operation: &Operation| match operation {
             Operation::Crop(_) => 0,
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn without_its_weight_the_contrastive_loss_is_gone_and_the_model_is_sasrec() {
+    fn with_weight_zero_there_is_no_contrastive_loss_and_the_model_is_sasrec() {
         let batch = Batch::of_histories([(&[1, 2, 3, 4][..], 5), (&[7][..], 8), (&[9, 3][..], 1)], 50).unwrap();
         let (own, sasrec) = (
             model(Config { lambda: 0.0, ..Config::default() }),

@@ -17,7 +17,7 @@ use crate::features::{RowMean, check_modalities, mean_rows};
 use crate::graph::{VectorScorer, items_of_users, rows_of};
 use crate::interface::FINETUNE;
 use crate::maps::Linear;
-use crate::recipe::{Reads, Recipe, Section, Settings, Supports};
+use crate::recipe::{ModelSettings, Reads, Recipe, Section, Supports};
 use crate::{Batch, Data, Initial, Model, Parameters, Phase, Samples, Scorer, Step, Stop, trace};
 
 /// How CLCRec is named, configured and built. Its regularisation takes the place of weight decay.
@@ -45,7 +45,7 @@ pub static RECIPE: Recipe = Recipe {
 };
 
 /// A new item has no event, so that it is scored by its content, unless `cold_events` is 0.
-fn item_tables(settings: &Settings<'_>) -> Option<&'static [&'static str]> {
+fn item_tables(settings: &ModelSettings<'_>) -> Option<&'static [&'static str]> {
     let config: Config = settings.own().ok()?;
     (config.cold_events > 0).then_some(&["item_embedding"])
 }

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::features::{Categories, DistinctItems, RowMean, categories, check_modalities, mean_rows};
 use crate::interface::FINETUNE;
 use crate::maps::{Linear, Norm, id_table};
-use crate::recipe::{DECAY_GRID, Reads, Recipe, Refused, Section, Settings, Supports};
+use crate::recipe::{DECAY_GRID, ModelSettings, Reads, Recipe, Refused, Section, Supports};
 use crate::{Batch, Data, Initial, Model, Parameters, Phase, Query, Scorer, Step, TransformerConfig, trace};
 
 /// How DIF-SR is named, configured and built.
@@ -131,7 +131,7 @@ impl Default for Config {
 /// Names inside the attention of a layer that a modality must not have.
 const RESERVED: [&str; 8] = ["query", "key", "value", "output", "norm", "position", "gate", "concat"];
 
-fn check(settings: &Settings<'_>) -> std::result::Result<(), Refused> {
+fn check(settings: &ModelSettings<'_>) -> std::result::Result<(), Refused> {
     let read = |error: Error| Refused::new("model.difsr", &"...", error.to_string());
     let (config, transformer) = (settings.own::<Config>().map_err(read)?, settings.transformer().map_err(read)?);
     if !config.attribute_width.is_multiple_of(transformer.heads) {
@@ -312,10 +312,10 @@ impl DifSr {
         Ok(vectors)
     }
 
-    /// The tokens of a batch. Token t has row `uses[t]` of the attributes, which have `rows` rows.
-    fn tokens(&self, batch: &Batch, uses: &[u32], rows: usize) -> Result<Tokens> {
+    /// The tokens of a batch. Token t has row `inverse[t]` of the attributes, which have `rows` rows.
+    fn tokens(&self, batch: &Batch, inverse: &[u32], rows: usize) -> Result<Tokens> {
         if self.config.keys == Keys::Masked {
-            let (offsets, items, attributes) = (batch.offsets.clone(), batch.items.clone(), uses.to_vec());
+            let (offsets, items, attributes) = (batch.offsets.clone(), batch.items.clone(), inverse.to_vec());
             return Ok(Tokens { offsets, items, attributes, real: None });
         }
         let n = self.transformer.max_sequence_length;
@@ -326,7 +326,7 @@ impl DifSr {
             real.push(own.len());
             items.extend_from_slice(&batch.items[own.clone()]);
             items.extend(std::iter::repeat_n(0, missing));
-            attributes.extend_from_slice(&uses[own]);
+            attributes.extend_from_slice(&inverse[own]);
             attributes.extend(std::iter::repeat_n(rows as u32, missing));
         }
         Ok(Tokens {
@@ -337,10 +337,10 @@ impl DifSr {
         })
     }
 
-    /// h of every history, `[B, d_0]`: token t has row `uses[t]` of the attributes, `[rows, d_a]` each.
-    fn sequences(&self, batch: &Batch, attributes: &[Tensor], uses: &[u32], key: Option<RngKey>) -> Result<Tensor> {
+    /// h of every history, `[B, d_0]`: token t has row `inverse[t]` of the attributes, `[rows, d_a]` each.
+    fn sequences(&self, batch: &Batch, attributes: &[Tensor], inverse: &[u32], key: Option<RngKey>) -> Result<Tensor> {
         let rows = attributes.first().map_or(Ok(0), |vectors| vectors.dim(0))?;
-        let tokens = self.tokens(batch, uses, rows)?;
+        let tokens = self.tokens(batch, inverse, rows)?;
         // The padding is a constant zero, so that the table has no gradient for it.
         let zeros = |table: &Tensor| Tensor::zeros((1, table.dim(1)?), table.dtype(), table.device());
         let table = match tokens.real {
@@ -397,8 +397,8 @@ impl DifSr {
     ) -> Result<Tensor> {
         let TransformerConfig { width: d, heads, max_sequence_length: n, .. } = self.transformer;
         let last = last_only.then(|| last_tokens(tokens));
-        let asking = last.as_ref().map_or_else(|| Ok(x.clone()), |last| gather(x, last))?;
-        let places = tokens.offsets.positions();
+        let query_rows = last.as_ref().map_or_else(|| Ok(x.clone()), |last| gather(x, last))?;
+        let token_positions = tokens.offsets.positions();
         let pick = |all: &[u32]| -> Vec<u32> {
             last.as_ref().map_or_else(|| all.to_vec(), |last| last.iter().map(|&at| all[at as usize]).collect())
         };
@@ -406,13 +406,13 @@ impl DifSr {
         for (source, (query, key)) in layer.sources.iter().enumerate() {
             let map = |x: &Tensor, map: &Linear| linear(x, &map.weight, &map.bias);
             let of_attribute = attributes.get(source).map(|vectors| (vectors, &tokens.attributes));
-            let of_position = (source > attributes.len()).then_some((self.position.as_tensor(), &places));
+            let of_position = (source > attributes.len()).then_some((self.position.as_tensor(), &token_positions));
             // The queries and keys of attributes and positions are computed once per row and gathered for the tokens.
             if let Some((vectors, rows)) = of_attribute.or(of_position) {
                 queries.push(gather(&map(vectors, query)?, &pick(rows))?);
                 keys.push(gather(&map(vectors, key)?, rows)?);
             } else {
-                queries.push(map(&asking, query)?);
+                queries.push(map(&query_rows, query)?);
                 keys.push(map(x, key)?);
             }
         }
@@ -468,7 +468,7 @@ impl DifSr {
             layer_norm(&(x + branch)?, &norm.weight, &norm.bias)
         };
         let branch = linear(&attended, &layer.output.weight, &layer.output.bias)?;
-        let x = add_norm(&asking, &branch, &layer.attention_norm, "attention")?;
+        let x = add_norm(&query_rows, &branch, &layer.attention_norm, "attention")?;
         let hidden = gelu(&linear(&x, &layer.up.weight, &layer.up.bias)?)?;
         let branch = linear(&hidden, &layer.down.weight, &layer.down.bias)?;
         add_norm(&x, &branch, &layer.feed_forward_norm, "feed_forward")
@@ -483,15 +483,15 @@ impl DifSr {
     pub fn finetune_loss(&self, batch: &Batch, key: Option<RngKey>) -> Result<Tensor> {
         let targets: Vec<u32> = batch.targets.iter().map(|target| target - 1).collect();
         // The prediction needs the vectors of all items.
-        let (rows, uses) = if self.config.predictor {
+        let (rows, inverse) = if self.config.predictor {
             (None, batch.items.iter().map(|item| item - 1).collect())
         } else {
             let distinct = DistinctItems::of(&batch.items);
-            (Some(distinct.rows), distinct.uses)
+            (Some(distinct.rows), distinct.inverse)
         };
         let vectors = self.attributes.iter().map(|attribute| self.vectors(attribute, rows.as_deref()));
         let vectors = vectors.collect::<Result<Vec<_>>>()?;
-        let h = self.sequences(batch, &vectors, &uses, key)?;
+        let h = self.sequences(batch, &vectors, &inverse, key)?;
         let mut loss = cross_entropy(&h, &self.candidates()?, &targets, 1.0)?.mean_all()?;
         trace::record(|| "item_loss".to_owned(), &loss);
         for (attribute, vectors) in self.attributes.iter().zip(&vectors) {
@@ -613,7 +613,7 @@ mod tests {
     }
 
     #[test]
-    fn a_history_is_scored_alike_whatever_is_beside_it() {
+    fn a_score_does_not_depend_on_the_rest_of_the_batch() {
         let histories: [&[u32]; 3] = [&[3, 9, 4], &[8], &[10, 5, 20, 1, 1, 2, 7]];
         for fusion in [Fusion::Gate, Fusion::Sum, Fusion::Concat] {
             for keys in [Keys::Masked, Keys::Full] {

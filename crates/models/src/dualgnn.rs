@@ -317,7 +317,7 @@ impl DualGnn {
             let distinct = DistinctItems::of_rows(users);
             let gathered = sparse_product(&graph.select_rows(&distinct.rows)?, &fused)?;
             let of_users = (gather(&fused, &distinct.rows)? + gathered)?;
-            bpr(&of_users, &of_items, &distinct.uses, positives, negatives)?
+            bpr(&of_users, &of_items, &distinct.inverse, positives, negatives)?
         };
         let bpr = (bpr / std::f64::consts::LN_2)?;
         let mut regularisation = self.modality_weight.sqr()?.mean_all()?;

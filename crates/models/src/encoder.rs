@@ -6,7 +6,7 @@ use mp4sr_ops::{Dropout, GatherIndex, ItemRows, MixtureSizes, Ragged, Result, Rn
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Initial, Parameters, Part, trace};
+use crate::{Initial, PackedParameter, Parameters, trace};
 
 /// What happens to the gradient of attention pooling (specification, section 10).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -45,9 +45,9 @@ pub struct ItemEncoder {
 }
 
 /// The parameters of a mixture of experts under `prefix`.
-fn mixture(prefix: &str, sizes: MixtureSizes) -> Vec<Part> {
+fn mixture(prefix: &str, sizes: MixtureSizes) -> Vec<PackedParameter> {
     let MixtureSizes { features, experts, width } = sizes;
-    let part = |name: String, shape: &[usize], initial, start: usize| Part {
+    let part = |name: String, shape: &[usize], initial, start: usize| PackedParameter {
         name: format!("{prefix}.{name}"),
         shape: shape.to_vec(),
         initial,

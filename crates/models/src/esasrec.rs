@@ -31,7 +31,7 @@ use crate::graph::rows_of;
 use crate::interface::FINETUNE;
 use crate::maps::Norm;
 use crate::negatives::{distinct, draw_outside};
-use crate::recipe::{Reads, Recipe, Refused, Section, Settings, Supports};
+use crate::recipe::{ModelSettings, Reads, Recipe, Refused, Section, Supports};
 use crate::{
     Batch, BatchUnit, Data, Initial, Model, NegativeSampler, Parameters, Phase, Query, Samples, Scorer, Step, Stop,
     TransformerConfig, trace,
@@ -157,7 +157,7 @@ impl Default for Config {
     }
 }
 
-fn check(settings: &Settings<'_>) -> std::result::Result<(), Refused> {
+fn check(settings: &ModelSettings<'_>) -> std::result::Result<(), Refused> {
     let config: Config = settings.own().map_err(|e| Refused::new("model.esasrec", &"...", e.to_string()))?;
     if config.loss == Loss::Softmax && config.log_q {
         let allowed = "false under `loss = \"softmax\"`, which samples nothing that a correction could be for";
@@ -363,7 +363,7 @@ impl ESasRec {
     ) -> Result<Tensor> {
         let TransformerConfig { width, heads, max_sequence_length, .. } = self.transformer;
         let normed = layer.attention.norm.of(x)?;
-        let (x, asking) = if last_only {
+        let (x, query_rows) = if last_only {
             let last = offsets.last_tokens();
             (gather(x, &last)?, gather(&normed, &last)?)
         } else {
@@ -374,7 +374,7 @@ impl ESasRec {
         let sizes = SourceSizes { sources: vec![width], width, heads, max_sequence_length, fusion: ScoreFusion::Sum };
         let scope = SourceScope { real: None, last_only, bidirectional: false };
         let drop = self.drop(key, "weights");
-        let mixed = source_attention(&layer.query.of(&asking)?, &key_value, None, &sizes, offsets, scope, drop)?;
+        let mixed = source_attention(&layer.query.of(&query_rows)?, &key_value, None, &sizes, offsets, scope, drop)?;
         let y = layer.output.of(&mixed)?;
         let x = layer.attention.add(&format!("attention.{l}"), &x, &y, self.drop(key, "attention"))?;
         let normed = layer.feed_forward.norm.of(&x)?;
@@ -655,7 +655,7 @@ mod tests {
         }
     }
 
-    /// Compares the loss with that of the plain operators, with dropout at every place where the reference has it.
+    /// Compares the loss with that of the plain operators, with dropout wherever the reference has it.
     #[test]
     fn dropout_applies_to_the_table_the_input_the_weights_the_hidden_layer_and_the_branches() {
         for item_dropout in [true, false] {
@@ -714,7 +714,7 @@ mod tests {
     }
 
     #[test]
-    fn a_history_is_scored_alike_whatever_is_beside_it_and_by_its_last_items() {
+    fn a_score_depends_on_the_last_items_and_not_on_the_rest_of_the_batch() {
         let histories: [&[u32]; 4] = [&[3, 2, 4], &[8], &[1, 5, 2, 1, 1, 2, 7], &[1, 1, 2, 7]];
         for positions in [Positions::FromEnd, Positions::FromStart] {
             let model = model(Config { positions, final_norm: true, ..Config::default() });

@@ -81,7 +81,7 @@ pub enum Norms {
     /// One for the inputs of both transformers and for the output (published code).
     #[default]
     Shared,
-    /// One for each of the three places (paper).
+    /// One for each of the three positions (paper).
     Separate,
 }
 
@@ -241,8 +241,8 @@ impl Fdsa {
         Ok(feature)
     }
 
-    /// h of every history, `[B, d_0]`: token t has the feature vector of row `uses[t]` of `features`.
-    fn sequences(&self, batch: &Batch, features: &Tensor, uses: &[u32], key: Option<RngKey>) -> Result<Tensor> {
+    /// h of every history, `[B, d_0]`: token t has the feature vector of row `inverse[t]` of `features`.
+    fn sequences(&self, batch: &Batch, features: &Tensor, inverse: &[u32], key: Option<RngKey>) -> Result<Tensor> {
         let positions = batch.offsets.positions();
         let branch = |name: &str, tokens: Rows<'_>, norm: &Norm, layers: &LayerStack| -> Result<Tensor> {
             let key = key.map(|key| key.fold_in(name));
@@ -255,7 +255,7 @@ impl Fdsa {
         };
         let [item_norm, feature_norm, output_norm] = &self.norms;
         let items = branch("item", Rows::new(&self.items, &batch.items), item_norm, &self.item_layers)?;
-        let features = branch("feature", Rows::new(features, uses), feature_norm, &self.feature_layers)?;
+        let features = branch("feature", Rows::new(features, inverse), feature_norm, &self.feature_layers)?;
         let joined = linear(&Tensor::cat(&[items, features], 1)?, &self.output.weight, &self.output.bias)?;
         let normed = layer_norm(&joined, &output_norm.weight, &output_norm.bias)?;
         let h = dropout(&normed, self.drop(key, "output"))?;
@@ -270,17 +270,17 @@ impl Fdsa {
 
     /// Cross-entropy of the next item; without `key` nothing is dropped.
     pub fn finetune_loss(&self, batch: &Batch, key: Option<RngKey>) -> Result<Tensor> {
-        let (rows, uses) = match self.config.dropout_draw {
+        let (rows, inverse) = match self.config.dropout_draw {
             DropoutDraw::Item => {
                 let distinct = DistinctItems::of(&batch.items);
-                (distinct.rows, distinct.uses)
+                (distinct.rows, distinct.inverse)
             }
             DropoutDraw::Position => {
                 (batch.items.iter().map(|item| item - 1).collect(), (0..batch.items.len() as u32).collect())
             }
         };
         let features = self.features(&rows, key)?;
-        let h = self.sequences(batch, &features, &uses, key)?;
+        let h = self.sequences(batch, &features, &inverse, key)?;
         let targets: Vec<u32> = batch.targets.iter().map(|target| target - 1).collect();
         cross_entropy(&h, &self.candidates()?, &targets, 1.0)?.mean_all()
     }

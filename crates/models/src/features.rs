@@ -181,7 +181,7 @@ pub(crate) struct DistinctItems {
     /// The rows of the items, from 0, ascending.
     pub rows: Vec<u32>,
     /// For every use, the index of its item in `rows`.
-    pub uses: Vec<u32>,
+    pub inverse: Vec<u32>,
 }
 
 impl DistinctItems {
@@ -195,8 +195,8 @@ impl DistinctItems {
         let rows = distinct(used);
         let mut index_of = vec![0; rows.last().map_or(0, |&row| row as usize + 1)];
         rows.iter().zip(0..).for_each(|(&row, at)| index_of[row as usize] = at);
-        let uses = used.iter().map(|&row| index_of[row as usize]).collect();
-        Self { rows, uses }
+        let inverse = used.iter().map(|&row| index_of[row as usize]).collect();
+        Self { rows, inverse }
     }
 }
 
@@ -213,8 +213,8 @@ mod tests {
     }
 
     #[test]
-    fn distinct_items_give_every_use_its_row() {
+    fn distinct_items_map_every_use_to_its_row() {
         let distinct = DistinctItems::of(&[7, 2, 7, 4]);
-        assert_eq!((distinct.rows, distinct.uses), (vec![1, 3, 6], vec![2, 0, 2, 1]));
+        assert_eq!((distinct.rows, distinct.inverse), (vec![1, 3, 6], vec![2, 0, 2, 1]));
     }
 }

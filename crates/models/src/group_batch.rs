@@ -54,7 +54,7 @@ impl<'a> SharedBatch<'a> {
     pub fn token_rows(&self, table: &Tensor, owned: &[Range<usize>], before: usize) -> Result<TokenRows> {
         let distinct = |samples: &Range<usize>| DistinctItems::of(&self.all.share(samples.clone()).items);
         let of_all: Vec<DistinctItems> = self.shares.iter().map(distinct).collect();
-        let rows = of_all[self.group.rank()].uses.clone();
+        let rows = of_all[self.group.rank()].inverse.clone();
         let wanted = |items: DistinctItems| items.rows.iter().map(|row| row + before as u32).collect();
         let requests = RowRequests { owned: owned.to_vec(), wanted: of_all.into_iter().map(wanted).collect() };
         Ok(TokenRows { table: fetch_rows(self.group, "item rows", table, requests)?, rows })

@@ -61,11 +61,11 @@ pub use mp4sr_ops::{
 };
 pub use mvrnn::MvRnn;
 pub use negatives::NegativeSampler;
-pub use parameters::{Initial, Parameters, Part, Stored, TableShare};
+pub use parameters::{Initial, PackedParameter, Parameters, Stored, TableShare};
 pub use popularity::Popularity;
 pub use recipe::{
-    Data, Modality, Preset, RECIPES, Reads, Recipe, Refused, Renamed, Section, Settings, Supports, TrainingSequences,
-    recipe,
+    Data, Modality, ModelSettings, Preset, RECIPES, Reads, Recipe, Refused, Renamed, Section, Supports,
+    TrainingSequences, recipe,
 };
 pub use s3rec::S3Rec;
 pub use sasrec::SasRec;

@@ -204,7 +204,7 @@ impl MvRnn {
         let distinct = DistinctItems::of_rows(rows);
         let view = |(m, view): (usize, &View)| {
             let all = product(&gather(&view.features, &distinct.rows)?, &view.projection)?;
-            let own = gather(&all, &distinct.uses)?;
+            let own = gather(&all, &distinct.inverse)?;
             let Some(kept) = kept.get(m) else { return Ok(own) };
             let kept = Tensor::from_iter(kept.iter().map(|&kept| if kept { 1.0f32 } else { 0.0 }), own.device())?;
             own.broadcast_mul(&kept.unsqueeze(1)?)
@@ -251,10 +251,10 @@ impl MvRnn {
         }
         let mut kept = Vec::new();
         if self.hides() {
-            let uses = 3 * items.len() as u64;
+            let count = 3 * items.len() as u64;
             for m in 0..self.views.len() as u64 {
                 let key = views_key.fold_in_index(m);
-                kept.push((0..uses).map(|use_| key.uniform(use_) >= self.config.mask).collect());
+                kept.push((0..count).map(|index| key.uniform(index) >= self.config.mask).collect());
             }
         }
         Ok(Pairs { offsets: PackedOffsets::from_lengths(lengths)?, items, targets, negatives, kept })
@@ -407,9 +407,9 @@ mod tests {
             let error = (f64::from(counts[item]) - share * draws).abs();
             assert!(error <= 5.0 * (draws * share * (1.0 - share)).sqrt(), "{item}: {counts:?}");
         }
-        let uses = 15.0 * rounds as f64;
+        let count_each = 15.0 * rounds as f64;
         assert!(
-            hidden.iter().all(|&count| (f64::from(count) - 0.3 * uses).abs() < 5.0 * (uses * 0.21).sqrt()),
+            hidden.iter().all(|&count| (f64::from(count) - 0.3 * count_each).abs() < 5.0 * (count_each * 0.21).sqrt()),
             "{hidden:?}"
         );
         let whole = self::model(Config::default()).pairs(&batch(), RngKey::new(5)).unwrap();
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_does_not_depend_on_the_sequences_beside_it() {
+    fn a_state_does_not_depend_on_the_rest_of_the_batch() {
         for (variant, cell) in [(Variant::Con, Unit::Lstm), (Variant::Separate, Unit::Gru)] {
             let model = model(Config { variant, cell, ..Config::default() });
             let scorer = model.scorer(&PHASES[0]).unwrap();

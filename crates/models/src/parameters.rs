@@ -52,7 +52,7 @@ fn uniform(key: RngKey, numbers: Range<u64>, bound: f64) -> Vec<f32> {
 
 /// A parameter that shares a variable with others, because an operator takes them together.
 #[derive(Clone, Debug)]
-pub struct Part {
+pub struct PackedParameter {
     /// The name of the parameter.
     pub name: String,
     /// The shape of the parameter.
@@ -66,7 +66,7 @@ pub struct Part {
 }
 
 #[derive(Clone, Debug)]
-struct Entry {
+struct ParameterEntry {
     name: String,
     shape: Vec<usize>,
     /// The index of its variable.
@@ -77,7 +77,7 @@ struct Entry {
     /// The distance between the starts of rows.
     stride: usize,
     /// The rows of each process, if the parameter is divided among a group; `shape` is then that of this process's rows.
-    shard: Option<Shard>,
+    shard: Option<RowDivision>,
 }
 
 /// The share that a process of a group has of a table.
@@ -95,16 +95,16 @@ pub struct TableShare {
 
 /// The division of a parameter's rows among the processes of a group.
 #[derive(Clone, Debug)]
-struct Shard {
+struct RowDivision {
     group: ProcessGroup,
     rows: Vec<Range<usize>>,
 }
 
-impl Entry {
+impl ParameterEntry {
     /// The shape of the whole parameter.
     fn whole_shape(&self) -> Vec<usize> {
         let mut shape = self.shape.clone();
-        if let Some(Shard { rows, .. }) = &self.shard {
+        if let Some(RowDivision { rows, .. }) = &self.shard {
             shape[0] = rows.last().map_or(0, |rows| rows.end);
         }
         shape
@@ -113,7 +113,7 @@ impl Entry {
     /// Selects the values of this process's rows from `values`, which are those of the whole parameter or only of these rows.
     fn own_values<'a>(&self, values: &'a [f32]) -> &'a [f32] {
         match &self.shard {
-            Some(Shard { group, rows }) if values.len() == self.whole_shape().iter().product::<usize>() => {
+            Some(RowDivision { group, rows }) if values.len() == self.whole_shape().iter().product::<usize>() => {
                 let rows = &rows[group.rank()];
                 &values[rows.start * self.columns..rows.end * self.columns]
             }
@@ -123,7 +123,7 @@ impl Entry {
 
     /// Gathers the values of the whole parameter on the first process, from the rows of all processes; the other processes get none.
     fn whole_values(&self, own: Vec<f32>) -> Result<Vec<f32>> {
-        let Some(Shard { group, rows }) = &self.shard else { return Ok(own) };
+        let Some(RowDivision { group, rows }) = &self.shard else { return Ok(own) };
         let lengths: Vec<usize> = rows.iter().map(|rows| rows.len() * self.columns).collect();
         group.gather_to_first("tables to store", &own, &lengths)
     }
@@ -133,14 +133,14 @@ impl Entry {
     }
 
     /// The rows of the parameter among the values of its variable.
-    fn take<'a, T>(&self, all: &'a [T]) -> impl Iterator<Item = &'a [T]> {
+    fn own_rows<'a, T>(&self, all: &'a [T]) -> impl Iterator<Item = &'a [T]> {
         let (start, columns, stride) = (self.start, self.columns, self.stride);
         let rows = self.count().checked_div(columns).unwrap_or(0);
         (0..rows).map(move |row| &all[start + row * stride..][..columns])
     }
 
     fn values(&self, all: &[f32]) -> Vec<f32> {
-        self.take(all).flatten().copied().collect()
+        self.own_rows(all).flatten().copied().collect()
     }
 
     fn put(&self, all: &mut [f32], values: &[f32]) {
@@ -154,7 +154,7 @@ impl Entry {
 #[derive(Debug)]
 pub struct Parameters {
     device: Device,
-    entries: Vec<Entry>,
+    entries: Vec<ParameterEntry>,
     vars: Vec<Var>,
 }
 
@@ -178,19 +178,19 @@ impl Parameters {
 
     /// Adds a parameter whose initial values depend only on the key and its name.
     pub fn add(&mut self, name: &str, shape: &[usize], initial: Initial, key: RngKey) -> Result<Var> {
-        let part = Part { name: name.to_owned(), shape: shape.to_vec(), initial, start: 0, stride: None };
+        let part = PackedParameter { name: name.to_owned(), shape: shape.to_vec(), initial, start: 0, stride: None };
         self.add_packed(shape, &[part], key)
     }
 
     /// Adds parameters that share a variable of the given shape, which they must fill. The initial values of each depend only on the key
     /// and its name.
-    pub fn add_packed(&mut self, shape: &[usize], parts: &[Part], key: RngKey) -> Result<Var> {
+    pub fn add_packed(&mut self, shape: &[usize], parts: &[PackedParameter], key: RngKey) -> Result<Var> {
         let mut values = vec![0.0; shape.iter().product()];
         let mut filled = 0;
-        for Part { name, shape, initial, start, stride } in parts {
+        for PackedParameter { name, shape, initial, start, stride } in parts {
             let columns = shape.iter().skip(1).product::<usize>().max(1);
             let columns = if shape.len() < 2 { shape.iter().product() } else { columns };
-            let entry = Entry {
+            let entry = ParameterEntry {
                 name: name.clone(),
                 shape: shape.clone(),
                 var: self.vars.len(),
@@ -224,20 +224,20 @@ impl Parameters {
     ) -> Result<Var> {
         let Some(group) = group else { return self.add(name, &[rows, columns], initial, key) };
         let before = rows - items;
-        let place =
+        let rows_of =
             |own: Range<usize>| if own.start == 0 { 0..before + own.end } else { before + own.start..before + own.end };
-        let shares: Vec<Range<usize>> = group.shares(items).into_iter().map(place).collect();
+        let shares: Vec<Range<usize>> = group.shares(items).into_iter().map(rows_of).collect();
         let own = shares[group.rank()].clone();
         let values = initial.values(own.start * columns..own.end * columns, key.fold_in(name));
         let var = Var::from_tensor(&Tensor::from_vec(values, (own.len(), columns), &self.device)?)?;
-        self.entries.push(Entry {
+        self.entries.push(ParameterEntry {
             name: name.to_owned(),
             shape: vec![own.len(), columns],
             var: self.vars.len(),
             start: 0,
             columns,
             stride: columns,
-            shard: Some(Shard { group: group.clone(), rows: shares }),
+            shard: Some(RowDivision { group: group.clone(), rows: shares }),
         });
         self.vars.push(var.clone());
         Ok(var)
@@ -251,7 +251,7 @@ impl Parameters {
     /// This process's share of a table; `None` for a parameter that is not divided.
     pub fn table_share(&self, name: &str) -> Option<TableShare> {
         let entry = self.entry(name)?;
-        let Shard { group, rows } = entry.shard.as_ref()?;
+        let RowDivision { group, rows } = entry.shard.as_ref()?;
         let own = &rows[group.rank()];
         Some(TableShare {
             whole_shape: entry.whole_shape(),
@@ -272,7 +272,7 @@ impl Parameters {
         self.entries.iter().map(|entry| entry.name.as_str())
     }
 
-    fn entry(&self, name: &str) -> Option<&Entry> {
+    fn entry(&self, name: &str) -> Option<&ParameterEntry> {
         self.entries.iter().find(|entry| entry.name == name)
     }
 
@@ -284,7 +284,7 @@ impl Parameters {
     }
 
     /// Cuts a parameter's part out of a tensor that has the layout of its variable.
-    fn cut(entry: &Entry, whole: &Tensor) -> Result<Tensor> {
+    fn cut(entry: &ParameterEntry, whole: &Tensor) -> Result<Tensor> {
         if whole.elem_count() == entry.count() {
             return whole.reshape(entry.shape.as_slice());
         }
@@ -390,7 +390,7 @@ impl Parameters {
     /// The values of every parameter; of a divided table, only those of this process's rows.
     pub fn own_values(&self) -> Result<Vec<Stored>> {
         let all = self.vars.iter().map(|var| var.flatten_all()?.to_vec1::<f32>()).collect::<Result<Vec<_>>>()?;
-        let stored = |entry: &Entry| (entry.name.clone(), entry.values(&all[entry.var]), entry.shape.clone());
+        let stored = |entry: &ParameterEntry| (entry.name.clone(), entry.values(&all[entry.var]), entry.shape.clone());
         Ok(self.entries.iter().map(stored).collect())
     }
 
@@ -421,7 +421,7 @@ mod tests {
     #[test]
     fn parameters_of_one_variable_are_set_read_and_differentiated_by_their_names() {
         let mut parameters = Parameters::default();
-        let part = |name: &str, shape: &[usize], start: usize, stride: Option<usize>| Part {
+        let part = |name: &str, shape: &[usize], start: usize, stride: Option<usize>| PackedParameter {
             name: name.to_owned(),
             shape: shape.to_vec(),
             initial: Initial::Zeros,

@@ -62,7 +62,7 @@ pub struct Recipe {
     /// The keys of the model's own section.
     pub section: Section,
     /// Whether a phase reads a key of the model's own section. A change of the other keys never causes that phase to be trained again.
-    pub phase_reads: fn(settings: &Settings<'_>, phase: &str, key: &str) -> bool,
+    pub phase_reads: fn(settings: &ModelSettings<'_>, phase: &str, key: &str) -> bool,
     /// Keys of other sections that have a different default for this model, as TOML.
     pub defaults: &'static str,
     /// Named sets of keys (`run.preset`), as TOML.
@@ -73,13 +73,13 @@ pub struct Recipe {
     pub renamed: &'static [Renamed],
     /// The parameters with a row per item, the rows of the items last, if the model can rank items that training has not seen by their
     /// features. The rows of such items are zeros, as if the model had no ids. `None` if the model needs a trained id.
-    pub item_tables: fn(settings: &Settings<'_>) -> Option<&'static [&'static str]>,
+    pub item_tables: fn(settings: &ModelSettings<'_>) -> Option<&'static [&'static str]>,
     /// Refuses settings that the type and the range of a single key cannot exclude.
-    pub check: fn(settings: &Settings<'_>) -> std::result::Result<(), Refused>,
+    pub check: fn(settings: &ModelSettings<'_>) -> std::result::Result<(), Refused>,
     /// The phases of the model under these settings.
-    pub phases: fn(settings: &Settings<'_>) -> Result<Vec<Phase>>,
+    pub phases: fn(settings: &ModelSettings<'_>) -> Result<Vec<Phase>>,
     /// Creates a model whose initial parameters are determined by the key.
-    pub build: fn(settings: &Settings<'_>, data: Data, key: RngKey) -> Result<Box<dyn Model>>,
+    pub build: fn(settings: &ModelSettings<'_>, data: Data, key: RngKey) -> Result<Box<dyn Model>>,
 }
 
 /// The recipe of the model `name`.
@@ -206,7 +206,7 @@ pub struct NoKeys {}
 
 /// The part of the configuration that a recipe sees.
 #[derive(Clone, Copy, Debug)]
-pub struct Settings<'a> {
+pub struct ModelSettings<'a> {
     /// The model's own section, with a value for every key.
     pub own: &'a Value,
     /// `[model.transformer]`, with a value for every key.
@@ -219,7 +219,7 @@ pub struct Settings<'a> {
     pub candidates: Option<usize>,
 }
 
-impl Settings<'_> {
+impl ModelSettings<'_> {
     /// Reads the model's own section as its type.
     pub fn own<T: DeserializeOwned>(&self) -> Result<T> {
         read(self.own, "the model's own section")

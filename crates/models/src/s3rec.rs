@@ -22,7 +22,7 @@ use crate::features::{RowMean, categories, check_modalities, mean_rows};
 use crate::interface::{FINETUNE, PRETRAIN};
 use crate::maps::{Linear, id_table};
 use crate::negatives::{distinct, draw_outside};
-use crate::recipe::{DECAY_GRID, Reads, Recipe, Refused, Section, Settings, Supports};
+use crate::recipe::{DECAY_GRID, ModelSettings, Reads, Recipe, Refused, Section, Supports};
 use crate::transformer::Pass;
 use crate::{
     Batch, BatchUnit, Data, Initial, Model, NegativeSampler, Parameters, Phase, Query, Samples, Scorer, Step, Stop,
@@ -155,7 +155,7 @@ impl Default for Config {
     }
 }
 
-fn check(settings: &Settings<'_>) -> std::result::Result<(), Refused> {
+fn check(settings: &ModelSettings<'_>) -> std::result::Result<(), Refused> {
     let config: Config = settings.own().map_err(|e| Refused::new("model.s3rec", &"...", e.to_string()))?;
     if settings.pretrains && config.attributes == Attributes::Features && settings.modalities.is_empty() {
         return Err(Refused::new("model.modalities", &"[]", "at least one modality: its features are the attributes"));

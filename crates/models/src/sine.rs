@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::features::DistinctItems;
 use crate::interface::FINETUNE;
 use crate::maps::Norm;
-use crate::recipe::{DECAY_GRID, Reads, Recipe, Refused, Section, Settings, Supports};
+use crate::recipe::{DECAY_GRID, ModelSettings, Reads, Recipe, Refused, Section, Supports};
 use crate::{Batch, Buffer, BufferValues, Buffers, Initial, Model, Parameters, Phase, Query, Scorer, Step, trace};
 
 /// How SINE is named, configured and built.
@@ -100,7 +100,7 @@ impl Default for Config {
     }
 }
 
-fn check(settings: &Settings<'_>) -> std::result::Result<(), Refused> {
+fn check(settings: &ModelSettings<'_>) -> std::result::Result<(), Refused> {
     let config: Config = settings.own().map_err(|e| Refused::new("model.sine", &"...", e.to_string()))?;
     if config.interests <= config.prototypes {
         return Ok(());
@@ -316,7 +316,7 @@ impl Sine {
         let (items, offsets) = self.histories(batch)?;
         let distinct = DistinctItems::of(&items);
         let parts = self.parts(gather(&self.table()?, &distinct.rows)?)?;
-        let users = self.users(&parts, &distinct.uses, &offsets)?;
+        let users = self.users(&parts, &distinct.inverse, &offsets)?;
         let targets: Vec<u32> = batch.targets.iter().map(|target| target - 1).collect();
         let rows = cross_entropy(&users, self.items.as_tensor(), &targets, 1.0)?;
         let main = rows.mean_all()?;
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_vector_does_not_depend_on_the_histories_beside_it() {
+    fn a_user_vector_does_not_depend_on_the_rest_of_the_batch() {
         let config = Config { max_sequence_length: 6, padding: Padding::Unmasked, ..Config::default() };
         for config in [Config::default(), config] {
             let together = users(&config, &[&[1, 2, 3], &[5], &[9, 9, 2, 7, 6, 5, 4]]);

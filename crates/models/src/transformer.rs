@@ -9,7 +9,7 @@ use mp4sr_ops::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Initial, Parameters, Part, Refused, Renamed, trace};
+use crate::{Initial, PackedParameter, Parameters, Refused, Renamed, trace};
 
 /// `[model.transformer]`: the keys that all transformers share.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -96,9 +96,9 @@ pub struct LayerStack {
 }
 
 /// The parameters of the transformer's input.
-fn input(config: &TransformerConfig) -> [Part; 3] {
+fn input(config: &TransformerConfig) -> [PackedParameter; 3] {
     let TransformerConfig { width: d, max_sequence_length: n, .. } = *config;
-    let part = |name: &str, shape: &[usize], initial, start| Part {
+    let part = |name: &str, shape: &[usize], initial, start| PackedParameter {
         name: name.to_owned(),
         shape: shape.to_vec(),
         initial,
@@ -113,10 +113,10 @@ fn input(config: &TransformerConfig) -> [Part; 3] {
 }
 
 /// The parameters of a layer under `prefix`. The weights of keys and values are columns of the same rows.
-fn layer(prefix: &str, sizes: LayerSizes) -> Vec<Part> {
+fn layer(prefix: &str, sizes: LayerSizes) -> Vec<PackedParameter> {
     let LayerSizes { width: d, feed_forward: f, .. } = sizes;
     let at = sizes.ranges();
-    let part = |name: &str, shape: &[usize], initial, start, stride| Part {
+    let part = |name: &str, shape: &[usize], initial, start, stride| PackedParameter {
         name: format!("{prefix}.{name}"),
         shape: shape.to_vec(),
         initial,

@@ -264,13 +264,13 @@ impl UniSRec {
         &self.features
     }
 
-    /// Draws the noise of the gate for `uses` uses, `[uses, O]`, which is standard normal; `None` if the gate has no noise.
-    fn draw_noise(&self, uses: usize, key: RngKey) -> Result<Option<Tensor>> {
+    /// Draws the noise of the gate for `count` uses, `[count, O]`, which is standard normal; `None` if the gate has no noise.
+    fn draw_noise(&self, count: usize, key: RngKey) -> Result<Option<Tensor>> {
         if self.noise.is_none() {
             return Ok(None);
         }
-        let values: Vec<f32> = (0..(uses * self.config.experts) as u64).map(|at| key.normal(at) as f32).collect();
-        Tensor::from_vec(values, (uses, self.config.experts), self.gate.device()).map(Some)
+        let values: Vec<f32> = (0..(count * self.config.experts) as u64).map(|at| key.normal(at) as f32).collect();
+        Tensor::from_vec(values, (count, self.config.experts), self.gate.device()).map(Some)
     }
 
     /// z of every use, `[uses, d_0]`. Use u is of row `rows[u]` of the features; `noise` is that of the gate, `[uses, O]`, if it has any.
@@ -283,7 +283,8 @@ impl UniSRec {
             (Some(noise), Some(_)) => Tensor::cat(&[self.gate.as_tensor(), noise.as_tensor()], 1)?,
             _ => self.gate.as_tensor().clone(),
         };
-        let gates = gather(&expert_products(&self.features, &distinct.rows, &maps, 1, Dropout::NONE)?, &distinct.uses)?;
+        let gates =
+            gather(&expert_products(&self.features, &distinct.rows, &maps, 1, Dropout::NONE)?, &distinct.inverse)?;
         let mut logits = gates.narrow(1, 0, experts)?;
         if let (Some(noise), true) = (noise, gates.dim(1)? > experts) {
             let deviation = (softplus(&gates.narrow(1, experts, experts)?.contiguous()?)? + 0.01)?;
@@ -295,10 +296,10 @@ impl UniSRec {
         let products = if per_use {
             expert_products(&self.features, rows, &weights, experts, dropout)?
         } else {
-            gather(&expert_products(&self.features, &distinct.rows, &weights, experts, dropout)?, &distinct.uses)?
+            gather(&expert_products(&self.features, &distinct.rows, &weights, experts, dropout)?, &distinct.inverse)?
         };
-        let uses = PackedOffsets::from_lengths(vec![1; rows.len()])?;
-        let mixed = segment_mix(&gate, &products.reshape((rows.len() * experts, width))?, &uses)?;
+        let offsets = PackedOffsets::from_lengths(vec![1; rows.len()])?;
+        let mixed = segment_mix(&gate, &products.reshape((rows.len() * experts, width))?, &offsets)?;
         let shifts = self.experts.iter().map(|(bias, weight)| mp4sr_ops::product(&bias.unsqueeze(0)?, weight));
         mixed - mp4sr_ops::product(&gate, &Tensor::cat(&shifts.collect::<Result<Vec<_>>>()?, 0)?)?
     }
@@ -441,8 +442,8 @@ impl Model for UniSRec {
             return self.finetune_loss(batch, noise.as_ref(), Some(key));
         }
         let augmented = self.augment(batch, key.fold_in("augmentation"))?;
-        let uses = batch.items.len() + batch.count() + augmented.batch.items.len();
-        self.pretrain_loss(batch, &augmented, self.draw_noise(uses, noise_key)?.as_ref(), Some(key))
+        let count = batch.items.len() + batch.count() + augmented.batch.items.len();
+        self.pretrain_loss(batch, &augmented, self.draw_noise(count, noise_key)?.as_ref(), Some(key))
     }
 
     fn scorer(&self, phase: &Phase) -> Result<Box<dyn Scorer + '_>> {

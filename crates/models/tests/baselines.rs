@@ -152,8 +152,8 @@ fn cl4srec(case: &mut GoldenCase) {
                 let kept = ((length as f64 * case.scalar("crop")) as usize).max(1);
                 Operation::Crop(begin..begin + kept)
             }
-            1 => Operation::Mask((0..length).filter(|&place| own("masked")[place] == 1).collect()),
-            2 => Operation::Reorder(own("order").iter().map(|&place| place as usize).collect()),
+            1 => Operation::Mask((0..length).filter(|&position| own("masked")[position] == 1).collect()),
+            2 => Operation::Reorder(own("order").iter().map(|&position| position as usize).collect()),
             _ => Operation::Keep,
         }
     };

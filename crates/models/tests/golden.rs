@@ -227,7 +227,7 @@ fn finetune(case: &mut GoldenCase) {
         .zip(&batch.targets)
         .map(|(scores, &target)| i64::from(mp4sr_protocol::rank(scores, target, |_| false).unwrap()))
         .collect();
-    // In bf16, items with nearly equal scores may change places.
+    // In bf16, items with nearly equal scores may swap ranks.
     assert!(is_bf16() || case.int("out.ranks") == ranks, "{ranks:?}");
     case.compared.insert("out.ranks".to_owned());
     drop(scorer);

@@ -34,7 +34,7 @@ pub fn run_until(args: &StageArgs, until: StageName, models: &Arc<ModelCatalog>)
         mp4sr_sample::command::run(&mp4sr_sample::command::Args {
             out,
             seed: mp4sr_sample::SEED,
-            form: mp4sr_sample::Form::Amazon,
+            format: mp4sr_sample::SampleFormat::Amazon,
             quiet: args.quiet,
         })?;
     }

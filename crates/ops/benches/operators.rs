@@ -58,16 +58,16 @@ fn cases() -> Vec<BenchCase> {
         [ItemRows { features, pooling_rows: None, experts: EXPERTS, width: WIDTH, dropout: drop("experts") }];
     let packed = EXPERTS * (FEATURES * WIDTH + FEATURES + 3 * WIDTH);
     let (w, packed) = (var(2, &[FEATURES]), var(3, &[packed]));
-    let uses = GatherIndex::new(
+    let index = GatherIndex::new(
         (0..(tokens / 2 + ITEMS) as u64).map(|i| (key.bits(i) % ITEMS as u64) as u32).collect(),
         ITEMS,
     );
     cases.push(BenchCase {
         name: "encode",
-        shapes: format!("{rows} rows of {ITEMS} items x {FEATURES}, {} uses", uses.count()),
+        shapes: format!("{rows} rows of {ITEMS} items x {FEATURES}, {} uses", index.count()),
         flops: 2.0 * (ITEMS * FEATURES * (EXPERTS * WIDTH + EXPERTS)) as f64,
         bytes: 0.0,
-        run: Box::new(move || encode(&item_rows, &w, &packed, &uses)),
+        run: Box::new(move || encode(&item_rows, &w, &packed, &index)),
     });
 
     let sizes = LayerSizes { width: WIDTH, heads: 2, feed_forward: FEED_FORWARD, bidirectional: false };

@@ -33,7 +33,7 @@ enum Moments {
         second: Vec<Vec<f32>>,
     },
     #[cfg(feature = "cuda")]
-    Card(crate::cuda::Moments),
+    Gpu(crate::cuda::GpuMoments),
 }
 
 /// A step that was taken, or that may still be under way on a GPU.
@@ -41,14 +41,14 @@ enum Moments {
 pub struct Pending {
     /// The parameters with a gradient.
     stepped: Vec<usize>,
-    outcome: Outcome,
+    outcome: PendingOutcome,
 }
 
 #[derive(Debug)]
-enum Outcome {
+enum PendingOutcome {
     Known(StepOutcome),
     #[cfg(feature = "cuda")]
-    Card(crate::cuda::Outcome),
+    Gpu(crate::cuda::GpuStepOutcome),
 }
 
 /// The outcome of a step. If either value is not finite, the step changed nothing.
@@ -63,7 +63,7 @@ pub struct StepOutcome {
 impl Pending {
     /// Whether the outcome is already known.
     pub fn is_known(&self) -> bool {
-        matches!(self.outcome, Outcome::Known(_))
+        matches!(self.outcome, PendingOutcome::Known(_))
     }
 }
 
@@ -102,7 +102,9 @@ impl Adam {
         let zeros: Vec<Vec<f32>> = lengths.iter().map(|&length| vec![0.0; length]).collect();
         let moments = match parameters.first() {
             #[cfg(feature = "cuda")]
-            Some(first) if first.device().is_cuda() => Moments::Card(crate::cuda::Moments::new(first, &zeros, &zeros)?),
+            Some(first) if first.device().is_cuda() => {
+                Moments::Gpu(crate::cuda::GpuMoments::new(first, &zeros, &zeros)?)
+            }
             _ => Moments::Host { first: zeros.clone(), second: zeros },
         };
         Ok(Self { learning_rate, weight_decay, clip_norm, steps: vec![0; lengths.len()], moments, lengths })
@@ -113,7 +115,7 @@ impl Adam {
         let (first, second) = match &self.moments {
             Moments::Host { first, second } => (first.clone(), second.clone()),
             #[cfg(feature = "cuda")]
-            Moments::Card(moments) => {
+            Moments::Gpu(moments) => {
                 let [first, second] = moments.values(&self.lengths)?;
                 (first, second)
             }
@@ -132,7 +134,7 @@ impl Adam {
         match &mut self.moments {
             Moments::Host { first, second } => (*first, *second) = (state.first, state.second),
             #[cfg(feature = "cuda")]
-            Moments::Card(moments) => *moments = moments.replaced(&state.first, &state.second)?,
+            Moments::Gpu(moments) => *moments = moments.replaced(&state.first, &state.second)?,
         }
         Ok(())
     }
@@ -162,17 +164,17 @@ impl Adam {
                     let (first, second) = moments[*at].take()?;
                     Some(HostStep { parameter, gradient, update: update(*at), counts: true, first, second })
                 });
-                Outcome::Known(step_on_host(stepping.collect(), rates, loss.to_scalar()?, 0.0)?)
+                PendingOutcome::Known(step_on_host(stepping.collect(), rates, loss.to_scalar()?, 0.0)?)
             }
             #[cfg(feature = "cuda")]
-            Moments::Card(moments) => {
+            Moments::Gpu(moments) => {
                 let stepping = found.into_iter().map(|(at, parameter, gradient)| crate::cuda::Stepping {
                     at,
                     parameter,
                     gradient,
                     update: update(at),
                 });
-                Outcome::Card(moments.step(&stepping.collect::<Vec<_>>(), loss, rates)?)
+                PendingOutcome::Gpu(moments.step(&stepping.collect::<Vec<_>>(), loss, rates)?)
             }
         };
         Ok(Pending { stepped, outcome })
@@ -220,7 +222,7 @@ impl Adam {
         let (first, second) = match &mut self.moments {
             Moments::Host { first, second } => (first, second),
             #[cfg(feature = "cuda")]
-            Moments::Card(_) => candle_core::bail!("a group of processes trains on the CPU"),
+            Moments::Gpu(_) => candle_core::bail!("a group of processes trains on the CPU"),
         };
         let mut moments: Vec<_> = first.iter_mut().zip(second).map(Some).collect();
         let stepping = found.iter().filter_map(|(at, parameter, gradient, is_shard)| {
@@ -229,7 +231,7 @@ impl Adam {
             Some(HostStep { parameter, gradient, update, counts, first, second })
         });
         let outcome = step_on_host(stepping.collect(), rates, loss as f32, shard_squares)?;
-        Ok(Pending { stepped, outcome: Outcome::Known(outcome) })
+        Ok(Pending { stepped, outcome: PendingOutcome::Known(outcome) })
     }
 
     fn rates(&self) -> Rates {
@@ -245,9 +247,9 @@ impl Adam {
     /// Waits for a step and returns its outcome. On a GPU, a step that is not finite also keeps the steps after it from changing anything.
     pub fn finish(&mut self, pending: &Pending) -> Result<StepOutcome> {
         let (outcome, applied) = match &pending.outcome {
-            Outcome::Known(outcome) => (*outcome, outcome.is_finite()),
+            PendingOutcome::Known(outcome) => (*outcome, outcome.is_finite()),
             #[cfg(feature = "cuda")]
-            Outcome::Card(outcome) => {
+            PendingOutcome::Gpu(outcome) => {
                 let [norm, loss, applied] = outcome.wait()?;
                 (StepOutcome { norm, loss: loss as f32 }, applied > 0.0)
             }
@@ -383,7 +385,7 @@ mod tests {
 
     /// The loss is 3 x, from x = 1 at the rate 0.1: in both steps, the bias-corrected ratio is g / (|g| + eps) = 1.
     #[test]
-    fn two_steps_worked_by_hand() {
+    fn two_steps_match_hand_computed_values() {
         let x = Var::from_tensor(&Tensor::new(&[1.0f32], &Device::Cpu).unwrap()).unwrap();
         let mut adam = Adam::new([&x], 0.1, 0.0, 1.0).unwrap();
         for expected in [0.9, 0.8] {

@@ -6,11 +6,11 @@ use candle_core::{Device, Result, bail};
 
 use crate::Precision;
 #[cfg(feature = "cuda")]
-use crate::cuda::CardResNet;
+use crate::cuda::GpuResNet;
 
 /// Takes the place of the type for GPUs, which does not exist without the feature.
 #[cfg(not(feature = "cuda"))]
-type CardResNet = std::convert::Infallible;
+type GpuResNet = std::convert::Infallible;
 
 /// A convolution with a bias, padded by half its side.
 #[derive(Clone, Debug)]
@@ -39,7 +39,7 @@ pub struct InferenceBottleneck {
 /// A ResNet whose weights are on a GPU: a convolution of the pixels, a ReLU, max pooling of 3 by 3 pixels with stride 2, bottlenecks, and
 /// the mean of the last feature map. All numbers of channels but the three of the pixels are multiples of four.
 #[derive(Debug)]
-pub struct DeviceResNet(CardResNet);
+pub struct DeviceResNet(GpuResNet);
 
 #[cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "without the feature no such value exists"))]
 impl DeviceResNet {
@@ -53,7 +53,7 @@ impl DeviceResNet {
     ) -> Result<Self> {
         #[cfg(feature = "cuda")]
         if let Device::Cuda(device) = device {
-            return Ok(Self(CardResNet::new(stem, layers, device, precision)?));
+            return Ok(Self(GpuResNet::new(stem, layers, device, precision)?));
         }
         let (side, layers) = (stem.side, layers.len());
         bail!(

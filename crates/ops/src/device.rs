@@ -18,7 +18,7 @@ impl std::fmt::Display for ComputeDevice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(card) => write!(f, "cuda:{card}"),
+            Self::Cuda(gpu) => write!(f, "cuda:{gpu}"),
         }
     }
 }
@@ -27,10 +27,10 @@ impl std::str::FromStr for ComputeDevice {
     type Err = String;
 
     fn from_str(name: &str) -> std::result::Result<Self, String> {
-        let card = |number: &str| number.parse().ok().map(Self::Cuda);
+        let gpu = |number: &str| number.parse().ok().map(Self::Cuda);
         let found = match name {
             "cpu" => Some(Self::Cpu),
-            _ => name.strip_prefix("cuda:").and_then(card),
+            _ => name.strip_prefix("cuda:").and_then(gpu),
         };
         found.ok_or_else(|| format!("expected \"cpu\" or \"cuda:0\" (or the number of another GPU), found \"{name}\""))
     }
@@ -42,15 +42,15 @@ impl ComputeDevice {
         match self {
             Self::Cpu => Ok(Device::Cpu),
             #[cfg(feature = "cuda")]
-            Self::Cuda(card) => match crate::cuda::device(card) {
+            Self::Cuda(gpu) => match crate::cuda::device(gpu) {
                 Ok(device) => Ok(device),
                 Err(error) => {
-                    bail!("failed to open cuda:{card}: {error}; `nvidia-smi` lists the GPUs of this machine")
+                    bail!("failed to open cuda:{gpu}: {error}; `nvidia-smi` lists the GPUs of this machine")
                 }
             },
             #[cfg(not(feature = "cuda"))]
-            Self::Cuda(card) => bail!(
-                "cuda:{card}: this program was built for the CPU only; build it with `make build CUDA=1`, which needs the CUDA \
+            Self::Cuda(gpu) => bail!(
+                "cuda:{gpu}: this program was built for the CPU only; build it with `make build CUDA=1`, which needs the CUDA \
                  toolkit"
             ),
         }
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn devices_have_the_names_that_they_are_read_from() {
+    fn device_names_round_trip() {
         for name in ["cpu", "cuda:0", "cuda:12"] {
             assert_eq!(name.parse::<ComputeDevice>().unwrap().to_string(), name);
         }

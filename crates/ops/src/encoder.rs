@@ -6,14 +6,14 @@
 use candle_core::{Device, Result, bail};
 
 #[cfg(feature = "cuda")]
-use crate::cuda::{CardEncoder, CardTransformer};
+use crate::cuda::{GpuEncoder, GpuTransformer};
 use crate::{InferenceLinear, InferenceNorm, InferenceTransformer, Precision};
 
 /// These take the place of the types for GPUs, which do not exist without the feature.
 #[cfg(not(feature = "cuda"))]
-type CardTransformer = std::convert::Infallible;
+type GpuTransformer = std::convert::Infallible;
 #[cfg(not(feature = "cuda"))]
-type CardEncoder = std::convert::Infallible;
+type GpuEncoder = std::convert::Infallible;
 
 /// The input from which an encoder makes its tokens.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +68,7 @@ pub enum Readout<'a> {
 
 /// A stack whose weights are on a GPU.
 #[derive(Debug)]
-pub struct DeviceTransformer(CardTransformer);
+pub struct DeviceTransformer(GpuTransformer);
 
 #[cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "without the feature no such value exists"))]
 impl DeviceTransformer {
@@ -77,7 +77,7 @@ impl DeviceTransformer {
     pub fn new(stack: &InferenceTransformer, device: &Device, precision: Precision) -> Result<Self> {
         #[cfg(feature = "cuda")]
         if let Device::Cuda(device) = device {
-            return Ok(Self(CardTransformer::new(stack, device, precision)?));
+            return Ok(Self(GpuTransformer::new(stack, device, precision)?));
         }
         bail!("a stack of {} layers in {precision}: {:?} is not an NVIDIA GPU", stack.layers.len(), device.location())
     }
@@ -93,7 +93,7 @@ impl DeviceTransformer {
 
 /// An encoder whose weights are on a GPU. Calls from several threads are computed one after the other.
 #[derive(Debug)]
-pub struct DeviceEncoder(CardEncoder);
+pub struct DeviceEncoder(GpuEncoder);
 
 #[cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "without the feature no such value exists"))]
 impl DeviceEncoder {
@@ -101,7 +101,7 @@ impl DeviceEncoder {
     pub fn new(parts: EncoderParts<'_>, device: &Device, precision: Precision) -> Result<Self> {
         #[cfg(feature = "cuda")]
         if let Device::Cuda(device) = device {
-            return Ok(Self(CardEncoder::new(parts, device, precision)?));
+            return Ok(Self(GpuEncoder::new(parts, device, precision)?));
         }
         let layers = parts.stack.layers.len();
         bail!("an encoder of {layers} layers in {precision}: {:?} is not an NVIDIA GPU", device.location())

@@ -152,8 +152,8 @@ impl ItemRows {
 /// Attention pooling of an item's rows with the folded vector w = W1 W2 gives e (zeros for an item without rows); z = sum over k of g_k
 /// LayerNorm_k(Dropout(e W_k + b_k)), g = softmax(e W3). `w` concatenates the pooling vectors `[d]` of the modalities, and `packed` the
 /// parameters of their mixtures, each laid out as [`MixtureSizes`] says.
-pub fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses: &GatherIndex) -> Result<Tensor> {
-    dispatch!(w, encode(modalities, w, packed, uses))
+pub fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, index: &GatherIndex) -> Result<Tensor> {
+    dispatch!(w, encode(modalities, w, packed, index))
 }
 
 /// A table, and the row that each token takes from it.

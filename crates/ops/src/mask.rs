@@ -37,31 +37,31 @@ pub enum Mask {
 
 /// What a mask does to one entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Entry {
+pub(crate) enum MaskEntry {
     Keep,
     Drop,
     Zero,
 }
 
 impl Mask {
-    pub(crate) fn entry(&self, row: usize, column: usize) -> Entry {
+    pub(crate) fn entry(&self, row: usize, column: usize) -> MaskEntry {
         match self {
-            Self::None => Entry::Keep,
+            Self::None => MaskEntry::Keep,
             Self::FalseNegatives { groups, false_negatives, diagonal, first_row } => {
                 let row = row + first_row;
                 match (row == column, groups[row] == groups[column]) {
                     (true, _) => {
                         if *diagonal {
-                            Entry::Keep
+                            MaskEntry::Keep
                         } else {
-                            Entry::Drop
+                            MaskEntry::Drop
                         }
                     }
-                    (false, false) => Entry::Keep,
+                    (false, false) => MaskEntry::Keep,
                     (false, true) => match false_negatives {
-                        FalseNegatives::Keep => Entry::Keep,
-                        FalseNegatives::Exclude => Entry::Drop,
-                        FalseNegatives::ZeroLogit => Entry::Zero,
+                        FalseNegatives::Keep => MaskEntry::Keep,
+                        FalseNegatives::Exclude => MaskEntry::Drop,
+                        FalseNegatives::ZeroLogit => MaskEntry::Zero,
                     },
                 }
             }

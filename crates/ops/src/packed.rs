@@ -7,16 +7,16 @@ use candle_core::{Result, bail};
 pub struct PackedOffsets {
     offsets: Arc<Vec<usize>>,
     /// The position of these sequences in a batch, if they are a share of one.
-    share: Option<Share>,
+    share: Option<PackedShare>,
     /// On a GPU: the first tokens of the sequences and the end, then the last token of each sequence.
     #[cfg(feature = "cuda")]
-    pub(crate) card: Arc<std::sync::OnceLock<crate::cuda::CardIndices>>,
+    pub(crate) gpu: Arc<std::sync::OnceLock<crate::cuda::GpuIndices>>,
 }
 
 /// The position of a run of sequences in a batch. If the run is repeated, so is the batch: each copy of the run is a run of a copy of the
 /// batch.
 #[derive(Clone, Copy, Debug)]
-struct Share {
+struct PackedShare {
     /// The numbers of sequences of the run and of the batch.
     sequences: [usize; 2],
     /// The numbers of tokens of the run and of the batch.
@@ -45,7 +45,7 @@ impl PackedOffsets {
             offsets: Arc::new(offsets),
             share: None,
             #[cfg(feature = "cuda")]
-            card: Arc::default(),
+            gpu: Arc::default(),
         }
     }
 
@@ -92,7 +92,7 @@ impl PackedOffsets {
     pub fn share(&self, sequences: std::ops::Range<usize>) -> Self {
         let first = self.offsets[sequences.start];
         let offsets: Vec<usize> = self.offsets[sequences.start..=sequences.end].iter().map(|at| at - first).collect();
-        let share = Share {
+        let share = PackedShare {
             sequences: [sequences.len(), self.count()],
             tokens: [offsets[sequences.len()], self.tokens()],
             first_sequence: sequences.start,

@@ -5,7 +5,7 @@
 use candle_core::{D, DType, Result, Tensor};
 
 use crate::layout::Positions;
-use crate::mask::Entry;
+use crate::mask::MaskEntry;
 use crate::sources::{ScoreFusion, SourceScope, SourceSizes};
 use crate::{
     COSINE_EPS, Cell, Dropout, Edges, GatherIndex, ItemRows, LAYER_NORM_EPS, LayerDropout, LayerSizes, Mask,
@@ -126,10 +126,16 @@ pub fn pool(features: &Ragged, w: &Tensor, pooling_rows: Option<usize>) -> Resul
 }
 
 /// The experts' outputs of every use, LayerNorm_k(Dropout(product_k)): `[uses, o, d_0]`.
-pub fn experts(products: &Tensor, norms: &Tensor, experts: usize, uses: &GatherIndex, drop: Dropout) -> Result<Tensor> {
+pub fn experts(
+    products: &Tensor,
+    norms: &Tensor,
+    experts: usize,
+    index: &GatherIndex,
+    drop: Dropout,
+) -> Result<Tensor> {
     let width = products.dim(1)? / experts;
-    let used = dropout(&gather(products, uses.item_of())?, drop)?;
-    let split = used.reshape((uses.count(), experts, width))?;
+    let used = dropout(&gather(products, index.item_of())?, drop)?;
+    let split = used.reshape((index.count(), experts, width))?;
     let part = |i: usize| norms.get(i)?.reshape((experts, width));
     let ones = Tensor::ones(width, DType::F32, products.device())?;
     layer_norm(&split, &ones, &ones.zeros_like()?)?.broadcast_mul(&part(0)?)?.broadcast_add(&part(1)?)
@@ -137,9 +143,9 @@ pub fn experts(products: &Tensor, norms: &Tensor, experts: usize, uses: &GatherI
 
 /// The tail of the expert mixture, once per use. `products` `[n, o d]` holds e W_k + b_k of n items, `gate` `[n, o]` their
 /// softmax, `norms` `[2, o d]` the experts' LayerNorm weights and biases: `[uses, d]`.
-pub fn mixture(products: &Tensor, gate: &Tensor, norms: &Tensor, uses: &GatherIndex, drop: Dropout) -> Result<Tensor> {
-    let experts = experts(products, norms, gate.dim(1)?, uses, drop)?;
-    experts.broadcast_mul(&gather(gate, uses.item_of())?.unsqueeze(2)?)?.sum(1)
+pub fn mixture(products: &Tensor, gate: &Tensor, norms: &Tensor, index: &GatherIndex, drop: Dropout) -> Result<Tensor> {
+    let experts = experts(products, norms, gate.dim(1)?, index, drop)?;
+    experts.broadcast_mul(&gather(gate, index.item_of())?.unsqueeze(2)?)?.sum(1)
 }
 
 /// The attention weights of one sequence and head before dropout, `[q, k]`; the queries are the last ones. Causal, or over all keys.
@@ -201,12 +207,13 @@ pub fn row_logsumexp(a: &Tensor, b: &Tensor, scale: f32, mask: &Mask) -> Result<
     let mut logits = (a.matmul(&b.t()?)? * f64::from(scale))?;
     let (n, m) = logits.dims2()?;
     if let Mask::FalseNegatives { .. } = mask {
-        let entries: Vec<Entry> = (0..n).flat_map(|row| (0..m).map(move |column| mask.entry(row, column))).collect();
-        let pick = |f: fn(Entry) -> f32| {
+        let entries: Vec<MaskEntry> =
+            (0..n).flat_map(|row| (0..m).map(move |column| mask.entry(row, column))).collect();
+        let pick = |f: fn(MaskEntry) -> f32| {
             Tensor::from_vec(entries.iter().map(|&e| f(e)).collect::<Vec<_>>(), (n, m), a.device())
         };
-        let keep = pick(|e| if e == Entry::Keep { 1.0 } else { 0.0 })?;
-        let closed = pick(|e| if e == Entry::Drop { f32::NEG_INFINITY } else { 0.0 })?;
+        let keep = pick(|e| if e == MaskEntry::Keep { 1.0 } else { 0.0 })?;
+        let closed = pick(|e| if e == MaskEntry::Drop { f32::NEG_INFINITY } else { 0.0 })?;
         logits = ((logits * keep)? + closed)?;
     }
     let top = logits.max_keepdim(1)?.detach().maximum(f64::from(f32::MIN))?;
@@ -261,7 +268,7 @@ pub fn encoded(rows: &ItemRows, w: &Tensor, packed: &Tensor) -> Result<Encoded> 
 }
 
 /// See [`crate::encode`].
-pub fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses: &GatherIndex) -> Result<Tensor> {
+pub fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, index: &GatherIndex) -> Result<Tensor> {
     let (mut first_w, mut first) = (0, 0);
     let mut z = Vec::new();
     for rows in modalities {
@@ -269,7 +276,7 @@ pub fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses: &Gathe
         let (w, packed) = (w.narrow(0, first_w, sizes.features)?, packed.narrow(0, first, sizes.count())?);
         (first_w, first) = (first_w + sizes.features, first + sizes.count());
         let Encoded { gate, products, norms, .. } = encoded(rows, &w, &packed)?;
-        z.push(mixture(&products, &gate, &norms, uses, rows.dropout)?);
+        z.push(mixture(&products, &gate, &norms, index, rows.dropout)?);
     }
     Tensor::cat(&z, 0)
 }
@@ -307,12 +314,12 @@ pub fn layer_steps(
     drop: LayerDropout,
 ) -> Result<LayerSteps> {
     let p = sizes.unpack(packed)?;
-    let asking = if last_only { gather(x, &offsets.last_tokens())? } else { x.clone() };
-    let query = linear(&asking, &p.query, &p.query_bias)?;
+    let query_rows = if last_only { gather(x, &offsets.last_tokens())? } else { x.clone() };
+    let query = linear(&query_rows, &p.query, &p.query_bias)?;
     let key_value = linear(x, &p.key_value, &p.key_value_bias)?;
     let attended = attention(&query, &key_value, offsets, sizes, last_only, drop.weights)?;
     let branch = linear(&attended, &p.output, &p.output_bias)?;
-    let attention = add_norm(&asking, &branch, &p.attention_norm, &p.attention_norm_bias, drop.attention)?;
+    let attention = add_norm(&query_rows, &branch, &p.attention_norm, &p.attention_norm_bias, drop.attention)?;
     let branch = linear(&gelu(&linear(&attention, &p.up, &p.up_bias)?)?, &p.down, &p.down_bias)?;
     let layer = add_norm(&attention, &branch, &p.feed_forward_norm, &p.feed_forward_norm_bias, drop.feed_forward)?;
     Ok(LayerSteps { query, key_value, attention, layer })

@@ -56,7 +56,7 @@ pub struct Ragged {
     #[cfg(feature = "cuda")]
     pub(crate) longest: Arc<std::sync::OnceLock<usize>>,
     #[cfg(feature = "cuda")]
-    pub(crate) card: crate::cuda::CardFeatures,
+    pub(crate) gpu: crate::cuda::GpuFeatures,
 }
 
 impl Ragged {
@@ -79,7 +79,7 @@ impl Ragged {
             #[cfg(feature = "cuda")]
             longest: Arc::default(),
             #[cfg(feature = "cuda")]
-            card: crate::cuda::CardFeatures::default(),
+            gpu: crate::cuda::GpuFeatures::default(),
         })
     }
 
@@ -116,7 +116,7 @@ impl Ragged {
             #[cfg(feature = "cuda")]
             longest: Arc::default(),
             #[cfg(feature = "cuda")]
-            card: crate::cuda::CardFeatures::default(),
+            gpu: crate::cuda::GpuFeatures::default(),
         })
     }
 
@@ -128,7 +128,7 @@ impl Ragged {
             #[cfg(feature = "cuda")]
             longest: Arc::default(),
             #[cfg(feature = "cuda")]
-            card: self.card.other_view(),
+            gpu: self.gpu.other_view(),
         }
     }
 

@@ -25,7 +25,7 @@ pub struct ScoreBlocks(BlockStorage);
 enum BlockStorage {
     Host(HostBlocks),
     #[cfg(feature = "cuda")]
-    Card(crate::cuda::CardScores),
+    Gpu(crate::cuda::GpuScores),
 }
 
 /// The columns of each row that are not candidates.
@@ -45,7 +45,7 @@ impl ScoreBlocks {
         }
         match matrix.device() {
             #[cfg(feature = "cuda")]
-            candle_core::Device::Cuda(_) => Ok(Self(BlockStorage::Card(crate::cuda::CardScores::new(matrix)?))),
+            candle_core::Device::Cuda(_) => Ok(Self(BlockStorage::Gpu(crate::cuda::GpuScores::new(matrix)?))),
             _ => Ok(Self(BlockStorage::Host(HostBlocks::new(matrix)?))),
         }
     }
@@ -55,7 +55,7 @@ impl ScoreBlocks {
         match &self.0 {
             BlockStorage::Host(blocks) => blocks.count,
             #[cfg(feature = "cuda")]
-            BlockStorage::Card(scores) => scores.count(),
+            BlockStorage::Gpu(scores) => scores.count(),
         }
     }
 
@@ -65,7 +65,7 @@ impl ScoreBlocks {
         match &self.0 {
             BlockStorage::Host(blocks) => Some(blocks.score(row, column)),
             #[cfg(feature = "cuda")]
-            BlockStorage::Card(_) => None,
+            BlockStorage::Gpu(_) => None,
         }
     }
 
@@ -78,7 +78,7 @@ impl ScoreBlocks {
                 Ok(None)
             }
             #[cfg(feature = "cuda")]
-            BlockStorage::Card(scores) => scores.count_ahead(rows, targets, removed),
+            BlockStorage::Gpu(scores) => scores.count_ahead(rows, targets, removed),
         }
     }
 
@@ -95,7 +95,7 @@ impl ScoreBlocks {
         match &self.0 {
             BlockStorage::Host(blocks) => blocks.scan(rows, interests, states, 0..blocks.blocks(), visit),
             #[cfg(feature = "cuda")]
-            BlockStorage::Card(scores) => scores.download(rows, interests, |first, scores| {
+            BlockStorage::Gpu(scores) => scores.download(rows, interests, |first, scores| {
                 let (columns, first) = (self.count(), first / interests);
                 let own = scores.par_chunks(interests * columns);
                 states[first..].par_iter_mut().zip(own).for_each(|(state, scores)| {
@@ -121,7 +121,7 @@ impl ScoreBlocks {
         let runs = match &self.0 {
             BlockStorage::Host(blocks) => blocks.scan_in_runs(rows, interests, &make, &visit)?,
             #[cfg(feature = "cuda")]
-            BlockStorage::Card(_) => None,
+            BlockStorage::Gpu(_) => None,
         };
         if let Some(runs) = runs {
             return Ok(runs);
@@ -135,7 +135,7 @@ impl ScoreBlocks {
         let d = match &self.0 {
             BlockStorage::Host(blocks) => blocks.d,
             #[cfg(feature = "cuda")]
-            BlockStorage::Card(scores) => scores.width(),
+            BlockStorage::Gpu(scores) => scores.width(),
         };
         let expected = [states * interests, d];
         if interests == 0 || rows.dims() != expected {
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_score_is_the_greatest_over_a_states_rows() {
+    fn a_score_is_the_maximum_over_the_rows_of_a_state() {
         let random = |seed: u64, rows: usize, d: usize| {
             let values: Vec<f32> = (0..(rows * d) as u64).map(|i| RngKey::new(seed).normal(i) as f32).collect();
             Tensor::from_vec(values, (rows, d), &Device::Cpu).unwrap()

@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_has_its_length_and_zeros_where_asked_for() {
+    fn a_buffer_has_its_length_and_is_zeroed_on_request() {
         {
             let mut first = Scratch::take(1000);
             first.fill(7.0);

@@ -9,7 +9,7 @@ pub struct SparseMatrix {
     pub(crate) by_column: Arc<CompressedRows>,
     /// Both on a GPU, once an operator has used them there.
     #[cfg(feature = "cuda")]
-    pub(crate) card: Arc<std::sync::OnceLock<Arc<crate::cuda::CardSparse>>>,
+    pub(crate) gpu: Arc<std::sync::OnceLock<Arc<crate::cuda::GpuSparse>>>,
 }
 
 /// The entries in compressed rows: row r owns `offsets[r]..offsets[r + 1]`, with ascending columns.
@@ -50,7 +50,7 @@ impl SparseMatrix {
             by_row: Arc::new(by_row),
             by_column: Arc::new(by_column),
             #[cfg(feature = "cuda")]
-            card: Arc::default(),
+            gpu: Arc::default(),
         })
     }
 

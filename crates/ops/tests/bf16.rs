@@ -86,9 +86,9 @@ fn operators_in_bf16_are_close_to_those_in_f32() {
     let features = Ragged::new(values, 100, &offsets).unwrap();
     let rows =
         [ItemRows { features, pooling_rows: None, experts: sizes.experts, width: sizes.width, dropout: Dropout::NONE }];
-    let uses = GatherIndex::each_once(200);
+    let index = GatherIndex::each_once(200);
     let inputs = [var(s.fold_in_index(9), &[100], 0.1), var(s.fold_in_index(10), &[sizes.count()], 0.1)];
-    compare("encode", &inputs, &|i| mp4sr_ops::encode(&rows, &i[0], &i[1], &uses));
+    compare("encode", &inputs, &|i| mp4sr_ops::encode(&rows, &i[0], &i[1], &index));
 
     let sizes = LayerSizes { width: 64, heads: 4, feed_forward: 128, bidirectional: false };
     let offsets = PackedOffsets::from_lengths((0..60).map(|j| 1 + j % 9)).unwrap();

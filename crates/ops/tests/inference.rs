@@ -129,7 +129,7 @@ proptest! {
 
     /// The results agree to the bit, so that features are the same whether they are computed in one run or in two.
     #[test]
-    fn a_sequence_does_not_depend_on_those_beside_it(
+    fn a_sequence_does_not_depend_on_the_rest_of_the_batch(
         before in proptest::collection::vec(2_usize..40, 0..12), length in 2_usize..40,
         after in proptest::collection::vec(2_usize..40, 0..12), in_bf16: bool,
     ) {
@@ -179,8 +179,8 @@ fn outputs_of_a_stack_in_bf16_point_in_the_directions_of_those_in_f32() {
 
 /// The first NVIDIA GPU, if the program is built for GPUs and the machine has one.
 #[allow(clippy::print_stdout, reason = "a test that is skipped says so")]
-fn card() -> Option<&'static Device> {
-    static CARD: OnceLock<Option<Device>> = OnceLock::new();
+fn gpu() -> Option<&'static Device> {
+    static GPU: OnceLock<Option<Device>> = OnceLock::new();
     let open = || match ComputeDevice::Cuda(0).open() {
         Ok(device) => Some(device),
         Err(error) => {
@@ -188,7 +188,7 @@ fn card() -> Option<&'static Device> {
             None
         }
     };
-    CARD.get_or_init(open).as_ref()
+    GPU.get_or_init(open).as_ref()
 }
 
 /// A stack of any width, whose weights keep sums at the scale of their input: larger weights would make softmax choose one token, and hide
@@ -227,7 +227,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn a_stack_on_a_card_agrees_with_the_processor(
+    fn a_stack_on_a_gpu_agrees_with_the_cpu(
         lengths in prop_oneof![
             prop::collection::vec(1_usize..33, 1..20), prop::collection::vec(1_usize..80, 1..8), prop::collection::vec(1_usize..301, 1..3),
         ],
@@ -236,19 +236,19 @@ proptest! {
         ],
         hidden in 1_usize..300, norm_first: bool, causal: bool, biased: bool,
     ) {
-        if let Some(card) = card() {
+        if let Some(gpu) = gpu() {
             let shape = InferenceShape { width: head_width * heads, ..shape(heads, norm_first, causal) };
             let stack = wide_stack(shape, hidden, biased);
             let mut x = values(5000, lengths.iter().sum::<usize>() * shape.width, 1.0);
             let mut found = x.clone();
             stack.forward(&mut x, &lengths);
             for (precision, tolerance) in [(Precision::F32, 1e-4), (Precision::Bf16, 0.1)] {
-                let on_card = DeviceTransformer::new(&stack, card, precision).unwrap();
+                let on_gpu = DeviceTransformer::new(&stack, gpu, precision).unwrap();
                 let input = found.clone();
-                on_card.forward(&mut found, &lengths).unwrap();
+                on_gpu.forward(&mut found, &lengths).unwrap();
                 assert_close(&format!("{shape:?} {precision}"), &found, &x, tolerance);
                 let mut again = input.clone();
-                on_card.forward(&mut again, &lengths).unwrap();
+                on_gpu.forward(&mut again, &lengths).unwrap();
                 prop_assert_eq!(&found, &again, "two calls on a GPU differ");
                 found = input;
             }
@@ -257,8 +257,8 @@ proptest! {
 }
 
 #[test]
-fn wide_tokens_on_a_card_agree_with_the_processor() {
-    let Some(card) = card() else { return };
+fn wide_tokens_on_a_gpu_agree_with_the_cpu() {
+    let Some(gpu) = gpu() else { return };
     for (heads, head_width) in [(12, 64), (16, 64), (16, 128), (32, 128)] {
         for norm_first in [false, true] {
             let shape = InferenceShape { width: heads * head_width, ..shape(heads, norm_first, false) };
@@ -267,17 +267,17 @@ fn wide_tokens_on_a_card_agree_with_the_processor() {
             let mut expected = values(5000, 75 * shape.width, 1.0);
             let mut found = expected.clone();
             stack.forward(&mut expected, &lengths);
-            DeviceTransformer::new(&stack, card, Precision::F32).unwrap().forward(&mut found, &lengths).unwrap();
+            DeviceTransformer::new(&stack, gpu, Precision::F32).unwrap().forward(&mut found, &lengths).unwrap();
             assert_close(&format!("{shape:?}"), &found, &expected, 1e-4);
         }
     }
 }
 
 #[test]
-fn a_sequence_on_a_card_does_not_depend_on_the_content_beside_it() {
-    let Some(card) = card() else { return };
+fn a_sequence_on_a_gpu_does_not_depend_on_the_rest_of_the_batch() {
+    let Some(gpu) = gpu() else { return };
     let shape = InferenceShape { width: 96, ..shape(3, false, false) };
-    let stack = DeviceTransformer::new(&wide_stack(shape, 50, true), card, Precision::F32).unwrap();
+    let stack = DeviceTransformer::new(&wide_stack(shape, 50, true), gpu, Precision::F32).unwrap();
     let lengths = [40, 7, 90];
     let own = values(6000, 7 * shape.width, 1.0);
     let vectors = [6001, 6002].map(|beside| {
@@ -290,8 +290,8 @@ fn a_sequence_on_a_card_does_not_depend_on_the_content_beside_it() {
 }
 
 #[test]
-fn what_enters_and_leaves_a_stack_on_a_card_agrees_with_the_processor() {
-    let Some(card) = card() else { return };
+fn inputs_and_outputs_of_a_stack_on_a_gpu_agree_with_the_cpu() {
+    let Some(gpu) = gpu() else { return };
     let shape = InferenceShape { width: 48, ..shape(3, false, false) };
     let (d, stack) = (48, wide_stack(shape, 100, true));
     let (table, segment, positions) = (values(1, 50 * d, 1.0), values(2, d, 1.0), values(3, 40 * d, 1.0));
@@ -313,7 +313,7 @@ fn what_enters_and_leaves_a_stack_on_a_card_agrees_with_the_processor() {
         stack: &stack,
         output: None,
     };
-    let encoder = DeviceEncoder::new(parts, card, Precision::F32).unwrap();
+    let encoder = DeviceEncoder::new(parts, gpu, Precision::F32).unwrap();
     let first_of = [0, 3, 3, 43];
     let expected = |combine: &dyn Fn(&[f32]) -> f32| -> Vec<f32> {
         let sequences = first_of.iter().zip(lengths);

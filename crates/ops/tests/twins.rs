@@ -47,8 +47,8 @@ type Op<'a> = &'a (dyn Fn(&[Tensor]) -> Result<Tensor> + Sync);
 const TOLERANCE: f32 = 1e-4;
 
 /// The first NVIDIA GPU, if the program is built for GPUs and the machine has one.
-fn card() -> Option<&'static Device> {
-    static CARD: OnceLock<Option<Device>> = OnceLock::new();
+fn gpu() -> Option<&'static Device> {
+    static GPU: OnceLock<Option<Device>> = OnceLock::new();
     let open = || match ComputeDevice::Cuda(0).open() {
         Ok(device) => Some(device),
         Err(error) => {
@@ -56,7 +56,7 @@ fn card() -> Option<&'static Device> {
             None
         }
     };
-    CARD.get_or_init(open).as_ref()
+    GPU.get_or_init(open).as_ref()
 }
 
 fn compare(name: &str, found: &[Vec<f32>], expected: &[Vec<f32>], tolerance: f32) {
@@ -78,9 +78,9 @@ fn twins(name: &str, inputs: &[Var], fused: Op<'_>, plain: Op<'_>) {
     assert_eq!(one, three, "{name}: depends on the number of threads");
     let plain = outcome(inputs, cpu, plain);
     compare(name, &one, &plain, TOLERANCE);
-    if let Some(card) = card() {
-        let found = outcome(inputs, card, fused);
-        assert_eq!(found, outcome(inputs, card, fused), "{name}: two runs on a GPU differ");
+    if let Some(gpu) = gpu() {
+        let found = outcome(inputs, gpu, fused);
+        assert_eq!(found, outcome(inputs, gpu, fused), "{name}: two runs on a GPU differ");
         compare(&format!("{name} on a GPU"), &found, &plain, TOLERANCE);
     }
 }
@@ -127,7 +127,7 @@ proptest! {
         for features in [[first.select(&some), second.select(&some)], all.clone()] {
             let items = features[0].count();
             let drawn = GatherIndex::new((0..used as u64).map(|i| (s.bits(i) % items as u64) as u32).collect(), items);
-            for (uses, pooling_rows) in [(&drawn, None), (&drawn, Some(4)), (&GatherIndex::each_once(items), None)] {
+            for (index, pooling_rows) in [(&drawn, None), (&drawn, Some(4)), (&GatherIndex::each_once(items), None)] {
                 for dropout in drops(seed) {
                     // If dropout leaves at most one value in a part, the part has almost no variance, and its gradient no correct digits.
                     if dropout.is_active() && width < 16 { continue; }
@@ -138,12 +138,12 @@ proptest! {
                     let packed = |d: usize| experts * (d * width + d + 3 * width);
                     let inputs = [var(s.fold_in_index(2), &[2 * d + 3]), var(s.fold_in_index(3), &[packed(d) + packed(d + 3)])];
                     // Without gradients nothing is kept, which is another path to the same values.
-                    let kept = mp4sr_ops::encode(&rows, &inputs[0], &inputs[1], uses).unwrap();
+                    let kept = mp4sr_ops::encode(&rows, &inputs[0], &inputs[1], index).unwrap();
                     let streamed =
-                        mp4sr_ops::encode(&rows, &inputs[0].as_detached_tensor(), &inputs[1].as_detached_tensor(), uses).unwrap();
+                        mp4sr_ops::encode(&rows, &inputs[0].as_detached_tensor(), &inputs[1].as_detached_tensor(), index).unwrap();
 let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
                     prop_assert!(distance.to_scalar::<f32>().unwrap() < TOLERANCE);
-                    twins("encode", &inputs, &|i| mp4sr_ops::encode(&rows, &i[0], &i[1], uses), &|i| plain::encode(&rows, &i[0], &i[1], uses));
+                    twins("encode", &inputs, &|i| mp4sr_ops::encode(&rows, &i[0], &i[1], index), &|i| plain::encode(&rows, &i[0], &i[1], index));
                 }
             }
         }

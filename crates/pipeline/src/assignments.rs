@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_closed_is_named() {
+    fn unclosed_quotes_are_reported() {
         for (text, opened) in [("a.b=[1, 2", '['), ("a.b=\"x", '"'), ("a.b={x = 'y}", '\'')] {
             assert_eq!(text.parse::<Assignments>(), Err(NotClosed { opened }), "{text}");
         }

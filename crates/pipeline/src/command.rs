@@ -162,9 +162,9 @@ impl StageArgs {
             );
             return Ok(Located { args: own, dataset: None });
         };
-        let place = folder.components().collect::<PathBuf>();
-        let parts = place.file_name().and_then(|name| name.to_str()).zip(place.ancestors().nth(3));
-        let is_run = place.parent().is_some_and(|runs| runs.file_name().is_some_and(|name| name == "runs"));
+        let location = folder.components().collect::<PathBuf>();
+        let parts = location.file_name().and_then(|name| name.to_str()).zip(location.ancestors().nth(3));
+        let is_run = location.parent().is_some_and(|runs| runs.file_name().is_some_and(|name| name == "runs"));
         let (name, artifacts) = parts.filter(|_| is_run).with_context(|| {
             format!(
                 "`{}` is not the folder of a run; give one such as `artifacts/sample/runs/mp4sr`, or the name of a run",
@@ -174,11 +174,11 @@ impl StageArgs {
         own.run = Some(name.to_owned());
         own.artifacts = if artifacts == Path::new("") { PathBuf::from(".") } else { artifacts.to_owned() };
         if self.pipeline == Path::new("") {
-            own.pipeline = place.join("config.toml");
+            own.pipeline = location.join("config.toml");
             let missing = || format!("`{}` has no configuration: no run was trained there", folder.display());
             anyhow::ensure!(own.pipeline.is_file(), missing());
         }
-        let dataset = place.ancestors().nth(2).and_then(Path::file_name);
+        let dataset = location.ancestors().nth(2).and_then(Path::file_name);
         Ok(Located { args: own, dataset: dataset.map(|name| name.to_string_lossy().into_owned()) })
     }
 
@@ -293,9 +293,9 @@ pub fn run_main(program: impl FnOnce() -> anyhow::Result<()> + std::panic::Unwin
         if is_guarded() {
             return;
         }
-        let place = info.location().map_or(String::new(), |l| format!(" at {}:{}", l.file(), l.line()));
+        let location = info.location().map_or(String::new(), |l| format!(" at {}:{}", l.file(), l.line()));
         let what = info.payload_as_str().unwrap_or("unknown");
-        print_error(&format!("internal error{place}: {what}; this is a bug in mp4sr, please report it"));
+        print_error(&format!("internal error{location}: {what}; this is a bug in mp4sr, please report it"));
     }));
     end_with_starter();
     match std::panic::catch_unwind(program) {
@@ -404,13 +404,13 @@ pub fn run_stage(
         context.progress.log(format!("{name}: removed {removed} unfinished files of an earlier run"));
     }
     let stage = make_stage()?;
-    let place = folder.display();
+    let location = folder.display();
     match stage.status()? {
         Status::UpToDate => {
-            context.progress.log(format!("{name}: up to date ({place})"));
+            context.progress.log(format!("{name}: up to date ({location})"));
             return Ok(());
         }
-        Status::Stale(why) => context.progress.log(format!("{name}: running, {why} ({place})")),
+        Status::Stale(why) => context.progress.log(format!("{name}: running, {why} ({location})")),
     }
     stage.begin()?;
     let timing_path = Timing::path(folder, name);
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn the_folder_of_a_run_says_which_pipeline_and_artifacts_are_meant() {
+    fn the_folder_of_a_run_determines_the_pipeline_and_the_artifacts() {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("made/shop/runs/first");
         let args = |run: &Path, pipeline: &str| StageArgs {
@@ -467,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timing_is_of_the_outputs_beside_it_and_makes_nothing_stale() {
+    fn a_timing_belongs_to_the_outputs_next_to_it_and_makes_nothing_stale() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         let layout = Layout::new(folder, "tiny", "run");

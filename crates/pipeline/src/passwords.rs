@@ -5,7 +5,7 @@ const HIDDEN: &str = "...";
 /// The placeholder for a password in messages and documents.
 const PLACEHOLDER: &str = "PASSWORD";
 
-/// Replaces the passwords of all addresses in a text by `...`. In `postgres://user:password@host/name`, the password is the part between
+/// Replaces the passwords of all URLs in a text by `...`. In `postgres://user:password@host/name`, the password is the part between
 /// the user and the last `@` of the word; it may also be the value of a parameter `password`.
 pub fn hide_passwords(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
@@ -13,22 +13,22 @@ pub fn hide_passwords(text: &str) -> String {
     while let Some(at) = rest.find("://") {
         let (before, after) = rest.split_at(at + 3);
         let end = after.find(|c: char| c.is_whitespace() || "\"'`".contains(c)).unwrap_or(after.len());
-        let (address, further) = after.split_at(end);
+        let (url, further) = after.split_at(end);
         shown.push_str(before);
-        shown.push_str(&hide_in_address(address));
+        shown.push_str(&hide_in_url(url));
         rest = further;
     }
     shown.push_str(rest);
     shown
 }
 
-fn hide_in_address(address: &str) -> String {
-    let mut shown = match address.rsplit_once('@') {
-        Some((user, place)) => match user.split_once(':') {
-            Some((name, password)) if password != PLACEHOLDER => format!("{name}:{HIDDEN}@{place}"),
-            _ => address.to_owned(),
+fn hide_in_url(url: &str) -> String {
+    let mut shown = match url.rsplit_once('@') {
+        Some((user, host)) => match user.split_once(':') {
+            Some((name, password)) if password != PLACEHOLDER => format!("{name}:{HIDDEN}@{host}"),
+            _ => url.to_owned(),
         },
-        None => address.to_owned(),
+        None => url.to_owned(),
     };
     const PARAMETER: &str = "password=";
     if let Some(at) = shown.find(PARAMETER).map(|at| at + PARAMETER.len()) {
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn passwords_of_addresses_are_hidden_wherever_they_are() {
+    fn passwords_in_urls_are_hidden_wherever_they_occur() {
         for (text, shown) in [
             ("postgres://u:secret@h:5432/d", "postgres://u:...@h:5432/d"),
             ("postgresql://u:se:cr@et/x?y@h/d?sslmode=require", "postgresql://u:...@h/d?sslmode=require"),

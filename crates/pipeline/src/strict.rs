@@ -78,7 +78,7 @@ impl ConfigError {
             };
             let of_key = |(name, _): &(&String, &String)| is_within(key, name) || is_within(name, key);
             if let Some((_, assignment)) = set.iter().find(of_key) {
-                // In a text that is not an address, the password may be anywhere, so the whole value is hidden.
+                // In a text that is not a URL, the password may be anywhere, so the whole value is hidden.
                 *origin = match assignment.split_once('=') {
                     Some((name, _)) if key == "serve.store" => format!("--set {name}=..."),
                     _ => format!("--set {}", hide_passwords(assignment)),

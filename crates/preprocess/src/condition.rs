@@ -11,7 +11,7 @@ use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location, Token};
 
 use crate::partitions::collect_streaming;
-use crate::source::{NamedFrame, TextPlace};
+use crate::source::{NamedFrame, TextLocation};
 use crate::{Error, Result};
 
 /// A parsed condition that has not yet been checked against the columns of a file.
@@ -26,7 +26,7 @@ pub struct Condition {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct ColumnUse {
     name: String,
-    place: u64,
+    position: u64,
 }
 
 impl Condition {
@@ -68,7 +68,7 @@ impl Condition {
             .map_or_else(|| format!("the columns are {}", names.join(", ")), |near| format!("did you mean `{near}`?"));
         self.refuse(&format!(
             "names `{}` at character {}, but `{file}` has no such column; {hint}",
-            column.name, column.place
+            column.name, column.position
         ))
     }
 
@@ -98,7 +98,7 @@ impl Condition {
     }
 
     /// Refuses a comparison of values of different types; the error names the columns of the table.
-    fn check_comparisons(&self, part: &Expr, schema: &SchemaRef, texts: &[(String, TextPlace)]) -> Result<()> {
+    fn check_comparisons(&self, part: &Expr, schema: &SchemaRef, texts: &[(String, TextLocation)]) -> Result<()> {
         for part in part {
             let Expr::BinaryExpr { left, op, right } = part else { continue };
             if !op.is_comparison() {
@@ -110,8 +110,8 @@ impl Condition {
             }
             let used = [left, right].into_iter().flat_map(|side| (**side).clone().meta().root_names()).next();
             let used = used.and_then(|name| self.columns.iter().find(|column| column.name == name.as_str()));
-            let place = used.map_or(String::new(), |column| format!(" at character {}", column.place));
-            let what = format!("compares {} with {}{place}", side(left, &first), side(right, &second));
+            let position = used.map_or(String::new(), |column| format!(" at character {}", column.position));
+            let what = format!("compares {} with {}{position}", side(left, &first), side(right, &second));
             let found = used.and_then(|column| texts.iter().find(|(name, _)| *name == column.name));
             let why = found.map_or(String::new(), |(name, text)| {
                 format!(
@@ -134,7 +134,7 @@ impl Condition {
 /// The columns of an expression with the positions of their first uses; the error says what is wrong with the expression and where.
 fn columns(text: &str) -> std::result::Result<Vec<ColumnUse>, String> {
     let dialect = GenericDialect {};
-    let place = |at: Location| character(text, at);
+    let position = |at: Location| character(text, at);
     let mut parser = Parser::new(&dialect).try_with_sql(text).map_err(|e| parse_error(&e, text))?;
     let expression = parser.parse_expr().map_err(|e| parse_error(&e, text))?;
     let rest = parser.peek_token();
@@ -142,7 +142,7 @@ fn columns(text: &str) -> std::result::Result<Vec<ColumnUse>, String> {
         return Err(format!(
             "has `{}` at character {} where the condition should end",
             rest.token,
-            place(rest.span.start)
+            position(rest.span.start)
         ));
     }
     let mut found: Vec<ColumnUse> = Vec::new();
@@ -150,7 +150,7 @@ fn columns(text: &str) -> std::result::Result<Vec<ColumnUse>, String> {
     let _ = ast::visit_expressions(&expression, |part| {
         match part {
             ast::Expr::Identifier(name) if !found.iter().any(|column| column.name == name.value) => {
-                found.push(ColumnUse { name: name.value.clone(), place: place(name.span.start) });
+                found.push(ColumnUse { name: name.value.clone(), position: position(name.span.start) });
             }
             ast::Expr::CompoundIdentifier(names) => {
                 let joined = names.iter().map(|name| name.value.as_str()).collect::<Vec<_>>().join(".");
@@ -175,8 +175,8 @@ fn parse_error(error: &ParserError, text: &str) -> String {
         ParserError::RecursionLimitExceeded => "it is nested too deeply".to_owned(),
     };
     match message.rsplit_once(" at Line: ") {
-        Some((what, place)) => {
-            let mut numbers = place.split(", Column: ").filter_map(|number| number.trim().parse::<u64>().ok());
+        Some((what, position)) => {
+            let mut numbers = position.split(", Column: ").filter_map(|number| number.trim().parse::<u64>().ok());
             let at = Location { line: numbers.next().unwrap_or(1), column: numbers.next().unwrap_or(1) };
             let what = what.replace("Expected: ", "expected ").replace(", found: ", ", found `");
             let quote = if what.contains('`') { "`" } else { "" };

@@ -10,7 +10,7 @@ use polars::prelude::{DataFrame, PolarsResult};
 use crate::Result;
 use crate::filters::{EVENTS, ITEM, TIME, USER, frequency};
 use crate::partitions::Partitions;
-use crate::source::{Catalogue, Ids, ItemRecord, UserIds};
+use crate::source::{Ids, ItemCatalogue, RawItem, UserIds};
 use crate::split::SplitRule;
 use crate::window::TimeScale;
 
@@ -33,7 +33,7 @@ pub struct ItemNumbering {
 
 impl ItemNumbering {
     /// The marked items in the order of their numbers.
-    fn order(self, marks: &[bool], catalogue: &Catalogue) -> Vec<u32> {
+    fn order(self, marks: &[bool], catalogue: &ItemCatalogue) -> Vec<u32> {
         let by_events = (0..marks.len() as u32).filter(|&item| marks[item as usize]);
         match self.order {
             ItemOrder::Interactions => by_events.collect(),
@@ -54,7 +54,7 @@ impl Dataset {
         split: &SplitRule,
         user_ids: UserIds,
         item_ids: Ids,
-        mut catalogue: Catalogue,
+        mut catalogue: ItemCatalogue,
         numbering: ItemNumbering,
     ) -> Result<Self> {
         let lengths = lengths(events, user_ids.len())?;
@@ -137,7 +137,7 @@ impl Dataset {
     }
 }
 
-fn push(items: &mut Items, record: ItemRecord) {
+fn push(items: &mut Items, record: RawItem) {
     items.titles.push(record.title);
     items.sentences.push(record.sentences);
     items.images.push(record.images);
@@ -186,23 +186,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_is_numbered_in_the_order_of_the_input() {
+    fn remaining_ids_are_numbered_in_the_order_of_the_input() {
         let ids = |ids: &[&str]| ids.iter().map(|&id| id.into()).collect::<Ids>();
         let events = df!(USER => [1_u32, 1, 3], ITEM => [3_u32, 1, 1], TIME => [1500_i64, 1999, 0]).unwrap();
-        let record = ItemRecord {
+        let record = RawItem {
             title: "T".into(),
             sentences: vec!["S".into()],
             images: vec!["i.jpg".into()],
             categories: vec!["C".into()],
             sounds: vec!["s.wav".into()],
         };
-        let of_number = |title: &str| ItemRecord { title: title.into(), ..ItemRecord::default() };
-        let catalogue = || Catalogue {
+        let of_number = |title: &str| RawItem { title: title.into(), ..RawItem::default() };
+        let catalogue = || ItemCatalogue {
             records: HashMap::from([(3, record.clone()), (0, of_number("P"))]),
             has_line: vec![true, false, false, true],
             line_order: vec![3, 0],
             others: [("new".into(), of_number("New"))].into_iter().collect(),
-            ..Catalogue::default()
+            ..ItemCatalogue::default()
         };
         let (users, items) = (ids(&["a", "b", "c", "d"]), ids(&["p", "q", "r", "s"]));
         let events = Partitions::in_memory(events);

@@ -85,10 +85,10 @@ impl Decimal {
         self
     }
 
-    /// The same number times ten to the power of `-places`.
-    pub fn scaled_down(self, places: u8) -> Self {
-        let kept = self.cut(MOST as u8 - places);
-        Self { value: kept.value, digits: kept.digits + places }.shortened()
+    /// The same number times ten to the power of `-power`.
+    pub fn scaled_down(self, power: u8) -> Self {
+        let kept = self.cut(MOST as u8 - power);
+        Self { value: kept.value, digits: kept.digits + power }.shortened()
     }
 
     /// The number with at most `digits` digits after the point; further digits are cut off.

@@ -89,7 +89,7 @@ const NEAR: usize = 4096;
 
 /// The text with `<` and `&` written as entities wherever they begin neither a tag nor a comment nor an entity.
 pub fn without_lookalikes(text: &str) -> String {
-    let source = Source::new(text);
+    let source = HtmlSource::new(text);
     let mut out = String::with_capacity(text.len() + 16);
     let mut at = 0;
     while let Some(next) = text[at..].find(['<', '&']).map(|found| at + found) {
@@ -137,14 +137,14 @@ fn entity(text: &str) -> Option<usize> {
 }
 
 /// A text in lower case, of the same length in bytes, and the last ends of comments, scripts and style sheets in it.
-struct Source {
+struct HtmlSource {
     lower: String,
     last_comment: Option<usize>,
     last_script: Option<usize>,
     last_style: Option<usize>,
 }
 
-impl Source {
+impl HtmlSource {
     fn new(text: &str) -> Self {
         let lower = text.to_ascii_lowercase();
         let last = |end: &str| lower.rfind(end);

@@ -1,4 +1,4 @@
-//! Resolves the names of images in raw data to existing files or to addresses, and never to a file outside the data folder.
+//! Resolves the names of images in raw data to existing files or to URLs, and never to a file outside the data folder.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -337,7 +337,7 @@ pub struct Resolver {
 pub const DATA: &str = "data:";
 
 /// Encodes the bytes of an image as a data URL.
-pub fn data_address(image: &[u8]) -> String {
+pub fn data_url(image: &[u8]) -> String {
     format!("{DATA};base64,{}", STANDARD.encode(image))
 }
 
@@ -368,7 +368,7 @@ impl Resolver {
         Self { folders: folders.into_iter().filter_map(real).collect(), store: store.map(Path::to_owned) }
     }
 
-    /// The address, or the path of the file as seen from the working directory.
+    /// The URL, or the path of the file as seen from the working directory.
     pub fn resolve(&self, name: &str) -> std::result::Result<String, Fault> {
         let name = name.trim();
         if let (Some(data), Some(store)) = (name.strip_prefix(DATA), &self.store) {
@@ -383,7 +383,7 @@ impl Resolver {
         self.file(name, "image")
     }
 
-    /// The path of a local file as seen from the working directory; `what` names it in messages. An address is refused: only
+    /// The path of a local file as seen from the working directory; `what` names it in messages. A URL is refused: only
     /// images are downloaded.
     pub fn resolve_file(&self, name: &str, what: &str) -> std::result::Result<String, Fault> {
         let name = name.trim();
@@ -406,8 +406,9 @@ impl Resolver {
         // Tables that were written on Windows separate the parts of paths by backslashes.
         let slashed = name.replace('\\', "/");
         let written = [path, Path::new(&slashed)];
-        let mut places = written.iter().flat_map(|path| self.folders.iter().map(move |(folder, _)| folder.join(path)));
-        let found = places.find(|path| path.is_file());
+        let mut candidates =
+            written.iter().flat_map(|path| self.folders.iter().map(move |(folder, _)| folder.join(path)));
+        let found = candidates.find(|path| path.is_file());
         let found = found.ok_or_else(|| Fault::new(format!("{what} file is missing"), name))?;
         // A link in a downloaded archive must not lead out of the folders either.
         let real = found.canonicalize().map_err(|_| leaves())?;
@@ -434,7 +435,7 @@ fn stored(data: &str, store: &Path) -> std::result::Result<String, Fault> {
     path.to_str().map(str::to_owned).ok_or_else(|| refuse("would have a path that is not UTF-8"))
 }
 
-/// The scheme of an address; a drive letter is not a scheme.
+/// The scheme of a URL; a drive letter is not a scheme.
 fn scheme(name: &str) -> Option<&str> {
     let (scheme, _) = name.split_once(':')?;
     let known = scheme.len() > 1 && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
@@ -578,7 +579,7 @@ mod tests {
         let resolver =
             Resolver::new(&folder.path().join("items.parquet"), folder.path(), &ImageFolder::default(), Some(&store));
         let png = b"\x89PNG\r\n\x1a\nrest";
-        let path = resolver.resolve(&data_address(png)).unwrap();
+        let path = resolver.resolve(&data_url(png)).unwrap();
         assert!(is_image_name(Path::new(&path)) && Path::new(&path).starts_with(&store), "{path}");
         assert_eq!(fs::read(&path).unwrap(), png);
         assert_eq!(resolver.resolve(&format!("data:image/png;base64,{}", STANDARD.encode(png))).unwrap(), path);

@@ -15,7 +15,7 @@ const BELOW: usize = 3;
 
 /// The raw files of a pipeline.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Inputs {
+pub struct PreprocessInputs {
     /// The data folder.
     pub data: PathBuf,
     /// Files of interactions, in the order of the pipeline.
@@ -26,7 +26,7 @@ pub struct Inputs {
     pub images: Option<PathBuf>,
 }
 
-impl Inputs {
+impl PreprocessInputs {
     /// Resolves the paths of `[source]` and checks that each is a file that is not empty.
     pub fn resolve(config: &Config) -> Result<Self> {
         let data = PathBuf::from(&config.dataset.data);
@@ -154,7 +154,7 @@ mod tests {
             ("folder.tsv", "is a folder, expected a file"),
             ("pipe.tsv", "is not a regular file"),
         ] {
-            let message = Inputs::resolve(&config(folder.path(), name)).unwrap_err().to_string();
+            let message = PreprocessInputs::resolve(&config(folder.path(), name)).unwrap_err().to_string();
             assert!(message.contains(name) && message.contains(expected), "{message}");
         }
     }
@@ -165,7 +165,7 @@ mod tests {
         let images = folder.path().join("images");
         fs::write(folder.path().join("a.tsv"), "x").unwrap();
         let config = config(folder.path(), "a.tsv");
-        let fingerprint = || Inputs::resolve(&config).unwrap().image_names(&config).unwrap();
+        let fingerprint = || PreprocessInputs::resolve(&config).unwrap().image_names(&config).unwrap();
         assert_eq!(fingerprint(), None, "no folder yet");
         fs::create_dir(&images).unwrap();
         fs::write(images.join("1.jpg"), "x").unwrap();

@@ -8,7 +8,7 @@ use mp4sr_pipeline::config::Config;
 
 use crate::filters::{EVENTS, ITEM, frequency};
 use crate::partitions::Partitions;
-use crate::source::{Catalogue, Ids};
+use crate::source::{Ids, ItemCatalogue};
 use crate::{Error, Result};
 
 /// The number of ids without events that are kept in order to find the cause.
@@ -49,7 +49,7 @@ const CAUSES: [Cause; 4] = [
 ];
 
 /// Shares of the events within the core, and of their items.
-pub fn shares(events: &Partitions, catalogue: &Catalogue, used: u64, lines: u64) -> Result<Option<JoinShares>> {
+pub fn shares(events: &Partitions, catalogue: &ItemCatalogue, used: u64, lines: u64) -> Result<Option<JoinShares>> {
     let mut counts = vec![0_u64; catalogue.has_line.len()];
     for part in events.iter() {
         let frequencies = part.query(|events| frequency(events, ITEM))?;
@@ -96,7 +96,7 @@ pub fn described(shares: &JoinShares) -> String {
 pub fn judge(
     config: &Config,
     shares: &JoinShares,
-    catalogue: &Catalogue,
+    catalogue: &ItemCatalogue,
     item_ids: &Ids,
     files: (&Path, &Path),
 ) -> Result<Option<String>> {
@@ -133,7 +133,7 @@ struct Mismatch<'a> {
 }
 
 /// An id of an event and an id of a line that were once equal, with the cause of their difference.
-fn cause<'a>(catalogue: &'a Catalogue, item_ids: &'a Ids) -> Option<Mismatch<'a>> {
+fn cause<'a>(catalogue: &'a ItemCatalogue, item_ids: &'a Ids) -> Option<Mismatch<'a>> {
     let without_line =
         || item_ids.iter().enumerate().filter(|(item, _)| !catalogue.has_line[*item]).map(|(_, id)| &**id);
     if catalogue.unused.0.is_empty() || without_line().next().is_none() {
@@ -149,7 +149,7 @@ fn cause<'a>(catalogue: &'a Catalogue, item_ids: &'a Ids) -> Option<Mismatch<'a>
 }
 
 /// The id of an event that has no line, and the id of a line that has no event.
-fn examples<'a>(catalogue: &'a Catalogue, item_ids: &'a Ids) -> Option<Mismatch<'a>> {
+fn examples<'a>(catalogue: &'a ItemCatalogue, item_ids: &'a Ids) -> Option<Mismatch<'a>> {
     let without_line = item_ids.iter().zip(&catalogue.has_line).find(|(_, has_line)| !**has_line);
     let (without_line, (unused, line)) = without_line.map(|(id, _)| id).zip(catalogue.unused.0.first())?;
     Some(Mismatch { without_line, unused, line: *line, cause: None })
@@ -171,7 +171,7 @@ mod tests {
             ("7", "8", None),
         ] {
             let item_ids: Ids = [event].into_iter().map(Into::into).collect();
-            let mut catalogue = Catalogue { has_line: vec![false], ..Catalogue::default() };
+            let mut catalogue = ItemCatalogue { has_line: vec![false], ..ItemCatalogue::default() };
             catalogue.unused.push("other", 2);
             catalogue.unused.push(line, 3);
             let found = cause(&catalogue, &item_ids);

@@ -4,7 +4,7 @@
 //! map. It writes `sequences.safetensors`, `items.parquet`, `users.parquet` and `report.json`, which accounts for every line that was read
 //! and every event that was dropped. It must not know tensors of features or models.
 //!
-//! How an event is processed: `read` returns the rows of a file, one at a time; `source` knows the meaning of the fields of each form and
+//! How an event is processed: `read` returns the rows of a file, one at a time; `source` knows the meaning of the fields of each format and
 //! builds a polars frame from them; `filters` has an expression for each filter, from which `stage` builds queries; `dataset` numbers and
 //! writes what is left. An item's texts and images are processed by `text` and `images`.
 

@@ -1,4 +1,4 @@
-//! Reads items on their own, for a run that was trained without them: the forms, texts and images are those of a dataset.
+//! Reads items on their own, for a run that was trained without them: the formats, texts and images are those of a dataset.
 
 use std::path::{Path, PathBuf};
 
@@ -8,17 +8,17 @@ use mp4sr_pipeline::{Config, Progress};
 use crate::Result;
 use crate::images::{ImageFolder, ImagePattern};
 use crate::junk::Junk;
-use crate::source::{Budget, Catalogue, Ids, Reading, SourceForm};
+use crate::source::{Budget, Ids, ItemCatalogue, Reading, SourceFormat};
 
-/// Reads files of items in the form of `[source]`, in the order of the first line of each item. Images are named relative to the file or to
-/// the data folder, or are found in the folder of `source.images` by the item's id.
+/// Reads files of items in the format of `[source]`, in the order of the first line of each item. Images are named relative to the file or
+/// to the data folder, or are found in the folder of `source.images` by the item's id.
 pub fn read_items(config: &Config, paths: &[PathBuf], progress: &Progress) -> Result<(Items, ItemsRead)> {
-    let form = SourceForm::new(&config.source)?;
+    let format = SourceFormat::new(&config.source)?;
     let preprocess = &config.preprocess;
     let (data, junk) = (Path::new(&config.dataset.data), Junk::new(&preprocess.placeholders));
     let nobody = Ids::default();
     let first = Reading {
-        form: &form,
+        format: &format,
         data,
         item_ids: &nobody,
         needed: &[],
@@ -32,7 +32,7 @@ pub fn read_items(config: &Config, paths: &[PathBuf], progress: &Progress) -> Re
         limit: None,
     };
     let read = |reading: &Reading<'_>, progress: &Progress| {
-        Catalogue::read(paths, reading, &mut Budget::new(preprocess.max_bad_lines), progress)
+        ItemCatalogue::read(paths, reading, &mut Budget::new(preprocess.max_bad_lines), progress)
     };
     // Images in a folder are found by the ids of items, so these come first.
     let (found, ..) = read(&first, &Progress::new(true))?;

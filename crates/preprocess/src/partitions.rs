@@ -13,7 +13,7 @@ use crate::{Error, Result};
 
 /// Where the rows of a frame are.
 #[derive(Clone, Debug)]
-enum Rows {
+enum PartitionRows {
     Memory(DataFrame),
     /// Parquet files, one after the other.
     Files(Vec<PathBuf>),
@@ -22,19 +22,19 @@ enum Rows {
 /// The events of some of the users.
 #[derive(Clone, Debug)]
 pub struct Partition {
-    rows: Rows,
+    rows: PartitionRows,
     count: u64,
 }
 
 impl Partition {
     /// Events in memory.
     pub fn in_memory(events: DataFrame) -> Self {
-        Self { count: events.height() as u64, rows: Rows::Memory(events) }
+        Self { count: events.height() as u64, rows: PartitionRows::Memory(events) }
     }
 
     /// Events in files.
     pub fn on_disk(paths: Vec<PathBuf>, count: u64) -> Self {
-        Self { rows: Rows::Files(paths), count }
+        Self { rows: PartitionRows::Files(paths), count }
     }
 
     /// The number of events.
@@ -45,8 +45,8 @@ impl Partition {
     /// Runs a query over the events.
     pub fn query(&self, query: impl FnOnce(LazyFrame) -> LazyFrame) -> Result<DataFrame> {
         Ok(match &self.rows {
-            Rows::Memory(events) => query(events.clone().lazy()).collect()?,
-            Rows::Files(paths) => collect_streaming(query(scan(paths)?))?,
+            PartitionRows::Memory(events) => query(events.clone().lazy()).collect()?,
+            PartitionRows::Files(paths) => collect_streaming(query(scan(paths)?))?,
         })
     }
 }
@@ -104,7 +104,7 @@ impl Partitions {
         }
         for part in &mut self.parts {
             // The frame is moved out, so that the query has the only copy and can free it while it runs.
-            if let Rows::Memory(events) = std::mem::replace(&mut part.rows, Rows::Files(Vec::new())) {
+            if let PartitionRows::Memory(events) = std::mem::replace(&mut part.rows, PartitionRows::Files(Vec::new())) {
                 *part = Partition::in_memory(query(events.lazy()).collect()?);
             }
         }
@@ -117,17 +117,17 @@ impl Partitions {
             let Some(mut events) = left(part)? else { continue };
             let count = events.height() as u64;
             let rows = match &self.folder {
-                None => Rows::Memory(events),
+                None => PartitionRows::Memory(events),
                 Some(folder) => {
                     let path = folder.join(format!("filtered-{}.parquet", self.written));
                     self.written += 1;
                     write(&path, &mut events)?;
-                    if let Rows::Files(paths) = &part.rows {
+                    if let PartitionRows::Files(paths) = &part.rows {
                         // The files of the partitions from which these were forked stay.
                         let own = paths.iter().filter(|path| path.parent() == Some(folder.as_path()));
                         own.into_iter().try_for_each(|path| files::remove_if_present(path))?;
                     }
-                    Rows::Files(vec![path])
+                    PartitionRows::Files(vec![path])
                 }
             };
             *part = Partition { rows, count };

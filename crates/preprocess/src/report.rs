@@ -111,7 +111,7 @@ fn statistics(dataset: &Dataset, spread: SequenceSpread) -> DatasetStatistics {
     let items = &dataset.items;
     let (users, events) = (dataset.sequences.user_count() as u64, dataset.sequences.items.len() as u64);
     let pairs = users as f64 * items.len() as f64;
-    let is_address = |image: &String| image.starts_with("http://") || image.starts_with("https://");
+    let is_url = |image: &String| image.starts_with("http://") || image.starts_with("https://");
     let rows_with =
         |test: &dyn Fn(&Vec<String>) -> bool, rows: &[Vec<String>]| rows.iter().filter(|row| test(row)).count() as u64;
     DatasetStatistics {
@@ -127,7 +127,7 @@ fn statistics(dataset: &Dataset, spread: SequenceSpread) -> DatasetStatistics {
         ties: spread.ties,
         items_without_text: rows_with(&Vec::is_empty, &items.sentences),
         items_without_image: rows_with(&Vec::is_empty, &items.images),
-        items_with_addresses_only: rows_with(&|row| !row.is_empty() && row.iter().all(is_address), &items.images),
+        items_with_urls_only: rows_with(&|row| !row.is_empty() && row.iter().all(is_url), &items.images),
         items_without_category: rows_with(&Vec::is_empty, &items.categories),
         categories: items.categories.iter().flatten().collect::<HashSet<_>>().len() as u64,
         sentences: CountSpread::of(items.sentences.iter().map(Vec::len)),
@@ -283,7 +283,7 @@ fn statistics_table(report: &Report) -> Table {
     more("items with markup removed from texts", count(report.items.cleaned_texts));
     more("items without text", count(found.items_without_text));
     more("items without image", count(found.items_without_image));
-    more("items with image URLs only", count(found.items_with_addresses_only));
+    more("items with image URLs only", count(found.items_with_urls_only));
     if found.categories > 0 {
         more("distinct categories", count(found.categories));
         more("items without category", count(found.items_without_category));
@@ -312,17 +312,17 @@ fn format_name(format: Format) -> String {
 }
 
 fn reject_table(rejected: &Rejects) -> Table {
-    let mut table = new_table(["reason", "number", "first places"]);
+    let mut table = new_table(["reason", "number", "first occurrences"]);
     for (reason, rejected) in &rejected.0 {
-        let places = rejected.examples.iter().map(|example| {
+        let examples = rejected.examples.iter().map(|example| {
             let name = example.file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             format!("{name}:{}: {}", example.line, example.found)
         });
-        let places = places.collect::<Vec<_>>().join("\n");
+        let examples = examples.collect::<Vec<_>>().join("\n");
         table.add_row([
             Cell::new(reason),
             Cell::new(count(rejected.count)).set_alignment(CellAlignment::Right),
-            Cell::new(places),
+            Cell::new(examples),
         ]);
     }
     table

@@ -7,7 +7,7 @@ use mp4sr_pipeline::Progress;
 use mp4sr_pipeline::config::Config;
 
 use crate::read::{Shape, open_lines};
-use crate::source::SourceForm;
+use crate::source::SourceFormat;
 use crate::{Error, Result};
 
 /// The number of bytes of text that are read.
@@ -25,8 +25,8 @@ pub struct RowCount {
 /// Counts the rows of a raw file of a pipeline: exactly for Parquet files and for files that are read to the end, otherwise by the share of
 /// the file that the first lines take.
 pub fn count_rows(config: &Config, path: &Path, items: bool) -> Result<RowCount> {
-    let form = SourceForm::new(&config.source)?.file(path, items)?;
-    if form.shape == Shape::Parquet {
+    let format = SourceFormat::new(&config.source)?.file(path, items)?;
+    if format.shape == Shape::Parquet {
         let file = open_parquet(files::open(path)?).map_err(|e| {
             Error::raw(path, format!("cannot be read as Parquet: {e}; fetch it again, or write it with snappy or zstd"))
         })?;
@@ -35,14 +35,14 @@ pub fn count_rows(config: &Config, path: &Path, items: bool) -> Result<RowCount>
     }
     let size = files::length(path)?.unwrap_or(0);
     let bar = Progress::new(true).bytes("", size);
-    let mut lines = open_lines(path, &form, &bar)?;
+    let mut lines = open_lines(path, &format, &bar)?;
     let (mut rows, mut bytes) = (0, 0);
     let mut line = Vec::new();
-    let elements = form.shape == Shape::JsonLines && lines.holds_elements()?;
+    let elements = format.shape == Shape::JsonLines && lines.holds_elements()?;
     loop {
         let next = if elements { lines.next_element(&mut line)? } else { lines.next(&mut line)? };
         if next.is_none() {
-            let header = u64::from(form.is_table() && form.dialect.names.is_empty() && rows > 0);
+            let header = u64::from(format.is_table() && format.dialect.names.is_empty() && rows > 0);
             return Ok(RowCount { rows: rows - header, is_exact: true });
         }
         rows += 1;

@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_divides_all_users_alike() {
+    fn a_split_time_applies_to_all_users() {
         let events = frame(&[0, 0, 0, 2, 2, 5], &[1, 5, 9, 6, 7, 9]);
         let found = starts(SplitRule::Time { validation: 5, test: 9 }, &events);
         assert_eq!(found, BTreeMap::from([(0, (1, 2)), (2, (0, 2)), (5, (0, 0))]));

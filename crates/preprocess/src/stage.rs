@@ -14,11 +14,11 @@ use crate::core::{Bounds, core};
 use crate::dataset::{Dataset, ItemNumbering};
 use crate::filters::ITEM;
 use crate::images::{ImageFolder, ImagePattern};
-use crate::input::Inputs;
+use crate::input::PreprocessInputs;
 use crate::junk::Junk;
 use crate::partitions::{Counts, Partitions};
 use crate::report::{Counted, Report, SequenceSpread};
-use crate::source::{Budget, Catalogue, Events, Reading, SourceForm};
+use crate::source::{Budget, Events, ItemCatalogue, Reading, SourceFormat};
 use crate::spill::MemoryLimit;
 use crate::split::SplitRule;
 use crate::window::{TimeScale, Window, check_numbers};
@@ -52,7 +52,7 @@ pub fn stage(context: &Context) -> anyhow::Result<Stage> {
     let config = &context.config;
     // Errors that can be known now are reported before the last run's manifest is removed.
     check_settings(config)?;
-    let inputs = Inputs::resolve(config)?;
+    let inputs = PreprocessInputs::resolve(config)?;
     let settings = json!({
         "data": config.dataset.data,
         "table1": config.dataset.table1,
@@ -68,8 +68,8 @@ pub fn stage(context: &Context) -> anyhow::Result<Stage> {
 /// Rejects settings that are wrong for any raw files.
 pub fn check_settings(config: &Config) -> Result<()> {
     table1::row(&config.dataset.table1)?;
-    let form = SourceForm::new(&config.source)?;
-    let scale = TimeScale::unknown(form.clock.is_position());
+    let format = SourceFormat::new(&config.source)?;
+    let scale = TimeScale::unknown(format.clock.is_position());
     FilterSettings::new(&config.preprocess, scale)?;
     SplitRule::new(&config.preprocess, scale)?;
     Condition::parse(&config.preprocess.r#where)?;
@@ -79,7 +79,7 @@ pub fn check_settings(config: &Config) -> Result<()> {
 
 /// The raw files that a pipeline names, by role; an error says what is wrong with the first that cannot be read.
 pub fn inputs(config: &Config) -> Result<Vec<(String, PathBuf)>> {
-    Ok(Inputs::resolve(config)?.by_role())
+    Ok(PreprocessInputs::resolve(config)?.by_role())
 }
 
 /// Reads and filters everything that a pipeline names and accounts for it, without writing anything. This is for the fuzz targets.
@@ -121,13 +121,13 @@ pub fn trial(config: &Config, limits: RowLimits) -> Result<Report> {
 /// Counts the lines of a file of interactions, and those that are events. This is for the fuzz targets.
 #[doc(hidden)]
 pub fn count_events(path: &Path, source: &Source) -> Result<(u64, u64)> {
-    source::count_events(path, &SourceForm::new(source)?)
+    source::count_events(path, &SourceFormat::new(source)?)
 }
 
 /// Counts the lines of a file of items, and those that are items. This is for the fuzz targets.
 #[doc(hidden)]
 pub fn count_items(path: &Path, source: &Source) -> Result<(u64, u64)> {
-    source::count_items(path, &SourceForm::new(source)?)
+    source::count_items(path, &SourceFormat::new(source)?)
 }
 
 /// Reads, filters and writes the dataset.
@@ -160,8 +160,8 @@ fn read(
     progress: &Progress,
 ) -> Result<(Report, Dataset)> {
     let table1 = table1::row(&config.dataset.table1)?;
-    let inputs = Inputs::resolve(config)?;
-    let form = SourceForm::new(&config.source)?;
+    let inputs = PreprocessInputs::resolve(config)?;
+    let format = SourceFormat::new(&config.source)?;
     let preprocess = &config.preprocess;
     let mut budget = Budget::new(preprocess.max_bad_lines);
     let mut warnings = Vec::new();
@@ -169,7 +169,7 @@ fn read(
     let condition = Condition::parse(&preprocess.r#where)?;
     let (events, events_read) = Events::read(
         &inputs.interactions,
-        &form,
+        &format,
         condition.as_ref(),
         memory,
         limits.interactions,
@@ -229,7 +229,7 @@ fn read(
     let junk = Junk::new(&preprocess.placeholders);
     let keep_others = preprocess.items_without_events == WithoutEvents::Keep;
     let reading = Reading {
-        form: &form,
+        format: &format,
         data: &inputs.data,
         item_ids: &item_ids,
         needed: &needed,
@@ -242,7 +242,8 @@ fn read(
         may_lack_fields: false,
         limit: limits.items,
     };
-    let (mut catalogue, items_read, about_fields) = Catalogue::read(&inputs.items, &reading, &mut budget, progress)?;
+    let (mut catalogue, items_read, about_fields) =
+        ItemCatalogue::read(&inputs.items, &reading, &mut budget, progress)?;
     warnings.extend(about_fields);
     let lines: u64 = items_read.files.iter().map(|file| file.accepted).sum();
     let used = lines - items_read.without_events;

@@ -1,4 +1,4 @@
-//! Inspects a file of unknown form: its dialect, its columns, and what their first values look like.
+//! Inspects a file of unknown format: its dialect, its columns, and what their first values look like.
 //!
 //! In: a file that no pipeline describes yet. Out: a [`Survey`], from which a pipeline can be guessed. Everything is recognised by the
 //! functions that read the file later.
@@ -14,7 +14,7 @@ use crate::images::{DATA, is_image_name};
 use crate::input::check_file;
 use crate::junk::Junk;
 use crate::read::{
-    Dialect, FileForm, FirstLines, RawCell, Shape, TYPES, columns, count_columns, first_lines, for_each_row,
+    Dialect, FileFormat, FirstLines, RawCell, Shape, TYPES, columns, count_columns, first_lines, for_each_row,
     guess_separator, literal_of, names_separator, shown_separator, unmarked_utf_16,
 };
 use crate::rejects::excerpt;
@@ -39,7 +39,7 @@ pub struct Survey {
     /// The path of the file.
     pub path: PathBuf,
     /// A description of the file's format.
-    pub form: String,
+    pub format: String,
     /// Whether it is one of `RecBole`'s atomic files.
     pub is_atomic: bool,
     /// Whether it is a table of text, which has a dialect.
@@ -68,7 +68,7 @@ pub struct Survey {
     pub first_fault: Option<String>,
     /// Whether these are all rows of the file.
     pub is_whole: bool,
-    file: FileForm,
+    file: FileFormat,
 }
 
 /// What the first values of a column show.
@@ -92,12 +92,12 @@ pub struct ColumnSurvey {
     pub lists: u64,
     /// The number of values that are objects.
     pub objects: u64,
-    /// The number of values with an address or the bytes of an image.
-    pub image_addresses: u64,
+    /// The number of values with a URL or the bytes of an image.
+    pub image_urls: u64,
     /// The number of values with the name of an image file.
     pub image_files: u64,
-    /// The number of values with any address.
-    pub addresses: u64,
+    /// The number of values with any URL.
+    pub urls: u64,
     /// The number of values with HTML.
     pub html: u64,
     /// The number of values that mark a missing value, such as `nan`.
@@ -131,7 +131,7 @@ pub struct TimeNotation {
 
 /// What a user states about a file before it is inspected.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Known<'k> {
+pub struct KnownLayout<'k> {
     /// The dialect as far as it is known.
     pub source: Option<&'k Source>,
     /// Whether the first line has the names of the columns.
@@ -140,13 +140,13 @@ pub struct Known<'k> {
 
 impl Survey {
     /// Inspects the first rows of a file.
-    pub fn of(path: &Path, items: bool, known: Known<'_>) -> Result<Self> {
+    pub fn of(path: &Path, items: bool, known: KnownLayout<'_>) -> Result<Self> {
         check_file(path)?;
         let usual = Source::default();
         let dialect = Dialect::new(known.source.unwrap_or(&usual), items)?;
         let named = dialect.encoding.map_or_else(|| unmarked_utf_16(path), |named| Ok(Some(named)))?;
         let shape = Shape::of(path, named)?;
-        let mut file = FileForm { shape, dialect, optional: true, items };
+        let mut file = FileFormat { shape, dialect, optional: true, items };
         let first = if shape == Shape::Parquet { FirstLines::default() } else { first_lines(path, &file)? };
         let encoding = first.encoding;
         file.dialect.encoding = file.dialect.encoding.or(encoding);
@@ -163,7 +163,7 @@ impl Survey {
             }
             names.clone_from(&file.dialect.names);
         }
-        let mut rows = Rows::read(path, &file, &names, ROWS)?;
+        let mut rows = SurveyRows::read(path, &file, &names, ROWS)?;
         let (mut has_header, mut header_doubt) = (true, false);
         // Other files have the extension `.item` too, such as those of MovieLens.
         let is_atomic = shape == Shape::RecBole && has_types(&rows.cells);
@@ -189,7 +189,7 @@ impl Survey {
             names.iter().zip(&rows.cells).map(|(name, cells)| ColumnSurvey::of(name, cells, comma)).collect();
         Ok(Self {
             path: path.to_owned(),
-            form: form_of(&file, has_header, is_atomic),
+            format: format_of(&file, has_header, is_atomic),
             is_atomic,
             is_table: file.is_table(),
             separator: file.dialect.separator.clone(),
@@ -216,9 +216,9 @@ impl Survey {
     /// The values of some columns in the first `limit` rows, each with the number of its occurrences, and the number of rows. Several
     /// values in a cell are split at `separator`; a list counts as its entries.
     pub fn values(&self, wanted: &[&str], separator: &str, limit: u64) -> Result<(Vec<HashMap<String, u64>>, u64)> {
-        let place = |name: &&str| self.columns.iter().position(|column| column.name == *name);
+        let index_of = |name: &&str| self.columns.iter().position(|column| column.name == *name);
         let names: Vec<&str> = if self.is_table && !self.file.dialect.names.is_empty() {
-            wanted.iter().map(|name| place(name).map_or("", |at| self.file.dialect.names[at].as_str())).collect()
+            wanted.iter().map(|name| index_of(name).map_or("", |at| self.file.dialect.names[at].as_str())).collect()
         } else {
             wanted.to_vec()
         };
@@ -255,7 +255,7 @@ fn ids_of(cell: &RawCell<'_>, separator: &str) -> Vec<String> {
 }
 
 /// Finds the separator and names the columns by position. Returns whether the separator is found without `source.separator`.
-fn find_separator(path: &Path, file: &mut FileForm, first: &FirstLines) -> Result<bool> {
+fn find_separator(path: &Path, file: &mut FileFormat, first: &FirstLines) -> Result<bool> {
     let is_mark = |line: &&String| names_separator(line.as_bytes());
     let lines: Vec<String> = first.lines.iter().filter(|line| !is_mark(line)).cloned().collect();
     let mut usual = true;
@@ -294,7 +294,7 @@ fn find_separator(path: &Path, file: &mut FileForm, first: &FirstLines) -> Resul
 }
 
 /// Whether quoted fields contain quotation marks after a backslash: marks that neither end the field nor are doubled.
-fn escapes_quotes(file: &FileForm, lines: &[String]) -> bool {
+fn escapes_quotes(file: &FileFormat, lines: &[String]) -> bool {
     let separator = file.dialect.separator.as_str();
     file.dialect.quotes() == Quoting::Always
         && lines.iter().any(|line| {
@@ -306,15 +306,15 @@ fn escapes_quotes(file: &FileForm, lines: &[String]) -> bool {
 }
 
 /// The first rows, column by column.
-struct Rows {
+struct SurveyRows {
     cells: Vec<Vec<RawCell<'static>>>,
     unreadable: u64,
     first_fault: Option<String>,
     is_whole: bool,
 }
 
-impl Rows {
-    fn read(path: &Path, file: &FileForm, names: &[String], limit: u64) -> Result<Self> {
+impl SurveyRows {
+    fn read(path: &Path, file: &FileFormat, names: &[String], limit: u64) -> Result<Self> {
         let mut rows = Self { cells: vec![Vec::new(); names.len()], unreadable: 0, first_fault: None, is_whole: true };
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let bar = Progress::new(true).bytes("", 0);
@@ -387,11 +387,11 @@ fn has_types(columns: &[Vec<RawCell<'static>>]) -> bool {
 }
 
 /// The names in the header.
-fn header_names(path: &Path, file: &FileForm, rows: &Rows) -> Result<Vec<String>> {
+fn header_names(path: &Path, file: &FileFormat, rows: &SurveyRows) -> Result<Vec<String>> {
     // The reader of headers also knows the types of atomic files.
     let mut dialect = file.dialect.clone();
     dialect.names.clear();
-    let names = columns(path, &FileForm { dialect, ..file.clone() })?;
+    let names = columns(path, &FileFormat { dialect, ..file.clone() })?;
     if names.len() != rows.cells.len() {
         return Err(Error::raw(
             path,
@@ -401,7 +401,7 @@ fn header_names(path: &Path, file: &FileForm, rows: &Rows) -> Result<Vec<String>
     Ok(names)
 }
 
-fn form_of(file: &FileForm, has_header: bool, is_atomic: bool) -> String {
+fn format_of(file: &FileFormat, has_header: bool, is_atomic: bool) -> String {
     let encoding = match file.dialect.encoding {
         Some(encoding) => format!(", {} text", encoding.name()),
         None => String::new(),
@@ -475,13 +475,13 @@ impl ColumnSurvey {
         self.lists += u64::from(matches!(literal, Some(Value::Array(_))));
         self.objects += u64::from(matches!(literal, Some(Value::Object(_))));
         let names = image_names(cell, "");
-        let is_address = |name: &str| name.starts_with("http://") || name.starts_with("https://");
+        let is_url = |name: &str| name.starts_with("http://") || name.starts_with("https://");
         let path_of = |name: &str| Path::new(name.split(['?', '#']).next().unwrap_or(name)).to_owned();
         let is_image = |name: &String| is_image_name(&path_of(name));
-        self.addresses += u64::from(names.iter().any(|name| is_address(name)));
+        self.urls += u64::from(names.iter().any(|name| is_url(name)));
         let embedded = |name: &String| name.starts_with(DATA);
-        if names.iter().any(|name| (is_address(name) && is_image(name)) || embedded(name)) {
-            self.image_addresses += 1;
+        if names.iter().any(|name| (is_url(name) && is_image(name)) || embedded(name)) {
+            self.image_urls += 1;
         } else if names.iter().any(|name| is_image(name) && !name.contains(char::is_whitespace)) {
             self.image_files += 1;
         }
@@ -555,7 +555,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
         std::fs::write(&path, content).unwrap();
-        Survey::of(&path, true, Known::default())
+        Survey::of(&path, true, KnownLayout::default())
     }
 
     fn names(survey: &Survey) -> Vec<&str> {
@@ -609,7 +609,7 @@ mod tests {
         let of = |name: &str| found.column(name).unwrap();
         assert_eq!((of("id").whole, of("id").range), (2, Some((1.0, 2.0))));
         assert!(matches!(&of("when").time, Some(Ok(time)) if time.key == "iso" && !time.is_number));
-        assert_eq!((of("pic").image_files, of("link").addresses, of("link").image_addresses), (2, 2, 0));
+        assert_eq!((of("pic").image_files, of("link").urls, of("link").image_urls), (2, 2, 0));
         assert_eq!(of("tags").separator.as_ref().map(|(separator, _)| separator.as_str()), Some("|"));
         assert_eq!((of("text").html, of("flag").truths), (1, 2));
         assert_eq!((of("nothing").filled, of("nothing").marks), (0, 1));
@@ -620,7 +620,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.tsv");
         std::fs::write(&path, "user\titems\n1\tp1 p2\n2\tp2\n").unwrap();
-        let found = Survey::of(&path, false, Known::default()).unwrap();
+        let found = Survey::of(&path, false, KnownLayout::default()).unwrap();
         let (values, rows) = found.values(&["items"], " ", 10).unwrap();
         assert_eq!((rows, values[0]["p1"], values[0]["p2"]), (2, 1, 2));
     }

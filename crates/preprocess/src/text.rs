@@ -75,7 +75,7 @@ impl Markup {
 
 fn of_paragraph(paragraph: &str) -> Vec<String> {
     let mut sentences: Vec<String> = Vec::new();
-    for part in sentencex::segment("en", paragraph).into_iter().map(words).filter(|part| says_something(part)) {
+    for part in sentencex::segment("en", paragraph).into_iter().map(words).filter(|part| has_content(part)) {
         match sentences.last_mut() {
             // The number of an entry ("1.") belongs to what it counts.
             Some(last) if !last.contains(char::is_alphabetic) => {
@@ -96,7 +96,7 @@ fn of_paragraph(paragraph: &str) -> Vec<String> {
 }
 
 /// Whether a text contains a letter or a digit.
-pub fn says_something(text: &str) -> bool {
+pub fn has_content(text: &str) -> bool {
     text.contains(char::is_alphanumeric)
 }
 
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_and_entities_go_and_what_only_looks_like_them_stays() {
+    fn tags_and_entities_are_removed_and_lookalikes_are_kept() {
         for (text, expected) in [
             ("Tom &amp; Jerry&#39;s &quot;Caf&eacute;&quot;&nbsp;\u{2122}", "Tom & Jerry's \"Caf\u{e9}\" \u{2122}"),
             ("Rock &amp;amp; Roll &amp;lt;b&amp;gt;loud&amp;lt;/b&amp;gt;", "Rock & Roll loud"),
@@ -273,7 +273,7 @@ mod tests {
             for sentence in sentences(&text).into_iter().chain([line(&text)]) {
                 prop_assert_eq!(&words(&sentence), &sentence);
             }
-            prop_assert!(sentences(&text).iter().all(|sentence| says_something(sentence)));
+            prop_assert!(sentences(&text).iter().all(|sentence| has_content(sentence)));
         }
 
         #[test]

@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn facts_worked_by_hand() {
+    fn user_facts_match_a_hand_computed_example() {
         // Users: 1 2 3 | 1 2 | 3 | 1 1 2 4. Training parts: [1], [], [], [1 1].
         let data = sequences(&[&[1, 2, 3], &[1, 2], &[3], &[1, 1, 2, 4]], 4, |at| CLOCK + 100 * at as i64);
         assert_eq!(training_events(&data), [3, 0, 0, 0]);
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_by_hand() {
+    fn user_groups_match_a_hand_computed_example() {
         let fact =
             |user: usize, target_events| UserFacts { user, length: 5, history: 4, target_events, target_age: None };
         let facts: Vec<UserFacts> =

@@ -160,7 +160,7 @@ impl Comparison {
         })
     }
 
-    /// Whether the best model of a column is significantly better than the second best, or than all models that share the second place.
+    /// Whether the best model of a column is significantly better than the second best, or than all models that share the second rank.
     pub fn is_significant(&self, column: usize) -> bool {
         let others =
             || self.rows.iter().filter_map(|(_, values)| Some((values[column].better_models, values[column].tests?)));
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn ranks_seeds_and_users_worked_by_hand() {
+    fn ranks_seeds_and_users_match_a_hand_computed_example() {
         // The second user has no rank under `b`, and the third differs between the seeds of `a`.
         let groups = [group("a", &[&[1, 1, 9, 2], &[1, 1, 1, 2]]), group("b", &[&[1, 0, 9, 9], &[1, 0, 9, 9]])];
         let found = Comparison::new(&groups, &[Metric::Recall(5), Metric::ReciprocalRank], Reference::Best);
@@ -236,11 +236,11 @@ mod tests {
         assert!(!found.is_significant(0), "three users show nothing");
         assert_eq!(Comparison::new(&[], &[Metric::Recall(5)], Reference::Best).rows, []);
         let alike = [group("a", &[&[1, 9]]), group("b", &[&[9, 1]]), group("c", &[&[9, 9]])];
-        let places = Comparison::new(&alike, &[Metric::Recall(5)], Reference::Best)
+        let positions = Comparison::new(&alike, &[Metric::Recall(5)], Reference::Best)
             .rows
             .into_iter()
             .map(|row| row.1[0].better_models);
-        assert_eq!(places.collect::<Vec<_>>(), [0, 0, 2], "equal models share a place");
+        assert_eq!(positions.collect::<Vec<_>>(), [0, 0, 2], "equal models share a rank");
     }
 
     #[test]

@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn diversity_worked_by_hand() {
+    fn diversity_matches_hand_computed_values() {
         // Item 1 points to (1, 0), item 2 (the mean of two rows) to (1, 1), item 3 to (-1, 0), and item 4 has no row.
         let one = vectors(&[(&[0, 1, 3, 4, 4], &[2.0, 0.0, 4.0, 0.0, 0.0, 4.0, -0.5, 0.0])]);
         let half = 0.5f64.sqrt();

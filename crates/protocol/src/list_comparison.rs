@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn statistics_of_seeds_worked_by_hand() {
+    fn statistics_of_seeds_match_hand_computed_values() {
         // The third user has no list under `b`, so the statistics of single lists are over two users.
         let a = model("a", &[&[&[1, 2], &[1, 3], &[4, 3]], &[&[1, 2], &[2, 1], &[4, 3]]]);
         let b = model("b", &[&[&[4, 3], &[3, 4], &[]]]);

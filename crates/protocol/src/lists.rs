@@ -31,7 +31,7 @@ pub struct ItemFacts {
 pub enum ListStatistic {
     /// The mean number of training events of a listed item.
     Popularity,
-    /// The share of the places that are taken by items of the tail: the tenth of the items with training events that have the fewest
+    /// The share of the list positions that are taken by items of the tail: the tenth of the items with training events that have the fewest
     /// events.
     Tail,
     /// The mean over listed items of -log2 of the number of training events divided by the number of users. An item without events counts
@@ -49,7 +49,8 @@ pub struct ListStatistics {
     pub k: usize,
     /// The share of all items that are in at least one list.
     pub coverage: f64,
-    /// The Gini index of how often each item is listed: 0 if all items are listed equally often, nearly 1 if a few items take all places.
+    /// The Gini index of how often each item is listed: 0 if all items are listed equally often, nearly 1 if a few items take all list
+    /// positions.
     pub gini: f64,
     /// The entropy of the listed items in nats, divided by the number of distinct listed items.
     pub entropy: f64,
@@ -121,8 +122,8 @@ impl ListStatistics {
         let lists = || lists.iter().map(|list| &list[..list.len().min(k)]);
         let mut listed = vec![0u64; facts.events.len()];
         lists().flatten().for_each(|&item| listed[item as usize - 1] += 1);
-        let places = listed.iter().sum::<u64>() as f64;
-        if places == 0.0 {
+        let slots = listed.iter().sum::<u64>() as f64;
+        if slots == 0.0 {
             return None;
         }
         listed.sort_unstable();
@@ -130,7 +131,7 @@ impl ListStatistics {
         let shown: Vec<f64> = listed.iter().filter(|&&count| count > 0).map(|&count| count as f64).collect();
         let inequality: f64 =
             listed.iter().zip(1..).map(|(&count, at)| (2.0 * f64::from(at) - items - 1.0) * count as f64).sum();
-        let entropy: f64 = shown.iter().map(|count| -(count / places) * (count / places).ln()).sum();
+        let entropy: f64 = shown.iter().map(|count| -(count / slots) * (count / slots).ln()).sum();
         let mean = |statistic: ListStatistic| {
             let values: Vec<f64> = lists().filter_map(|list| statistic.of(list, facts)).collect();
             (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
@@ -138,7 +139,7 @@ impl ListStatistics {
         Some(Self {
             k,
             coverage: shown.len() as f64 / items,
-            gini: inequality / (items * places),
+            gini: inequality / (items * slots),
             entropy: entropy / shown.len() as f64,
             means: ListStatistic::ALL.map(mean),
         })
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn novelty_worked_by_hand() {
+    fn novelty_matches_hand_computed_values() {
         // With 16 users, items 2 and 4 (12 events and 1 event) have log2(16/12) and 4; item 13 counts as one event.
         let statistics = ListStatistics::of(&[vec![2, 4], vec![13]], 2, &popularity(16)).unwrap();
         let expected = f64::midpoint(f64::midpoint((16.0f64 / 12.0).log2(), 4.0), 4.0);

@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn metrics_worked_by_hand_and_users_without_a_rank_do_not_count() {
+    fn metrics_match_hand_computed_values_and_users_without_a_rank_are_skipped() {
         // Ranks 1, 3, 25 of three users: R@5 = 2/3, N@5 = (1 + 1/2) / 3, MRR = (1 + 1/3 + 1/25) / 3.
         let means = MetricMeans::of(&[1, 0, 3, 25], &Metric::columns(&[5, 25]));
         let close = |metric, expected: f64| (means.get(metric).unwrap() - expected).abs() < 1e-12;
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_gives_zeros_and_the_largest_rank_is_one() {
+    fn no_users_give_zeros_and_the_largest_rank_is_one() {
         assert_eq!(MetricMeans::of(&[0], &[Metric::Recall(5)]).values, [(Metric::Recall(5), 0.0)]);
         assert_eq!(means(&[u32::MAX], &[Metric::Ndcg(5), Metric::Recall(5)]), [0.0, 0.0]);
     }

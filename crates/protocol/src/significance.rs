@@ -95,8 +95,8 @@ pub fn holm(ps: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..ps.len()).collect();
     order.sort_by(|&a, &b| ps[a].total_cmp(&ps[b]));
     let (mut corrected, mut least) = (vec![0.0; ps.len()], 0.0f64);
-    for (place, &at) in order.iter().enumerate() {
-        least = least.max((ps[at] * (ps.len() - place) as f64).min(1.0));
+    for (rank, &at) in order.iter().enumerate() {
+        least = least.max((ps[at] * (ps.len() - rank) as f64).min(1.0));
         corrected[at] = least;
     }
     corrected
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_differ_is_not_significant_and_what_always_differs_is() {
+    fn equal_values_are_not_significant_and_consistent_differences_are() {
         for test in [paired_t, wilcoxon] {
             assert_eq!(test(&A, &A), EQUAL);
             assert_eq!(test(&[], &[]), EQUAL);
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn holm_by_hand() {
+    fn holm_correction_matches_hand_computed_values() {
         // The smallest first: 0.01 * 3, 0.02 * 2, 0.03 * 1; the last is raised to 0.04, because the results never decrease.
         let corrected = holm(&[0.02, 0.03, 0.01]);
         assert!(corrected.iter().zip([0.04, 0.04, 0.03]).all(|(a, b)| (a - b).abs() < 1e-12), "{corrected:?}");
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn deviation_by_hand() {
+    fn deviation_matches_hand_computed_values() {
         assert_eq!(mean_and_deviation(&[1.0, 3.0]), (2.0, Some(2f64.sqrt())));
         assert_eq!(mean_and_deviation(&[5.0]), (5.0, None));
     }

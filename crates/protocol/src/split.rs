@@ -1,4 +1,4 @@
-//! Splits a user's sequence into the training, validation and test parts. This is the only place that does so.
+//! Splits a user's sequence into the training, validation and test parts. No other code does so.
 //!
 //! Leave-one-out (specification, section 1): the last item is the test target, the second last the validation target, the rest is training.
 //! A dataset that was split by ratio or by time records where each user's parts begin. The target of a part is its first event, which

@@ -115,11 +115,15 @@ fn check(expression: &Expr) -> Evaluated<()> {
                     |near| format!("did you mean `{near}`?"),
                 )
             };
-            let place = name.span.start.column;
+            let character = name.span.start.column;
             if known {
                 Ok(())
             } else {
-                Err(format!("names `{}` at character {place}, but items have no such column; {}", name.value, hint()))
+                Err(format!(
+                    "names `{}` at character {character}, but items have no such column; {}",
+                    name.value,
+                    hint()
+                ))
             }
         }
         Expr::Value(_) => Ok(()),

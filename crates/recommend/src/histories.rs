@@ -148,14 +148,14 @@ fn of_csv(text: &str) -> Result<Vec<History>, String> {
     let header = reader.headers().map_err(|e| csv_problem(&e))?.clone();
     let names: Vec<&str> = header.iter().map(str::trim).collect();
     let column = |name: &str| names.iter().position(|own| *own == name);
-    let form = HistoryLayout::of(&names)?;
+    let layout = HistoryLayout::of(&names)?;
     let (user, item, time) = (column(USER), column(ITEM), column(TIME));
     let (mut histories, mut events) = (Vec::new(), Vec::new());
     for record in reader.records() {
         let record = record.map_err(|e| csv_problem(&e))?;
         let line = record.position().map_or(0, csv::Position::line);
         let cell = |at: Option<usize>| at.and_then(|at| record.get(at)).unwrap_or_default().trim();
-        match form {
+        match layout {
             HistoryLayout::Histories { history } => {
                 let items = cell(Some(history)).split_whitespace().map(str::to_owned).collect();
                 let (user_id, is_named) = match cell(user) {
@@ -179,7 +179,7 @@ fn of_csv(text: &str) -> Result<Vec<History>, String> {
             }
         }
     }
-    Ok(if form == HistoryLayout::Events { of_events(events) } else { histories })
+    Ok(if layout == HistoryLayout::Events { of_events(events) } else { histories })
 }
 
 /// Describes a CSV error, with its line.
@@ -237,9 +237,9 @@ fn of_parquet(path: &Path) -> Result<Vec<History>, String> {
     let text = |e: mp4sr_artifact::Error| e.to_string();
     let mut table = Table::read(path, "write it again").map_err(text)?;
     let names: Vec<String> = table.names().map(str::to_owned).collect();
-    let form = HistoryLayout::of(&names.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let layout = HistoryLayout::of(&names.iter().map(String::as_str).collect::<Vec<_>>())?;
     let users = if table.has(USER) { Some(table.take_ids(USER).map_err(text)?) } else { None };
-    if let HistoryLayout::Histories { .. } = form {
+    if let HistoryLayout::Histories { .. } = layout {
         let histories = table.take_id_lists(HISTORY).map_err(text)?;
         let named = |row: usize| users.as_ref().map_or_else(|| format!("line {}", row + 1), |ids| ids[row].clone());
         let history = |(row, items)| History { user_id: named(row), is_named: users.is_some(), items };
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn the_forms_agree() {
+    fn the_layouts_agree() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         let expected = [history("u1", &["7", "b", "7"]), history("u2", &["c"])];
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_its_line() {
+    fn problems_are_reported_with_their_line() {
         let folder = tempfile::tempdir().unwrap();
         for (name, text, part) in [
             ("a.jsonl", "{\"history\": [\"a\"]}\n{\"user_id\": 1}\n", "line 2: missing field `history`"),

@@ -11,9 +11,9 @@ mod loaded;
 mod neighbours;
 mod top;
 
-pub use loaded::{Answer, Answerer, Catalogue, Fallback, LoadedRun, Request, Search};
+pub use loaded::{Answer, Answerer, Fallback, LoadedRun, Request, RunCatalogue, Search};
 pub use neighbours::Neighbours;
-pub use top::{Candidates, ListQuery};
+pub use top::{CandidateItems, ListQuery};
 
 use mp4sr_models::{Error, Query, Scorer};
 use mp4sr_ops::ScoreBlocks;
@@ -132,7 +132,7 @@ impl<'a> Recommender<'a> {
             query: *query,
             target: target(at),
             k,
-            candidates: Candidates { allowed: None, removed },
+            candidates: CandidateItems { allowed: None, removed },
         });
         self.top_among(&asked.collect::<Vec<_>>())
     }
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_ordered_ties_go_by_item_and_seen_items_leave() {
+    fn lists_are_ordered_with_ties_by_item_and_without_seen_items() {
         let items = Tensor::new(&[[1f32], [3.0], [2.0], [3.0], [0.0]], &Device::Cpu).unwrap();
         let scorer = Fixed(items, vec![1.0, -1.0]);
         let lists = Recommender::new(&scorer)

@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, LineStyle, TableStyle};
 use mp4sr_artifact::{Column, Table, files};
 use serde::Serialize;
 
-use crate::{Answer, Catalogue};
+use crate::{Answer, RunCatalogue};
 
 const STYLE: TableStyle =
     TableStyle::new().header_separator(LineStyle::new('\u{2500}', '\u{2500}', '\u{2500}', '\u{2500}'));
@@ -57,7 +57,7 @@ pub struct ListRow {
 
 impl ListRow {
     /// Converts an answer to original ids.
-    pub fn new(user_id: String, answer: Answer, catalogue: &Catalogue) -> Self {
+    pub fn new(user_id: String, answer: Answer, catalogue: &RunCatalogue) -> Self {
         Self {
             user_id,
             items: answer.list.iter().map(|(item, _)| catalogue.id(*item).to_owned()).collect(),

@@ -10,12 +10,12 @@ use mp4sr_pipeline::Config;
 use mp4sr_protocol::training_events;
 use mp4sr_run::{NewItems, TrainedModel, removes_seen};
 
-use crate::top::{Candidates, ListQuery, order};
+use crate::top::{CandidateItems, ListQuery, order};
 use crate::{RecommendError, Recommender, Scored};
 
 /// The tables that translate between ids and rows.
 #[derive(Debug)]
-pub struct Catalogue {
+pub struct RunCatalogue {
     /// The items of the dataset, then the items that were added to the run.
     pub items: Items,
     /// The numbers of training events of the items, `[I]`.
@@ -27,7 +27,7 @@ pub struct Catalogue {
     popular: Vec<Scored>,
 }
 
-impl Catalogue {
+impl RunCatalogue {
     /// The item (1-based) with this id.
     pub fn item(&self, id: &str) -> Option<u32> {
         self.rows.get(id).copied()
@@ -54,7 +54,7 @@ impl Catalogue {
     }
 
     /// The `k` candidates with the most training events, ties by item.
-    fn popular(&self, k: usize, candidates: Candidates<'_>) -> Vec<Scored> {
+    fn popular(&self, k: usize, candidates: CandidateItems<'_>) -> Vec<Scored> {
         self.popular.iter().filter(|(item, _)| candidates.has(*item)).take(k).copied().collect()
     }
 }
@@ -66,7 +66,7 @@ pub struct LoadedRun {
     /// The model with its inputs.
     pub trained: TrainedModel,
     /// The items and users by their ids.
-    pub catalogue: Arc<Catalogue>,
+    pub catalogue: Arc<RunCatalogue>,
 }
 
 /// A way to find the best candidates of queries.
@@ -142,7 +142,7 @@ impl LoadedRun {
         popular.sort_by(order(None));
         let users = (0..).zip(users.ids).map(|(row, id)| (id, row)).collect();
         let new_items = trained.new_items.as_ref().map_or(0, |new| new.items.len());
-        let catalogue = Arc::new(Catalogue { items, events, new_items, rows, users, popular });
+        let catalogue = Arc::new(RunCatalogue { items, events, new_items, rows, users, popular });
         Ok(Self { config: config.clone(), trained, catalogue })
     }
 
@@ -194,7 +194,7 @@ impl Answerer<'_> {
     /// gives none; everybody else is ranked by the given history alone, which some models reject.
     pub fn answer(&self, search: &dyn Search, requests: &[Request]) -> Result<Vec<Answer>, RecommendError> {
         let resolved: Vec<Resolved> = requests.iter().map(|request| self.resolve(request)).collect();
-        let candidates = |at: usize| Candidates {
+        let candidates = |at: usize| CandidateItems {
             allowed: requests[at].allowed.as_ref().map(|allowed| allowed.as_slice()),
             removed: &resolved[at].removed,
         };

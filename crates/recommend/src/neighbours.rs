@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use mp4sr_ops::{ScoreBlocks, normalize};
 
-use crate::top::{Best, Candidates};
+use crate::top::{Best, CandidateItems};
 use crate::{RecommendError, Scored};
 
 /// The item matrix with rows of length one.
@@ -20,7 +20,7 @@ impl Neighbours {
         &self,
         vectors: &Tensor,
         k: usize,
-        candidates: &[Candidates<'_>],
+        candidates: &[CandidateItems<'_>],
     ) -> Result<Vec<Vec<Scored>>, RecommendError> {
         let mut best: Vec<Best<'_>> = candidates.iter().map(|own| Best::new(*own, None, k)).collect();
         self.0.scan(&normalize(vectors)?, 1, &mut best, Best::visit)?;

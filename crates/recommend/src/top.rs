@@ -6,14 +6,14 @@ use crate::{RecommendError, Recommender, Scored};
 
 /// The items that may be listed for a query.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Candidates<'a> {
+pub struct CandidateItems<'a> {
     /// For each item, whether it may be listed, `[I]`; `None` means every item.
     pub allowed: Option<&'a [bool]>,
     /// The items that must not be listed, 1-based, ascending.
     pub removed: &'a [u32],
 }
 
-impl Candidates<'_> {
+impl CandidateItems<'_> {
     /// Whether an item, 1-based, may be listed.
     pub fn has(&self, item: u32) -> bool {
         self.allowed.is_none_or(|allowed| allowed[item as usize - 1]) && self.removed.binary_search(&item).is_err()
@@ -30,7 +30,7 @@ pub struct ListQuery<'a> {
     /// The length of the list.
     pub k: usize,
     /// The items that may be listed.
-    pub candidates: Candidates<'a>,
+    pub candidates: CandidateItems<'a>,
 }
 
 impl Recommender<'_> {
@@ -57,7 +57,7 @@ pub(crate) fn order(target: Option<u32>) -> impl Fn(&Scored, &Scored) -> std::cm
 
 /// Collects the best candidates while blocks of scores are visited.
 pub(crate) struct Best<'a> {
-    candidates: Candidates<'a>,
+    candidates: CandidateItems<'a>,
     target: Option<u32>,
     k: usize,
     /// At most 2 k candidates, which include the k best so far.
@@ -66,7 +66,7 @@ pub(crate) struct Best<'a> {
 }
 
 impl<'a> Best<'a> {
-    pub(crate) fn new(candidates: Candidates<'a>, target: Option<u32>, k: usize) -> Self {
+    pub(crate) fn new(candidates: CandidateItems<'a>, target: Option<u32>, k: usize) -> Self {
         Self { candidates, target, k, found: Vec::new(), bad: None }
     }
 
@@ -150,7 +150,7 @@ mod tests {
         let recommender = Recommender::new(&scorer).unwrap();
         let removed: Vec<u32> = (1..=2500).step_by(7).collect();
         for (allowed, removed) in [(None, &[][..]), (Some(&allowed[..]), &[][..]), (Some(&allowed[..]), &removed[..])] {
-            let candidates = Candidates { allowed, removed };
+            let candidates = CandidateItems { allowed, removed };
             let mut expected: Vec<Scored> = (1..=2500).zip(scores.iter().copied()).collect();
             expected.retain(|(item, _)| {
                 allowed.is_none_or(|allowed| allowed[*item as usize - 1]) && !removed.contains(item)

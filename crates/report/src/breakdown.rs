@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_worked_by_hand_without_users_that_a_run_has_no_rank_of() {
+    fn groups_match_hand_computed_values_and_exclude_users_without_a_rank() {
         let tables = tables();
         let names: Vec<_> = tables.iter().map(|table| table.breakdown).collect();
         assert_eq!(

@@ -108,7 +108,7 @@ struct Curve {
 /// Draws one chart for each phase and each of loss, R@K and N@K; for a phase without validation, only one of the loss. The first log is the
 /// run's own. Pre-training comes first.
 pub fn panels(logs: &[TrainingLog]) -> Result<Vec<Panel>> {
-    mp4sr_figure::carry_font();
+    mp4sr_figure::embed_font();
     let mut phases: Vec<&str> = Vec::new();
     for line in logs.iter().flat_map(|log| &log.lines) {
         if !phases.contains(&line.phase.as_str()) {
@@ -216,7 +216,7 @@ fn draw(svg: &mut String, height: u32, phase: &str, what: &str, curves: &[Curve]
     Ok(())
 }
 
-/// Places all charts on one sheet, with one row per phase.
+/// Arranges all charts on one sheet, with one row per phase.
 pub fn sheet(panels: &[Panel]) -> String {
     let (mut x, mut y, mut width, mut tallest) = (0, 0, 0, 0);
     let mut phase = panels.first().map(|panel| panel.phase.as_str());

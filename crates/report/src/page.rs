@@ -7,7 +7,7 @@ use mp4sr_protocol::Comparison;
 
 use crate::breakdown::BreakdownTable;
 use crate::curves::Panel;
-use crate::lists::ListRow;
+use crate::lists::ListStatisticsRow;
 use crate::table::MetricsTable;
 use crate::users::{ShownUser, UserCounts};
 use crate::words::Words;
@@ -29,7 +29,7 @@ pub(crate) struct Page<'a> {
     /// The comparison on the test split, to which the breakdowns belong too.
     pub(crate) comparison: &'a Comparison,
     /// The statistics of the lists.
-    pub(crate) lists: &'a [ListRow],
+    pub(crate) lists: &'a [ListStatisticsRow],
     pub(crate) breakdowns: &'a [BreakdownTable],
     pub(crate) panels: &'a [Panel],
     /// The runs without a training log.
@@ -104,7 +104,7 @@ mod tests {
     const HOSTILE: &str = "</title><script>alert(\"1\")</script> & <b>'bold'";
 
     #[test]
-    fn whatever_data_holds_appears_as_text() {
+    fn any_data_is_shown_as_text() {
         let items = Items {
             ids: vec!["<i>id</i>".into(), "b".into()],
             titles: vec![HOSTILE.into(), String::new()],
@@ -132,7 +132,7 @@ mod tests {
         let facts = [UserFacts { user: 0, length: 3, history: 2, target_events: 1, target_age: None }];
         let item_facts = ItemFacts::new(vec![3, 1], 4);
         let statistics = ListStatistics::of(&[vec![1, 2]], 2, &item_facts).unwrap();
-        let lists = [ListRow { run: HOSTILE.into(), statistics }];
+        let lists = [ListStatisticsRow { run: HOSTILE.into(), statistics }];
         let breakdowns = breakdown_tables(&facts, &ranked, &[Metric::Recall(5)]);
         let mut counts = PreprocessReport { dataset: HOSTILE.into(), ..PreprocessReport::default() };
         let example = RejectExample { file: "a/b<c".into(), line: 3, found: HOSTILE.into() };

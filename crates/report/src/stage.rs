@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::breakdown::{BreakdownTable, RunRanks, breakdown_tables, breakdown_values, headline};
 use crate::comparison;
 use crate::curves::{TrainingLog, panels, sheet};
-use crate::lists::{ListRow, list_table};
+use crate::lists::{ListStatisticsRow, list_table};
 use crate::page::Page;
 use crate::table::{MetricsTable, RunMetrics, metric_values};
 use crate::thumbnail::is_missing;
@@ -135,7 +135,7 @@ fn shown_items(users: &[ShownUser]) -> BTreeSet<usize> {
 /// Replaces the URL of an image that was downloaded by the path of its file.
 fn to_fetched(downloads: &Downloads, name: &mut String) {
     let file = downloads.file(name);
-    if Downloads::is_address(name) && file.is_file() {
+    if Downloads::is_url(name) && file.is_file() {
         *name = file.to_string_lossy().into_owned();
     }
 }
@@ -275,7 +275,7 @@ impl ReportStage<'_> {
 
     /// The statistics of the lists of all runs, at each K of the tables that the lists reach. Another run is left out if its lists do not
     /// exist, or were made with other weights than it has now.
-    fn list_rows(&self, items: &Items, sequences: &Sequences) -> Result<Vec<ListRow>> {
+    fn list_rows(&self, items: &Items, sequences: &Sequences) -> Result<Vec<ListStatisticsRow>> {
         let facts = self.item_facts(sequences);
         let mut rows = Vec::new();
         for layout in &self.runs {
@@ -294,7 +294,9 @@ impl ReportStage<'_> {
             let longest = lists.iter().map(Vec::len).max().unwrap_or(0);
             for &k in self.context.config.evaluate.k.iter().filter(|&&k| k <= longest) {
                 let statistics = ListStatistics::of(&lists, k, &facts);
-                rows.extend(statistics.map(|statistics| ListRow { run: layout.run_name().to_owned(), statistics }));
+                rows.extend(
+                    statistics.map(|statistics| ListStatisticsRow { run: layout.run_name().to_owned(), statistics }),
+                );
             }
         }
         Ok(rows)
@@ -478,7 +480,7 @@ impl ReportStage<'_> {
         &self,
         tables: &[MetricsTable],
         comparison: &Comparison,
-        lists: &[ListRow],
+        lists: &[ListStatisticsRow],
         breakdowns: &[BreakdownTable],
     ) -> String {
         let mut text = format!("# {} on {}\n", self.context.layout.run_name(), self.context.config.dataset.name);

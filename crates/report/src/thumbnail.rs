@@ -34,7 +34,7 @@ pub fn thumbnail(images: &[String]) -> Thumbnail {
     if images.is_empty() {
         return Thumbnail::None;
     }
-    if images.iter().all(|image| Downloads::is_address(image)) {
+    if images.iter().all(|image| Downloads::is_url(image)) {
         return Thumbnail::NotFetched;
     }
     if is_missing(images) {
@@ -51,7 +51,7 @@ pub(crate) fn is_missing(images: &[String]) -> bool {
 }
 
 fn local(images: &[String]) -> impl Iterator<Item = &Path> {
-    images.iter().filter(|image| !Downloads::is_address(image)).map(Path::new)
+    images.iter().filter(|image| !Downloads::is_url(image)).map(Path::new)
 }
 
 fn shrink(path: &Path) -> Option<Vec<u8>> {
@@ -86,8 +86,8 @@ mod tests {
     use mp4sr_artifact::files;
 
     fn decoded(shown: &Thumbnail) -> RgbImage {
-        let Thumbnail::Shown(address) = shown else { panic!("{shown:?}") };
-        let jpeg = STANDARD.decode(address.strip_prefix("data:image/jpeg;base64,").unwrap()).unwrap();
+        let Thumbnail::Shown(url) = shown else { panic!("{shown:?}") };
+        let jpeg = STANDARD.decode(url.strip_prefix("data:image/jpeg;base64,").unwrap()).unwrap();
         image::load_from_memory(&jpeg).unwrap().to_rgb8()
     }
 
@@ -118,7 +118,7 @@ mod tests {
         b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xea`\0\0\xea`\x08\x02\0\0\0\x0f\xb0\xe2\x15\0\0\0\0IDAT5\xaf\x06\x1e";
 
     #[test]
-    fn an_image_that_claims_too_many_pixels_is_broken_and_not_allocated() {
+    fn an_image_that_declares_too_many_pixels_is_broken_and_not_allocated() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("huge.png");
         files::write_bytes(&path, HUGE).unwrap();
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_transparent_becomes_white_and_small_images_stay_small() {
+    fn transparent_pixels_become_white_and_small_images_are_not_enlarged() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("clear.png");
         let mut png = Cursor::new(Vec::new());

@@ -166,7 +166,7 @@ impl World {
 }
 
 #[test]
-fn a_page_tables_and_curves_that_need_nothing_beside_them() {
+fn the_page_tables_and_curves_are_self_contained() {
     let world = World::new(&["popular", "mine"]);
     world.write_ranks("popular", 3);
     world.write_log("mine");
@@ -224,7 +224,7 @@ fn a_page_tables_and_curves_that_need_nothing_beside_them() {
 }
 
 #[test]
-fn metrics_of_groups_worked_by_hand() {
+fn metrics_of_groups_match_hand_computed_values() {
     let world = World::new(&["popular"]);
     world.write_ranks("popular", 3);
     world.run().unwrap();

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use mp4sr_models::{RECIPES, Recipe, Refused, Section, Settings, TransformerConfig};
+use mp4sr_models::{ModelSettings, RECIPES, Recipe, Refused, Section, TransformerConfig};
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::{
     ModelCatalog, ModelType, PresetKeys, RefusedValue, RenamedKey, SectionType, SharedSection,
@@ -13,7 +13,7 @@ use mp4sr_protocol::Metric;
 const TRANSFORMER: &str = "transformer";
 
 static CATALOG: LazyLock<Arc<ModelCatalog>> = LazyLock::new(|| {
-    let models = RECIPES.iter().map(|recipe| Box::new(Entry(recipe)) as Box<dyn ModelType>);
+    let models = RECIPES.iter().map(|recipe| Box::new(RecipeEntry(recipe)) as Box<dyn ModelType>);
     let section = section_type(Section::of::<TransformerConfig>());
     let renamed = TransformerConfig::RENAMED.iter().map(renamed_key).collect();
     let transformer = SharedSection { name: TRANSFORMER, section, renamed };
@@ -26,9 +26,9 @@ pub fn model_catalog() -> &'static Arc<ModelCatalog> {
 }
 
 #[derive(Debug)]
-struct Entry(&'static Recipe);
+struct RecipeEntry(&'static Recipe);
 
-impl ModelType for Entry {
+impl ModelType for RecipeEntry {
     fn name(&self) -> &str {
         self.0.name
     }
@@ -111,8 +111,8 @@ impl ModelType for Entry {
 }
 
 /// Calls `work` with the part of the configuration that a recipe reads.
-pub(crate) fn with_settings<T>(config: &Config, work: impl FnOnce(&Settings<'_>) -> T) -> T {
-    work(&Settings {
+pub(crate) fn with_settings<T>(config: &Config, work: impl FnOnce(&ModelSettings<'_>) -> T) -> T {
+    work(&ModelSettings {
         own: config.model.own(),
         transformer: config.model.section(TRANSFORMER),
         modalities: &config.model.modality_names(),

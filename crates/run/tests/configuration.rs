@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use mp4sr_models::{Samples, Settings, recipe};
+use mp4sr_models::{ModelSettings, Samples, recipe};
 use mp4sr_pipeline::Config;
 use mp4sr_run::model_catalog;
 use serde_json::{Value, json};
@@ -120,14 +120,14 @@ fn message(text: &str, overrides: &[&str]) -> String {
 
 #[test]
 fn an_unknown_key_names_the_nearest() {
-    let said = message(&format!("{BASE}[finetune]\nlearning_rat = 0.1\n"), &[]);
-    assert_eq!(said, "`p.toml`: unknown key `finetune.learning_rat`; did you mean `learning_rate`?");
-    let said = message(&format!("{BASE}[fintune]\n"), &[]);
-    assert_eq!(said, "`p.toml`: unknown key `fintune`; did you mean `finetune`?");
-    let said = message(&format!("{BASE}[source.columns]\nzzz = \"\"\n"), &[]);
-    assert!(said.contains("unknown key `source.columns.zzz`; known here: "), "{said}");
-    let said = message(&format!("{BASE}[[model.modalities]]\nnam = \"text\"\n"), &[]);
-    assert_eq!(said, "`p.toml`: unknown key `model.modalities[0].nam`; did you mean `name`?");
+    let reported = message(&format!("{BASE}[finetune]\nlearning_rat = 0.1\n"), &[]);
+    assert_eq!(reported, "`p.toml`: unknown key `finetune.learning_rat`; did you mean `learning_rate`?");
+    let reported = message(&format!("{BASE}[fintune]\n"), &[]);
+    assert_eq!(reported, "`p.toml`: unknown key `fintune`; did you mean `finetune`?");
+    let reported = message(&format!("{BASE}[source.columns]\nzzz = \"\"\n"), &[]);
+    assert!(reported.contains("unknown key `source.columns.zzz`; known here: "), "{reported}");
+    let reported = message(&format!("{BASE}[[model.modalities]]\nnam = \"text\"\n"), &[]);
+    assert_eq!(reported, "`p.toml`: unknown key `model.modalities[0].nam`; did you mean `name`?");
 }
 
 #[test]
@@ -162,8 +162,11 @@ fn a_wrong_type_or_range_names_key_value_and_what_is_allowed() {
     for (assignment, expected) in cases {
         assert_eq!(message(BASE, &[assignment]), expected.replace("{}", &format!("--set {assignment}")));
     }
-    let said = message(BASE, &["model.mp4sr.logits=cosin"]);
-    assert!(said.contains("`model.mp4sr.logits` = \"cosin\"") && said.contains("did you mean \"cosine\"?"), "{said}");
+    let reported = message(BASE, &["model.mp4sr.logits=cosin"]);
+    assert!(
+        reported.contains("`model.mp4sr.logits` = \"cosin\"") && reported.contains("did you mean \"cosine\"?"),
+        "{reported}"
+    );
 }
 
 /// `finetune.candidates` is a number with or without quotes, or the word `all`; models that cannot sample candidates refuse a number.
@@ -175,11 +178,11 @@ fn candidates_are_all_items_or_a_number_of_them() {
         assert_eq!(config.finetune.drawn_candidates(), Ok(drawn), "{value}");
     }
     for value in ["0", "-3", "1.5", "many", "\"\""] {
-        let said = message(BASE, &[&format!("finetune.candidates={value}")]);
-        assert!(said.ends_with("is not allowed; expected \"all\", or a number of items from 1"), "{said}");
+        let reported = message(BASE, &[&format!("finetune.candidates={value}")]);
+        assert!(reported.ends_with("is not allowed; expected \"all\", or a number of items from 1"), "{reported}");
     }
-    let said = message(BASE, &["model.name=lightgcn", "finetune.candidates=64"]);
-    assert!(said.contains("`finetune.candidates` = 64 is not allowed; expected \"all\": LightGCN"), "{said}");
+    let reported = message(BASE, &["model.name=lightgcn", "finetune.candidates=64"]);
+    assert!(reported.contains("`finetune.candidates` = 64 is not allowed; expected \"all\": LightGCN"), "{reported}");
 }
 
 #[test]
@@ -203,8 +206,8 @@ fn a_resolved_configuration_gives_itself_again() {
 
 #[test]
 fn invalid_toml_is_reported_with_its_position() {
-    let said = message("[dataset\nname = 1", &[]);
-    assert!(said.starts_with("`p.toml` is not a TOML file: ") && said.contains("line 1"), "{said}");
+    let reported = message("[dataset\nname = 1", &[]);
+    assert!(reported.starts_with("`p.toml` is not a TOML file: ") && reported.contains("line 1"), "{reported}");
 }
 
 /// The values of keys, each of which is given with its sections.
@@ -272,7 +275,7 @@ fn the_grid_of_every_model_has_keys_and_values_that_the_model_takes() {
             }
         }
         let config = with(&format!("model.name = {:?}", model.name()));
-        let settings = Settings {
+        let settings = ModelSettings {
             own: config.model.own(),
             transformer: config.model.section("transformer"),
             modalities: &config.model.modality_names(),
@@ -306,14 +309,14 @@ fn earlier_names_of_keys_work_with_a_warning_in_files_and_overrides() {
 
 #[test]
 fn settings_of_models_that_no_single_key_excludes_are_refused() {
-    let said = message(BASE, &["model.mp4sr.nip_weight=0", "model.mp4sr.lambda=0"]);
-    assert!(said.contains("`model.mp4sr.nip_weight` = 0") && said.contains("needs a loss"), "{said}");
+    let reported = message(BASE, &["model.mp4sr.nip_weight=0", "model.mp4sr.lambda=0"]);
+    assert!(reported.contains("`model.mp4sr.nip_weight` = 0") && reported.contains("needs a loss"), "{reported}");
     let without = ["model.mp4sr.nip_weight=0", "model.mp4sr.lambda=0", "pretrain.enabled=false"];
     assert_eq!(message(BASE, &without), "accepted");
-    let said = message(BASE, &["model.mp4sr.logit_modalities=[\"sound\"]"]);
-    assert!(said.contains("\"sound\"") && said.contains("text, image"), "{said}");
-    let said = message(BASE, &["model.name=esasrec", "model.esasrec.loss=softmax", "model.esasrec.log_q=true"]);
-    assert!(said.contains("`model.esasrec.log_q` = true") && said.contains("samples nothing"), "{said}");
+    let reported = message(BASE, &["model.mp4sr.logit_modalities=[\"sound\"]"]);
+    assert!(reported.contains("\"sound\"") && reported.contains("text, image"), "{reported}");
+    let reported = message(BASE, &["model.name=esasrec", "model.esasrec.loss=softmax", "model.esasrec.log_q=true"]);
+    assert!(reported.contains("`model.esasrec.log_q` = true") && reported.contains("samples nothing"), "{reported}");
     assert!(message(BASE, &["model.name=sasre"]).contains("did you mean \"sasrec\"?"));
     assert!(message(BASE, &["run.preset=tune"]).contains("did you mean \"tuned\"?"));
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::{Form, Outcome, SEED, ensure};
+use crate::{SEED, SampleFormat, SampleOutcome, ensure};
 
 /// Writes the sample world: a small generated shop.
 #[derive(Debug, clap::Args)]
@@ -14,8 +14,8 @@ pub struct Args {
     #[arg(long, env = "MP4SR_SAMPLE_SEED", default_value_t = SEED)]
     pub seed: u64,
     /// The format of the files.
-    #[arg(long, env = "MP4SR_SAMPLE_FORM", value_enum, value_name = "FORMAT", default_value_t)]
-    pub form: Form,
+    #[arg(long = "form", env = "MP4SR_SAMPLE_FORM", value_enum, value_name = "FORMAT", default_value_t)]
+    pub format: SampleFormat,
     /// Prints only errors.
     #[arg(long, short, env = "MP4SR_QUIET", value_parser = clap::builder::FalseyValueParser::new())]
     pub quiet: bool,
@@ -25,12 +25,12 @@ pub struct Args {
 #[expect(clippy::print_stderr, reason = "a program's messages")]
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let started = std::time::Instant::now();
-    let outcome = ensure(&args.out, args.seed, args.form)?;
+    let outcome = ensure(&args.out, args.seed, args.format)?;
     if !args.quiet {
         let (out, seed) = (args.out.display(), args.seed);
         match outcome {
-            Outcome::UpToDate => eprintln!("sample: up to date (`{out}`, seed {seed})"),
-            Outcome::Written => {
+            SampleOutcome::UpToDate => eprintln!("sample: up to date (`{out}`, seed {seed})"),
+            SampleOutcome::Written => {
                 eprintln!("sample: wrote `{out}` (seed {seed}) in {:.1} s", started.elapsed().as_secs_f32());
             }
         }

@@ -1,7 +1,7 @@
 //! The sample world: a small generated shop, in the format of Amazon's files of 2018 or as the tables of a shop's own database.
 //!
-//! The crate takes a seed and a form. It writes a folder with `reviews.json.gz` and `meta.json.gz`, or `purchases.csv` and `products.csv`,
-//! and in either form `images/<asin>.jpg|png`, and `truth.json` with everything that only the generator knows. The same seed gives the same
+//! The crate takes a seed and a format. It writes a folder with `reviews.json.gz` and `meta.json.gz`, or `purchases.csv` and `products.csv`,
+//! and in either format `images/<asin>.jpg|png`, and `truth.json` with everything that only the generator knows. The same seed gives the same
 //! bytes. The crate must not know how any stage reads what is written here.
 //!
 //! Every item has latent attributes: colour, pattern and shape are only in its image, brand, material, use and style only in its texts, its
@@ -56,7 +56,7 @@ const MANIFEST: &str = "sample.manifest.json";
 /// How the world is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Form {
+pub enum SampleFormat {
     /// Reviews and metadata in the format of Amazon's files of 2018, with some truncated lines.
     #[default]
     Amazon,
@@ -64,7 +64,7 @@ pub enum Form {
     Tables,
 }
 
-impl Form {
+impl SampleFormat {
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
     fn is_amazon(&self) -> bool {
         *self == Self::Amazon
@@ -84,9 +84,9 @@ struct SampleManifest {
     generator: String,
     version: u32,
     seed: u64,
-    /// Missing for the Amazon form, which was once the only one.
-    #[serde(default, skip_serializing_if = "Form::is_amazon")]
-    form: Form,
+    /// Missing for the Amazon format, which was once the only one.
+    #[serde(default, rename = "form", skip_serializing_if = "SampleFormat::is_amazon")]
+    format: SampleFormat,
     /// The sizes in bytes of the files of interactions, of items and of the truth.
     bytes: [u64; 3],
     image_files: usize,
@@ -94,27 +94,27 @@ struct SampleManifest {
 
 /// What [`ensure`] found or did.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The folder was complete, with the same seed, form and version.
+pub enum SampleOutcome {
+    /// The folder was complete, with the same seed, format and version.
     UpToDate,
     /// The folder was written.
     Written,
 }
 
-/// Makes sure that `out` contains the sample world of `seed` in a form. A process that is killed midway leaves nothing under the final
+/// Makes sure that `out` contains the sample world of `seed` in a format. A process that is killed midway leaves nothing under the final
 /// name, and the next start removes what it left beside it.
 ///
 /// ```
-/// use mp4sr_sample::{Form, Outcome, ensure};
+/// use mp4sr_sample::{SampleFormat, SampleOutcome, ensure};
 ///
 /// # let folder = tempfile::tempdir()?;
 /// let out = folder.path().join("shop");
-/// assert_eq!(ensure(&out, 1, Form::Tables)?, Outcome::Written);
+/// assert_eq!(ensure(&out, 1, SampleFormat::Tables)?, SampleOutcome::Written);
 /// assert!(out.join("purchases.csv").is_file() && out.join("products.csv").is_file());
-/// assert_eq!(ensure(&out, 1, Form::Tables)?, Outcome::UpToDate);
+/// assert_eq!(ensure(&out, 1, SampleFormat::Tables)?, SampleOutcome::UpToDate);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub fn ensure(out: &Path, seed: u64, form: Form) -> Result<Outcome> {
+pub fn ensure(out: &Path, seed: u64, format: SampleFormat) -> Result<SampleOutcome> {
     let name =
         out.file_name().ok_or_else(|| Error::write(out, "the folder has no name"))?.to_string_lossy().into_owned();
     let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -124,10 +124,10 @@ pub fn ensure(out: &Path, seed: u64, form: Form) -> Result<Outcome> {
     if let Some(manifest) = &found
         && manifest.version == GENERATOR_VERSION
         && manifest.seed == seed
-        && manifest.form == form
+        && manifest.format == format
         && is_whole(out, manifest)
     {
-        return Ok(Outcome::UpToDate);
+        return Ok(SampleOutcome::UpToDate);
     }
     let occupied = out.symlink_metadata().is_ok() && !(out.is_dir() && files::list(out)?.is_empty());
     if occupied && found.is_none() {
@@ -136,7 +136,7 @@ pub fn ensure(out: &Path, seed: u64, form: Form) -> Result<Outcome> {
     let process = std::process::id();
     let staging = parent.join(format!("{name}{STAGING}{process}"));
     files::create_dir_all(&staging)?;
-    if let Err(error) = write_into(&staging, seed, form) {
+    if let Err(error) = write_into(&staging, seed, format) {
         // The first error is the one to report.
         let _ = files::remove_dir_if_present(&staging);
         return Err(error);
@@ -147,7 +147,7 @@ pub fn ensure(out: &Path, seed: u64, form: Form) -> Result<Outcome> {
     }
     files::rename(&staging, out)?;
     files::remove_dir_if_present(&old)?;
-    Ok(Outcome::Written)
+    Ok(SampleOutcome::Written)
 }
 
 /// Removes what killed processes left of the folder `name`, but not the temporary folder of another world beside it.
@@ -163,22 +163,22 @@ fn remove_leftovers(parent: &Path, name: &str) -> Result<()> {
 }
 
 /// Writes the sample world of `seed` into the existing, empty `folder`.
-fn write_into(folder: &Path, seed: u64, form: Form) -> Result<Truth> {
-    let truth = shop::write(folder, seed, form)?;
+fn write_into(folder: &Path, seed: u64, format: SampleFormat) -> Result<Truth> {
+    let truth = shop::write(folder, seed, format)?;
     let manifest = SampleManifest {
         generator: env!("CARGO_PKG_NAME").to_owned(),
         version: GENERATOR_VERSION,
         seed,
-        form,
-        bytes: sizes(folder, form),
+        format,
+        bytes: sizes(folder, format),
         image_files: truth.raw.image_files,
     };
     files::write_json(&folder.join(MANIFEST), &manifest)?;
     Ok(truth)
 }
 
-fn sizes(folder: &Path, form: Form) -> [u64; 3] {
-    let [interactions, items] = form.files();
+fn sizes(folder: &Path, format: SampleFormat) -> [u64; 3] {
+    let [interactions, items] = format.files();
     [interactions, items, TRUTH].map(|name| folder.join(name).metadata().map_or(0, |meta| meta.len()))
 }
 
@@ -189,5 +189,5 @@ fn inspect(folder: &Path) -> Option<SampleManifest> {
 
 fn is_whole(folder: &Path, manifest: &SampleManifest) -> bool {
     let images = files::list(&folder.join(IMAGES)).map_or(0, |paths| paths.len());
-    sizes(folder, manifest.form) == manifest.bytes && images == manifest.image_files
+    sizes(folder, manifest.format) == manifest.bytes && images == manifest.image_files
 }

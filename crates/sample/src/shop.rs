@@ -16,7 +16,7 @@ use crate::text::{self, Texts};
 use crate::truth::{Core, Faults, Raw, Truth, TruthItem, Vocabulary};
 use crate::vocabulary::{BRANDS, COLOURS, KINDS, PATTERNS, SHAPES, STYLES, USES};
 use crate::world::{self, Event, Item, World};
-use crate::{Form, GENERATOR_VERSION, IMAGES, META, PRODUCTS, PURCHASES, REVIEWS, TRUTH, calendar, render};
+use crate::{GENERATOR_VERSION, IMAGES, META, PRODUCTS, PURCHASES, REVIEWS, SampleFormat, TRUTH, calendar, render};
 
 /// The number of each fault that is planted.
 mod planted {
@@ -101,7 +101,7 @@ impl FaultyItems {
 }
 
 /// Writes the whole shop into `folder`, which exists and is empty.
-pub(crate) fn write(folder: &Path, seed: u64, form: Form) -> Result<Truth> {
+pub(crate) fn write(folder: &Path, seed: u64, format: SampleFormat) -> Result<Truth> {
     let world = world::draw(seed);
     let mut buyers = vec![0_usize; world.items.len()];
     for event in world.users.iter().flatten() {
@@ -110,12 +110,12 @@ pub(crate) fn write(folder: &Path, seed: u64, form: Form) -> Result<Truth> {
     let sold: Vec<usize> = (0..world.items.len()).filter(|&item| buyers[item] >= 5).collect();
     let faulty = FaultyItems::plant(seed, &sold);
 
-    let (review_lines, metadata_lines) = match form {
-        Form::Amazon => (
+    let (review_lines, metadata_lines) = match format {
+        SampleFormat::Amazon => (
             write_reviews(&folder.join(REVIEWS), seed, &world)?,
             write_metadata(&folder.join(META), seed, &world.items, &faulty)?,
         ),
-        Form::Tables => (
+        SampleFormat::Tables => (
             write_purchases(&folder.join(PURCHASES), seed, &world)?,
             write_products(&folder.join(PRODUCTS), seed, &world.items, &faulty)?,
         ),
@@ -140,7 +140,7 @@ pub(crate) fn write(folder: &Path, seed: u64, form: Form) -> Result<Truth> {
             titles_with_markup: faulty.title_markup.len(),
             descriptions_with_markup: faulty.description_markup.len(),
             repeated_events: planted::REPEATED_EVENTS,
-            cut_review_lines: if form == Form::Amazon { planted::CUT_LINES } else { 0 },
+            cut_review_lines: if format == SampleFormat::Amazon { planted::CUT_LINES } else { 0 },
             items_without_text: faulty.without_text.len(),
             items_without_image: faulty.without_image.len(),
             images_that_do_not_decode: faulty.broken_image.len(),

@@ -9,13 +9,13 @@ use std::sync::LazyLock;
 
 use flate2::read::GzDecoder;
 use mp4sr_artifact::{Fingerprint, files};
-use mp4sr_sample::{Form, IMAGES, META, Outcome, PRODUCTS, PURCHASES, REVIEWS, TRUTH, Truth, ensure};
+use mp4sr_sample::{IMAGES, META, PRODUCTS, PURCHASES, REVIEWS, SampleFormat, SampleOutcome, TRUTH, Truth, ensure};
 use serde_json::Value;
 
 /// One world for all tests that only read.
 static WORLD: LazyLock<PathBuf> = LazyLock::new(|| {
     mp4sr_tests::shared(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("sample"), |folder| {
-        assert_eq!(ensure(&folder.join("raw"), 1, Form::Amazon).unwrap(), Outcome::Written);
+        assert_eq!(ensure(&folder.join("raw"), 1, SampleFormat::Amazon).unwrap(), SampleOutcome::Written);
     })
 });
 
@@ -89,9 +89,9 @@ fn fingerprints(folder: &Path) -> Vec<(String, Fingerprint)> {
 fn the_same_seed_gives_the_same_bytes_and_another_seed_another_world() {
     let folder = tempfile::tempdir().unwrap();
     let again = folder.path().join("again");
-    ensure(&again, 1, Form::Amazon).unwrap();
+    ensure(&again, 1, SampleFormat::Amazon).unwrap();
     assert_eq!(fingerprints(&raw()), fingerprints(&again));
-    ensure(&again, 2, Form::Amazon).unwrap();
+    ensure(&again, 2, SampleFormat::Amazon).unwrap();
     assert_ne!(truth(&raw()).items, truth(&again).items);
 }
 
@@ -99,7 +99,7 @@ fn the_same_seed_gives_the_same_bytes_and_another_seed_another_world() {
 fn tables_hold_the_purchases_and_products_of_the_reviews() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("shop");
-    assert_eq!(ensure(&out, 1, Form::Tables).unwrap(), Outcome::Written);
+    assert_eq!(ensure(&out, 1, SampleFormat::Tables).unwrap(), SampleOutcome::Written);
     let rows = |name: &str| -> Vec<Vec<String>> {
         let mut reader = csv::Reader::from_path(out.join(name)).unwrap();
         reader.records().map(|row| row.unwrap().iter().map(str::to_owned).collect()).collect()
@@ -128,8 +128,8 @@ fn tables_hold_the_purchases_and_products_of_the_reviews() {
         photos.inspect(|row| assert!(out.join(IMAGES).join(&row[5]).exists())).count(),
         truth(&raw()).raw.image_files
     );
-    assert_eq!(ensure(&out, 1, Form::Tables).unwrap(), Outcome::UpToDate);
-    assert_eq!(ensure(&out, 1, Form::Amazon).unwrap(), Outcome::Written);
+    assert_eq!(ensure(&out, 1, SampleFormat::Tables).unwrap(), SampleOutcome::UpToDate);
+    assert_eq!(ensure(&out, 1, SampleFormat::Amazon).unwrap(), SampleOutcome::Written);
     assert!(out.join(REVIEWS).exists() && !out.join(PURCHASES).exists());
 }
 
@@ -137,10 +137,10 @@ fn tables_hold_the_purchases_and_products_of_the_reviews() {
 fn a_finished_world_is_left_alone_and_a_damaged_one_is_written_again() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("raw");
-    assert_eq!(ensure(&out, 1, Form::Amazon).unwrap(), Outcome::Written);
-    assert_eq!(ensure(&out, 1, Form::Amazon).unwrap(), Outcome::UpToDate);
+    assert_eq!(ensure(&out, 1, SampleFormat::Amazon).unwrap(), SampleOutcome::Written);
+    assert_eq!(ensure(&out, 1, SampleFormat::Amazon).unwrap(), SampleOutcome::UpToDate);
     files::remove_if_present(&out.join(META)).unwrap();
-    assert_eq!(ensure(&out, 1, Form::Amazon).unwrap(), Outcome::Written);
+    assert_eq!(ensure(&out, 1, SampleFormat::Amazon).unwrap(), SampleOutcome::Written);
     assert!(out.join(META).exists());
 }
 
@@ -148,16 +148,16 @@ fn a_finished_world_is_left_alone_and_a_damaged_one_is_written_again() {
 fn a_folder_with_other_content_is_refused_and_kept() {
     let folder = tempfile::tempdir().unwrap();
     files::write_bytes(&folder.path().join("raw/thesis.tex"), b"years of work").unwrap();
-    let message = ensure(&folder.path().join("raw"), 1, Form::Amazon).unwrap_err().to_string();
+    let message = ensure(&folder.path().join("raw"), 1, SampleFormat::Amazon).unwrap_err().to_string();
     assert!(message.contains("is not a sample world"), "{message}");
     assert!(folder.path().join("raw/thesis.tex").exists());
 }
 
 #[test]
-fn what_a_killed_run_left_is_removed() {
+fn leftovers_of_a_killed_run_are_removed() {
     let folder = tempfile::tempdir().unwrap();
     files::write_bytes(&folder.path().join("raw.mp4sr-tmp-1/reviews.json.gz"), b"half").unwrap();
-    ensure(&folder.path().join("raw"), 1, Form::Amazon).unwrap();
+    ensure(&folder.path().join("raw"), 1, SampleFormat::Amazon).unwrap();
     let names: Vec<_> = files::list(folder.path()).unwrap();
     assert!(names.iter().all(|path| !path.to_string_lossy().contains("mp4sr-tmp")), "{names:?}");
 }
@@ -234,7 +234,7 @@ fn enough_is_left_after_the_five_core() {
 }
 
 #[test]
-fn what_only_the_image_shows_is_not_written() {
+fn attributes_that_only_images_show_are_not_in_the_texts() {
     let truth = truth(&raw());
     let (meta, _) = lines(&raw().join(META));
     let visible = [&truth.vocabulary.colour, &truth.vocabulary.pattern, &truth.vocabulary.shape];

@@ -14,8 +14,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::engine::EngineOptions;
 use crate::index::IndexChoice;
-use crate::keys::Keys;
-use crate::limits::Limits;
+use crate::keys::ApiKeys;
+use crate::limits::ServiceLimits;
 use crate::metrics::Metrics;
 use crate::state::App;
 use crate::{routes, server, watch};
@@ -99,7 +99,7 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 /// ```
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     mp4sr_ops::start_threads();
-    let keys = args.keys.as_deref().map(Keys::read).transpose()?.unwrap_or_default();
+    let keys = args.keys.as_deref().map(ApiKeys::read).transpose()?.unwrap_or_default();
     ensure!(
         args.host.is_loopback() || !keys.is_off(),
         "without keys, the service listens only on this machine; give `--keys FILE`, or leave `--host {}` out",
@@ -117,11 +117,11 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
 async fn serve(
     args: &Args,
     models: &Arc<ModelCatalog>,
-    keys: Keys,
+    keys: ApiKeys,
     store: Arc<ItemStore>,
     poll: Duration,
 ) -> anyhow::Result<()> {
-    let limits = Limits {
+    let limits = ServiceLimits {
         time: Duration::from_millis(args.time_limit as u64),
         body: args.body_limit,
         item_body: args.item_body_limit,

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use mp4sr_pipeline::Context;
 use mp4sr_recommend::{
-    Answer, Answerer, Candidates, Catalogue, LoadedRun, Neighbours, Recommender, Request, Scored, Search,
+    Answer, Answerer, CandidateItems, LoadedRun, Neighbours, Recommender, Request, RunCatalogue, Scored, Search,
 };
 use mp4sr_run::NewItems;
 use mp4sr_store::ItemStore;
@@ -57,7 +57,7 @@ pub struct Generation {
     /// The number of this generation. It counts from 1 and rises with every attempt to load a run, also with those that fail.
     pub number: u64,
     /// The items and users of the run by their ids.
-    pub catalogue: Arc<Catalogue>,
+    pub catalogue: Arc<RunCatalogue>,
     /// The model's name in the configuration.
     pub model: String,
     /// How candidates are found, in words.
@@ -127,7 +127,7 @@ impl Generation {
 
 /// What a loaded engine reports back.
 struct Ready {
-    catalogue: Arc<Catalogue>,
+    catalogue: Arc<RunCatalogue>,
     search: String,
 }
 
@@ -229,7 +229,7 @@ impl Engine<'_> {
             None => Neighbours::new(items)?,
         };
         let neighbours = self.neighbours.insert(neighbours);
-        let candidates = Candidates {
+        let candidates = CandidateItems {
             allowed: similar.allowed.as_ref().map(|allowed| allowed.as_slice()),
             removed: &similar.removed,
         };

@@ -11,7 +11,7 @@ use mp4sr_artifact::{Fingerprint, files};
 use mp4sr_models::Query;
 use mp4sr_ops::ScoreBlocks;
 use mp4sr_pipeline::Context;
-use mp4sr_recommend::{Answerer, Candidates, ListQuery, LoadedRun, RecommendError, Recommender, Scored, Search};
+use mp4sr_recommend::{Answerer, CandidateItems, ListQuery, LoadedRun, RecommendError, Recommender, Scored, Search};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use usearch::{Index, IndexOptions, MetricKind, ScalarKind};
@@ -100,7 +100,7 @@ impl<'a> HnswSearch<'a> {
                 query: Query { user: Some(user as u32), history: sequences.of(user) },
                 target: None,
                 k: RECALL_AT,
-                candidates: Candidates::default(),
+                candidates: CandidateItems::default(),
             })
             .collect();
         if queries.is_empty() {

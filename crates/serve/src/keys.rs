@@ -11,9 +11,9 @@ const LEAST: usize = 16;
 
 /// The hashes of the known keys.
 #[derive(Debug, Default)]
-pub struct Keys(Vec<blake3::Hash>);
+pub struct ApiKeys(Vec<blake3::Hash>);
 
-impl Keys {
+impl ApiKeys {
     /// Reads a file of keys; blank lines and lines that begin with `#` are ignored.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let text = files::read_to_string(path)?;
@@ -58,17 +58,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys");
         std::fs::write(&path, "# of the shop\n\nabcdefghijklmnop\nsecond-key-0123456789\n").unwrap();
-        let keys = Keys::read(&path).unwrap();
+        let keys = ApiKeys::read(&path).unwrap();
         let with = |value: &str| HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())]);
         assert!(keys.allow(&with("Bearer second-key-0123456789")) && keys.allow(&with("bearer abcdefghijklmnop")));
         assert!(!keys.allow(&with("Bearer abcdefghijklmno")) && !keys.allow(&HeaderMap::new()));
         assert!(!keys.allow(&with("abcdefghijklmnop")));
-        assert!(Keys::default().allow(&HeaderMap::new()));
+        assert!(ApiKeys::default().allow(&HeaderMap::new()));
         for (text, part) in
             [("short\n", "line 1 of"), ("# none\n", "has no key"), ("abcdefgh ijklmnopqrst\n", "line 1")]
         {
             std::fs::write(&path, text).unwrap();
-            assert!(Keys::read(&path).unwrap_err().to_string().contains(part), "{text}");
+            assert!(ApiKeys::read(&path).unwrap_err().to_string().contains(part), "{text}");
         }
     }
 }

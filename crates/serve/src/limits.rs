@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Limits of the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct ServiceLimits {
     /// The time that a request may take.
     pub time: Duration,
     /// The greatest number of bytes of a request's body.
@@ -27,7 +27,7 @@ pub const HEAD_TIME: Duration = Duration::from_secs(10);
 pub const WRITE_TIME: Duration = Duration::from_secs(30);
 /// The time that a request which changes items may take.
 pub const ITEM_TIME: Duration = Duration::from_mins(10);
-/// The greatest number of simultaneous requests with bodies larger than [`Limits::body`].
+/// The greatest number of simultaneous requests with bodies larger than [`ServiceLimits::body`].
 pub const LARGE_BODIES: usize = 8;
 /// The time that open requests have to finish when the service stops.
 pub const STOP_TIME: Duration = Duration::from_secs(30);

@@ -14,7 +14,7 @@ use axum::routing::{get, post};
 use base64::Engine as _;
 use mp4sr_artifact::{Downloads, files, json_problem};
 use mp4sr_items::{Editor, ItemRecord};
-use mp4sr_recommend::{Answer, Catalogue};
+use mp4sr_recommend::{Answer, RunCatalogue};
 use mp4sr_store::{ItemStore, StoreError};
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -47,15 +47,15 @@ type Shared = State<Arc<App>>;
     info(title = "mp4sr", description = "Recommendations of a trained run, by original ids."),
     paths(recommend, similar, put_items, delete_items, item, image, search, healthz, readyz, metrics),
     components(schemas(ErrorBody)),
-    modifiers(&Keys),
+    modifiers(&KeySecurity),
     security((), ("key" = []))
 )]
 struct Description;
 
 /// Adds the keys to the description; they are optional there because a service may have none.
-struct Keys;
+struct KeySecurity;
 
-impl Modify for Keys {
+impl Modify for KeySecurity {
     fn modify(&self, description: &mut utoipa::openapi::OpenApi) {
         let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
         description.components.get_or_insert_default().add_security_scheme("key", scheme);
@@ -468,7 +468,7 @@ async fn observe(State(app): Shared, request: Request, next: Next) -> Response {
     let admitted = admit(&app, &request, &route).and_then(|()| permit.map_err(|_| ApiError::busy()));
     let mut response = match admitted {
         Err(refusal) => refusal.into_response(),
-        Ok(_place) => match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(_permit) => match tokio::time::timeout(limit, next.run(request)).await {
             Ok(response) => response,
             Err(_) => ApiError::too_slow().into_response(),
         },
@@ -495,7 +495,7 @@ fn known_method(method: &Method) -> String {
     if known.contains(method) { method.to_string() } else { "other".to_owned() }
 }
 
-/// Whether the body is, or may be, larger than [`Limits::body`](crate::limits::Limits::body).
+/// Whether the body is, or may be, larger than [`ServiceLimits::body`](crate::limits::ServiceLimits::body).
 fn has_large_body(app: &App, request: &Request) -> bool {
     let headers = request.headers();
     let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
@@ -558,7 +558,7 @@ struct Selection {
     unknown: Vec<String>,
 }
 
-fn select(catalogue: &Catalogue, exclude: &[String], only: &[String]) -> Result<Selection> {
+fn select(catalogue: &RunCatalogue, exclude: &[String], only: &[String]) -> Result<Selection> {
     let mut unknown = Vec::new();
     let mut known = |ids: &[String]| {
         let mut items = Vec::with_capacity(ids.len());
@@ -598,7 +598,7 @@ fn listed(generation: &Generation, answer: Answer, unknown: Vec<String>) -> List
     }
 }
 
-fn listed_item(catalogue: &Catalogue, item: u32, score: f32) -> ListedItem {
+fn listed_item(catalogue: &RunCatalogue, item: u32, score: f32) -> ListedItem {
     let id = catalogue.id(item);
     let image = (!catalogue.items.images[item as usize - 1].is_empty()).then(|| image_path(id, 0));
     ListedItem { item_id: id.to_owned(), title: catalogue.title(item).to_owned(), score, image }

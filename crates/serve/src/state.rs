@@ -13,17 +13,17 @@ use tokio::sync::{Mutex, Semaphore};
 use crate::encoders::ResidentEncoders;
 use crate::engine::{EngineOptions, Generation};
 use crate::error::ApiError;
-use crate::keys::Keys;
-use crate::limits::{LARGE_BODIES, Limits};
+use crate::keys::ApiKeys;
+use crate::limits::{LARGE_BODIES, ServiceLimits};
 use crate::metrics::{Metrics, ReloadLabels};
 
 /// The state of a service.
 pub struct App {
     current: RwLock<Option<Arc<Generation>>>,
     /// The limits of requests.
-    pub limits: Limits,
+    pub limits: ServiceLimits,
     /// The keys that requests may use.
-    pub keys: Keys,
+    pub keys: ApiKeys,
     /// The counters of the service.
     pub metrics: Arc<Metrics>,
     /// The store of the items that were added to the run.
@@ -54,8 +54,8 @@ impl App {
         stage: StageArgs,
         models: Arc<ModelCatalog>,
         options: EngineOptions,
-        limits: Limits,
-        keys: Keys,
+        limits: ServiceLimits,
+        keys: ApiKeys,
         log_histories: bool,
     ) -> Self {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

@@ -12,7 +12,7 @@ use tokio::signal::unix::Signal;
 use crate::state::{App, log};
 
 /// The time between two checks of the files.
-const LOOK: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Reloads the run on every `SIGHUP`.
 pub async fn on_signal(app: Arc<App>, mut signals: Signal) {
@@ -26,7 +26,7 @@ pub async fn on_change(app: Arc<App>, layout: Layout) {
     let mut seen = state(&layout);
     let mut pending = None;
     loop {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(INTERVAL).await;
         let now = state(&layout);
         if now == seen {
             pending = None;

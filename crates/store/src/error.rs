@@ -5,14 +5,14 @@ use postgres::error::SqlState;
 /// Why a store could not be used. No message contains a password.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// `serve.store` is not a valid address.
+    /// `serve.store` is not a valid URL.
     #[error("{0}")]
     Settings(String),
     /// PostgreSQL does not answer, or rejects this user. A later attempt may succeed.
-    #[error("the added items in {place} cannot be used: {reason}; {remedy}")]
+    #[error("the added items in {location} cannot be used: {reason}; {remedy}")]
     Unavailable {
         /// Where PostgreSQL is.
-        place: String,
+        location: String,
         /// The cause.
         reason: String,
         /// How to fix it.
@@ -29,10 +29,10 @@ impl StoreError {
         matches!(self, Self::Unavailable { .. })
     }
 
-    /// Converts an error of the client, which was connected or connecting as `user` to the database `database` at `place`.
-    pub(crate) fn of_postgres(error: &postgres::Error, place: &str, user: &str, database: &str) -> Self {
+    /// Converts an error of the client, which was connected or connecting as `user` to the database `database` at `location`.
+    pub(crate) fn of_postgres(error: &postgres::Error, location: &str, user: &str, database: &str) -> Self {
         let unavailable = |reason: String, remedy: &str| Self::Unavailable {
-            place: place.to_owned(),
+            location: location.to_owned(),
             reason,
             remedy: remedy.to_owned(),
         };
@@ -72,6 +72,6 @@ impl StoreError {
         if ["08", "40", "53", "55", "57"].iter().any(|class| code.code().starts_with(class)) {
             return unavailable(message.to_owned(), start);
         }
-        Self::Refused(format!("PostgreSQL at {place} refused the connection or the query: {message}"))
+        Self::Refused(format!("PostgreSQL at {location} refused the connection or the query: {message}"))
     }
 }

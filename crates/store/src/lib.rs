@@ -4,10 +4,10 @@
 //! byte-identical features, in the order in which they were added, from the run's folder or from PostgreSQL, which all replicas of a
 //! service share. It must not know encoders, scores or HTTP.
 
-mod address;
 mod error;
 mod generation;
 mod postgres;
+mod store_url;
 
 use std::path::Path;
 
@@ -51,17 +51,17 @@ pub enum ItemStore {
 impl ItemStore {
     /// Opens the store that `serve.store` names. PostgreSQL must be reachable; missing tables are created.
     pub fn open(context: &Context) -> Result<Self, StoreError> {
-        match address::resolved(&context.config.serve.store)? {
+        match store_url::resolved(&context.config.serve.store)? {
             None => Ok(Self::Folder),
-            Some(address) => Ok(Self::Postgres(Box::new(PostgresStore::open(&address, context)?))),
+            Some(url) => Ok(Self::Postgres(Box::new(PostgresStore::open(&url, context)?))),
         }
     }
 
     /// Checks that `serve.store`, the dataset and the run of a context are those for which this store was opened.
     pub fn expect(&self, context: &Context) -> Result<(), StoreError> {
-        let same = match (self, address::resolved(&context.config.serve.store)?) {
-            (Self::Folder, address) => address.is_none(),
-            (Self::Postgres(store), address) => address.is_some_and(|address| store.is_of(&address, context)),
+        let same = match (self, store_url::resolved(&context.config.serve.store)?) {
+            (Self::Folder, url) => url.is_none(),
+            (Self::Postgres(store), url) => url.is_some_and(|url| store.is_of(&url, context)),
         };
         if same {
             return Ok(());

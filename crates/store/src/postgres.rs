@@ -43,10 +43,10 @@ pub struct Change {
 /// The added items of one run in PostgreSQL. Calls block, and use the connection one at a time.
 pub struct PostgresStore {
     config: Config,
-    /// The address as it was given. It is only compared, and never shown.
-    address: String,
+    /// The URL as it was given. It is only compared, and never shown.
+    url: String,
     run: String,
-    place: String,
+    location: String,
     client: Mutex<Option<Client>>,
     /// The number of the change up to which items were read.
     seen: AtomicI64,
@@ -54,9 +54,9 @@ pub struct PostgresStore {
 
 impl PostgresStore {
     /// Connects, and creates the tables if they do not exist.
-    pub(crate) fn open(address: &str, context: &Context) -> Result<Self, StoreError> {
+    pub(crate) fn open(url: &str, context: &Context) -> Result<Self, StoreError> {
         // The parser's message is dropped because it may repeat a part of the password.
-        let mut config: Config = address.parse().map_err(|_| {
+        let mut config: Config = url.parse().map_err(|_| {
             StoreError::Settings(
                 "`serve.store` is not a PostgreSQL URL: expected `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, with special \
                  characters of the password as %XX, and `sslmode` as `disable` or `require`"
@@ -71,9 +71,9 @@ impl PostgresStore {
             config.ssl_mode(SslMode::Disable);
         }
         let own = Self {
-            place: place(&config),
+            location: location(&config),
             config,
-            address: address.to_owned(),
+            url: url.to_owned(),
             run: run_name(context),
             client: Mutex::new(None),
             seen: AtomicI64::new(0),
@@ -82,14 +82,14 @@ impl PostgresStore {
         Ok(own)
     }
 
-    /// Whether this is the store of `context` at this address.
-    pub(crate) fn is_of(&self, address: &str, context: &Context) -> bool {
-        self.address == address && self.run == run_name(context)
+    /// Whether this is the store of `context` at this URL.
+    pub(crate) fn is_of(&self, url: &str, context: &Context) -> bool {
+        self.url == url && self.run == run_name(context)
     }
 
     /// Where PostgreSQL is, without user and password.
-    pub fn place(&self) -> &str {
-        &self.place
+    pub fn location(&self) -> &str {
+        &self.location
     }
 
     /// Whether the items have changed since they were last read.
@@ -254,21 +254,21 @@ impl PostgresStore {
             };
             let items = "select item_id, texts from mp4sr_items where run = $1 order by position";
             let mut stored = Vec::new();
-            let mut places = HashMap::new();
+            let mut indices = HashMap::new();
             for row in reading.query(items, &[&self.run]).map_err(fail)? {
                 let (id, texts): (String, String) = (row.get(0), row.get(1));
                 let texts: ItemTexts = serde_json::from_str(&texts).map_err(|e| {
                     StoreError::Refused(format!(
                         "the texts of the added item `{id}` in {} are not as they were written ({e}); remove it with `mp4sr items remove` and add it again",
-                        self.place
+                        self.location
                     ))
                 })?;
-                places.insert(id.clone(), stored.len());
+                indices.insert(id.clone(), stored.len());
                 stored.push(StoredItem { id, texts, features: Vec::new(), images: Vec::new() });
             }
             let features = "select item_id, modality, encoder, width, kind, rows from mp4sr_features where run = $1";
             for row in reading.query(features, &[&self.run]).map_err(fail)? {
-                let Some(&at) = places.get(row.get::<_, &str>(0)) else { continue };
+                let Some(&at) = indices.get(row.get::<_, &str>(0)) else { continue };
                 stored[at].features.push(StoredRows {
                     modality: row.get(1),
                     encoder: row.get(2),
@@ -289,7 +289,7 @@ impl PostgresStore {
         Err(StoreError::Refused(format!(
             "the {count} items in {} were added to `{}` when its dataset had other items; remove them with `mp4sr items remove` and add them \
              again, or give this run another name",
-            self.place, self.run
+            self.location, self.run
         )))
     }
 
@@ -312,7 +312,7 @@ impl PostgresStore {
         Err(StoreError::Refused(format!(
             "the tables of added items in {} have version {version}, and this release of mp4sr reads version {SCHEMA}; use the release that wrote \
              them, or another database",
-            self.place
+            self.location
         )))
     }
 
@@ -345,7 +345,7 @@ impl PostgresStore {
             return Err(StoreError::Settings(format!(
                 "`sslmode=require` in `serve.store`: no certificates of authorities were found to verify {} with; install ca-certificates, or name a \
                  file of them in `SSL_CERT_FILE`",
-                self.place
+                self.location
             )));
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -357,7 +357,7 @@ impl PostgresStore {
     fn failure(&self, error: &postgres::Error) -> StoreError {
         let user = self.config.get_user().unwrap_or_default();
         let database = self.config.get_dbname().unwrap_or(user);
-        StoreError::of_postgres(error, &self.place, user, database)
+        StoreError::of_postgres(error, &self.location, user, database)
     }
 }
 
@@ -371,8 +371,8 @@ fn dataset_of(context: &Context) -> anyhow::Result<String> {
     Ok(Items::read(&context.layout.items())?.hash().as_str().to_owned())
 }
 
-/// The hosts, the ports and the database of an address.
-fn place(config: &Config) -> String {
+/// The hosts, the ports and the database of a URL.
+fn location(config: &Config) -> String {
     let ports = config.get_ports();
     let hosts = config.get_hosts().iter().enumerate().map(|(at, host)| {
         let port = ports.get(at).or(ports.first()).copied().unwrap_or(5432);

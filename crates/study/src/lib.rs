@@ -14,4 +14,4 @@ mod search;
 pub use experiment::{Experiment, StudyOptions, run_experiment};
 pub use merge::merge;
 pub use runner::{Runner, StudyRun};
-pub use search::{Grid, search};
+pub use search::{SearchGrid, search};

@@ -13,7 +13,7 @@ const VERSION: u32 = 1;
 
 /// One of the datasets to merge.
 #[derive(Clone, Debug)]
-pub struct Source {
+pub struct MergeSource {
     /// The name of the dataset; the ids of its items and users get it as a prefix.
     pub name: String,
     /// The layout of its files.
@@ -25,10 +25,10 @@ pub struct Source {
 /// Writes the union of all sources: `dataset/` and, for every modality of the first source, `features/<modality>.<encoder>.safetensors`. It
 /// has all items and users of all sources, none of them shared. The items of a source without a modality get no rows. Sequences, items and
 /// the features of one modality are held in memory. Does nothing if the record says that the files are up to date.
-pub fn merge(sources: &[Source], to: &Layout) -> Result<()> {
+pub fn merge(sources: &[MergeSource], to: &Layout) -> Result<()> {
     let Some(first) = sources.first() else { return Ok(()) };
     let mut inputs: Vec<(String, PathBuf)> = Vec::new();
-    for Source { name, layout, features } in sources {
+    for MergeSource { name, layout, features } in sources {
         for (role, path) in [("sequences", layout.sequences()), ("items", layout.items()), ("users", layout.users())] {
             inputs.push((format!("{role} of {name}"), path));
         }
@@ -55,7 +55,7 @@ pub fn merge(sources: &[Source], to: &Layout) -> Result<()> {
     stage.finish(&outputs)
 }
 
-fn merge_dataset(sources: &[Source], to: &Layout) -> Result<mp4sr_artifact::Fingerprint> {
+fn merge_dataset(sources: &[MergeSource], to: &Layout) -> Result<mp4sr_artifact::Fingerprint> {
     let (mut items, mut users) = (Items::default(), Users::default());
     let mut all = Sequences {
         offsets: vec![0],
@@ -69,7 +69,7 @@ fn merge_dataset(sources: &[Source], to: &Layout) -> Result<mp4sr_artifact::Fing
     };
     // If any dataset records where its parts begin, those of the others are recorded as well.
     let (mut parts, mut any_parts) = (SequenceParts::default(), false);
-    for Source { name, layout, .. } in sources {
+    for MergeSource { name, layout, .. } in sources {
         let own = |id: String| format!("{name}/{id}");
         let (more, sequences) = (Items::read(&layout.items())?, Sequences::read(&layout.sequences())?);
         let others = Users::read(&layout.users())?;
@@ -104,7 +104,7 @@ fn merge_dataset(sources: &[Source], to: &Layout) -> Result<mp4sr_artifact::Fing
 }
 
 fn merge_features(
-    sources: &[Source],
+    sources: &[MergeSource],
     modality: &str,
     encoder: &str,
     hash: &mp4sr_artifact::Fingerprint,
@@ -112,7 +112,7 @@ fn merge_features(
 ) -> Result<()> {
     const REMEDY: &str = "extract the datasets of `--with` with the same encoders";
     let (mut offsets, mut values, mut width) = (vec![0i64], Vec::new(), None);
-    for Source { layout, features, .. } in sources {
+    for MergeSource { layout, features, .. } in sources {
         let sequences = Sequences::read(&layout.sequences())?;
         let last = *offsets.last().unwrap_or(&0);
         let Some((_, own)) = features.iter().find(|(name, _)| name == modality) else {
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
     use mp4sr_artifact::Tensor;
 
-    fn source(folder: &std::path::Path, name: &str, users: &[&[u32]], rows: &[usize]) -> Source {
+    fn source(folder: &std::path::Path, name: &str, users: &[&[u32]], rows: &[usize]) -> MergeSource {
         let layout = Layout::new(folder, name, "r");
         let items = Items {
             ids: (0..rows.len()).map(|i| format!("i{i}")).collect(),
@@ -188,7 +188,7 @@ mod tests {
         Features { offsets, values, item_hash: items.hash() }
             .write(&layout.feature_file("text", "tiny"), "test", json!(null))
             .unwrap();
-        Source { name: name.to_owned(), layout, features: vec![("text".to_owned(), "tiny".to_owned())] }
+        MergeSource { name: name.to_owned(), layout, features: vec![("text".to_owned(), "tiny".to_owned())] }
     }
 
     #[test]

@@ -21,14 +21,14 @@ const TABLE_1: &str = include_str!("../../../data/paper/table1.csv");
 const TABLES: &str = include_str!("../../../data/paper/tables.csv");
 
 /// Reads a file with the paper's numbers, and returns its path and text. Without `folder`, they are those that the program embeds.
-fn read(folder: Option<&Path>, name: &str, carried: &str) -> Result<(PathBuf, String), Error> {
+fn read(folder: Option<&Path>, name: &str, built_in: &str) -> Result<(PathBuf, String), Error> {
     match folder {
         Some(folder) => {
             let path = folder.join(name);
             let text = files::read_to_string(&path)?;
             Ok((path, text))
         }
-        None => Ok((Path::new(FOLDER).join(name), carried.to_owned())),
+        None => Ok((Path::new(FOLDER).join(name), built_in.to_owned())),
     }
 }
 
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_carried_tables_are_whole() {
+    fn the_built_in_tables_are_complete() {
         // The number of printed rows: datasets times models.
         for (table, rows) in [(1, 4), (2, 48), (3, 12), (4, 18), (5, 4), (6, 9)] {
             let found = printed(None, table).unwrap();

@@ -18,15 +18,15 @@ const REMEDY: &str = "delete the run's folder and search again";
 /// One key with the values to try.
 ///
 /// ```
-/// use mp4sr_study::Grid;
+/// use mp4sr_study::SearchGrid;
 ///
-/// let grid: Grid = "finetune.batch=256,1024".parse()?;
+/// let grid: SearchGrid = "finetune.batch=256,1024".parse()?;
 /// assert_eq!((grid.key.as_str(), grid.values.len()), ("finetune.batch", 2));
-/// assert!("finetune.batch".parse::<Grid>().is_err());
+/// assert!("finetune.batch".parse::<SearchGrid>().is_err());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
-pub struct Grid {
+pub struct SearchGrid {
     /// The key, `section.key`.
     pub key: String,
     /// The values, as in a pipeline file.
@@ -38,7 +38,7 @@ pub struct Grid {
 #[error("invalid grid `{0}`; write section.key=value,value,...")]
 pub struct BadGrid(String);
 
-impl std::str::FromStr for Grid {
+impl std::str::FromStr for SearchGrid {
     type Err = BadGrid;
 
     fn from_str(text: &str) -> Result<Self, BadGrid> {
@@ -71,7 +71,7 @@ fn split(text: &str) -> Vec<String> {
 }
 
 /// All combinations of the grids' values, one value per grid, with the last key varying fastest.
-fn combinations(grids: &[Grid]) -> Vec<Vec<&str>> {
+fn combinations(grids: &[SearchGrid]) -> Vec<Vec<&str>> {
     let mut all = vec![Vec::new()];
     for grid in grids {
         let longer = |start: &Vec<_>| {
@@ -84,7 +84,7 @@ fn combinations(grids: &[Grid]) -> Vec<Vec<&str>> {
 }
 
 /// The name of a run: `<search>.<key>-<value>...`, with characters that a name cannot contain replaced.
-fn run_name(search: &str, grids: &[Grid], values: &[&str]) -> String {
+fn run_name(search: &str, grids: &[SearchGrid], values: &[&str]) -> String {
     let mut name = search.to_owned();
     for (grid, value) in grids.iter().zip(values) {
         let key = grid.key.rsplit('.').next().unwrap_or_default();
@@ -95,9 +95,9 @@ fn run_name(search: &str, grids: &[Grid], values: &[&str]) -> String {
 
 /// The setting that gives runs with other data settings a dataset of their own, `<dataset>.<key>-<value>...`, because a dataset folder
 /// holds only one.
-fn dataset_name(base: &str, grids: &[Grid], values: &[&str]) -> Option<String> {
-    let of_data = |grid: &Grid| DATA.iter().any(|section| grid.key.starts_with(section));
-    let (own, values): (Vec<Grid>, Vec<&str>) =
+fn dataset_name(base: &str, grids: &[SearchGrid], values: &[&str]) -> Option<String> {
+    let of_data = |grid: &SearchGrid| DATA.iter().any(|section| grid.key.starts_with(section));
+    let (own, values): (Vec<SearchGrid>, Vec<&str>) =
         grids.iter().zip(values).filter(|(grid, _)| of_data(grid)).map(|(grid, value)| (grid.clone(), *value)).unzip();
     let is_named = own.iter().any(|grid| grid.key == "dataset.name");
     (!own.is_empty() && !is_named).then(|| format!("dataset.name=\"{}\"", run_name(base, &own, &values)))
@@ -114,7 +114,7 @@ struct BestEpoch {
 
 /// Makes all runs of a grid and writes `searches/<name>/table.{md,csv}`, ordered by `train.metric` on the validation split, best first.
 /// Returns the Markdown, and the number of failed runs.
-pub fn search(runner: &Runner, name: &str, grids: &[Grid]) -> anyhow::Result<(String, usize)> {
+pub fn search(runner: &Runner, name: &str, grids: &[SearchGrid]) -> anyhow::Result<(String, usize)> {
     for (at, grid) in grids.iter().enumerate() {
         anyhow::ensure!(
             grids[..at].iter().all(|before| before.key != grid.key),
@@ -195,7 +195,13 @@ fn best_epoch(at: usize, run: &ResolvedRun) -> anyhow::Result<BestEpoch> {
     Ok(BestEpoch { at, value: found, ndcg: value("N@20"), epoch: best.epoch, epochs: phase().count() })
 }
 
-fn table(grids: &[Grid], all: &[Vec<&str>], metric: &str, outcomes: &[BestEpoch], runs: &[ResolvedRun]) -> TextTable {
+fn table(
+    grids: &[SearchGrid],
+    all: &[Vec<&str>],
+    metric: &str,
+    outcomes: &[BestEpoch],
+    runs: &[ResolvedRun],
+) -> TextTable {
     let selected = format!("validation {metric}");
     let fixed = [selected.as_str(), "N@20", "best epoch", "epochs", "ended", "run"];
     let mut table = TextTable::new(grids.iter().map(|grid| grid.key.as_str()).chain(fixed));
@@ -221,7 +227,7 @@ mod tests {
 
     #[test]
     fn grids_are_parsed_combined_and_named() {
-        let grids: Vec<Grid> =
+        let grids: Vec<SearchGrid> =
             ["finetune.learning_rate=1e-4,0.001", r#"model.mp4sr.logit_modalities=["text","image"],["text"]"#]
                 .map(|text| text.parse().unwrap())
                 .into();
@@ -231,11 +237,11 @@ mod tests {
         assert_eq!(all[1], ["1e-4", r#"["text"]"#]);
         assert_eq!(run_name("s", &grids, &all[1]), "s.learning_rate-1e-4.logit_modalities-__text__");
         for bad in ["", "a", "=1", "a=", "a=1,,2"] {
-            assert!(bad.parse::<Grid>().is_err(), "{bad:?}");
+            assert!(bad.parse::<SearchGrid>().is_err(), "{bad:?}");
         }
         assert_eq!(combinations(&[]), [Vec::<&str>::new()]);
         assert_eq!(dataset_name("d", &grids, &all[1]), None);
-        let recent: Grid = "preprocess.recent=10,20".parse().unwrap();
+        let recent: SearchGrid = "preprocess.recent=10,20".parse().unwrap();
         let named = dataset_name("d", &[grids[0].clone(), recent.clone()], &["1e-4", "20"]);
         assert_eq!(named.unwrap(), "dataset.name=\"d.recent-20\"");
         assert_eq!(dataset_name("d", &["dataset.name=a,b".parse().unwrap(), recent], &["a", "10"]), None);

@@ -15,4 +15,4 @@ mod state;
 pub use launch::Launch;
 pub use phase::{PhaseOutcome, TrainError, TrainSettings, Training};
 pub use samples::SampleList;
-pub use state::{Limits, PhaseParameters, PhaseProgress, State, StateIdentity, UnderWay, Weights};
+pub use state::{PhaseLimits, PhaseParameters, PhaseProgress, PhaseState, PhaseWeights, StateIdentity, UnderWay};

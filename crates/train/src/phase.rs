@@ -10,9 +10,9 @@ use mp4sr_ops::{Adam, Pending};
 use mp4sr_pipeline::config::PhaseSettings;
 use mp4sr_protocol::{COLD_EVENTS, EvalCase, Metric, MetricMeans, Split, training_events};
 
-use crate::State;
+use crate::PhaseState;
 use crate::samples::SampleList;
-use crate::state::{Limits, PhaseParameters, PhaseProgress, StateIdentity, UnderWay, Weights};
+use crate::state::{PhaseLimits, PhaseParameters, PhaseProgress, PhaseWeights, StateIdentity, UnderWay};
 
 /// The metric that is logged for every epoch, whichever metric epochs are selected by.
 const LOGGED: Metric = Metric::Recall(20);
@@ -179,7 +179,7 @@ struct TrainingState {
     shards: Vec<bool>,
     adam: Adam,
     progress: PhaseProgress,
-    best: Weights,
+    best: PhaseWeights,
     /// The gradient norm of the last step.
     norm: f64,
     saved: Instant,
@@ -233,7 +233,7 @@ impl Training<'_> {
             // The run may have been interrupted after writing the state and before writing the log.
             self.write_log(&state.progress.lines)?;
         }
-        while state.progress.epoch < settings.epochs && !self.has_lost_patience(&state.progress) {
+        while state.progress.epoch < settings.epochs && !self.patience_is_exhausted(&state.progress) {
             let line = self.epoch(&mut state, samples, steps)?;
             log(&self.report(&line));
             let progress = &mut state.progress;
@@ -267,7 +267,7 @@ impl Training<'_> {
         self.samples().count() * self.settings.phase.epochs
     }
 
-    fn has_lost_patience(&self, progress: &PhaseProgress) -> bool {
+    fn patience_is_exhausted(&self, progress: &PhaseProgress) -> bool {
         match self.phase.stop {
             Stop::Validation { .. } => progress.epoch - progress.best_epoch >= self.settings.phase.patience,
             Stop::Epochs => false,
@@ -307,7 +307,7 @@ impl Training<'_> {
             let used: Vec<String> = best.parameters.iter().map(|(name, ..)| name.clone()).collect();
             let trained: Vec<String> = parameters.names().filter(|name| trains(name)).map(ToOwned::to_owned).collect();
             let stored = PhaseParameters { used: &used, trained: &trained, ..self.parameters() };
-            let state = State::read(&self.state_path, &self.sequences.item_hash, &self.expected(), stored)?;
+            let state = PhaseState::read(&self.state_path, &self.sequences.item_hash, &self.expected(), stored)?;
             self.restore(state.current)?;
             adam.restore(parameters.join_state(&vars, &state.adam)?)?;
             best = state.best;
@@ -319,7 +319,7 @@ impl Training<'_> {
     /// The settings and inputs that the state of an unfinished run must belong to.
     fn expected(&self) -> StateIdentity<'_> {
         let PhaseSettings { epochs, patience, .. } = self.settings.phase;
-        let limits = Limits { phase: self.phase.name, epochs, patience, stops: self.phase.stop != Stop::Epochs };
+        let limits = PhaseLimits { phase: self.phase.name, epochs, patience, stops: self.phase.stop != Stop::Epochs };
         StateIdentity { settings: self.identity, inputs: &self.inputs, limits }
     }
 
@@ -328,7 +328,7 @@ impl Training<'_> {
         if !self.state_path.exists() {
             return Ok(None);
         }
-        let other = State::other(&self.state_path, &self.expected())?;
+        let other = PhaseState::other(&self.state_path, &self.expected())?;
         if other.is_some() {
             files::remove_if_present(&self.state_path)?;
         }
@@ -340,14 +340,14 @@ impl Training<'_> {
     }
 
     /// The current values of the buffers and of the parameters that the phase uses; of a divided table, those of this process's rows.
-    fn weights(&self) -> Result<Weights, TrainError> {
+    fn weights(&self) -> Result<PhaseWeights, TrainError> {
         let mut parameters = self.model.parameters().own_values()?;
         parameters.retain(|(name, ..)| self.model.uses(&self.phase, name));
         let buffers = self.model.buffers().map(Buffers::snapshot).unwrap_or_default();
-        Ok(Weights { parameters, buffers })
+        Ok(PhaseWeights { parameters, buffers })
     }
 
-    fn restore(&self, weights: Weights) -> Result<(), TrainError> {
+    fn restore(&self, weights: PhaseWeights) -> Result<(), TrainError> {
         for (name, values, shape) in weights.parameters {
             self.model.parameters().set(&name, &values, &shape)?;
         }
@@ -361,7 +361,7 @@ impl Training<'_> {
     fn write_state(&self, state: &TrainingState, path: &Path, next: Option<&Batch>) -> Result<(), TrainError> {
         let (trained, adam) = self.model.parameters().split_state(&state.vars, &state.adam.state()?);
         let (current, best) = (self.weights()?, state.best.clone());
-        let stored = State { progress: state.progress.clone(), trained, current, best, adam };
+        let stored = PhaseState { progress: state.progress.clone(), trained, current, best, adam };
         Ok(stored.write(path, &self.sequences.item_hash, self.parameters(), next)?)
     }
 

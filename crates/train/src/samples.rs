@@ -10,12 +10,12 @@ pub struct SampleList {
     kind: Samples,
     /// The items of all training parts, one after the other.
     items: Vec<u32>,
-    entries: Vec<Entry>,
+    entries: Vec<UserSamples>,
 }
 
 /// A sample: its user, from 0, and the range of its history in the items. If it has a target, that is the item at the range's end.
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct UserSamples {
     user: u32,
     start: u32,
     end: u32,
@@ -31,10 +31,10 @@ impl SampleList {
             let (user, own) = (user as u32, start..items.len() as u32);
             match kind {
                 Samples::None => {}
-                Samples::Prefixes => entries.extend(own.skip(1).map(|end| Entry { user, start, end })),
-                Samples::Events => entries.extend(own.map(|at| Entry { user, start: at, end: at })),
+                Samples::Prefixes => entries.extend(own.skip(1).map(|end| UserSamples { user, start, end })),
+                Samples::Events => entries.extend(own.map(|at| UserSamples { user, start: at, end: at })),
                 Samples::Sequences { at_least, .. } => {
-                    entries.extend((own.len() >= at_least.max(1)).then_some(Entry { user, start, end: own.end }));
+                    entries.extend((own.len() >= at_least.max(1)).then_some(UserSamples { user, start, end: own.end }));
                 }
             }
         }
@@ -48,7 +48,7 @@ impl SampleList {
 
     /// The sample with the index `i`.
     pub fn get(&self, i: usize) -> Sample<'_> {
-        let Entry { user, start, end } = self.entries[i];
+        let UserSamples { user, start, end } = self.entries[i];
         let has_target = !matches!(self.kind, Samples::Sequences { .. });
         let history = &self.items[start as usize..end as usize];
         Sample { user, history, target: has_target.then(|| self.items[end as usize]) }

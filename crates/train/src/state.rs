@@ -14,22 +14,22 @@ const REMEDY: &str = "delete it to train from the start, or use another run";
 /// Everything that the next step depends on: an unfinished run resumes from it and ends as if it had never been interrupted. Of tables that
 /// are divided among the processes of a group, and of their moments, every process holds its own rows.
 #[derive(Clone, Debug, PartialEq)]
-pub struct State {
+pub struct PhaseState {
     /// Everything that is not a tensor.
     pub progress: PhaseProgress,
     /// The names of the parameters that are trained.
     pub trained: Vec<String>,
     /// The weights after the last finished step.
-    pub current: Weights,
+    pub current: PhaseWeights,
     /// The weights after the best epoch.
-    pub best: Weights,
+    pub best: PhaseWeights,
     /// Adam's moments of the trained parameters.
     pub adam: AdamState,
 }
 
 /// The part of a model that a phase stores.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Weights {
+pub struct PhaseWeights {
     /// The parameters that the phase uses.
     pub parameters: Vec<Stored>,
     /// The model's buffers, by name.
@@ -57,12 +57,12 @@ pub struct StateIdentity<'a> {
     /// Fingerprints of the inputs, by role.
     pub inputs: &'a BTreeMap<String, Fingerprint>,
     /// The limits of the phase, on which the weights so far do not depend.
-    pub limits: Limits,
+    pub limits: PhaseLimits,
 }
 
 /// The limits at which a phase ends.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct PhaseLimits {
     /// The name of the phase.
     pub phase: &'static str,
     /// The greatest number of epochs.
@@ -73,7 +73,7 @@ pub struct Limits {
     pub stops: bool,
 }
 
-impl Limits {
+impl PhaseLimits {
     /// The key of the limit by which the phase would have ended before `progress`, if any.
     fn passed(&self, progress: &PhaseProgress) -> Option<String> {
         let key = |key: &str| Some(format!("{}.{key}", self.phase));
@@ -97,7 +97,7 @@ impl StateIdentity<'_> {
     /// The name of the first setting or input that differs from the recorded one.
     fn difference(&self, progress: &PhaseProgress) -> Option<String> {
         let mut recorded = progress.identity["settings"].clone();
-        let Limits { phase, epochs, patience, .. } = self.limits;
+        let PhaseLimits { phase, epochs, patience, .. } = self.limits;
         if recorded[phase].is_object() {
             recorded[phase]["epochs"] = serde_json::json!(epochs);
             recorded[phase]["patience"] = serde_json::json!(patience);
@@ -144,7 +144,7 @@ pub struct UnderWay {
     pub seconds: f64,
 }
 
-impl State {
+impl PhaseState {
     /// Writes the state of a model with these parameters atomically, and the samples of its next step if they are given: `batch.users`
     /// `[B]`, `batch.items` `[tokens]`, `batch.offsets` `[B+1]`, `batch.targets` `[B]`. In a group, this is a collective operation, and the
     /// first process writes.
@@ -219,12 +219,12 @@ impl State {
                 "restore the old setting to resume, or delete the file to train from the start",
             ));
         }
-        let current = Weights::take(&mut file, "current", parameters)?;
-        let best = Weights::take(&mut file, "best", parameters)?;
+        let current = PhaseWeights::read(&mut file, "current", parameters)?;
+        let best = PhaseWeights::read(&mut file, "best", parameters)?;
         let mut adam = AdamState::default();
         for name in parameters.trained {
-            adam.first.push(parameters.take(&mut file, "first", name)?.0);
-            adam.second.push(parameters.take(&mut file, "second", name)?.0);
+            adam.first.push(parameters.read(&mut file, "first", name)?.0);
+            adam.second.push(parameters.read(&mut file, "second", name)?.0);
             match file.take_i64(&format!("steps.{name}"))?.as_slice() {
                 [steps] if *steps >= 0 => adam.steps.push(*steps as u64),
                 other => return Err(file.wrong(format!("`steps.{name}`: expected one number, found {other:?}"))),
@@ -237,7 +237,7 @@ impl State {
 impl PhaseParameters<'_> {
     /// Reads the values and the shape of a parameter, or of a tensor that belongs to it; of a divided table, only this process's rows. A
     /// table of another size is read whole, so that the model refuses it.
-    fn take(&self, file: &mut TensorFile, prefix: &str, parameter: &str) -> Result<(Vec<f32>, Vec<usize>)> {
+    fn read(&self, file: &mut TensorFile, prefix: &str, parameter: &str) -> Result<(Vec<f32>, Vec<usize>)> {
         let name = format!("{prefix}.{parameter}");
         let is_whole = |share: &TableShare| {
             let count: usize = share.whole_shape.iter().product();
@@ -250,11 +250,11 @@ impl PhaseParameters<'_> {
     }
 }
 
-impl Weights {
-    fn take(file: &mut TensorFile, prefix: &str, parameters: PhaseParameters<'_>) -> Result<Self> {
+impl PhaseWeights {
+    fn read(file: &mut TensorFile, prefix: &str, parameters: PhaseParameters<'_>) -> Result<Self> {
         let mut weights = Self::default();
         for name in parameters.used {
-            let (values, shape) = parameters.take(file, prefix, name)?;
+            let (values, shape) = parameters.read(file, prefix, name)?;
             weights.parameters.push((name.clone(), values, shape));
         }
         let start = format!("buffer.{prefix}.");

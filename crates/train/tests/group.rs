@@ -16,7 +16,9 @@ use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::PhaseSettings;
 use mp4sr_protocol::Metric;
 use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, TrainedPhase, build_model_in_group, model_catalog};
-use mp4sr_train::{Limits, PhaseParameters, SampleList, State, StateIdentity, TrainError, TrainSettings, Training};
+use mp4sr_train::{
+    PhaseLimits, PhaseParameters, PhaseState, SampleList, StateIdentity, TrainError, TrainSettings, Training,
+};
 
 const USERS: usize = 120;
 const ITEMS: usize = 90;
@@ -297,11 +299,11 @@ fn states_and_checkpoints_are_written_from_shares_to_the_same_bytes() {
                 model.parameters().names().filter(|n| model.uses(&phase, n)).map(Into::into).collect();
             let parameters = PhaseParameters { all: model.parameters(), group, used: &names, trained: &names };
             let settings = StageSettings::of(serde_json::json!({"data": "x"}));
-            let limits = Limits { phase: phase.name, epochs: 9, patience: 9, stops: true };
+            let limits = PhaseLimits { phase: phase.name, epochs: 9, patience: 9, stops: true };
             let identity = StateIdentity { settings: &settings, inputs: &BTreeMap::new(), limits };
             let items = &inputs.sequences.item_hash;
             let failed = |error: mp4sr_artifact::Error| Error::Msg(error.to_string());
-            let read = State::read(&path("state.safetensors"), items, &identity, parameters).map_err(failed)?;
+            let read = PhaseState::read(&path("state.safetensors"), items, &identity, parameters).map_err(failed)?;
             read.write(&path(state), items, parameters, None).map_err(failed)?;
             for (name, values, shape) in &read.best.parameters {
                 model.parameters().set(name, values, shape)?;
@@ -321,7 +323,7 @@ fn states_and_checkpoints_are_written_from_shares_to_the_same_bytes() {
 
 /// If the first process fails to write a file, the others do not wait for it.
 #[test]
-fn others_go_on_where_the_first_process_fails_to_write() {
+fn other_processes_continue_if_the_first_fails_to_write() {
     let inputs = inputs();
     let folder = tempfile::tempdir().unwrap();
     files::write_bytes(&folder.path().join("file"), b"in the way").unwrap();
@@ -410,7 +412,7 @@ fn tables_and_their_moments_are_divided() {
 }
 
 #[test]
-fn a_model_that_one_process_trains_and_too_few_items_are_refused_by_a_sentence() {
+fn a_model_that_one_process_trains_and_too_few_items_are_refused_with_a_message() {
     let inputs = Inputs { modalities: Vec::new(), ..inputs() };
     let refused = |model: &str, inputs: &Inputs| {
         let text = format!("dataset.name = \"x\"\nmodel.name = {model:?}");

@@ -230,7 +230,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
 }
 
 /// Readings of the models that differ from the default.
-const READINGS: [(&str, &str); 52] = [
+const VARIANTS: [(&str, &str); 52] = [
     ("mp4sr", "\n[finetune]\ncandidates = 5"),
     ("sasrec", "\n[finetune]\ncandidates = \"5\""),
     ("esasrec", "loss = \"softmax\""),
@@ -286,8 +286,8 @@ const READINGS: [(&str, &str); 52] = [
 ];
 
 #[test]
-fn every_reading_of_a_baseline_trains_and_ranks() {
-    for (name, keys) in READINGS {
+fn every_variant_of_a_baseline_trains_and_ranks() {
+    for (name, keys) in VARIANTS {
         let recipe = mp4sr_models::recipe(name).unwrap();
         let inputs = inputs(recipe, sequences(|user| 1 + user as u32, |user| 31 + user as u32 % 20));
         let config = config_with(recipe, &format!("[model.{name}]\n{keys}"));

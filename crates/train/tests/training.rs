@@ -164,7 +164,7 @@ fn rising() -> Sequences {
 }
 
 #[test]
-fn it_stops_after_patience_epochs_without_a_better_recall_and_keeps_the_best() {
+fn training_stops_after_patience_epochs_without_a_better_recall_and_keeps_the_best() {
     // Epoch 3 is as good as epoch 2 and therefore not better, and training stops three epochs after epoch 2. The learning rate is 0.1 and
     // all gradients are equal, so that Adam moves x by 0.1 per step, and there is one step per epoch.
     let folder = tempfile::tempdir().unwrap();
@@ -184,7 +184,7 @@ fn it_stops_after_patience_epochs_without_a_better_recall_and_keeps_the_best() {
 }
 
 #[test]
-fn it_stops_at_the_last_epoch() {
+fn training_stops_at_the_last_epoch() {
     let folder = tempfile::tempdir().unwrap();
     let model = Recorder::new(40, &[1, 2, 3]);
     let outcome = train(&model, &rising(), settings(3, 1, 4), folder.path()).unwrap();
@@ -422,7 +422,7 @@ fn a_non_finite_step_is_kept_and_can_be_reproduced() {
 /// If a run is killed after the last state and before the last line of the log was written, the next start, which has nothing left to
 /// train, completes the log.
 #[test]
-fn a_log_that_a_kill_cut_is_whole_after_the_next_start() {
+fn a_log_truncated_by_a_kill_is_repaired_at_the_next_start() {
     let data = sequences(&[&[1, 2, 3, 4, 5, 6], &[2, 3, 4, 5, 6, 7]], 8);
     let folder = tempfile::tempdir().unwrap();
     let run = || train(&Recorder::new(8, &[2; 50]), &data, settings(3, 50, 2), folder.path()).unwrap();

@@ -137,9 +137,9 @@ fn every_message_in_the_sources_is_in_the_snapshot() {
             for (statement, text) in texts(&files::read_to_string(&path).unwrap()) {
                 // A text inside a call belongs to the message of the enclosing statement.
                 let is = |signs: &[&str]| signs.iter().any(|sign| statement.contains(sign));
-                let is_told =
+                let is_message =
                     text.trim().contains(' ') && !statement.contains("allow(") && !statement.contains("expect(");
-                if !is_told || text.contains('\n') {
+                if !is_message || text.contains('\n') {
                     continue;
                 }
                 if is(&SENTENCES) {

@@ -9,7 +9,7 @@ mod settings;
 use std::process::Output;
 
 use mp4sr_artifact::files;
-use mp4sr_tests::{Project, said, stages};
+use mp4sr_tests::{Project, stages, stderr_of};
 
 /// Text that must not occur in a message for users.
 const NEVER: [&str; 18] = [
@@ -52,8 +52,8 @@ impl MessageChecks {
     /// Runs a program with arguments in which `WORLD` stands for the world's folder. The message must contain `names`: a file, a key or a
     /// flag.
     fn case(&mut self, what: &str, program: &str, words: &[&str], names: &str) {
-        let place = self.world.folder().display().to_string();
-        let words: Vec<String> = words.iter().map(|word| word.replace("WORLD", &place)).collect();
+        let folder = self.world.folder().display().to_string();
+        let words: Vec<String> = words.iter().map(|word| word.replace("WORLD", &folder)).collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let output = self.world.output(program, &words);
         self.check(what, names, &output);
@@ -75,10 +75,10 @@ impl MessageChecks {
     }
 
     fn check(&mut self, what: &str, names: &str, output: &Output) {
-        let said = said(output);
-        let last = said.lines().last().unwrap_or_default().to_owned();
+        let message = stderr_of(output);
+        let last = message.lines().last().unwrap_or_default().to_owned();
         // For wrong flags, the argument parser also prints the usage, and exits with a code of its own.
-        let line = said.lines().find(|line| line.starts_with("error: ")).unwrap_or(&last).to_owned();
+        let line = message.lines().find(|line| line.starts_with("error: ")).unwrap_or(&last).to_owned();
         let mut wrong = |is: bool, why: &str| {
             if is {
                 self.problems.push(format!("{what}: {why}: {line}"));
@@ -91,13 +91,13 @@ impl MessageChecks {
         for never in NEVER {
             wrong(line.contains(never), never);
         }
-        let place = self.world.folder().display().to_string();
-        self.table.push((what.to_owned(), line.trim_start_matches("error: ").replace(&place, "...")));
+        let folder = self.world.folder().display().to_string();
+        self.table.push((what.to_owned(), line.trim_start_matches("error: ").replace(&folder, "...")));
     }
 }
 
 #[test]
-fn every_message_names_a_cause_a_place_and_a_remedy_and_is_in_the_snapshot() {
+fn every_message_names_a_cause_a_location_and_a_remedy_and_is_in_the_snapshot() {
     let mut checks = MessageChecks::new();
     let mut snapshots = Vec::new();
     type Check = fn(&mut MessageChecks);

@@ -3,7 +3,7 @@
 use std::fs;
 
 use mp4sr_artifact::{Lock, Tensor, TensorFile, write_tensors};
-use mp4sr_tests::{command, said};
+use mp4sr_tests::{command, stderr_of};
 
 use super::MessageChecks;
 
@@ -81,7 +81,7 @@ pub fn check_raw(checks: &mut MessageChecks) {
     checks.set("a folder where a raw file belongs", "download", &gone.replace("b.tsv", "folder"), "folder");
     checks.set("a path outside the data folder", "download", &gone.replace("b.tsv", "../b.tsv"), "download.files");
     let local = gone.replace("http://127.0.0.1:9/a", "file:///etc/passwd");
-    checks.set("an address of a file", "download", &local, "file:///etc/passwd");
+    checks.set("a URL of a file", "download", &local, "file:///etc/passwd");
 }
 
 pub fn check_rest(checks: &mut MessageChecks) {
@@ -128,7 +128,7 @@ pub fn check_rest(checks: &mut MessageChecks) {
     checks.check("a pipeline that is not TOML", "broken.toml", &broken);
     checks.check("a folder that is in use for something else", "--out", &sample);
     let holder = format!("is in use by process {} on ", std::process::id());
-    assert!(said(&held).contains(&holder) && said(&held).contains(" since 2"), "{}", said(&held));
+    assert!(stderr_of(&held).contains(&holder) && stderr_of(&held).contains(" since 2"), "{}", stderr_of(&held));
 }
 
 /// Fine-tunes from weights that are so large that matrix products overflow.

@@ -12,7 +12,7 @@ use mp4sr_models::{
 };
 use serde_json::{Value, json};
 
-use super::world::World;
+use super::world::BaselineWorld;
 
 /// A step of training: a model and, where it has two, its phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -124,13 +124,13 @@ fn batch_inputs(batch: &Batch) -> Vec<Input> {
 }
 
 /// The mean feature row of each item, by modality.
-fn means(world: &World) -> Result<Vec<Input>> {
+fn means(world: &BaselineWorld) -> Result<Vec<Input>> {
     let mean = |features: &Ragged| mean_rows(features, mp4sr_models::RowMean::Mean, &world.data.device);
     world.data.modalities.iter().map(|m| floats(&format!("means.{}", m.name), &mean(&m.features)?)).collect()
 }
 
 /// The training sequences of all users.
-fn training(world: &World) -> Vec<Input> {
+fn training(world: &BaselineWorld) -> Vec<Input> {
     let training = &world.data.training;
     let length = |user: usize| training.of(user).len();
     vec![ids("train.items", &training.items), offsets("train.offsets", training.users(), length)]
@@ -152,7 +152,7 @@ const WEIGHT_DECAY: f64 = 1e-4;
 
 impl StepOf {
     /// Builds the step in a world; the samples that it draws depend only on the key.
-    pub fn case(self, world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
+    pub fn case(self, world: &BaselineWorld, key: RngKey) -> anyhow::Result<BaselineCase> {
         match self {
             Self::Sasrec => sasrec_case(world, key),
             Self::Cl4srec => cl4srec_case(world, key),
@@ -172,7 +172,7 @@ impl StepOf {
     }
 }
 
-fn sasrec_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
+fn sasrec_case(world: &BaselineWorld, key: RngKey) -> anyhow::Result<BaselineCase> {
     let transformer = TransformerConfig::default();
     let model = Rc::new(SasRec::new(transformer, world.data.items, &world.data.device, key)?);
     let batch = world.prefixes(BATCH, transformer.max_sequence_length)?;
@@ -190,7 +190,7 @@ fn sasrec_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
     })
 }
 
-fn cl4srec_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
+fn cl4srec_case(world: &BaselineWorld, key: RngKey) -> anyhow::Result<BaselineCase> {
     let (config, transformer) = (cl4srec::Config::default(), TransformerConfig::default());
     let model = Rc::new(Cl4sRec::new(config.clone(), transformer, world.data.items, &world.data.device, key)?);
     let batch = world.prefixes(BATCH, transformer.max_sequence_length)?;
@@ -218,7 +218,7 @@ fn cl4srec_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
     })
 }
 
-fn sine_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
+fn sine_case(world: &BaselineWorld, key: RngKey) -> anyhow::Result<BaselineCase> {
     let config = sine::Config::default();
     let model = Rc::new(Sine::new(config.clone(), world.data.items, &world.data.device, key)?);
     let batch = world.prefixes(BATCH, config.max_sequence_length)?;
@@ -236,13 +236,13 @@ fn sine_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
     })
 }
 
-fn fdsa_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
+fn fdsa_case(world: &BaselineWorld, key: RngKey) -> anyhow::Result<BaselineCase> {
     let (config, transformer) = (fdsa::Config::default(), TransformerConfig::default());
     let model = Fdsa::new(config.clone(), transformer, &world.data, key)?;
     feature_case(world, model, &json!(config), transformer, Fdsa::finetune_loss)
 }
 
-fn difsr_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
+fn difsr_case(world: &BaselineWorld, key: RngKey) -> anyhow::Result<BaselineCase> {
     let (config, transformer) = (difsr::Config::default(), TransformerConfig::default());
     let model = DifSr::new(config, transformer, &world.data, key)?;
     feature_case(world, model, &json!(config), transformer, DifSr::finetune_loss)
@@ -250,7 +250,7 @@ fn difsr_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
 
 /// Builds the fine-tuning step of a transformer that reads the items' mean features.
 fn feature_case<M: Model + 'static>(
-    world: &World,
+    world: &BaselineWorld,
     model: M,
     own: &Value,
     transformer: TransformerConfig,
@@ -272,7 +272,7 @@ fn feature_case<M: Model + 'static>(
     })
 }
 
-fn s3rec_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
+fn s3rec_case(world: &BaselineWorld, key: RngKey) -> anyhow::Result<BaselineCase> {
     let (config, transformer) = (s3rec::Config::default(), TransformerConfig::default());
     let model = Rc::new(S3Rec::new(config.clone(), transformer, &world.data, key)?);
     let n = transformer.max_sequence_length;
@@ -287,7 +287,7 @@ fn s3rec_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
     let samples = Batch::of_histories(joined.iter().map(|items| (items.as_slice(), 1)), n)?;
     let samples = Batch { targets: Vec::new(), ..samples };
     let draws = model.draws(&samples, key);
-    let starts: Vec<u32> = draws.segments.iter().map(|(places, _)| places.start as u32).collect();
+    let starts: Vec<u32> = draws.segments.iter().map(|(tokens, _)| tokens.start as u32).collect();
     let others: Vec<u32> = draws.segments.iter().flat_map(|(_, others)| others.iter().copied()).collect();
     let inputs = with(
         with(batch_inputs(&samples), means(world)?),
@@ -313,18 +313,18 @@ fn s3rec_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
     })
 }
 
-fn noise(uses: usize, experts: usize, key: RngKey) -> Result<Tensor> {
-    let values = (0..(uses * experts) as u64).map(|at| key.normal(at) as f32).collect();
-    Tensor::from_vec(values, (uses, experts), &mp4sr_models::Device::Cpu)
+fn noise(count: usize, experts: usize, key: RngKey) -> Result<Tensor> {
+    let values = (0..(count * experts) as u64).map(|at| key.normal(at) as f32).collect();
+    Tensor::from_vec(values, (count, experts), &mp4sr_models::Device::Cpu)
 }
 
-fn unisrec_pretrain_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
+fn unisrec_pretrain_case(world: &BaselineWorld, key: RngKey) -> anyhow::Result<BaselineCase> {
     let (config, transformer) = (unisrec::Config::default(), TransformerConfig::default());
     let model = Rc::new(UniSRec::new(config, transformer, &world.data, key)?);
     let batch = world.prefixes(BATCH, transformer.max_sequence_length)?;
     let augmented = model.augment(&batch, key.fold_in("augmentation"))?;
-    let uses = batch.items.len() + batch.count() + augmented.batch.items.len();
-    let noise = noise(uses, config.experts, key.fold_in("noise"))?;
+    let count = batch.items.len() + batch.count() + augmented.batch.items.len();
+    let noise = noise(count, config.experts, key.fold_in("noise"))?;
     let own = &augmented.batch;
     let inputs = with(
         batch_inputs(&batch),
@@ -350,7 +350,7 @@ fn unisrec_pretrain_case(world: &World, key: RngKey) -> anyhow::Result<BaselineC
     })
 }
 
-fn unisrec_finetune_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
+fn unisrec_finetune_case(world: &BaselineWorld, key: RngKey) -> anyhow::Result<BaselineCase> {
     let (config, transformer) = (unisrec::Config::default(), TransformerConfig::default());
     let model = Rc::new(UniSRec::new(config, transformer, &world.data, key)?);
     let batch = world.prefixes(BATCH, transformer.max_sequence_length)?;
@@ -371,12 +371,12 @@ fn unisrec_finetune_case(world: &World, key: RngKey) -> anyhow::Result<BaselineC
 }
 
 /// The inputs of a model that trains on events, with one negative per event.
-fn event_inputs(world: &World, batch: &Batch, negatives: &[u32]) -> Vec<Input> {
+fn event_inputs(world: &BaselineWorld, batch: &Batch, negatives: &[u32]) -> Vec<Input> {
     let own = [ids("users", &batch.users), ids("positives", &batch.targets), ids("negatives", negatives)];
     with(training(world), own)
 }
 
-fn lightgcn_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
+fn lightgcn_case(world: &BaselineWorld, key: RngKey) -> anyhow::Result<BaselineCase> {
     let config = lightgcn::Config::default();
     let model = Rc::new(LightGcn::new(config.clone(), &world.data, key)?);
     let batch = world.single_events(BATCH)?;
@@ -395,7 +395,7 @@ fn lightgcn_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
     })
 }
 
-fn grcn_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
+fn grcn_case(world: &BaselineWorld, key: RngKey) -> anyhow::Result<BaselineCase> {
     let config = grcn::Config::default();
     let model = Rc::new(Grcn::new(config.clone(), &world.data, key)?);
     let batch = world.single_events(BATCH)?;
@@ -414,7 +414,7 @@ fn grcn_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
     })
 }
 
-fn dualgnn_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
+fn dualgnn_case(world: &BaselineWorld, key: RngKey) -> anyhow::Result<BaselineCase> {
     let config = dualgnn::Config::default();
     let model = Rc::new(DualGnn::new(config.clone(), &world.data, key)?);
     let batch = world.single_events(BATCH)?;
@@ -444,7 +444,7 @@ fn dualgnn_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
     })
 }
 
-fn mvrnn_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
+fn mvrnn_case(world: &BaselineWorld, key: RngKey) -> anyhow::Result<BaselineCase> {
     let config = mvrnn::Config::default();
     let model = Rc::new(MvRnn::new(config, &world.data, key)?);
     let wanted = world.batch_size(BATCH);
@@ -473,7 +473,7 @@ fn mvrnn_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
     })
 }
 
-fn clcrec_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
+fn clcrec_case(world: &BaselineWorld, key: RngKey) -> anyhow::Result<BaselineCase> {
     let config = clcrec::Config::default();
     let model = Rc::new(ClcRec::new(config.clone(), &world.data, key)?);
     let batch = world.single_events(256)?;
@@ -497,7 +497,7 @@ fn clcrec_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
 }
 
 /// Marks the items with the most training events, which are the share `share` of all items.
-fn head_items(world: &World, share: f64) -> Vec<bool> {
+fn head_items(world: &BaselineWorld, share: f64) -> Vec<bool> {
     let mut events = vec![0usize; world.data.items];
     world.data.training.items.iter().for_each(|&item| events[item as usize - 1] += 1);
     let mut order: Vec<usize> = (0..events.len()).collect();
@@ -515,7 +515,7 @@ fn buffer_input((name, buffer): (String, Buffer)) -> Input {
     Input { name: format!("buffer.{name}"), values, shape: buffer.shape }
 }
 
-fn masr_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
+fn masr_case(world: &BaselineWorld, key: RngKey) -> anyhow::Result<BaselineCase> {
     let config = masr::Config::default();
     // The dropout of the model's recipe.
     let transformer = TransformerConfig { dropout: 0.1, ..TransformerConfig::default() };
@@ -530,7 +530,7 @@ fn masr_case(world: &World, key: RngKey) -> anyhow::Result<BaselineCase> {
     let wanted = world.batch_size(BATCH);
     let batch = world.whole_sequences(transformer.max_sequence_length, |sequences, _| sequences >= wanted)?;
     let cloze = model.cloze(&batch, key)?;
-    let cloze = cloze.ok_or_else(|| anyhow::anyhow!("no place of the batch is a target; raise `--batch`"))?;
+    let cloze = cloze.ok_or_else(|| anyhow::anyhow!("no token of the batch is a target; raise `--batch`"))?;
     let is_label = |item: u32| cloze.labels.contains(&item);
     let open = key.fold_in("negatives").permutation(world.data.items).into_iter().map(|row| row + 1);
     let open = open.filter(|&item| !is_head[item as usize - 1] && !is_label(item) && events.contains(&item));

@@ -97,7 +97,7 @@ fn step_name(args: &BaselineArgs) -> String {
 
 /// Times the step and describes it as one JSON object: first with the same samples in all steps, then with new samples in each step.
 pub fn run(args: &BaselineArgs) -> anyhow::Result<serde_json::Value> {
-    let world = world::World::draw(&args.sizes)?;
+    let world = world::BaselineWorld::draw(&args.sizes)?;
     let key = RngKey::new(args.sizes.seed);
     let case = args.model.case(&world, key)?;
     spread_parameters(&case, key.fold_in("spread"))?;
@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_step_runs_in_a_small_world_and_gives_the_peer_all_that_it_trains() {
+    fn every_step_runs_in_a_small_world_and_dumps_all_trained_parameters() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("step.safetensors");
         for &model in case::StepOf::value_variants() {

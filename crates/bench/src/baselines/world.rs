@@ -34,14 +34,14 @@ const FEWEST: usize = 4;
 const ROWS: [(&str, f64); 2] = [("text", 2.0), ("image", 1.2)];
 
 /// The users, items and features of the world.
-pub struct World {
+pub struct BaselineWorld {
     sizes: WorldSizes,
     key: RngKey,
     /// The data from which models are built.
     pub data: Data,
 }
 
-impl World {
+impl BaselineWorld {
     /// Draws sequences of popular and rare items without repeats, with lengths from a geometric distribution, and features.
     pub fn draw(sizes: &WorldSizes) -> anyhow::Result<Self> {
         anyhow::ensure!(sizes.events >= 5.0, "`--events`: expected at least 5, found {}", sizes.events);
@@ -86,12 +86,12 @@ impl World {
     /// Draws events uniformly, and returns the index of each among all events and its user. If `later`, first events of users are skipped.
     fn events(&self, count: usize, later: bool) -> anyhow::Result<Vec<(usize, usize)>> {
         let training = &self.data.training;
-        let events = (0..).map(|at| self.below("events", at, training.items.len())).map(|place| {
-            let user = training.offsets.partition_point(|&offset| offset <= place) - 1;
-            (place, user)
+        let events = (0..).map(|at| self.below("events", at, training.items.len())).map(|event| {
+            let user = training.offsets.partition_point(|&offset| offset <= event) - 1;
+            (event, user)
         });
         let events: Vec<_> =
-            events.filter(|&(place, user)| !later || place > training.offsets[user]).take(count).collect();
+            events.filter(|&(event, user)| !later || event > training.offsets[user]).take(count).collect();
         anyhow::ensure!(!events.is_empty(), "`--batch`: expected at least 1, found 0");
         Ok(events)
     }
@@ -100,10 +100,10 @@ impl World {
     pub fn prefixes(&self, default: usize, longest: usize) -> anyhow::Result<Batch> {
         let training = &self.data.training;
         let events = self.events(self.batch_size(default), true)?;
-        let sample = |&(place, user): &(usize, usize)| Sample {
+        let sample = |&(event, user): &(usize, usize)| Sample {
             user: user as u32,
-            history: &training.items[training.offsets[user]..place],
-            target: Some(training.items[place]),
+            history: &training.items[training.offsets[user]..event],
+            target: Some(training.items[event]),
         };
         Ok(Batch::new(events.iter().map(sample), longest)?)
     }
@@ -112,10 +112,10 @@ impl World {
     pub fn single_events(&self, default: usize) -> anyhow::Result<Batch> {
         let training = &self.data.training;
         let events = self.events(self.batch_size(default), false)?;
-        let sample = |&(place, user): &(usize, usize)| Sample {
+        let sample = |&(event, user): &(usize, usize)| Sample {
             user: user as u32,
             history: &[],
-            target: Some(training.items[place]),
+            target: Some(training.items[event]),
         };
         Ok(Batch::new(events.iter().map(sample), 0)?)
     }

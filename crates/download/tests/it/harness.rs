@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use image::{ImageFormat, Rgb, RgbImage};
 use mp4sr_artifact::{Downloads, Items};
-use mp4sr_download::{DownloadReport, Entry, Fate};
+use mp4sr_download::{DownloadReport, Fate, LedgerEntry};
 use mp4sr_tests::Project;
 
 pub struct World(Project);
@@ -67,7 +67,7 @@ impl World {
             }
             let reported: BTreeMap<_, _> =
                 images.fates.iter().filter(|(_, n)| **n > 0).map(|(f, n)| (*f, *n)).collect();
-            assert_eq!(images.addresses, reported.values().sum::<u64>() + images.missing);
+            assert_eq!(images.urls, reported.values().sum::<u64>() + images.missing);
             if images.missing == 0 {
                 assert_eq!(reported, fates, "report and ledger tell the same");
             }
@@ -76,8 +76,8 @@ impl World {
     }
 
     /// Runs the stage, expects exit code 1 and one line on standard error, and returns that line.
-    pub fn run_badly(&self, set: &[&str]) -> String {
-        self.0.run_badly("download", &words(set))
+    pub fn run_failing(&self, set: &[&str]) -> String {
+        self.0.run_failing("download", &words(set))
     }
 
     pub fn downloads(&self) -> Downloads {
@@ -85,9 +85,9 @@ impl World {
     }
 
     /// The last entry for each URL.
-    pub fn ledger(&self) -> BTreeMap<String, Entry> {
+    pub fn ledger(&self) -> BTreeMap<String, LedgerEntry> {
         let text = std::fs::read_to_string(self.downloads().ledger()).unwrap();
-        let entries = text.lines().filter_map(|line| serde_json::from_str::<Entry>(line).ok());
+        let entries = text.lines().filter_map(|line| serde_json::from_str::<LedgerEntry>(line).ok());
         entries.map(|entry| (entry.url.clone(), entry)).collect()
     }
 

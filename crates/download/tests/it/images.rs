@@ -49,7 +49,7 @@ fn shop(request: &Request, stream: &mut TcpStream) {
 }
 
 #[test]
-fn every_address_has_one_fate_and_a_second_run_asks_only_for_what_failed() {
+fn every_url_has_one_outcome_and_a_second_run_requests_only_what_failed() {
     let server = Server::start(shop);
     let world = World::new("retries = 0");
     let paths = [
@@ -90,7 +90,7 @@ fn every_address_has_one_fate_and_a_second_run_asks_only_for_what_failed() {
     world.is_lost(&url("/far/"), Fate::Failed, "more than 5 redirects");
     world.is_lost("https://", Fate::Refused, "not a valid URL");
     assert_eq!(world.ledger().len(), 15);
-    assert_eq!(report.images.unwrap().addresses, 15, "an address that stands twice counts once, a path not at all");
+    assert_eq!(report.images.unwrap().urls, 15, "a URL that occurs twice counts once, a path not at all");
     assert_eq!(world.ledger()[&url("/ok.png")].width, Some(64));
     assert_eq!(server.asked_for("/far/xxxxx").len(), 1);
     assert_eq!(server.asked_for("/far/xxxxxx").len(), 0);
@@ -163,7 +163,7 @@ fn retries_wait_as_the_server_asks_and_give_up_when_it_asks_for_too_long() {
 }
 
 #[test]
-fn a_server_that_stalls_is_left_before_and_within_the_body() {
+fn a_stalled_server_times_out_before_and_within_the_body() {
     let server = Server::start(|request, stream| {
         if request.path == "/body" {
             head(stream, 200, &[("Content-Length", "5000")]);
@@ -178,7 +178,7 @@ fn a_server_that_stalls_is_left_before_and_within_the_body() {
 }
 
 #[test]
-fn the_bytes_of_a_body_decide_and_not_its_headers() {
+fn the_content_of_a_body_decides_and_not_its_headers() {
     let server = Server::start(|request, stream| match request.path.as_str() {
         // The server announces less than it sends; only what was announced is read.
         "/less" => {
@@ -242,7 +242,7 @@ fn no_more_connections_per_host_than_allowed() {
 }
 
 #[test]
-fn a_host_that_never_answers_is_not_asked_for_every_image() {
+fn a_host_that_never_answers_is_not_requested_for_every_image() {
     // The port is below those that the system assigns, so that no server of another test can listen on it.
     let closed = "127.0.0.1:1";
     let world = World::new("retries = 0\nper_host = 1");

@@ -31,7 +31,7 @@ fn a_cut_connection_is_resumed_where_it_was_cut() {
 }
 
 #[test]
-fn a_server_that_gives_less_than_the_rest_is_asked_for_what_is_left() {
+fn a_server_that_sends_less_than_the_rest_is_asked_for_the_remainder() {
     let server = Server::start(|request, stream| {
         let whole = image(Jpeg);
         if request.nth == 1 {
@@ -49,7 +49,7 @@ fn a_server_that_gives_less_than_the_rest_is_asked_for_what_is_left() {
 }
 
 #[test]
-fn what_was_cut_is_begun_anew_where_the_server_has_something_else() {
+fn an_interrupted_download_restarts_if_the_file_has_changed() {
     let server = Server::start(|request, stream| match (request.path.as_str(), request.nth) {
         // Without a validator, it is unknown whether the rest would fit.
         ("/bare", 0) => {
@@ -77,7 +77,7 @@ fn what_was_cut_is_begun_anew_where_the_server_has_something_else() {
 }
 
 #[test]
-fn what_failed_is_resumed_by_the_next_run() {
+fn a_failed_download_is_resumed_by_the_next_run() {
     let server = Server::start(|request, stream| {
         serve_file(request, stream, &image(Jpeg), TAG, if request.nth == 0 { 700 } else { usize::MAX });
     });
@@ -110,7 +110,7 @@ fn a_killed_run_is_resumed_and_two_at_once_are_reported() {
         assert!(child.try_wait().unwrap().is_none(), "it ended too soon");
         std::thread::sleep(Duration::from_millis(10));
     }
-    let message = world.run_badly(&[]);
+    let message = world.run_failing(&[]);
     assert!(message.contains(&format!("is in use by process {}", child.id())), "{message}");
     child.kill().unwrap();
     child.wait().unwrap();

@@ -49,7 +49,7 @@ fn raw_files_are_fetched_once_resumed_and_verified() {
     assert_eq!(server.asked().len(), 3, "what is there is not fetched again");
     assert!(report.files[0].verified && !report.files[0].fetched);
     std::fs::write(world.data("deep/a.bin"), "other").unwrap();
-    let message = world.run_badly(&[]);
+    let message = world.run_failing(&[]);
     assert!(
         message.contains("deep/a.bin") && message.contains(&sum(b"other")) && message.contains("remove it"),
         "{message}"
@@ -61,7 +61,7 @@ fn raw_files_are_fetched_once_resumed_and_verified() {
 fn a_wrong_checksum_is_reported_with_both_values_and_leaves_no_file() {
     let (server, wrong) = (server(), "0".repeat(64));
     let world = world(&server, &[("/a", "a.bin", &wrong)]);
-    let message = world.run_badly(&[]);
+    let message = world.run_failing(&[]);
     assert!(message.contains("a.bin`") && message.contains(&wrong) && message.contains(&sum(&content())), "{message}");
     let left: Vec<_> = files_below(&world.data("")).into_iter().filter(|path| path.contains("a.bin")).collect();
     assert_eq!(left, Vec::<String>::new());
@@ -71,28 +71,28 @@ fn a_wrong_checksum_is_reported_with_both_values_and_leaves_no_file() {
 fn a_file_that_cannot_be_downloaded_is_an_error_once_the_others_are_complete() {
     let server = server();
     let world = world(&server, &[("/none", "none.json", ""), ("/page", "c.json.gz", ""), ("/b", "b.json", "")]);
-    let message = world.run_badly(&[]);
+    let message = world.run_failing(&[]);
     assert!(message.contains("none.json") && message.contains("answered 404"), "{message}");
     assert!(message.contains("c.json.gz") && message.contains("is a web page"), "{message}");
     assert!(world.data("b.json").is_file() && !world.data("c.json.gz").exists());
 }
 
 #[test]
-fn offline_a_missing_file_is_reported_and_nothing_is_asked() {
+fn offline_mode_reports_missing_files_and_requests_nothing() {
     let server = server();
     let world = world(&server, &[("/a", "a.bin", ""), ("/b", "b.json", "")]);
     std::fs::create_dir_all(world.data("")).unwrap();
     std::fs::write(world.data("a.bin"), "mine").unwrap();
-    let message = world.run_badly(&["download.offline=true"]);
+    let message = world.run_failing(&["download.offline=true"]);
     assert!(message.contains("b.json") && message.contains("offline") && !message.contains("a.bin"), "{message}");
     assert!(server.asked().is_empty());
 }
 
 #[test]
-fn no_path_leads_out_of_the_data_folder_and_no_private_server_is_asked() {
+fn no_path_leaves_the_data_folder_and_no_private_server_is_requested() {
     let server = server();
     let escaping = world(&server, &[("/b", "../b.json", "")]);
-    let message = escaping.run_badly(&[]);
+    let message = escaping.run_failing(&[]);
     assert!(message.contains("`download.files[0].path` = \"../b.json\" is not allowed"), "{message}");
     let private = world(&server, &[("/b", "b.json", "")]);
     let output = private.run(&["download.allow_private=false"]);
@@ -125,7 +125,7 @@ fn a_body_is_stored_unchanged_whatever_encoding_the_server_names() {
 }
 
 #[test]
-fn the_rest_of_another_version_is_not_joined() {
+fn the_rest_of_another_version_is_not_appended() {
     let server = Server::start(|request, stream| {
         let (old, new) = (vec![1_u8; 5000], vec![2_u8; 5000]);
         match request.nth {
@@ -144,13 +144,13 @@ fn the_rest_of_another_version_is_not_joined() {
 }
 
 #[test]
-fn what_is_empty_is_not_kept_and_is_fetched_again() {
+fn an_empty_file_is_not_kept_and_is_fetched_again() {
     let server = Server::start(|request, stream| match request.nth {
         0 => reply(stream, 200, &[], b""),
         _ => reply(stream, 200, &[], b"a file"),
     });
     let world = world(&server, &[("/a", "a.csv", "")]);
-    let message = world.run_badly(&[]);
+    let message = world.run_failing(&[]);
     assert!(message.contains("a.csv` was not kept") && message.contains("is empty"), "{message}");
     // An earlier release kept such a file.
     std::fs::write(world.data("a.csv"), "").unwrap();
@@ -163,7 +163,7 @@ fn no_password_signature_or_token_is_shown() {
     let server = Server::start(|_, stream| reply(stream, 404, &[], b""));
     let url = server.url("/a.csv").replace("http://", "http://me:hunter2@") + "?X-Signature=s3cr3t&token=t0k3n";
     let world = World::new(&format!("retries = 0\nfiles = [{{ url = \"{url}\", path = \"a.csv\" }}]"));
-    let message = world.run_badly(&[]);
+    let message = world.run_failing(&[]);
     assert!(message.contains("/a.csv?...: answered 404"), "{message}");
     for secret in ["hunter2", "me:", "s3cr3t", "t0k3n"] {
         assert!(!message.contains(secret), "{message}");
@@ -178,7 +178,7 @@ fn a_download_does_not_leave_the_data_folder_through_a_link() {
     let elsewhere = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(world.data("")).unwrap();
     std::os::unix::fs::symlink(elsewhere.path(), world.data("linked")).unwrap();
-    let message = world.run_badly(&[]);
+    let message = world.run_failing(&[]);
     assert!(message.contains("linked` is a link") && message.contains("must stay within the data folder"), "{message}");
     assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0);
     assert!(server.asked().is_empty());

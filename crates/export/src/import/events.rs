@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 /// An event of the dataset.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Event {
+pub struct ImportedEvent {
     /// The row of the user among [`Interactions::users`].
     pub user: u32,
     /// The row of the item among [`Interactions::items`].
@@ -26,7 +26,7 @@ pub struct Interactions {
     /// The ids of the items, by row.
     pub items: IndexSet<String>,
     /// The events. Of events with the same user and time, the earlier one comes first.
-    pub events: Vec<Event>,
+    pub events: Vec<ImportedEvent>,
     /// The names of further columns, such as `rating`.
     pub columns: Vec<String>,
     /// Whether events have times.
@@ -37,7 +37,7 @@ pub struct Interactions {
 
 /// What the times of events mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Clock {
+pub enum ImportClock {
     /// Unix time in seconds.
     Seconds,
     /// Unix time in milliseconds.
@@ -60,16 +60,16 @@ impl Interactions {
     }
 
     /// Guesses what the times mean from the median: seconds from 1973 to 2286, or milliseconds of the same years.
-    pub fn clock(&self) -> Clock {
+    pub fn clock(&self) -> ImportClock {
         let mut times: Vec<f64> = self.events.iter().map(|event| event.time).collect();
         if !self.is_timed || times.is_empty() || self.has_early_times() {
-            return Clock::Order;
+            return ImportClock::Order;
         }
         let middle = times.len() / 2;
         match *times.select_nth_unstable_by(middle, f64::total_cmp).1 {
-            time if (1.0e8..1.0e10).contains(&time) => Clock::Seconds,
-            time if (1.0e11..1.0e13).contains(&time) => Clock::Milliseconds,
-            _ => Clock::Order,
+            time if (1.0e8..1.0e10).contains(&time) => ImportClock::Seconds,
+            time if (1.0e11..1.0e13).contains(&time) => ImportClock::Milliseconds,
+            _ => ImportClock::Order,
         }
     }
 
@@ -84,7 +84,7 @@ impl Interactions {
     }
 
     /// The events of each user; events must be grouped by user.
-    pub fn by_user(&self) -> impl Iterator<Item = &[Event]> {
+    pub fn by_user(&self) -> impl Iterator<Item = &[ImportedEvent]> {
         self.events.chunk_by(|a, b| a.user == b.user)
     }
 }

@@ -7,13 +7,13 @@ use indexmap::IndexSet;
 use mp4sr_artifact::files;
 
 use super::ImportArgs;
-use super::events::{Event, Interactions};
+use super::events::{ImportedEvent, Interactions};
 use super::items::ImportedItem;
 use super::table::TabTable;
 use super::write::{Imported, exported_items, features_of};
 use crate::dataset::{About, ModalityFeatures, read_about};
 use crate::mmrec::feature_file;
-use crate::npy::Matrix;
+use crate::npy::NpyMatrix;
 
 /// Columns with a meaning of their own.
 const KNOWN: [&str; 4] = ["userID", "itemID", "timestamp", "x_label"];
@@ -37,16 +37,16 @@ pub fn read(args: &ImportArgs) -> anyhow::Result<Imported> {
         (0..table.columns.len()).filter(|&at| !KNOWN.contains(&table.columns[at].0.as_str())).collect();
     let (mut events, mut most) = (Vec::new(), (0_u32, 0_u32));
     table.each(|line, cells| {
-        let number = |place: usize| table.number::<u32>(line, place, cells[place]);
+        let number = |column: usize| table.number::<u32>(line, column, cells[column]);
         let (user, item) = (number(user)?, number(item)?);
         ensure!(user < u32::MAX && item < u32::MAX, "`{}`, line {line}: a number is too large", inter.display());
         let label = part.map(number).transpose()?.unwrap_or(0);
         ensure!(label <= 2, "`{}`, line {line}: `x_label` is {label}, expected 0, 1 or 2", inter.display());
         most = (most.0.max(user + 1), most.1.max(item + 1));
-        events.push(Event {
+        events.push(ImportedEvent {
             user,
             item,
-            time: time.map_or(Ok(0.0), |place| table.time(line, place, cells[place]))?,
+            time: time.map_or(Ok(0.0), |column| table.time(line, column, cells[column]))?,
             part: label as u8,
             further: further.iter().map(|&at| cells[at].to_owned()).collect(),
         });
@@ -72,7 +72,15 @@ pub fn read(args: &ImportArgs) -> anyhow::Result<Imported> {
         is_timed: time.is_some(),
         is_divided: part.is_some(),
     };
-    Ok(Imported { form: "mmrec", default_name: name_of(&inter), interactions, items: imported, features, about, notes })
+    Ok(Imported {
+        format: "mmrec",
+        default_name: name_of(&inter),
+        interactions,
+        items: imported,
+        features,
+        about,
+        notes,
+    })
 }
 
 fn only_inter(folder: &Path) -> anyhow::Result<PathBuf> {
@@ -154,7 +162,7 @@ fn read_features(
         if !path.exists() {
             continue;
         }
-        let matrix = Matrix::read(&path)?;
+        let matrix = NpyMatrix::read(&path)?;
         ensure!(
             matrix.rows() == items.len(),
             "`{}` has {} rows and the dataset {} items; row n must belong to item number n",

@@ -8,7 +8,7 @@ use indexmap::IndexMap;
 use mp4sr_artifact::files;
 
 use super::ImportArgs;
-use super::events::{Event, Interactions};
+use super::events::{ImportedEvent, Interactions};
 use super::items::ImportedItem;
 use super::sequences::Joined;
 use super::table::TabTable;
@@ -34,11 +34,11 @@ const CATEGORIES: [&str; 7] = ["categories", "category", "class", "genre", "genr
 #[derive(Default)]
 struct ItemTable {
     items: IndexMap<String, ImportedItem>,
-    vectors: Vec<Vectors>,
+    vectors: Vec<FeatureVectors>,
 }
 
 /// The vectors of one modality by item id.
-struct Vectors {
+struct FeatureVectors {
     modality: String,
     path: PathBuf,
     width: usize,
@@ -106,7 +106,7 @@ pub fn read(args: &ImportArgs) -> anyhow::Result<Imported> {
         .iter()
         .map(|own| own.in_order(folder, &interactions, about.as_ref(), &mut notes))
         .collect::<Result<_, _>>()?;
-    Ok(Imported { form: "recbole", default_name: name, interactions, items, features, about, notes })
+    Ok(Imported { format: "recbole", default_name: name, interactions, items, features, about, notes })
 }
 
 /// The name of the dataset, and its interaction files with their parts; a single file counts as part 0.
@@ -172,8 +172,8 @@ fn read_interactions(
         let (time, list) = (table.find(TIME), table.find(LIST));
         interactions.is_timed &= time.is_some() && list.is_none();
         let used = [Some(user), Some(item), time, list];
-        let further: Vec<usize> = (0..table.columns.len()).filter(|&place| !used.contains(&Some(place))).collect();
-        let columns: Vec<String> = further.iter().map(|&place| table.columns[place].0.clone()).collect();
+        let further: Vec<usize> = (0..table.columns.len()).filter(|&column| !used.contains(&Some(column))).collect();
+        let columns: Vec<String> = further.iter().map(|&column| table.columns[column].0.clone()).collect();
         if at == 0 {
             interactions.columns = columns;
             joined = list.map(|_| Joined::default());
@@ -200,12 +200,12 @@ fn read_interactions(
                 joined.add((path, line), user, *part, before, item);
                 return Ok(());
             }
-            interactions.events.push(Event {
+            interactions.events.push(ImportedEvent {
                 user,
                 item,
-                time: time.map_or(Ok(0.0), |place| table.time(line, place, cells[place]))?,
+                time: time.map_or(Ok(0.0), |column| table.time(line, column, cells[column]))?,
                 part: *part,
-                further: further.iter().map(|&place| cells[place].to_owned()).collect(),
+                further: further.iter().map(|&column| cells[column].to_owned()).collect(),
             });
             Ok(())
         })?;
@@ -251,7 +251,8 @@ impl ItemTable {
         }
         let is_list = |at: usize| table.columns[at].1 == "token_seq";
         let mut dropped = 0_u64;
-        let mut found: Vec<Vectors> = vectors.iter().map(|&at| Vectors::new(&table.columns[at].0, path)).collect();
+        let mut found: Vec<FeatureVectors> =
+            vectors.iter().map(|&at| FeatureVectors::new(&table.columns[at].0, path)).collect();
         table.each(|line, cells| {
             let item_id = plain(cells[id]);
             if item_id.trim().is_empty() || self.items.contains_key(&item_id) {
@@ -296,14 +297,14 @@ impl ItemTable {
         let table = TabTable::read(path, true)?;
         let of_type = |kind: &str| table.columns.iter().position(|(_, own)| own == kind);
         let (Some(id), Some(vector)) = (of_type("token"), of_type("float_seq")) else { return Ok(()) };
-        let mut vectors = Vectors::new(suffix, path);
+        let mut vectors = FeatureVectors::new(suffix, path);
         table.each(|line, cells| vectors.add(&table, line, vector, &plain(cells[id]), cells[vector]))?;
         self.vectors.push(vectors);
         Ok(())
     }
 }
 
-impl Vectors {
+impl FeatureVectors {
     /// Vectors from a file or a column of this name: `textemb`, `text_emb` and `text_feat` all mean the modality `text`.
     fn new(name: &str, path: &Path) -> Self {
         let plain = ["_embedding", "_emb", "_feat", "emb"].iter().find_map(|end| name.strip_suffix(end));
@@ -313,10 +314,10 @@ impl Vectors {
         Self { modality, path: path.to_owned(), width: 0, by_id: HashMap::new() }
     }
 
-    fn add(&mut self, table: &TabTable, line: u64, place: usize, id: &str, cell: &str) -> anyhow::Result<()> {
+    fn add(&mut self, table: &TabTable, line: u64, column: usize, id: &str, cell: &str) -> anyhow::Result<()> {
         let numbers = plain(cell);
         let numbers = numbers.split(' ').filter(|number| !number.is_empty());
-        let vector: Vec<f32> = numbers.map(|number| table.number(line, place, number)).collect::<Result<_, _>>()?;
+        let vector: Vec<f32> = numbers.map(|number| table.number(line, column, number)).collect::<Result<_, _>>()?;
         if vector.is_empty() {
             return Ok(());
         }

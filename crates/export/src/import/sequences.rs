@@ -5,38 +5,38 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 
-use super::events::Event;
+use super::events::ImportedEvent;
 
 /// The lines of all users.
 #[derive(Debug, Default)]
 pub struct Joined {
-    users: BTreeMap<u32, Vec<Line>>,
+    users: BTreeMap<u32, Vec<SequenceLine>>,
 }
 
 #[derive(Debug)]
-struct Line {
+struct SequenceLine {
     part: u8,
     /// The items before the event, oldest first; some datasets keep only the last ones.
     before: Vec<u32>,
     item: u32,
-    place: (PathBuf, u64),
+    location: (PathBuf, u64),
 }
 
 impl Joined {
     /// Adds a line.
-    pub fn add(&mut self, place: (&Path, u64), user: u32, part: u8, before: Vec<u32>, item: u32) {
-        let line = Line { part, before, item, place: (place.0.to_owned(), place.1) };
+    pub fn add(&mut self, location: (&Path, u64), user: u32, part: u8, before: Vec<u32>, item: u32) {
+        let line = SequenceLine { part, before, item, location: (location.0.to_owned(), location.1) };
         self.users.entry(user).or_default().push(line);
     }
 
     /// The events of each user in order. Items that no line has as its event belong to training, or to the part of the event before them.
-    pub fn finish(self, is_divided: bool) -> anyhow::Result<Vec<Event>> {
+    pub fn finish(self, is_divided: bool) -> anyhow::Result<Vec<ImportedEvent>> {
         let mut events = Vec::new();
         for (user, mut lines) in self.users {
             lines.sort_by_key(|line| (line.part, line.before.len()));
             let mut sequence: Vec<(u32, u8)> = Vec::new();
             lines.into_iter().try_for_each(|line| append(&mut sequence, line))?;
-            events.extend(sequence.into_iter().map(|(item, part)| Event {
+            events.extend(sequence.into_iter().map(|(item, part)| ImportedEvent {
                 user,
                 item,
                 time: 0.0,
@@ -48,7 +48,10 @@ impl Joined {
     }
 }
 
-fn append(sequence: &mut Vec<(u32, u8)>, Line { part, before, item, place }: Line) -> anyhow::Result<()> {
+fn append(
+    sequence: &mut Vec<(u32, u8)>,
+    SequenceLine { part, before, item, location }: SequenceLine,
+) -> anyhow::Result<()> {
     let known: Vec<u32> = sequence.iter().map(|(item, _)| *item).collect();
     if (before.is_empty() || !known.is_empty()) && known.ends_with(&before) {
         sequence.push((item, part));
@@ -60,8 +63,8 @@ fn append(sequence: &mut Vec<(u32, u8)>, Line { part, before, item, place }: Lin
     } else {
         bail!(
             "`{}`, line {}: the items before the event do not continue the user's earlier lines; all lines of a user must belong to one sequence",
-            place.0.display(),
-            place.1
+            location.0.display(),
+            location.1
         );
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! Finds the `mp4sr preprocess` split that reproduces the division of an imported dataset.
 
-use super::events::{Event, Interactions};
+use super::events::{ImportedEvent, Interactions};
 
 /// The number of positions that each part can hold: validation begins at this position, and test at twice that.
 pub const PART_STEP: u64 = 1_000_000_000;
@@ -59,10 +59,10 @@ fn starts_by_ratio(length: usize, ratio: &[f64; 3]) -> (usize, usize) {
 fn by_time(interactions: &Interactions) -> Option<Division> {
     let first = |part: u8| {
         let own = interactions.events.iter().filter(|event| event.part == part);
-        own.min_by(|a: &&Event, b: &&Event| a.time.total_cmp(&b.time))
+        own.min_by(|a: &&ImportedEvent, b: &&ImportedEvent| a.time.total_cmp(&b.time))
     };
     let (validation, test) = (first(1)?, first(2)?);
-    let of = |event: &Event| u8::from(event.time >= validation.time) + u8::from(event.time >= test.time);
+    let of = |event: &ImportedEvent| u8::from(event.time >= validation.time) + u8::from(event.time >= test.time);
     let divides = interactions.is_timed
         && validation.time < test.time
         && interactions.events.iter().all(|event| event.part == of(event));

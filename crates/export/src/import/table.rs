@@ -81,17 +81,17 @@ impl TabTable {
     }
 
     /// Parses the time in a cell.
-    pub fn time(&self, line: u64, place: usize, cell: &str) -> anyhow::Result<f64> {
-        let time: f64 = self.number(line, place, cell)?;
-        let name = &self.columns[place].0;
+    pub fn time(&self, line: u64, column: usize, cell: &str) -> anyhow::Result<f64> {
+        let time: f64 = self.number(line, column, cell)?;
+        let name = &self.columns[column].0;
         ensure!(time.is_finite(), "`{}`, line {line}, column `{name}`: {cell:?} is not a time", self.path.display());
         Ok(time)
     }
 
     /// Parses the number in a cell.
-    pub fn number<T: std::str::FromStr>(&self, line: u64, place: usize, cell: &str) -> anyhow::Result<T> {
+    pub fn number<T: std::str::FromStr>(&self, line: u64, column: usize, cell: &str) -> anyhow::Result<T> {
         cell.trim().parse().ok().with_context(|| {
-            let name = &self.columns[place].0;
+            let name = &self.columns[column].0;
             format!(
                 "`{}`, line {line}, column `{name}`: {cell:?} is not a number of the expected kind",
                 self.path.display()

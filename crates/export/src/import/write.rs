@@ -13,7 +13,7 @@ use mp4sr_pipeline::{Bug, Config, Progress, StageArgs};
 use serde_json::{Map, Value, json};
 
 use super::ImportArgs;
-use super::events::{Clock, Interactions, written};
+use super::events::{ImportClock, Interactions, written};
 use super::items::ImportedItem;
 use super::split::{Division, PART_STEP, decide};
 use crate::dataset::{About, ModalityFeatures, ragged_files, read_item_lines};
@@ -23,7 +23,7 @@ use crate::npy;
 /// A dataset as it was read.
 pub struct Imported {
     /// The program that the dataset comes from, in lower case.
-    pub form: &'static str,
+    pub format: &'static str,
     /// The name of the dataset unless the user gives one.
     pub default_name: String,
     pub interactions: Interactions,
@@ -81,7 +81,7 @@ pub fn features_of(
         return Ok(matrix);
     }
     let Some(lines) = read_item_lines(folder)? else { return Ok(matrix) };
-    let (rows, offsets) = (npy::Matrix::read(&rows_file)?, npy::read_i64(&offsets_file)?);
+    let (rows, offsets) = (npy::NpyMatrix::read(&rows_file)?, npy::read_i64(&offsets_file)?);
     let fits = offsets.len() == lines.len() + 1
         && offsets[0] == 0
         && offsets.is_sorted()
@@ -114,29 +114,29 @@ pub fn write(
     let is_cut = read.about.as_ref().is_some_and(|about| about.is_cut);
     let division = decide(&read.interactions, &ratios, is_cut);
     let clock = match &read.about {
-        _ if division == Division::Positions => Clock::Order,
-        Some(about) if about.positions => Clock::Positions,
-        Some(_) if read.interactions.has_early_times() => Clock::Order,
-        Some(_) => Clock::Seconds,
+        _ if division == Division::Positions => ImportClock::Order,
+        Some(about) if about.positions => ImportClock::Positions,
+        Some(_) if read.interactions.has_early_times() => ImportClock::Order,
+        Some(_) => ImportClock::Seconds,
         None => read.interactions.clock(),
     };
-    // With `Clock::Order`, positions are written instead of the times, so a split by time would not divide the users as before.
+    // With `ImportClock::Order`, positions are written instead of the times, so a split by time would not divide the users as before.
     let division = match division {
-        Division::Time { .. } if clock == Clock::Order => Division::Positions,
+        Division::Time { .. } if clock == ImportClock::Order => Division::Positions,
         other => other,
     };
     if division == Division::Positions {
         read.interactions.sort_by_part();
     }
-    let form = read.form;
+    let format = read.format;
     folder::write(&args.out, IMPORT, |made| {
         files::write_bytes(&made.join("interactions.jsonl"), events(&read.interactions, clock, &division)?.as_bytes())?;
         let items: Vec<String> = read.items.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
         files::write_bytes(&made.join("items.jsonl"), (items.join("\n") + "\n").as_bytes())?;
-        let pipeline = pipeline(&name, &Places::of(args), &read, clock, &division);
+        let pipeline = pipeline(&name, &ImportPaths::of(args), &read, clock, &division);
         Config::parse(&pipeline, "the pipeline of the import", &[], models)?;
         files::write_bytes(&made.join("pipeline.toml"), pipeline.as_bytes())?;
-        Ok(json!({ "form": form, "dataset": name, "program": env!("CARGO_PKG_VERSION") }))
+        Ok(json!({ "form": format, "dataset": name, "program": env!("CARGO_PKG_VERSION") }))
     })?;
     progress.log(format!("import: {}", described(&division, clock)));
     let pipeline = args.out.join("pipeline.toml");
@@ -157,9 +157,9 @@ pub fn write(
         return Err(Bug(found).into());
     }
     for own in &read.features {
-        let path = context.layout.feature_file(&own.modality, form);
+        let path = context.layout.feature_file(&own.modality, format);
         let features = in_order(own, &read.items, &items)?;
-        features.write(&path, "import", json!({ "form": form }))?;
+        features.write(&path, "import", json!({ "form": format }))?;
         progress.log(format!("import: features of `{}` in `{}`", own.modality, path.display()));
     }
     progress.log(format!("import: next, `mp4sr run --pipeline {}`", pipeline.display()));
@@ -189,18 +189,18 @@ fn plain_name(name: &str) -> String {
     name.trim_start_matches('.').chars().map(plain).take(100).collect()
 }
 
-fn events(interactions: &Interactions, clock: Clock, division: &Division) -> anyhow::Result<String> {
+fn events(interactions: &Interactions, clock: ImportClock, division: &Division) -> anyhow::Result<String> {
     let mut text = String::new();
     for own in interactions.by_user() {
-        let mut places = [0_u64; 3];
+        let mut counts = [0_u64; 3];
         for (at, event) in own.iter().enumerate() {
             let time = match (division, clock) {
                 (Division::Positions, _) => {
                     let part = usize::from(event.part);
-                    places[part] += 1;
-                    json!(PART_STEP * u64::from(event.part) + places[part] - 1)
+                    counts[part] += 1;
+                    json!(PART_STEP * u64::from(event.part) + counts[part] - 1)
                 }
-                (_, Clock::Order) => json!(at),
+                (_, ImportClock::Order) => json!(at),
                 _ => written(event.time),
             };
             let mut fields = Map::new();
@@ -222,10 +222,10 @@ fn events(interactions: &Interactions, clock: Clock, division: &Division) -> any
     Ok(text)
 }
 
-fn time_column(clock: Clock) -> &'static str {
+fn time_column(clock: ImportClock) -> &'static str {
     match clock {
-        Clock::Seconds | Clock::Milliseconds => "timestamp",
-        Clock::Positions | Clock::Order => "position",
+        ImportClock::Seconds | ImportClock::Milliseconds => "timestamp",
+        ImportClock::Positions | ImportClock::Order => "position",
     }
 }
 
@@ -238,7 +238,7 @@ fn value_of(cell: &str) -> Value {
     number.map_or_else(|| cell.into(), Value::Number)
 }
 
-fn described(division: &Division, clock: Clock) -> String {
+fn described(division: &Division, clock: ImportClock) -> String {
     let parts = match division {
         Division::LeaveOneOut => "each user's last event is for the test and the one before for validation".to_owned(),
         Division::Ratio(shares) => format!("each user's events are divided in the shares {shares:?}, in their original order"),
@@ -251,7 +251,7 @@ fn described(division: &Division, clock: Clock) -> String {
         }
     };
     match clock {
-        Clock::Order if *division != Division::Positions => {
+        ImportClock::Order if *division != Division::Positions => {
             format!("{parts}; the data has no timestamps; events keep their order")
         }
         _ => parts,
@@ -259,13 +259,13 @@ fn described(division: &Division, clock: Clock) -> String {
 }
 
 /// The paths that the pipeline names.
-struct Places {
+struct ImportPaths {
     data: String,
     interactions: String,
     items: String,
 }
 
-impl Places {
+impl ImportPaths {
     /// The files of images and sounds are in the data folder. If that is not the output folder, the raw files are named by absolute paths.
     fn of(args: &ImportArgs) -> Self {
         let shown = |path: PathBuf| path.display().to_string();
@@ -283,22 +283,22 @@ impl Places {
     }
 }
 
-fn pipeline(name: &str, places: &Places, read: &Imported, clock: Clock, division: &Division) -> String {
+fn pipeline(name: &str, paths: &ImportPaths, read: &Imported, clock: ImportClock, division: &Division) -> String {
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
     let has = |of: &dyn Fn(&ImportedItem) -> bool| read.items.iter().any(of);
     let mut text = format!(
         "# A dataset of {}, imported by `mp4sr import`.\n\n[dataset]\nname = {}\ndata = {}\n\n[source]\nformat = \"tabular\"\n\
          interactions = [{}]\nitems = [{}]\nhtml = []\n",
-        if read.form == "recbole" { "RecBole" } else { "MMRec" },
+        if read.format == "recbole" { "RecBole" } else { "MMRec" },
         quoted(name),
-        quoted(&places.data),
-        quoted(&places.interactions),
-        quoted(&places.items),
+        quoted(&paths.data),
+        quoted(&paths.interactions),
+        quoted(&paths.items),
     );
     match clock {
-        Clock::Seconds => text += "time = \"s\"\n",
-        Clock::Milliseconds => text += "time = \"ms\"\n",
-        Clock::Positions | Clock::Order => {}
+        ImportClock::Seconds => text += "time = \"s\"\n",
+        ImportClock::Milliseconds => text += "time = \"ms\"\n",
+        ImportClock::Positions | ImportClock::Order => {}
     }
     text += "\n[source.columns]\n";
     if time_column(clock) == "position" {
@@ -332,7 +332,7 @@ fn pipeline(name: &str, places: &Places, read: &Imported, clock: Clock, division
     }
     text += "\n[model]\n";
     let own =
-        |own: &ModalityFeatures| format!("{{ name = {}, features = {} }}", quoted(&own.modality), quoted(read.form));
+        |own: &ModalityFeatures| format!("{{ name = {}, features = {} }}", quoted(&own.modality), quoted(read.format));
     let modalities: Vec<String> = read.features.iter().map(own).collect();
     if !modalities.is_empty() {
         let _ = writeln!(text, "modalities = [{}]", modalities.join(", "));

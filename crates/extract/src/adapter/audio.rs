@@ -11,15 +11,15 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::layers::{attention, linear};
-use super::settings::Keys;
-use super::{Settings, Tensors};
+use super::settings::ArchitectureKeys;
+use super::{ArchitectureSettings, Tensors};
 use crate::audio::LogMel;
 use crate::error::Result;
 use crate::folder::{CONFIG, JsonFile, ModelFolder, PROCESSOR};
 
 /// The values of `model_type` that are supported.
 pub(crate) const MODEL_TYPES: [&str; 1] = ["whisper"];
-const KEYS: Keys = Keys {
+const KEYS: ArchitectureKeys = ArchitectureKeys {
     followed: &[
         "d_model",
         "encoder_attention_heads",
@@ -130,7 +130,7 @@ impl AudioEncoder {
             let known = MODEL_TYPES.join(", ");
             return Err(folder.config.error(format!("model_type: expected one of {known}; found {model_type}")));
         }
-        let settings = Settings::read(folder, &KEYS)?;
+        let settings = ArchitectureSettings::read(folder, &KEYS)?;
         let (d, heads) = (settings.size("d_model")?, settings.size("encoder_attention_heads")?);
         if !d.is_multiple_of(heads) {
             return Err(settings.refused("encoder_attention_heads", "a divisor of d_model", &Value::from(heads)));

@@ -2,11 +2,11 @@
 //!
 //! Every architecture is one small file. It says which keys of `config.json` it follows, which it accepts because they do not change a
 //! vector, and how the model is built from the tensors of the folder. Everything else is refused by name: a key of the configuration that
-//! is not known, a value that the layers do not follow, and a tensor that they do not read ([`Settings`], [`Tensors`]). Layers of candle
-//! without a backward pass are fine here, because nothing is trained.
+//! is not known, a value that the layers do not follow, and a tensor that they do not read ([`ArchitectureSettings`], [`Tensors`]).
+//! Layers of candle without a backward pass are fine here, because nothing is trained.
 //!
 //! Nothing is padded, and every text, image and window of sound goes through the layers alone, so that its vector is exactly the same
-//! whatever is beside it. Models compute in f32 on the CPU, whatever type the weights are stored in; `docs/encoders.md` lists what each of
+//! whatever else is in the batch. Models compute in f32 on the CPU, whatever type the weights are stored in; `docs/encoders.md` lists what each of
 //! them was compared with.
 
 pub(crate) mod audio;
@@ -16,5 +16,5 @@ mod settings;
 mod tensors;
 pub(crate) mod text;
 
-pub(crate) use settings::Settings;
+pub(crate) use settings::ArchitectureSettings;
 pub(crate) use tensors::Tensors;

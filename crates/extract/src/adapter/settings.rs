@@ -85,7 +85,7 @@ const HARMLESS: [&str; 74] = [
 ];
 
 /// How an architecture treats the keys of its configuration.
-pub(crate) struct Keys {
+pub(crate) struct ArchitectureKeys {
     /// Keys that the layers follow, whatever their value.
     pub followed: &'static [&'static str],
     /// Keys of which only some values are followed, as JSON. The first value is what a missing key means.
@@ -95,21 +95,21 @@ pub(crate) struct Keys {
 }
 
 /// A configuration whose keys are all known.
-pub(crate) struct Settings<'f> {
+pub(crate) struct ArchitectureSettings<'f> {
     file: &'f JsonFile,
     /// The prefix of the keys in messages: empty, or a section with a dot.
     section: &'static str,
     values: Map<String, Value>,
 }
 
-impl<'f> Settings<'f> {
+impl<'f> ArchitectureSettings<'f> {
     /// Reads `config.json` and refuses keys that are not among `keys`, and values that are not supported.
-    pub fn read(folder: &'f ModelFolder, keys: &Keys) -> Result<Self> {
+    pub fn read(folder: &'f ModelFolder, keys: &ArchitectureKeys) -> Result<Self> {
         Self::checked(&folder.config, "", folder.config.parse()?, keys)
     }
 
     /// Like [`Self::read`], but for a section of `config.json`, such as `vision_config.`; `keys` are the section's.
-    pub fn section(folder: &'f ModelFolder, section: &'static str, keys: &Keys) -> Result<Self> {
+    pub fn section(folder: &'f ModelFolder, section: &'static str, keys: &ArchitectureKeys) -> Result<Self> {
         let mut all: Map<String, Value> = folder.config.parse()?;
         let name = section.trim_end_matches('.');
         let Some(Value::Object(values)) = all.remove(name) else {
@@ -118,7 +118,12 @@ impl<'f> Settings<'f> {
         Self::checked(&folder.config, section, values, keys)
     }
 
-    fn checked(file: &'f JsonFile, section: &'static str, values: Map<String, Value>, keys: &Keys) -> Result<Self> {
+    fn checked(
+        file: &'f JsonFile,
+        section: &'static str,
+        values: Map<String, Value>,
+        keys: &ArchitectureKeys,
+    ) -> Result<Self> {
         let settings = Self { file, section, values };
         for (key, value) in &settings.values {
             let known = [keys.followed, keys.harmless, &HARMLESS].iter().any(|keys| keys.contains(&key.as_str()));

@@ -151,7 +151,7 @@ mod tests {
     fn sine(rate: u32, seconds: f64) -> Vec<i16> {
         let count = (f64::from(rate) * seconds) as usize;
         let at = |at: usize| (2.0 * std::f64::consts::PI * 440.0 * at as f64 / f64::from(rate)).sin();
-        (0..count).map(|place| (at(place) * 16_000.0).round() as i16).collect()
+        (0..count).map(|sample| (at(sample) * 16_000.0).round() as i16).collect()
     }
 
     #[test]
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_named() {
+    fn unusable_files_are_reported_with_the_reason() {
         let reason = |bytes: &[u8]| decode(bytes, 16_000).unwrap_err().to_string();
         assert_eq!(reason(b""), "it is empty; fetch it again");
         assert!(reason(b"\x89PNG\r\n\x1a\n, and so on").starts_with("it is neither WAV nor FLAC"));

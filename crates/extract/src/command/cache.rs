@@ -8,7 +8,7 @@ use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 use mp4sr_artifact::Layout;
 use mp4sr_pipeline::{ARTIFACTS_VARIABLE, DEFAULT_ARTIFACTS, artifacts_folder, print};
 
-use crate::cache::{Share, merge, prune, shares};
+use crate::cache::{EncoderShare, merge, prune, shares};
 
 const DAY: u64 = 24 * 60 * 60;
 const STYLE: TableStyle =
@@ -66,7 +66,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                 if let Some(path) = &shards.first_differing {
                     print(&format!(
                         "{}: {} vectors differ from the cache's vector of the same content, by at most {}, the first in `{}`; small \
-                         differences come from different processors or cards, large ones from damaged files\n",
+                         differences come from different processors or GPUs, large ones from damaged files\n",
                         title(share),
                         shards.differing,
                         shards.largest_difference,
@@ -92,7 +92,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
 }
 
-fn table(shares: &[Share]) -> Table {
+fn table(shares: &[EncoderShare]) -> Table {
     let mut table = Table::new();
     table.load_style(STYLE).set_header(["encoder", "width", "shards", "size", "last use"]);
     for share in shares {
@@ -106,7 +106,7 @@ fn table(shares: &[Share]) -> Table {
     table
 }
 
-fn title(share: &Share) -> String {
+fn title(share: &EncoderShare) -> String {
     match &share.about {
         Some(about) => format!("{} ({})", about.model, about.content),
         None => share.folder.display().to_string(),

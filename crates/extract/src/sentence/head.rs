@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn layers_are_those_of_hand_worked_cases() {
+    fn layers_match_hand_computed_cases() {
         let dense = |residual| Dense {
             inputs: 2,
             weight: vec![1.0, 2.0, 0.0, -1.0],

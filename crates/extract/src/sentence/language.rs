@@ -146,7 +146,7 @@ pub(super) struct LanguageModel {
     padding: Option<u32>,
     /// The largest number of tokens in a sequence.
     pub longest: usize,
-    card: Option<DeviceEncoder>,
+    gpu: Option<DeviceEncoder>,
 }
 
 impl LanguageModel {
@@ -169,7 +169,7 @@ impl LanguageModel {
         let file = folder.weights()?;
         let weights = file.tensors(kind.prefixes(), "embeddings.word_embeddings.weight")?;
         let mut model = Self::build(&config, kind, &weights, device.precision())?;
-        model.card = device.upload(EncoderParts {
+        model.gpu = device.upload(EncoderParts {
             input: EncoderInput::Tokens { table: &model.words, segment: Some(&model.segment) },
             positions: &model.positions,
             norm: Some(&model.norm),
@@ -224,7 +224,7 @@ impl LanguageModel {
             norm: weights.norm("embeddings.LayerNorm", d)?,
             padding,
             longest: config.max_position_embeddings.saturating_sub(reserved),
-            card: None,
+            gpu: None,
         })
     }
 
@@ -239,16 +239,16 @@ impl LanguageModel {
     }
 
     /// The encoder on a GPU, if the model was loaded onto one.
-    pub fn card(&self) -> Option<&DeviceEncoder> {
-        self.card.as_ref()
+    pub fn gpu(&self) -> Option<&DeviceEncoder> {
+        self.gpu.as_ref()
     }
 
     /// The vectors of sequences on a GPU, `[sequences, d]`.
-    pub fn embed_on(&self, card: &DeviceEncoder, sequences: &[&[u32]], readout: Readout<'_>) -> Result<Vec<f32>> {
+    pub fn embed_on(&self, gpu: &DeviceEncoder, sequences: &[&[u32]], readout: Readout<'_>) -> Result<Vec<f32>> {
         let positions: Vec<u32> =
             sequences.iter().flat_map(|tokens| self.position_ids(tokens)).map(|position| position as u32).collect();
         let lengths: Vec<usize> = sequences.iter().map(|tokens| tokens.len()).collect();
-        Ok(card.embed_tokens(&sequences.concat(), &positions, &lengths, readout)?)
+        Ok(gpu.embed_tokens(&sequences.concat(), &positions, &lengths, readout)?)
     }
 
     /// The vectors of sequences' tokens, one after the other, `[tokens, d]`.

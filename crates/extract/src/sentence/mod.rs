@@ -25,12 +25,12 @@ use crate::folder::{CONFIG, ModelFolder, TOKENIZER};
 /// The number of tokens that go through the layers together: enough for efficient products, few enough to stay in the caches.
 const TOKENS: usize = 512;
 /// The same for a GPU, which needs many thousands of tokens to be busy.
-const TOKENS_ON_CARD: usize = 16_384;
+const TOKENS_ON_GPU: usize = 16_384;
 /// The number of texts that are tokenised while the GPU computes the previous ones.
 const TEXTS_AHEAD: usize = 4096;
 /// The number of texts that one call should encode: enough to sort them by length, or to keep a GPU busy.
 const TEXTS: usize = 4096;
-const TEXTS_ON_CARD: usize = 65_536;
+const TEXTS_ON_GPU: usize = 65_536;
 
 /// How the vectors of tokens are combined into one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,9 +91,9 @@ impl Model {
     }
 
     /// The model on a GPU, if it was loaded onto one.
-    fn card(&self) -> Option<(&LanguageModel, &DeviceEncoder)> {
+    fn gpu(&self) -> Option<(&LanguageModel, &DeviceEncoder)> {
         match self {
-            Self::Fast(model) => model.card().map(|card| (&**model, card)),
+            Self::Fast(model) => model.gpu().map(|gpu| (&**model, gpu)),
             Self::Adapter(_) => None,
         }
     }
@@ -157,7 +157,7 @@ impl SentenceEncoder {
         let head = Head::read(folder, settings.truncate, !settings.prompt.is_empty())?;
         let model = Model::load(folder, device)?;
         head.check(folder, model.width())?;
-        if model.card().is_some() && head.poolings.iter().any(|pooling| pooling.readout().is_none()) {
+        if model.gpu().is_some() && head.poolings.iter().any(|pooling| pooling.readout().is_none()) {
             return Err(Error::Device(format!(
                 "extract.text.model: on a GPU, only the pooling modes mean, cls and max are supported, and this model uses {:?}; set run.device to \"cpu\"",
                 head.poolings
@@ -181,15 +181,15 @@ impl SentenceEncoder {
 
     /// How many texts a call of [`Self::encode`] should have.
     pub(crate) fn texts_at_once(&self) -> usize {
-        if self.model.card().is_some() { TEXTS_ON_CARD } else { TEXTS }
+        if self.model.gpu().is_some() { TEXTS_ON_GPU } else { TEXTS }
     }
 
     /// Returns one vector per text, `[texts, d]` row by row. Texts go through the model sorted by length and without padding, so that the
     /// vector of a text does not depend on the texts beside it: exactly on the CPU, and on a GPU up to the rounding of products of other
     /// sizes. `done` is called with the number of texts that were encoded since its last call.
     pub fn encode<S: AsRef<str> + Sync>(&self, texts: &[S], done: impl Fn(u64) + Sync) -> Result<Vec<f32>> {
-        if let Some((model, card)) = self.model.card() {
-            return self.encode_on(model, card, texts, done);
+        if let Some((model, gpu)) = self.model.gpu() {
+            return self.encode_on(model, gpu, texts, done);
         }
         let Tokenized { tokens, order } = self.tokenize(texts)?;
         let blocks = blocks(&order, TOKENS, |i| tokens[i].len());
@@ -216,7 +216,7 @@ impl SentenceEncoder {
     fn encode_on<S: AsRef<str> + Sync>(
         &self,
         model: &LanguageModel,
-        card: &DeviceEncoder,
+        gpu: &DeviceEncoder,
         texts: &[S],
         done: impl Fn(u64),
     ) -> Result<Vec<f32>> {
@@ -225,10 +225,10 @@ impl SentenceEncoder {
         let mut parts = all.chunks_mut(TEXTS_AHEAD * d);
         let compute = |ready: Result<Tokenized>| {
             let (Tokenized { tokens, order }, part) = (ready?, parts.next().unwrap_or_default());
-            for block in blocks(&order, TOKENS_ON_CARD, |i| tokens[i].len()) {
+            for block in blocks(&order, TOKENS_ON_GPU, |i| tokens[i].len()) {
                 let sequences: Vec<&[u32]> = block.iter().map(|&i| tokens[i].as_slice()).collect();
                 let readouts = self.head.poolings.iter().filter_map(|pooling| pooling.readout());
-                let pooled = readouts.map(|readout| model.embed_on(card, &sequences, readout));
+                let pooled = readouts.map(|readout| model.embed_on(gpu, &sequences, readout));
                 let pooled = pooled.collect::<Result<Vec<_>>>()?;
                 let width = model.width();
                 for (at, &i) in block.iter().enumerate() {
@@ -369,7 +369,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn poolings_are_those_of_a_hand_worked_case() {
+    fn poolings_match_a_hand_computed_case() {
         let tokens = [1.0, 8.0, 2.0, -4.0, 6.0, 2.0, 3.0, 2.0];
         let of = |mode: &str| Pooling::named(mode).unwrap().pool(&tokens, 2);
         assert_eq!(of("cls"), [1.0, 8.0]);

@@ -12,7 +12,7 @@ use mp4sr_pipeline::config::{Extract, Extracted, Precision};
 use super::image_files::ImageFiles;
 use super::image_words::Dictionary;
 use super::images::Images;
-use super::plan::Plan;
+use super::plan::ExtractPlan;
 use super::sounds::Sounds;
 use super::{DictionaryItems, Extraction, Sentences};
 use crate::device::EncoderDevice;
@@ -22,7 +22,7 @@ use crate::folder::Access;
 /// The encoders that a configuration names. Each is opened, with the index of its cached vectors, by the first text, image or sound that
 /// needs it, and stays in memory.
 pub struct Encoders {
-    pub(super) plan: Plan,
+    pub(super) plan: ExtractPlan,
     pub(super) device: EncoderDevice,
     pub(super) text: Option<Sentences>,
     pub(super) image: Option<Images>,
@@ -58,11 +58,11 @@ impl FileState {
 impl Encoders {
     /// The encoders of the configuration of a dataset's `context`. None is opened yet; one that is not on this machine is downloaded.
     pub fn of(context: &Context) -> anyhow::Result<Self> {
-        let plan = Plan::of(context, context.config.extracted(), Access::Full)?;
+        let plan = ExtractPlan::of(context, context.config.extracted(), Access::Full)?;
         Self::planned(context, plan)
     }
 
-    pub(super) fn planned(context: &Context, plan: Plan) -> anyhow::Result<Self> {
+    pub(super) fn planned(context: &Context, plan: ExtractPlan) -> anyhow::Result<Self> {
         let files = plan.inputs(context)?.into_iter().map(|(_, path)| FileState::of(path)).collect();
         let basis = Basis {
             settings: context.config.extract.clone(),

@@ -70,7 +70,7 @@ impl Extraction<'_> {
             vectors.add(&keys, &new)
         };
         let paths = &self.files.paths;
-        if encoder.is_on_card() {
+        if encoder.is_on_gpu() {
             let read = |block: &[(VectorKey, usize)]| read_block(encoder, block, paths);
             overlap(new.chunks(encoder.images_at_once()), read, |block| Result::Ok(keep(block.embed(encoder)?)?))?;
         } else {
@@ -119,7 +119,7 @@ impl Extraction<'_> {
 
 /// The key of an image file's content.
 fn key_of(name: &str, path: &Path) -> ImageKey {
-    if Downloads::is_address(name) && !path.is_file() {
+    if Downloads::is_url(name) && !path.is_file() {
         return Err("it was not downloaded; run `make download`".to_owned());
     }
     Ok(vector_key(&mp4sr_image::read(path).map_err(|e| e.to_string())?))
@@ -151,7 +151,7 @@ fn read_block(encoder: &dyn ImageEncoder, block: &[(VectorKey, usize)], paths: &
     };
     // For a GPU, all threads read the same block; on the CPU, every thread has a block of its own.
     let images: Vec<_> =
-        if encoder.is_on_card() { block.par_iter().map(read).collect() } else { block.iter().map(read).collect() };
+        if encoder.is_on_gpu() { block.par_iter().map(read).collect() } else { block.iter().map(read).collect() };
     let mut found = ReadBlock { keys: Vec::new(), pixels: Vec::new(), unusable: Vec::new() };
     for (&(key, _), image) in block.iter().zip(images) {
         match image {

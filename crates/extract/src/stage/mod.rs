@@ -28,7 +28,7 @@ pub use self::encoders::{Encoders, encoder_device};
 use self::image_files::ImageFiles;
 use self::image_words::Dictionary;
 use self::images::{ImageVectors, Images};
-use self::plan::{Plan, earlier_stage};
+use self::plan::{ExtractPlan, earlier_stage};
 use self::sounds::Sounds;
 use crate::cache::{self, CachedEncoder, EncoderCache};
 use crate::device::EncoderDevice;
@@ -42,7 +42,7 @@ const NAME: &str = "extract";
 
 /// Brings `features/` up to date.
 pub fn run(context: &Context) -> anyhow::Result<()> {
-    let plan = Plan::of(context, context.config.extracted(), Access::Full)?;
+    let plan = ExtractPlan::of(context, context.config.extracted(), Access::Full)?;
     let data = Path::new(&context.config.dataset.data);
     let items = Items::read_in(&context.layout.items(), data)?;
     let files = ImageFiles::of(&items, data);
@@ -57,7 +57,7 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
 /// Adds the vectors of one part of the items to the cache, and writes no features. Parts may be computed at the same time, by processes on
 /// several machines that share the cache, and again after a kill.
 pub fn run_shard(context: Context, shard: Shard) -> anyhow::Result<()> {
-    let plan = Plan::of(&context, context.config.extracted(), Access::Full)?;
+    let plan = ExtractPlan::of(&context, context.config.extracted(), Access::Full)?;
     let data = Path::new(&context.config.dataset.data);
     let all = Items::read_in(&context.layout.items(), data)?;
     let items = all.select(&shard.range(all.len()).collect::<Vec<_>>());
@@ -81,7 +81,7 @@ pub fn run_shard(context: Context, shard: Shard) -> anyhow::Result<()> {
 }
 
 /// The stage, or that of an earlier run that extracted everything.
-fn stage_of(context: &Context, plan: &Plan, files: &ImageFiles, access: Access) -> anyhow::Result<Stage> {
+fn stage_of(context: &Context, plan: &ExtractPlan, files: &ImageFiles, access: Access) -> anyhow::Result<Stage> {
     match earlier_stage(context, plan, files, access)? {
         Some(earlier) => Ok(earlier),
         None => plan.stage(context, files),
@@ -91,7 +91,7 @@ fn stage_of(context: &Context, plan: &Plan, files: &ImageFiles, access: Access) 
 /// The stage, built only from encoders that are on this machine: nothing is downloaded or written. Fails if an encoder is missing.
 pub fn local_stage(context: &Context) -> anyhow::Result<Stage> {
     let access = Access::LocalOnly;
-    let plan = Plan::of(context, context.config.extracted(), access)?;
+    let plan = ExtractPlan::of(context, context.config.extracted(), access)?;
     let data = Path::new(&context.config.dataset.data);
     let items = Items::read_in(&context.layout.items(), data)?;
     stage_of(context, &plan, &ImageFiles::of(&items, data), access)

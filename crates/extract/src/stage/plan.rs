@@ -17,18 +17,18 @@ use crate::open::image_encoder_files;
 use crate::sentence::SentenceEncoder;
 
 /// What is extracted, and the encoders for it. No others are opened.
-pub(super) struct Plan {
+pub(super) struct ExtractPlan {
     pub(super) extracted: Extracted,
     pub(super) text: Option<ModelFolder>,
     pub(super) image: Option<ModelFolder>,
     pub(super) audio: Option<ModelFolder>,
 }
 
-impl Plan {
+impl ExtractPlan {
     pub(super) fn of(context: &Context, extracted: Extracted, access: Access) -> Result<Self> {
         let settings = &context.config.extract;
         let open = |is_used: bool, model: &str| {
-            is_used.then(|| ModelFolder::open_or_carried(model, &context.layout.encoders(), access)).transpose()
+            is_used.then(|| ModelFolder::open_or_built_in(model, &context.layout.encoders(), access)).transpose()
         };
         // The words of images go through the sentence encoder.
         let reads_words = extracted.image && settings.image.features == ImageFeatures::Words;
@@ -40,9 +40,9 @@ impl Plan {
     /// The settings that the manifest records, without those of unused encoders.
     fn recorded(&self, context: &Context, files: &ImageFiles) -> Value {
         let settings = &context.config.extract;
-        let carried = || Fingerprint::of_bytes(dictionary::build(&[], 0).join("\n").as_bytes());
+        let built_in = || Fingerprint::of_bytes(dictionary::build(&[], 0).join("\n").as_bytes());
         if self.extracted == Extracted::ALL {
-            return json!({"extract": settings, "image_files": files.fingerprint(), "visual_words": carried()});
+            return json!({"extract": settings, "image_files": files.fingerprint(), "visual_words": built_in()});
         }
         let mut recorded = json!({"extract": {"storage": settings.storage, "precision": settings.precision}, "extracted": self.extracted});
         if self.text.is_some() {
@@ -51,7 +51,7 @@ impl Plan {
         if self.image.is_some() {
             recorded["extract"]["image"] = json!(settings.image);
             recorded["image_files"] = json!(files.fingerprint());
-            recorded["visual_words"] = json!(carried());
+            recorded["visual_words"] = json!(built_in());
         }
         if self.audio.is_some() {
             recorded["extract"]["audio"] = json!(settings.audio);
@@ -91,7 +91,7 @@ impl Plan {
 /// otherwise, runs of one dataset with different modalities would undo each other's work.
 pub(super) fn earlier_stage(
     context: &Context,
-    plan: &Plan,
+    plan: &ExtractPlan,
     files: &ImageFiles,
     access: Access,
 ) -> anyhow::Result<Option<Stage>> {
@@ -118,7 +118,7 @@ pub(super) fn earlier_stage(
     if !earlier.as_ref().is_some_and(is_of_these) {
         return Ok(None);
     }
-    let all = Plan::of(context, Extracted::ALL, access).map_err(anyhow::Error::from);
+    let all = ExtractPlan::of(context, Extracted::ALL, access).map_err(anyhow::Error::from);
     let Ok(stage) = all.and_then(|all| all.stage(context, files)) else { return Ok(None) };
     Ok((stage.status()? == Status::UpToDate).then_some(stage))
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Mp4sr;
 use crate::interface::{FINETUNE, PRETRAIN};
-use crate::recipe::{DECAY_GRID, Preset, Reads, Recipe, Refused, Renamed, Section, Settings, Supports};
+use crate::recipe::{DECAY_GRID, ModelSettings, Preset, Reads, Recipe, Refused, Renamed, Section, Supports};
 use crate::{CmclDirection, Phase, Pooling, PoolingGradient};
 
 /// How MP4SR is named, configured and built.
@@ -212,14 +212,14 @@ const PRETRAIN_KEYS: [&str; 9] = [
     "lambda",
 ];
 
-fn phase_reads(settings: &Settings<'_>, phase: &str, key: &str) -> bool {
+fn phase_reads(settings: &ModelSettings<'_>, phase: &str, key: &str) -> bool {
     match phase {
         PRETRAIN => !FINETUNE_KEYS.contains(&key),
         _ => !PRETRAIN_KEYS.contains(&key) || settings.own["end_to_end"] == true,
     }
 }
 
-fn check(settings: &Settings<'_>) -> std::result::Result<(), Refused> {
+fn check(settings: &ModelSettings<'_>) -> std::result::Result<(), Refused> {
     let read = |result: Result<Config>| result.map_err(|e| Refused::new("model.mp4sr", &"...", e.to_string()));
     let config = read(settings.own())?;
     let compares = config.lambda > 0.0 && settings.modalities.len() > 1;

@@ -34,17 +34,17 @@ impl Mp4sr {
     pub fn finetune_loss(&self, batch: &Batch, key: Option<RngKey>) -> Result<Tensor> {
         let StepItems { encoded, count, tokens, targets, shifts } = self.step_items(batch, key);
         let encodings = encoded.as_ref().map_or(self.item_count(), Vec::len);
-        let uses = GatherIndex::new(tokens.iter().copied().chain(0..count as u32).collect(), encodings);
+        let index = GatherIndex::new(tokens.iter().copied().chain(0..count as u32).collect(), encodings);
         let modalities = &self.logit_modalities;
-        let z = self.embed(&Encoding { modalities, items: encoded.as_deref(), uses: &uses, key, learns: true })?;
+        let z = self.embed(&Encoding { modalities, items: encoded.as_deref(), index: &index, key, learns: true })?;
         let each: Vec<u32> = (0..tokens.len() as u32).collect();
-        let embeddings = TokenEmbeddings { z: &z, spaces: modalities.len(), rows: uses.count(), tokens: &each };
+        let embeddings = TokenEmbeddings { z: &z, spaces: modalities.len(), rows: index.count(), tokens: &each };
         let ids = self.id_embedding.as_ref().map(|table| step_ids(table, encoded.as_deref())).transpose()?;
         let id_rows: Vec<u32> = tokens.iter().map(|row| row + 1).collect();
         let h = self.sequences(embeddings, batch, None, ids.as_ref().map(|ids| Rows::new(ids, &id_rows)), key)?;
         let ids = ids.map(|ids| ids.narrow(0, 0, count + 1)).transpose()?;
         let rows = tokens.len()..tokens.len() + count;
-        let (sequences, candidates) = (self.logit_side(&h)?, self.candidates(&z, uses.count(), rows, ids.as_ref())?);
+        let (sequences, candidates) = (self.logit_side(&h)?, self.candidates(&z, index.count(), rows, ids.as_ref())?);
         let scale = self.logit_scale() as f32;
         match shifts {
             Some(shifts) => sampled_cross_entropy(&sequences, &candidates, &targets, &shifts, scale)?.mean_all(),
@@ -81,20 +81,20 @@ impl Mp4sr {
         let distinct = DistinctItems::of_rows(&used);
         let blocks = block.clone().map(|item| shared.all.items.len() + item);
         let numbers = (first..first + tokens).chain(blocks).map(|number| number as u32).collect();
-        let uses = GatherIndex::new(distinct.uses, distinct.rows.len()).numbered(numbers);
+        let index = GatherIndex::new(distinct.inverse, distinct.rows.len()).numbered(numbers);
         let items = Some(&distinct.rows[..]);
         let encoding =
-            Encoding { modalities: &self.logit_modalities, items, uses: &uses, key: Some(key), learns: true };
+            Encoding { modalities: &self.logit_modalities, items, index: &index, key: Some(key), learns: true };
         let z = self.embed(&encoding)?;
         let each: Vec<u32> = (0..tokens as u32).collect();
         let spaces = self.logit_modalities.len();
-        let embeddings = TokenEmbeddings { z: &z, spaces, rows: uses.count(), tokens: &each };
+        let embeddings = TokenEmbeddings { z: &z, spaces, rows: index.count(), tokens: &each };
         let ids = self.id_embedding.as_ref().map(Var::as_tensor);
         let id_rows = ids.map(|ids| shared.token_rows(ids, self.id_rows(), 1)).transpose()?;
         let id_rows = id_rows.as_ref().map(|ids| Rows::new(&ids.table, &ids.rows));
         let h = self.sequences(embeddings, own, None, id_rows, Some(key))?;
         let rows = tokens..tokens + block.len();
-        let candidates = self.candidates(&z, uses.count(), rows, ids)?;
+        let candidates = self.candidates(&z, index.count(), rows, ids)?;
         shared.cross_entropy(&self.logit_side(&h)?, &candidates, &block, self.logit_scale() as f32)
     }
 

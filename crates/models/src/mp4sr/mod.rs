@@ -68,7 +68,7 @@ struct Encoding<'a> {
     /// The items, 0-based; `None` for all items.
     items: Option<&'a [u32]>,
     /// The uses of these items, with numbers of their own if they are a share of a larger batch.
-    uses: &'a GatherIndex,
+    index: &'a GatherIndex,
     /// The key of the dropout; `None` for no dropout.
     key: Option<RngKey>,
     /// Whether the result has a gradient.
@@ -182,7 +182,7 @@ impl Mp4sr {
 
     /// z of every use of the items, one modality after the other: `[modalities uses, d_0]`.
     fn embed(&self, encoding: &Encoding<'_>) -> Result<Tensor> {
-        let &Encoding { modalities: active, items, uses, key, learns } = encoding;
+        let &Encoding { modalities: active, items, index, key, learns } = encoding;
         let (mut rows, mut ws, mut packed) = (Vec::new(), Vec::new(), Vec::new());
         for &m in active {
             let modality = &self.modalities[m];
@@ -200,9 +200,9 @@ impl Mp4sr {
         }
         let (w, packed) = (Tensor::cat(&ws, 0)?, Tensor::cat(&packed, 0)?);
         let (w, packed) = if learns { (w, packed) } else { (w.detach(), packed.detach()) };
-        let z = mp4sr_ops::encode(&rows, &w, &packed, uses)?;
+        let z = mp4sr_ops::encode(&rows, &w, &packed, index)?;
         for (at, &m) in active.iter().enumerate().filter(|_| trace::is_on()) {
-            let own = z.narrow(0, at * uses.count(), uses.count())?;
+            let own = z.narrow(0, at * index.count(), index.count())?;
             trace::record(|| format!("z.{}", self.modalities[m].name), &own);
         }
         Ok(z)
@@ -211,8 +211,8 @@ impl Mp4sr {
     /// z of every item without dropout, as scoring uses it, one modality after the other: `[modalities I, d_0]`. Without `learns` it has no
     /// gradient.
     pub fn item_embeddings(&self, phase: &str, learns: bool) -> Result<Tensor> {
-        let uses = GatherIndex::each_once(self.item_count());
-        self.embed(&Encoding { modalities: &self.active(phase), items: None, uses: &uses, key: None, learns })
+        let index = GatherIndex::each_once(self.item_count());
+        self.embed(&Encoding { modalities: &self.active(phase), items: None, index: &index, key: None, learns })
     }
 
     /// The items that this process scores, from 0: all, or its share of them.
@@ -227,8 +227,8 @@ impl Mp4sr {
             return self.item_embeddings(phase, false);
         }
         let items: Vec<u32> = self.scored_items().map(|item| item as u32).collect();
-        let (modalities, uses) = (self.active(phase), GatherIndex::each_once(items.len()));
-        self.embed(&Encoding { modalities: &modalities, items: Some(&items), uses: &uses, key: None, learns: false })
+        let (modalities, index) = (self.active(phase), GatherIndex::each_once(items.len()));
+        self.embed(&Encoding { modalities: &modalities, items: Some(&items), index: &index, key: None, learns: false })
     }
 
     /// h of every mixed sequence, a tensor `[B, d_0]` per modality: the transformer runs over M packed sequences per sample. `shift` has

@@ -24,26 +24,26 @@ impl Mp4sr {
     /// This process's part of [`pretrain_loss`](Self::pretrain_loss) in a group.
     fn shared_pretrain_loss(&self, shared: &SharedBatch<'_>, shift: &[u32], key: RngKey) -> Result<Tensor> {
         let (own, first, tokens) = (&shared.own, shared.first_token(), shared.all.items.len());
-        let (distinct, uses) = distinct_items(own);
+        let (distinct, index) = distinct_items(own);
         let targets = shared.own_samples().map(|j| tokens + j);
         let numbers = (first..first + own.items.len()).chain(targets).map(|number| number as u32).collect();
         let shift = &shift[first..first + own.items.len()];
-        let (h, targets) = self.vectors_and_targets(own, shift, (distinct, uses.numbered(numbers)), Some(key))?;
+        let (h, targets) = self.vectors_and_targets(own, shift, (distinct, index.numbered(numbers)), Some(key))?;
         self.contrastive_loss(&h, &targets, &shared.all.targets, Some(shared))
     }
 
-    /// h of the mixed sequences and z of the targets, both by modality. `distinct` has the distinct items and `uses` their uses.
+    /// h of the mixed sequences and z of the targets, both by modality. `distinct` has the distinct items and `index` their uses.
     fn vectors_and_targets(
         &self,
         batch: &Batch,
         shift: &[u32],
-        (distinct, uses): (Vec<u32>, GatherIndex),
+        (distinct, index): (Vec<u32>, GatherIndex),
         key: Option<RngKey>,
     ) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
         let modalities = self.active(PRETRAIN);
-        let encoding = Encoding { modalities: &modalities, items: Some(&distinct), uses: &uses, key, learns: true };
+        let encoding = Encoding { modalities: &modalities, items: Some(&distinct), index: &index, key, learns: true };
         let z = self.embed(&encoding)?;
-        let (rows, tokens) = (uses.count(), batch.items.len());
+        let (rows, tokens) = (index.count(), batch.items.len());
         let each: Vec<u32> = (0..tokens as u32).collect();
         let embeddings = TokenEmbeddings { z: &z, spaces: modalities.len(), rows, tokens: &each };
         let h = self.sequences(embeddings, batch, Some(shift), None, key)?;

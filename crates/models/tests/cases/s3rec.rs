@@ -33,9 +33,9 @@ pub fn compare(case: &mut GoldenCase) {
     let (starts, sizes) = (numbers(case, "in.segment_start"), numbers(case, "in.segment_length"));
     let others = cut(case, "in.segment_negative", &lengths);
     let segments = starts.iter().zip(&sizes).zip(others).map(|((&start, &size), others)| {
-        let places = start as usize..(start + size) as usize;
-        let others = others[places.clone()].to_vec();
-        (places, others)
+        let range = start as usize..(start + size) as usize;
+        let others = others[range.clone()].to_vec();
+        (range, others)
     });
     let draws = Draws {
         masked: of_tokens("in.masked").iter().map(|&masked| masked == 1).collect(),

@@ -110,8 +110,8 @@ impl GoldenCase {
         let values = flat(found);
         let mut padded = vec![0.0; shape.iter().product()];
         for j in 0..offsets.count() {
-            for (place, token) in offsets.range(j).enumerate() {
-                padded[(j * n + place) * d..][..d].copy_from_slice(&values[token * d..][..d]);
+            for (position, token) in offsets.range(j).enumerate() {
+                padded[(j * n + position) * d..][..d].copy_from_slice(&values[token * d..][..d]);
             }
         }
         self.compare(name, &padded, |at| at / d % n < offsets.range(at / d / n).len());

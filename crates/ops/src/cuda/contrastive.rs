@@ -6,9 +6,9 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{Result, Tensor, bail};
 
-use super::card::{Address, Card, Floats, Grid, Matrix, WARPS, address, arguments};
+use super::gpu::{DevicePointer, Floats, Gpu, LaunchGrid, Matrix, WARPS, arguments, device_pointer};
 use super::logsumexp::mode;
-use super::{OnCard, View, apply1, apply2};
+use super::{OnGpu, View, apply1, apply2};
 use crate::{CmclDirection, Contrast, Precision, precision};
 
 /// Returns `[2, B]`: NIP, then CMCL. `views` is `[V, B, d]`.
@@ -57,35 +57,35 @@ impl Contrastive {
         Ok(Shape { views: count, spaces: count + usize::from(targets.is_some()), batch, d })
     }
 
-    fn compute(&self, card: &Card, views: View<'_>, targets: Option<View<'_>>) -> Result<Kept> {
+    fn compute(&self, gpu: &Gpu, views: View<'_>, targets: Option<View<'_>>) -> Result<Kept> {
         let Shape { views: count, spaces, batch, d } = self.shape(views, targets)?;
-        let groups = card.upload(&self.contrast.groups)?;
-        let all = card.take::<f32>(spaces * batch * d)?;
-        let copied = |to: Address, from: Address, count: usize| {
-            card.launch("copy", Grid::threads(count), arguments![to, from, count])
+        let groups = gpu.upload(&self.contrast.groups)?;
+        let all = gpu.allocate::<f32>(spaces * batch * d)?;
+        let copied = |to: DevicePointer, from: DevicePointer, count: usize| {
+            gpu.launch("copy", LaunchGrid::threads(count), arguments![to, from, count])
         };
-        copied(address(&all), views.at, count * batch * d)?;
+        copied(device_pointer(&all), views.at, count * batch * d)?;
         if let Some(targets) = targets {
-            copied(address(&all).plus(count * batch * d), targets.at, batch * d)?;
+            copied(device_pointer(&all).plus(count * batch * d), targets.at, batch * d)?;
         }
         let rows = count * batch;
-        let products = card.take::<f32>(rows * spaces * batch)?;
-        let (a, b) = (Matrix::new(views.at, rows, d), Matrix::new(address(&all), spaces * batch, d));
-        card.product(address(&products), a, b.t(), false, self.precision)?;
-        let (sums, pairs) = (card.take::<f32>(rows * spaces)?, card.take::<f32>(rows * spaces)?);
+        let products = gpu.allocate::<f32>(rows * spaces * batch)?;
+        let (a, b) = (Matrix::new(views.at, rows, d), Matrix::new(device_pointer(&all), spaces * batch, d));
+        gpu.product(device_pointer(&products), a, b.t(), false, self.precision)?;
+        let (sums, pairs) = (gpu.allocate::<f32>(rows * spaces)?, gpu.allocate::<f32>(rows * spaces)?);
         let (mode, scale) = (mode(self.contrast.false_negatives), self.contrast.scale());
         let arguments = arguments![&sums, &pairs, &products, &groups, mode, scale, batch, spaces];
-        card.launch("contrastive_sums", Grid::blocks(rows, spaces), arguments)?;
+        gpu.launch("contrastive_sums", LaunchGrid::blocks(rows, spaces), arguments)?;
         Ok(Kept { groups, spaces: all, products, sums, pairs })
     }
 
-    fn forward(&self, card: &Card, views: View<'_>, targets: Option<View<'_>>) -> Result<(Floats, Vec<usize>)> {
+    fn forward(&self, gpu: &Gpu, views: View<'_>, targets: Option<View<'_>>) -> Result<(Floats, Vec<usize>)> {
         let Shape { views: count, spaces, batch, .. } = self.shape(views, targets)?;
-        let kept = self.compute(card, views, targets)?;
-        let out = card.take::<f32>(2 * batch)?;
+        let kept = self.compute(gpu, views, targets)?;
+        let out = gpu.allocate::<f32>(2 * batch)?;
         let row_sums = self.contrast.direction == CmclDirection::RowSums;
         let arguments = arguments![&out, &kept.sums, &kept.pairs, batch, count, spaces, row_sums];
-        card.launch("contrastive_terms", Grid::threads(batch), arguments)?;
+        gpu.launch("contrastive_terms", LaunchGrid::threads(batch), arguments)?;
         *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
         Ok((out, vec![2, batch]))
     }
@@ -93,7 +93,7 @@ impl Contrastive {
     /// The gradients of the views and of the targets.
     fn backward(
         &self,
-        card: &Card,
+        gpu: &Gpu,
         views: View<'_>,
         targets: Option<View<'_>>,
         dout: View<'_>,
@@ -101,83 +101,77 @@ impl Contrastive {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
         let kept = match kept {
             Some(kept) => kept,
-            None => self.compute(card, views, targets)?,
+            None => self.compute(gpu, views, targets)?,
         };
         let Shape { views: count, spaces, batch, d } = self.shape(views, targets)?;
         let rows = count * batch;
-        let (d_sums, d_pairs) = (card.take::<f32>(rows * spaces)?, card.take::<f32>(rows * spaces)?);
+        let (d_sums, d_pairs) = (gpu.allocate::<f32>(rows * spaces)?, gpu.allocate::<f32>(rows * spaces)?);
         let row_sums = self.contrast.direction == CmclDirection::RowSums;
         let arguments = arguments![&d_sums, &d_pairs, dout.at, &kept.sums, &kept.pairs, batch, count, spaces, row_sums];
-        card.launch("contrastive_terms_backward", Grid::threads(batch), arguments)?;
+        gpu.launch("contrastive_terms_backward", LaunchGrid::threads(batch), arguments)?;
         let halves = (self.precision == Precision::Bf16)
-            .then(|| card.factor(rows * spaces * batch, self.precision))
+            .then(|| gpu.factor(rows * spaces * batch, self.precision))
             .transpose()?;
-        let (to, suffix) = halves.as_ref().map_or((address(&kept.products), "f32"), |f| (f.at(), f.suffix()));
+        let (to, suffix) = halves.as_ref().map_or((device_pointer(&kept.products), "f32"), |f| (f.at(), f.suffix()));
         let (mode, scale) = (mode(self.contrast.false_negatives), self.contrast.scale());
-        card.launch(
+        gpu.launch(
             &format!("contrastive_gradient_{suffix}"),
-            Grid::blocks(rows, (spaces * batch).div_ceil(32 * WARPS)),
+            LaunchGrid::blocks(rows, (spaces * batch).div_ceil(32 * WARPS)),
             arguments![to, &kept.products, &kept.sums, &d_sums, &d_pairs, &kept.groups, mode, scale, batch, spaces],
         )?;
         let dp = match &halves {
             Some(halves) => halves.matrix(rows, spaces * batch),
-            None => Matrix::new(address(&kept.products), rows, spaces * batch),
+            None => Matrix::new(device_pointer(&kept.products), rows, spaces * batch),
         };
         // The views are both columns and rows of the products: their gradient is the sum of both parts.
-        let d_all = card.take::<f32>(spaces * batch * d)?;
-        card.product(address(&d_all), dp.t(), Matrix::new(views.at, rows, d), false, self.precision)?;
-        let d_views = card.take::<f32>(rows * d)?;
-        card.product(
-            address(&d_views),
+        let d_all = gpu.allocate::<f32>(spaces * batch * d)?;
+        gpu.product(device_pointer(&d_all), dp.t(), Matrix::new(views.at, rows, d), false, self.precision)?;
+        let d_views = gpu.allocate::<f32>(rows * d)?;
+        gpu.product(
+            device_pointer(&d_views),
             dp,
-            Matrix::new(address(&kept.spaces), spaces * batch, d),
+            Matrix::new(device_pointer(&kept.spaces), spaces * batch, d),
             false,
             self.precision,
         )?;
-        card.launch("add_to", Grid::threads(rows * d), arguments![&d_views, &d_all, rows * d])?;
+        gpu.launch("add_to", LaunchGrid::threads(rows * d), arguments![&d_views, &d_all, rows * d])?;
         if targets.is_none() {
             return Ok((d_views, None));
         }
-        let d_targets = card.take::<f32>(batch * d)?;
-        let from = address(&d_all).plus(rows * d);
-        card.launch("copy", Grid::threads(batch * d), arguments![&d_targets, from, batch * d])?;
+        let d_targets = gpu.allocate::<f32>(batch * d)?;
+        let from = device_pointer(&d_all).plus(rows * d);
+        gpu.launch("copy", LaunchGrid::threads(batch * d), arguments![&d_targets, from, batch * d])?;
         Ok((d_views, Some(d_targets)))
     }
 }
 
-impl OnCard<1> for Contrastive {
+impl OnGpu<1> for Contrastive {
     const NAME: &'static str = "contrastive";
 
-    fn forward(&self, card: &Card, [views]: [View<'_>; 1]) -> Result<(Floats, Vec<usize>)> {
-        self.forward(card, views, None)
+    fn forward(&self, gpu: &Gpu, [views]: [View<'_>; 1]) -> Result<(Floats, Vec<usize>)> {
+        self.forward(gpu, views, None)
     }
 
-    fn backward(
-        &self,
-        card: &Card,
-        [views]: [View<'_>; 1],
-        _: View<'_>,
-        dout: View<'_>,
-    ) -> Result<[Option<Floats>; 1]> {
-        Ok([Some(self.backward(card, views, None, dout)?.0)])
+    fn backward(&self, gpu: &Gpu, [views]: [View<'_>; 1], _: View<'_>, dout: View<'_>) -> Result<[Option<Floats>; 1]> {
+        Ok([Some(self.backward(gpu, views, None, dout)?.0)])
     }
 }
 
-impl OnCard<2> for Contrastive {
+impl OnGpu<2> for Contrastive {
     const NAME: &'static str = "contrastive";
 
-    fn forward(&self, card: &Card, [views, targets]: [View<'_>; 2]) -> Result<(Floats, Vec<usize>)> {
-        self.forward(card, views, Some(targets))
+    fn forward(&self, gpu: &Gpu, [views, targets]: [View<'_>; 2]) -> Result<(Floats, Vec<usize>)> {
+        self.forward(gpu, views, Some(targets))
     }
 
     fn backward(
         &self,
-        card: &Card,
+        gpu: &Gpu,
         [views, targets]: [View<'_>; 2],
         _: View<'_>,
         dout: View<'_>,
     ) -> Result<[Option<Floats>; 2]> {
-        let (d_views, d_targets) = self.backward(card, views, Some(targets), dout)?;
+        let (d_views, d_targets) = self.backward(gpu, views, Some(targets), dout)?;
         Ok([Some(d_views), d_targets])
     }
 }

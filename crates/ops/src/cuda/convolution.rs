@@ -4,7 +4,7 @@
 use candle_core::cuda_backend::CudaDevice;
 use candle_core::{Result, bail};
 
-use super::card::{Address, Card, Factor, Floats, Grid, LargeUploads, address, arguments};
+use super::gpu::{DevicePointer, Factor, Floats, Gpu, LargeUploads, LaunchGrid, arguments, device_pointer};
 use crate::{InferenceBottleneck, InferenceConvolution, Precision};
 
 /// The number of images that are computed together; their windows take a few GiB.
@@ -24,12 +24,12 @@ struct Convolution {
 }
 
 /// A grid with a thread for each of `count` values, whose indices have 32 bits in the kernels.
-fn threads(count: usize) -> Result<Grid> {
+fn threads(count: usize) -> Result<LaunchGrid> {
     // The last block must fit as a whole.
     if count > u32::MAX as usize - COLUMNS {
         bail!("images of too many pixels: {count} values at once");
     }
-    Ok(Grid::threads(count))
+    Ok(LaunchGrid::threads(count))
 }
 
 /// A feature map with the channels last, `[images, height, width, channels]`.
@@ -53,7 +53,7 @@ impl Map {
 }
 
 impl Convolution {
-    fn new(card: &Card, convolution: &InferenceConvolution, inputs: usize, precision: Precision) -> Result<Self> {
+    fn new(gpu: &Gpu, convolution: &InferenceConvolution, inputs: usize, precision: Precision) -> Result<Self> {
         let InferenceConvolution { kernel, bias, side, stride, .. } = convolution;
         let (area, outputs) = (side * side, bias.len());
         let is_whole = convolution.inputs == inputs && kernel.len() == outputs * inputs * area && *stride > 0;
@@ -65,13 +65,13 @@ impl Convolution {
             let (output, input, tap) = (at / (inputs * area), at / area % inputs, at % area);
             weight[(tap * inputs + input) * outputs + output] = value;
         }
-        let uploaded = card.upload(&weight)?;
+        let uploaded = gpu.upload(&weight)?;
         let weight = if precision == Precision::Bf16 {
-            Factor::Half(card.halves(address(&uploaded), weight.len())?)
+            Factor::Half(gpu.halves(device_pointer(&uploaded), weight.len())?)
         } else {
             Factor::Single(uploaded)
         };
-        Ok(Self { weight, bias: card.upload(bias)?, inputs, outputs, side: *side, stride: *stride })
+        Ok(Self { weight, bias: gpu.upload(bias)?, inputs, outputs, side: *side, stride: *stride })
     }
 
     /// The width or height of the result.
@@ -84,23 +84,23 @@ impl Convolution {
     }
 
     /// The product of windows `[rows, side^2 inputs]` with the weights.
-    fn product(&self, card: &Card, windows: &Factor, rows: usize, precision: Precision) -> Result<Factor> {
-        let out = card.factor(rows * self.outputs, precision)?;
+    fn product(&self, gpu: &Gpu, windows: &Factor, rows: usize, precision: Precision) -> Result<Factor> {
+        let out = gpu.factor(rows * self.outputs, precision)?;
         let weight = self.weight.matrix(self.columns(), self.outputs);
-        card.product_to(&out, windows.matrix(rows, self.columns()), weight, precision)?;
+        gpu.product_to(&out, windows.matrix(rows, self.columns()), weight, precision)?;
         Ok(out)
     }
 
     /// Computes the convolution without its bias.
-    fn forward(&self, card: &Card, map: &Map, precision: Precision) -> Result<Map> {
+    fn forward(&self, gpu: &Gpu, map: &Map, precision: Precision) -> Result<Map> {
         let (height, width) = (self.across(map.height), self.across(map.width));
         let (images, rows) = (map.images, map.images * height * width);
         let values = if self.side == 1 && self.stride == 1 {
-            self.product(card, &map.values, rows, precision)?
+            self.product(gpu, &map.values, rows, precision)?
         } else {
-            let windows = card.factor(rows * self.columns(), precision)?;
+            let windows = gpu.factor(rows * self.columns(), precision)?;
             let fours = rows * self.columns() / 4;
-            card.launch(
+            gpu.launch(
                 &format!("windows_{}", windows.suffix()),
                 threads(fours)?,
                 arguments![
@@ -116,16 +116,16 @@ impl Convolution {
                     width,
                 ],
             )?;
-            self.product(card, &windows, rows, precision)?
+            self.product(gpu, &windows, rows, precision)?
         };
         Ok(Map { values, images, height, width, channels: self.outputs })
     }
 
     /// Adds the bias and the map `beside`, if there is one, and applies ReLU if `rectify`.
-    fn shift(&self, card: &Card, map: &Map, beside: Option<&Map>, rectify: bool) -> Result<()> {
-        let beside = beside.map_or(Address::NONE, |beside| beside.values.at());
+    fn shift(&self, gpu: &Gpu, map: &Map, beside: Option<&Map>, rectify: bool) -> Result<()> {
+        let beside = beside.map_or(DevicePointer::NONE, |beside| beside.values.at());
         let all = arguments![map.values.at(), &self.bias, beside, map.fours(), map.channels, rectify];
-        card.launch(&format!("shift_{}", map.values.suffix()), threads(map.fours())?, all)
+        gpu.launch(&format!("shift_{}", map.values.suffix()), threads(map.fours())?, all)
     }
 }
 
@@ -135,36 +135,36 @@ struct Bottleneck {
 }
 
 /// A ResNet on a GPU.
-pub(crate) struct CardResNet {
-    card: Card,
+pub(crate) struct GpuResNet {
+    gpu: Gpu,
     precision: Precision,
     stem: Convolution,
     layers: Vec<Bottleneck>,
     staging: LargeUploads,
 }
 
-impl std::fmt::Debug for CardResNet {
+impl std::fmt::Debug for GpuResNet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CardResNet").field("precision", &self.precision).finish_non_exhaustive()
+        f.debug_struct("GpuResNet").field("precision", &self.precision).finish_non_exhaustive()
     }
 }
 
-impl CardResNet {
+impl GpuResNet {
     pub fn new(
         stem: &InferenceConvolution,
         layers: &[InferenceBottleneck],
         device: &CudaDevice,
         precision: Precision,
     ) -> Result<Self> {
-        let card = Card::of(device)?;
-        let stem = Convolution::new(&card, stem, 3, precision)?;
+        let gpu = Gpu::of(device)?;
+        let stem = Convolution::new(&gpu, stem, 3, precision)?;
         let mut channels = stem.outputs;
         let layers = layers.iter().map(|layer| {
             let [down, middle, up] = &layer.inside;
-            let down = Convolution::new(&card, down, channels, precision)?;
-            let middle = Convolution::new(&card, middle, down.outputs, precision)?;
-            let up = Convolution::new(&card, up, middle.outputs, precision)?;
-            let shortcut = layer.shortcut.as_ref().map(|c| Convolution::new(&card, c, channels, precision));
+            let down = Convolution::new(&gpu, down, channels, precision)?;
+            let middle = Convolution::new(&gpu, middle, down.outputs, precision)?;
+            let up = Convolution::new(&gpu, up, middle.outputs, precision)?;
+            let shortcut = layer.shortcut.as_ref().map(|c| Convolution::new(&gpu, c, channels, precision));
             let shortcut = shortcut.transpose()?;
             let stride = down.stride * middle.stride * up.stride;
             let beside = shortcut.as_ref().map_or((channels, 1), |shortcut| (shortcut.outputs, shortcut.stride));
@@ -175,7 +175,7 @@ impl CardResNet {
             Ok(Bottleneck { inside: [down, middle, up], shortcut })
         });
         let layers = layers.collect::<Result<_>>()?;
-        Ok(Self { stem, layers, precision, card, staging: LargeUploads::default() })
+        Ok(Self { stem, layers, precision, gpu, staging: LargeUploads::default() })
     }
 
     pub fn embed_images(&self, pixels: &[f32], side: usize) -> Result<Vec<f32>> {
@@ -191,54 +191,54 @@ impl CardResNet {
     }
 
     fn embed(&self, pixels: &[f32], side: usize) -> Result<Vec<f32>> {
-        let (card, precision) = (&self.card, self.precision);
+        let (gpu, precision) = (&self.gpu, self.precision);
         let mut map = self.stem(pixels, side)?;
         for Bottleneck { inside: [down, middle, up], shortcut } in &self.layers {
-            let inside = down.forward(card, &map, precision)?;
-            down.shift(card, &inside, None, true)?;
-            let inside = middle.forward(card, &inside, precision)?;
-            middle.shift(card, &inside, None, true)?;
-            let inside = up.forward(card, &inside, precision)?;
+            let inside = down.forward(gpu, &map, precision)?;
+            down.shift(gpu, &inside, None, true)?;
+            let inside = middle.forward(gpu, &inside, precision)?;
+            middle.shift(gpu, &inside, None, true)?;
+            let inside = up.forward(gpu, &inside, precision)?;
             if let Some(shortcut) = shortcut {
                 map = {
-                    let beside = shortcut.forward(card, &map, precision)?;
-                    shortcut.shift(card, &beside, None, false)?;
+                    let beside = shortcut.forward(gpu, &map, precision)?;
+                    shortcut.shift(gpu, &beside, None, false)?;
                     beside
                 };
             }
-            up.shift(card, &inside, Some(&map), true)?;
+            up.shift(gpu, &inside, Some(&map), true)?;
             map = inside;
         }
-        let out = card.take::<f32>(map.images * map.channels)?;
-        let grid = Grid::blocks(map.images, map.channels.div_ceil(COLUMNS));
+        let out = gpu.allocate::<f32>(map.images * map.channels)?;
+        let grid = LaunchGrid::blocks(map.images, map.channels.div_ceil(COLUMNS));
         let all = arguments![&out, map.values.at(), map.height * map.width, map.channels];
-        card.launch(&format!("map_means_{}", map.values.suffix()), grid, all)?;
-        card.device().clone_dtoh(&out)
+        gpu.launch(&format!("map_means_{}", map.values.suffix()), grid, all)?;
+        gpu.device().clone_dtoh(&out)
     }
 
     /// Computes the input of the first bottleneck from pixels.
     fn stem(&self, pixels: &[f32], side: usize) -> Result<Map> {
-        let (card, stem, precision) = (&self.card, &self.stem, self.precision);
+        let (gpu, stem, precision) = (&self.gpu, &self.stem, self.precision);
         let (images, half) = (pixels.len() / (3 * side * side), stem.across(side));
         let rows = images * half * half;
         let map = {
-            let uploaded = self.staging.upload(card, pixels)?;
-            let windows = card.factor(rows * stem.columns(), precision)?;
+            let uploaded = self.staging.upload(gpu, pixels)?;
+            let windows = gpu.factor(rows * stem.columns(), precision)?;
             let count = rows * stem.columns();
-            card.launch(
+            gpu.launch(
                 &format!("pixel_windows_{}", windows.suffix()),
                 threads(count)?,
                 arguments![windows.at(), &uploaded, count, side, side, stem.side, stem.stride, half, half],
             )?;
-            let values = stem.product(card, &windows, rows, precision)?;
+            let values = stem.product(gpu, &windows, rows, precision)?;
             Map { values, images, height: half, width: half, channels: stem.outputs }
         };
-        stem.shift(card, &map, None, true)?;
+        stem.shift(gpu, &map, None, true)?;
         let quarter = (half - 1) / 2 + 1;
         let fours = images * quarter * quarter * stem.outputs / 4;
-        let values = card.factor(4 * fours, precision)?;
+        let values = gpu.factor(4 * fours, precision)?;
         let all = arguments![values.at(), map.values.at(), fours, half, half, stem.outputs, quarter, quarter];
-        card.launch(&format!("pool_map_{}", values.suffix()), threads(fours)?, all)?;
+        gpu.launch(&format!("pool_map_{}", values.suffix()), threads(fours)?, all)?;
         Ok(Map { values, images, height: quarter, width: quarter, channels: stem.outputs })
     }
 }

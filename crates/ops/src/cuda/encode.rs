@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{Result, Tensor, bail};
 
-use super::card::{Address, Card, Factor, Floats, Grid, WARPS, address, arguments};
-use super::features::CardRows;
+use super::features::GpuRows;
+use super::gpu::{DevicePointer, Factor, Floats, Gpu, LaunchGrid, WARPS, arguments, device_pointer};
 use super::rows::UploadedGatherIndex;
-use super::{OnCard, View, WIDEST, apply2, lanes};
+use super::{OnGpu, View, WIDEST, apply2, lanes};
 use crate::{GatherIndex, ItemRows, MixtureSizes, Precision, plain, precision};
 
 /// The largest number of experts: each lane of a warp holds the gate of one.
@@ -32,18 +32,18 @@ fn warp_width(d: usize) -> Option<usize> {
     WARP_WIDTHS.into_iter().find(|lanes| d <= 32 * lanes)
 }
 
-pub(crate) fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses: &GatherIndex) -> Result<Tensor> {
+pub(crate) fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, index: &GatherIndex) -> Result<Tensor> {
     let beyond = |ItemRows { features, width, experts, .. }: &ItemRows| {
         *width > WIDEST || *experts > EXPERTS || features.longest() + features.width() > ROOM
     };
     if modalities.iter().any(beyond) {
-        return plain::encode(modalities, w, packed, uses);
+        return plain::encode(modalities, w, packed, index);
     }
     let (mut first_w, mut first) = (0, 0);
     let mut encoders = Vec::new();
     for rows in modalities {
-        if rows.features.count() != uses.items() {
-            bail!("encode: {} items, uses of {}", rows.features.count(), uses.items());
+        if rows.features.count() != index.items() {
+            bail!("encode: {} items, uses of {}", rows.features.count(), index.items());
         }
         let sizes = rows.sizes();
         encoders.push(Encoder { rows: rows.clone(), sizes, w: first_w, packed: first });
@@ -55,7 +55,7 @@ pub(crate) fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses:
     }
     let op = Encode {
         encoders,
-        uses: uses.clone(),
+        index: index.clone(),
         precision: precision(),
         pooling_learns: w.track_op(),
         keeps: w.track_op() || packed.track_op(),
@@ -75,7 +75,7 @@ struct Encoder {
 
 struct Encode {
     encoders: Vec<Encoder>,
-    uses: GatherIndex,
+    index: GatherIndex,
     precision: Precision,
     pooling_learns: bool,
     keeps: bool,
@@ -84,7 +84,7 @@ struct Encode {
 
 /// The values of forward that backward needs.
 struct Kept {
-    rows: Arc<CardRows>,
+    rows: Arc<GpuRows>,
     /// The pooled vectors, `[n, d]`.
     pooled: Factor,
     /// The weights of the experts and of the gate as one matrix, `[d, columns]`.
@@ -95,7 +95,7 @@ struct Kept {
 
 impl MixtureSizes {
     /// The columns of the product: the experts', then the gate's, then zeros up to a multiple for which products are fast.
-    fn card_columns(self) -> usize {
+    fn gpu_columns(self) -> usize {
         (self.outputs() + self.experts).next_multiple_of(16)
     }
 }
@@ -103,19 +103,19 @@ impl MixtureSizes {
 /// The inputs of a modality's gradients.
 struct Given {
     /// The pooling's parameters of all modalities.
-    w: Address,
+    w: DevicePointer,
     /// The packed parameters of all modalities.
-    packed: Address,
+    packed: DevicePointer,
     /// The gradient of the modality's own result.
-    dz: Address,
+    dz: DevicePointer,
 }
 
 /// Where the gradients of a modality are written, among those of all modalities.
 struct Gradients {
-    /// The address of the pooling's gradient, if the pooling is trained.
-    w: Option<Address>,
-    /// The address of the gradient of the packed parameters.
-    packed: Address,
+    /// A pointer to the pooling's gradient, if the pooling is trained.
+    w: Option<DevicePointer>,
+    /// A pointer to the gradient of the packed parameters.
+    packed: DevicePointer,
 }
 
 impl Encoder {
@@ -123,63 +123,70 @@ impl Encoder {
         self.rows.pooling_rows.unwrap_or(0)
     }
 
-    fn compute(&self, card: &Card, w: Address, packed: Address, precision: Precision) -> Result<Kept> {
+    fn compute(&self, gpu: &Gpu, w: DevicePointer, packed: DevicePointer, precision: Precision) -> Result<Kept> {
         let MixtureSizes { features: d, experts, width } = self.sizes;
-        let (items, columns) = (self.rows.features.count(), self.sizes.card_columns());
-        let rows = self.rows.features.on_card(card)?;
+        let (items, columns) = (self.rows.features.count(), self.sizes.gpu_columns());
+        let rows = self.rows.features.on_gpu(gpu)?;
         let (w, packed) = (w.plus(self.w), packed.plus(self.packed));
-        let pooled = card.factor(items * d, precision)?;
+        let pooled = gpu.factor(items * d, precision)?;
         let name = format!("pool_{}_{}", rows.kind(), pooled.suffix());
         let (values, starts, counts) = (rows.values(), rows.starts(), rows.counts());
         match warp_width(d) {
-            Some(lanes) => card.launch(
+            Some(lanes) => gpu.launch(
                 &format!("{name}_{lanes}"),
-                Grid::warps(items).shared(4 * d),
+                LaunchGrid::warps(items).shared(4 * d),
                 arguments![pooled.at(), values, starts, counts, w, items, d, self.pooling_rows()],
             )?,
-            None => card.launch(
+            None => gpu.launch(
                 &name,
-                Grid::blocks(items, 1).shared(4 * self.rows.features.longest().max(1)),
+                LaunchGrid::blocks(items, 1).shared(4 * self.rows.features.longest().max(1)),
                 arguments![pooled.at(), values, starts, counts, w, d, self.pooling_rows()],
             )?,
         }
-        let matrix = card.factor(d * columns, precision)?;
+        let matrix = gpu.factor(d * columns, precision)?;
         let (weights, gate) = (packed.plus(self.sizes.weights().start), packed.plus(self.sizes.gate().start));
-        card.launch(
+        gpu.launch(
             &format!("mixture_matrix_{}", matrix.suffix()),
-            Grid::blocks(columns.div_ceil(32 * WARPS), d),
+            LaunchGrid::blocks(columns.div_ceil(32 * WARPS), d),
             arguments![matrix.at(), weights, gate, d, experts, width, columns],
         )?;
-        let products = card.take::<f32>(items * columns)?;
+        let products = gpu.allocate::<f32>(items * columns)?;
         let (e, w_k) = (pooled.matrix(items, d), matrix.matrix(d, columns));
-        card.product_split(address(&products), e, w_k, self.sizes.outputs(), precision)?;
+        gpu.product_split(device_pointer(&products), e, w_k, self.sizes.outputs(), precision)?;
         Ok(Kept { rows, pooled, matrix, products })
     }
 
-    fn mix(&self, card: &Card, uses: &UploadedGatherIndex, kept: &Kept, packed: Address, z: Address) -> Result<()> {
+    fn mix(
+        &self,
+        gpu: &Gpu,
+        index: &UploadedGatherIndex,
+        kept: &Kept,
+        packed: DevicePointer,
+        z: DevicePointer,
+    ) -> Result<()> {
         let MixtureSizes { experts, width, .. } = self.sizes;
         let [biases, weights, norm_biases] = self.tail(packed);
-        card.launch(
+        gpu.launch(
             &format!("mix_{}", lanes(width)),
-            Grid::warps(uses.count()),
+            LaunchGrid::warps(index.count()),
             arguments![
                 z,
                 &kept.products,
                 biases,
                 weights,
                 norm_biases,
-                uses.rows(),
-                uses.count(),
+                index.rows(),
+                index.count(),
                 experts,
                 width,
-                self.sizes.card_columns(),
+                self.sizes.gpu_columns(),
                 self.rows.dropout,
             ],
         )
     }
 
-    /// The addresses of the biases, the LayerNorm weights and the LayerNorm biases.
-    fn tail(&self, packed: Address) -> [Address; 3] {
+    /// Pointers to the biases, the LayerNorm weights and the LayerNorm biases.
+    fn tail(&self, packed: DevicePointer) -> [DevicePointer; 3] {
         let packed = packed.plus(self.packed);
         [self.sizes.biases(), self.sizes.norm_weights(), self.sizes.norm_biases()].map(|part| packed.plus(part.start))
     }
@@ -187,25 +194,25 @@ impl Encoder {
     /// Computes the gradients of w and of the packed parameters from dz of the modality.
     fn gradients(
         &self,
-        card: &Card,
+        gpu: &Gpu,
         given: Given,
-        uses: &UploadedGatherIndex,
+        index: &UploadedGatherIndex,
         kept: &Kept,
         to: Gradients,
         precision: Precision,
     ) -> Result<()> {
         let (Given { w, packed, dz }, Gradients { w: dw, packed: d_packed }) = (given, to);
         let MixtureSizes { features: d, experts, width } = self.sizes;
-        let (items, columns, outputs) = (self.rows.features.count(), self.sizes.card_columns(), self.sizes.outputs());
+        let (items, columns, outputs) = (self.rows.features.count(), self.sizes.gpu_columns(), self.sizes.outputs());
         let [biases, weights, norm_biases] = self.tail(packed);
-        let (starts, by_row) = uses.by_row(card)?;
-        let d_products = card.factor(items * columns, precision)?;
-        let d_gates = card.take::<f32>(items * experts)?;
+        let (starts, by_row) = index.by_row(gpu)?;
+        let d_products = gpu.factor(items * columns, precision)?;
+        let d_gates = gpu.allocate::<f32>(items * experts)?;
         let blocks = EXPERT_BLOCKS.min(items.div_ceil(WARPS)).max(1);
-        let partial = card.take::<f32>(blocks * 3 * outputs)?;
-        card.launch(
+        let partial = gpu.allocate::<f32>(blocks * 3 * outputs)?;
+        gpu.launch(
             &format!("mix_backward_{}_{}", d_products.suffix(), lanes(width)),
-            Grid::blocks(blocks, experts),
+            LaunchGrid::blocks(blocks, experts),
             arguments![
                 d_products.at(),
                 &d_gates,
@@ -224,29 +231,29 @@ impl Encoder {
                 self.rows.dropout,
             ],
         )?;
-        card.launch(
+        gpu.launch(
             &format!("gates_backward_{}", d_products.suffix()),
-            Grid::threads(items),
+            LaunchGrid::threads(items),
             arguments![d_products.at(), &d_gates, &kept.products, items, experts, width, columns],
         )?;
-        let tail = card.take::<f32>(3 * outputs)?;
-        card.sum_rows(address(&tail), address(&partial), blocks, 3 * outputs)?;
-        card.launch(
+        let tail = gpu.allocate::<f32>(3 * outputs)?;
+        gpu.sum_rows(device_pointer(&tail), device_pointer(&partial), blocks, 3 * outputs)?;
+        gpu.launch(
             "mixture_tail",
-            Grid::threads(3 * outputs),
+            LaunchGrid::threads(3 * outputs),
             arguments![d_packed.plus(self.sizes.biases().start), &tail, experts, width],
         )?;
-        let d_matrix = card.take::<f32>(d * columns)?;
+        let d_matrix = gpu.allocate::<f32>(d * columns)?;
         let (dp, e) = (d_products.matrix(items, columns), kept.pooled.matrix(items, d));
-        card.product_split(address(&d_matrix), e.t(), dp, outputs, precision)?;
+        gpu.product_split(device_pointer(&d_matrix), e.t(), dp, outputs, precision)?;
         let (to, gate) = (d_packed.plus(self.sizes.weights().start), d_packed.plus(self.sizes.gate().start));
-        card.launch(
+        gpu.launch(
             "mixture_parts",
-            Grid::blocks((outputs + experts).div_ceil(32 * WARPS), d),
+            LaunchGrid::blocks((outputs + experts).div_ceil(32 * WARPS), d),
             arguments![to, gate, &d_matrix, d, experts, width, columns],
         )?;
         match dw {
-            Some(dw) => self.pooling_gradient(card, w.plus(self.w), &d_products, kept, dw, precision),
+            Some(dw) => self.pooling_gradient(gpu, w.plus(self.w), &d_products, kept, dw, precision),
             None => Ok(()),
         }
     }
@@ -254,32 +261,32 @@ impl Encoder {
     /// Computes dw, through de of the items whose pooling has a gradient.
     fn pooling_gradient(
         &self,
-        card: &Card,
-        w: Address,
+        gpu: &Gpu,
+        w: DevicePointer,
         d_products: &Factor,
         kept: &Kept,
-        dw: Address,
+        dw: DevicePointer,
         precision: Precision,
     ) -> Result<()> {
-        let (d, columns, items) = (self.sizes.features, self.sizes.card_columns(), self.rows.features.count());
+        let (d, columns, items) = (self.sizes.features, self.sizes.gpu_columns(), self.rows.features.count());
         let learning = kept.rows.learning(self.pooling_rows());
         let count = learning.len();
-        let listed: CudaSlice<u32> = card.upload(learning)?;
-        let chosen = if count == items { None } else { Some(card.factor(count * columns, precision)?) };
+        let listed: CudaSlice<u32> = gpu.upload(learning)?;
+        let chosen = if count == items { None } else { Some(gpu.factor(count * columns, precision)?) };
         if let Some(chosen) = &chosen {
             let name = if matches!(chosen, Factor::Half(_)) { "gather_half_rows" } else { "gather_rows" };
-            let grid = Grid::warps(count);
-            card.launch(name, grid, arguments![chosen.at(), d_products.at(), &listed, count, columns])?;
+            let grid = LaunchGrid::warps(count);
+            gpu.launch(name, grid, arguments![chosen.at(), d_products.at(), &listed, count, columns])?;
         }
         let dp = chosen.as_ref().unwrap_or(d_products).matrix(count, columns);
-        let de = card.take::<f32>(count * d)?;
-        card.product(address(&de), dp, kept.matrix.matrix(d, columns).t(), false, precision)?;
+        let de = gpu.allocate::<f32>(count * d)?;
+        gpu.product(device_pointer(&de), dp, kept.matrix.matrix(d, columns).t(), false, precision)?;
         let blocks = count.div_ceil(WARPS).clamp(1, POOL_BLOCKS);
-        let partial = card.take::<f32>(blocks * d)?;
+        let partial = gpu.allocate::<f32>(blocks * d)?;
         let (kind, rows) = (kept.rows.kind(), &kept.rows);
-        let grid = Grid::blocks(blocks, 1);
+        let grid = LaunchGrid::blocks(blocks, 1);
         match warp_width(d) {
-            Some(lanes) => card.launch(
+            Some(lanes) => gpu.launch(
                 &format!("pool_backward_{kind}_{lanes}"),
                 grid.shared(4 * (1 + WARPS) * d),
                 arguments![
@@ -295,7 +302,7 @@ impl Encoder {
                     self.pooling_rows()
                 ],
             )?,
-            None => card.launch(
+            None => gpu.launch(
                 &format!("pool_backward_{kind}_{}", kept.pooled.suffix()),
                 grid.shared(4 * (d + self.rows.features.longest().max(1))),
                 arguments![
@@ -313,56 +320,56 @@ impl Encoder {
                 ],
             )?,
         }
-        card.sum_rows(dw, address(&partial), blocks, d)
+        gpu.sum_rows(dw, device_pointer(&partial), blocks, d)
     }
 }
 
-impl OnCard<2> for Encode {
+impl OnGpu<2> for Encode {
     const NAME: &'static str = "encode";
 
-    fn forward(&self, card: &Card, [w, packed]: [View<'_>; 2]) -> Result<(Floats, Vec<usize>)> {
+    fn forward(&self, gpu: &Gpu, [w, packed]: [View<'_>; 2]) -> Result<(Floats, Vec<usize>)> {
         let width = self.encoders.first().map_or(1, |e| e.sizes.width);
-        let uses = UploadedGatherIndex::of(card, &self.uses)?;
-        let rows = self.encoders.len() * uses.count();
-        let z = card.take::<f32>(rows * width)?;
+        let index = UploadedGatherIndex::of(gpu, &self.index)?;
+        let rows = self.encoders.len() * index.count();
+        let z = gpu.allocate::<f32>(rows * width)?;
         let mut all = Vec::new();
         for (m, encoder) in self.encoders.iter().enumerate() {
-            let kept = encoder.compute(card, w.at, packed.at, self.precision)?;
-            encoder.mix(card, &uses, &kept, packed.at, address(&z).plus(m * uses.count() * width))?;
+            let kept = encoder.compute(gpu, w.at, packed.at, self.precision)?;
+            encoder.mix(gpu, &index, &kept, packed.at, device_pointer(&z).plus(m * index.count() * width))?;
             if self.keeps {
                 all.push(kept);
             }
         }
         if self.keeps {
-            *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some((uses, all));
+            *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some((index, all));
         }
         Ok((z, vec![rows, width]))
     }
 
     fn backward(
         &self,
-        card: &Card,
+        gpu: &Gpu,
         [w, packed]: [View<'_>; 2],
         _: View<'_>,
         dz: View<'_>,
     ) -> Result<[Option<Floats>; 2]> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let (uses, all) = match kept {
+        let (index, all) = match kept {
             Some(kept) => kept,
             None => {
-                let compute = |e: &Encoder| e.compute(card, w.at, packed.at, self.precision);
-                (UploadedGatherIndex::of(card, &self.uses)?, self.encoders.iter().map(compute).collect::<Result<_>>()?)
+                let compute = |e: &Encoder| e.compute(gpu, w.at, packed.at, self.precision);
+                (UploadedGatherIndex::of(gpu, &self.index)?, self.encoders.iter().map(compute).collect::<Result<_>>()?)
             }
         };
-        let (dw, d_packed) = (card.take::<f32>(w.dims[0])?, card.take::<f32>(packed.dims[0])?);
+        let (dw, d_packed) = (gpu.allocate::<f32>(w.dims[0])?, gpu.allocate::<f32>(packed.dims[0])?);
         for (m, (encoder, kept)) in self.encoders.iter().zip(&all).enumerate() {
-            let own = dz.at.plus(m * uses.count() * encoder.sizes.width);
+            let own = dz.at.plus(m * index.count() * encoder.sizes.width);
             let given = Given { w: w.at, packed: packed.at, dz: own };
             let to = Gradients {
-                w: self.pooling_learns.then(|| address(&dw).plus(encoder.w)),
-                packed: address(&d_packed).plus(encoder.packed),
+                w: self.pooling_learns.then(|| device_pointer(&dw).plus(encoder.w)),
+                packed: device_pointer(&d_packed).plus(encoder.packed),
             };
-            encoder.gradients(card, given, &uses, kept, to, self.precision)?;
+            encoder.gradients(gpu, given, &index, kept, to, self.precision)?;
         }
         Ok([self.pooling_learns.then_some(dw), Some(d_packed)])
     }

@@ -8,7 +8,7 @@ use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{Result, bail};
 use half::{bf16, f16};
 
-use super::card::{Address, Card, address};
+use super::gpu::{DevicePointer, Gpu, device_pointer};
 use crate::ragged::{Ragged, StoredValues};
 
 /// The fraction of the free memory that features may take; the rest is left to the step.
@@ -16,14 +16,14 @@ const SHARE: (usize, usize) = (3, 5);
 
 /// The data of a table and its views that is kept on the GPU.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct CardFeatures {
+pub(crate) struct GpuFeatures {
     /// The whole table, shared by all views; `None` once it was found too large.
     table: Arc<OnceLock<Option<Arc<Values>>>>,
     /// This view's rows.
-    view: Arc<OnceLock<Arc<CardRows>>>,
+    view: Arc<OnceLock<Arc<GpuRows>>>,
 }
 
-impl CardFeatures {
+impl GpuFeatures {
     /// The same table for another view.
     pub fn other_view(&self) -> Self {
         Self { table: self.table.clone(), view: Arc::default() }
@@ -39,7 +39,7 @@ enum Values {
 
 /// The rows of some items.
 #[derive(Debug)]
-pub(crate) struct CardRows {
+pub(crate) struct GpuRows {
     values: Arc<Values>,
     /// The first row of each item among the values.
     starts: CudaSlice<u64>,
@@ -49,7 +49,7 @@ pub(crate) struct CardRows {
     any: Vec<u32>,
 }
 
-impl CardRows {
+impl GpuRows {
     /// The type of the values, as it appears in the names of the kernels that read them.
     pub fn kind(&self) -> &'static str {
         match &*self.values {
@@ -59,20 +59,20 @@ impl CardRows {
         }
     }
 
-    pub fn values(&self) -> Address {
+    pub fn values(&self) -> DevicePointer {
         match &*self.values {
-            Values::F32(values) => address(values),
-            Values::F16(values) => address(values),
-            Values::Bf16(values) => address(values),
+            Values::F32(values) => device_pointer(values),
+            Values::F16(values) => device_pointer(values),
+            Values::Bf16(values) => device_pointer(values),
         }
     }
 
-    pub fn starts(&self) -> Address {
-        address(&self.starts)
+    pub fn starts(&self) -> DevicePointer {
+        device_pointer(&self.starts)
     }
 
-    pub fn counts(&self) -> Address {
-        address(&self.counts)
+    pub fn counts(&self) -> DevicePointer {
+        device_pointer(&self.counts)
     }
 
     /// The items whose pooling has a gradient: the weight of a single row is always 1.
@@ -81,11 +81,11 @@ impl CardRows {
     }
 }
 
-fn upload(card: &Card, values: &StoredValues) -> Result<Values> {
+fn upload(gpu: &Gpu, values: &StoredValues) -> Result<Values> {
     Ok(match values {
-        StoredValues::F32(values) => Values::F32(card.upload((**values).as_ref())?),
-        StoredValues::F16(values) => Values::F16(card.upload((**values).as_ref())?),
-        StoredValues::Bf16(values) => Values::Bf16(card.upload((**values).as_ref())?),
+        StoredValues::F32(values) => Values::F32(gpu.upload((**values).as_ref())?),
+        StoredValues::F16(values) => Values::F16(gpu.upload((**values).as_ref())?),
+        StoredValues::Bf16(values) => Values::Bf16(gpu.upload((**values).as_ref())?),
     })
 }
 
@@ -103,19 +103,19 @@ fn joined<T: Copy>(values: &[T], rows: &[(usize, usize)], width: usize) -> Vec<T
 
 impl Ragged {
     /// This view's rows on the GPU. The table is uploaded once, and the positions of rows once per view.
-    pub(crate) fn on_card(&self, card: &Card) -> Result<Arc<CardRows>> {
-        if let Some(rows) = self.card.view.get() {
+    pub(crate) fn on_gpu(&self, gpu: &Gpu) -> Result<Arc<GpuRows>> {
+        if let Some(rows) = self.gpu.view.get() {
             return Ok(rows.clone());
         }
-        let table = match self.card.table.get() {
+        let table = match self.gpu.table.get() {
             Some(table) => table.clone(),
             None => {
-                let table = if fits(card.device(), self.values.bytes())? {
-                    Some(Arc::new(upload(card, &self.values)?))
+                let table = if fits(gpu.device(), self.values.bytes())? {
+                    Some(Arc::new(upload(gpu, &self.values)?))
                 } else {
                     None
                 };
-                self.card.table.get_or_init(|| table).clone()
+                self.gpu.table.get_or_init(|| table).clone()
             }
         };
         let counts: Vec<u32> = self.rows.iter().map(|(start, end)| (end - start) as u32).collect();
@@ -124,21 +124,17 @@ impl Ragged {
             None => {
                 let rows: usize = counts.iter().map(|&count| count as usize).sum();
                 let bytes = rows * self.width * (self.values.bytes() / self.values.len().max(1));
-                if !fits(card.device(), bytes)? {
+                if !fits(gpu.device(), bytes)? {
                     bail!(
                         "{} MiB of features do not fit into the free memory of the GPU; use a larger GPU or the CPU",
                         bytes >> 20
                     );
                 }
                 let own = match &self.values {
-                    StoredValues::F32(v) => {
-                        Values::F32(card.upload(&joined((**v).as_ref(), &self.rows, self.width))?)
-                    }
-                    StoredValues::F16(v) => {
-                        Values::F16(card.upload(&joined((**v).as_ref(), &self.rows, self.width))?)
-                    }
+                    StoredValues::F32(v) => Values::F32(gpu.upload(&joined((**v).as_ref(), &self.rows, self.width))?),
+                    StoredValues::F16(v) => Values::F16(gpu.upload(&joined((**v).as_ref(), &self.rows, self.width))?),
                     StoredValues::Bf16(v) => {
-                        Values::Bf16(card.upload(&joined((**v).as_ref(), &self.rows, self.width))?)
+                        Values::Bf16(gpu.upload(&joined((**v).as_ref(), &self.rows, self.width))?)
                     }
                 };
                 let ends = counts.iter().scan(0u64, |end, &count| {
@@ -150,13 +146,13 @@ impl Ragged {
             }
         };
         let with = |least: u32| (0..counts.len() as u32).filter(|&i| counts[i as usize] >= least).collect();
-        let rows = CardRows {
+        let rows = GpuRows {
             values,
-            starts: card.upload(&starts)?,
+            starts: gpu.upload(&starts)?,
             several: with(2),
             any: with(1),
-            counts: card.upload(&counts)?,
+            counts: gpu.upload(&counts)?,
         };
-        Ok(self.card.view.get_or_init(|| Arc::new(rows)).clone())
+        Ok(self.gpu.view.get_or_init(|| Arc::new(rows)).clone())
     }
 }

@@ -9,7 +9,7 @@ use candle_core::cuda_backend::CudaDevice;
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{Result, bail};
 
-use super::card::{Address, Card, Factor, Floats, Grid, LargeUploads, Matrix, address, arguments};
+use super::gpu::{DevicePointer, Factor, Floats, Gpu, LargeUploads, LaunchGrid, Matrix, arguments, device_pointer};
 use crate::{
     Activation, EncoderInput, EncoderParts, InferenceLinear, InferenceNorm, InferenceShape, InferenceTransformer,
     Precision, Readout,
@@ -35,27 +35,27 @@ struct Linear {
 }
 
 impl Linear {
-    fn new(card: &Card, linear: &InferenceLinear, precision: Precision) -> Result<Self> {
-        let weight = card.upload(&linear.weight)?;
+    fn new(gpu: &Gpu, linear: &InferenceLinear, precision: Precision) -> Result<Self> {
+        let weight = gpu.upload(&linear.weight)?;
         let weight = if precision == Precision::Bf16 {
-            Factor::Half(card.halves(address(&weight), linear.weight.len())?)
+            Factor::Half(gpu.halves(device_pointer(&weight), linear.weight.len())?)
         } else {
             Factor::Single(weight)
         };
         let (inputs, outputs) = (linear.inputs(), linear.outputs());
-        Ok(Self { weight, bias: card.upload(&linear.bias)?, inputs, outputs })
+        Ok(Self { weight, bias: gpu.upload(&linear.bias)?, inputs, outputs })
     }
 
     /// x W without the bias, as the input of another product.
-    fn product_to(&self, card: &Card, out: &Factor, x: Matrix, precision: Precision) -> Result<()> {
-        card.product_to(out, x, self.weight.matrix(self.inputs, self.outputs), precision)
+    fn product_to(&self, gpu: &Gpu, out: &Factor, x: Matrix, precision: Precision) -> Result<()> {
+        gpu.product_to(out, x, self.weight.matrix(self.inputs, self.outputs), precision)
     }
 
     /// x W without the bias, `[rows, out]` of f32.
-    fn product(&self, card: &Card, x: Matrix, rows: usize, precision: Precision) -> Result<Floats> {
-        let out = card.take::<f32>(rows * self.outputs)?;
+    fn product(&self, gpu: &Gpu, x: Matrix, rows: usize, precision: Precision) -> Result<Floats> {
+        let out = gpu.allocate::<f32>(rows * self.outputs)?;
         let weight = self.weight.matrix(self.inputs, self.outputs);
-        card.product(address(&out), x, weight, false, precision)?;
+        gpu.product(device_pointer(&out), x, weight, false, precision)?;
         Ok(out)
     }
 }
@@ -66,11 +66,11 @@ struct Norm {
 }
 
 impl Norm {
-    fn new(card: &Card, norm: &InferenceNorm, width: usize) -> Result<Self> {
+    fn new(gpu: &Gpu, norm: &InferenceNorm, width: usize) -> Result<Self> {
         if norm.weight.len() != width || norm.bias.len() != width {
             bail!("LayerNorm of {} and {} values: expected {width}", norm.weight.len(), norm.bias.len());
         }
-        Ok(Self { weight: card.upload(&norm.weight)?, bias: card.upload(&norm.bias)? })
+        Ok(Self { weight: gpu.upload(&norm.weight)?, bias: gpu.upload(&norm.bias)? })
     }
 }
 
@@ -99,8 +99,8 @@ struct Room {
 }
 
 /// A stack on a GPU.
-pub(crate) struct CardTransformer {
-    card: Card,
+pub(crate) struct GpuTransformer {
+    gpu: Gpu,
     precision: Precision,
     shape: InferenceShape,
     layers: Vec<Layer>,
@@ -111,15 +111,15 @@ pub(crate) struct CardTransformer {
     room: Mutex<Option<Room>>,
 }
 
-impl std::fmt::Debug for CardTransformer {
+impl std::fmt::Debug for GpuTransformer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CardTransformer").field("shape", &self.shape).finish_non_exhaustive()
+        f.debug_struct("GpuTransformer").field("shape", &self.shape).finish_non_exhaustive()
     }
 }
 
-impl CardTransformer {
+impl GpuTransformer {
     pub fn new(stack: &InferenceTransformer, device: &CudaDevice, precision: Precision) -> Result<Self> {
-        let card = Card::of(device)?;
+        let gpu = Gpu::of(device)?;
         let InferenceShape { width: d, heads, .. } = stack.shape;
         if d == 0 || heads == 0 || !d.is_multiple_of(heads) || d > WIDEST || d / heads > WIDEST_HEAD {
             bail!(
@@ -133,16 +133,16 @@ impl CardTransformer {
                     let found = (linear.inputs(), linear.outputs());
                     bail!("a map of {found:?}: expected {:?}", (inputs, outputs));
                 }
-                Linear::new(&card, linear, precision)
+                Linear::new(&gpu, linear, precision)
             };
             let hidden = layer.up.outputs();
             Ok(Layer {
                 qkv: linear(&layer.qkv, d, 3 * d)?,
                 out: linear(&layer.out, d, d)?,
-                attention_norm: Norm::new(&card, &layer.attention_norm, d)?,
+                attention_norm: Norm::new(&gpu, &layer.attention_norm, d)?,
                 up: linear(&layer.up, d, hidden)?,
                 down: linear(&layer.down, hidden, d)?,
-                feed_norm: Norm::new(&card, &layer.feed_norm, d)?,
+                feed_norm: Norm::new(&gpu, &layer.feed_norm, d)?,
             })
         });
         let layers = layers.collect::<Result<Vec<_>>>()?;
@@ -150,7 +150,7 @@ impl CardTransformer {
             if bias.values.len() != heads * (2 * bias.reach + 1) {
                 bail!("biases by distance: {} values for {heads} heads", bias.values.len());
             }
-            Ok((card.upload(&bias.values)?, bias.reach))
+            Ok((gpu.upload(&bias.values)?, bias.reach))
         });
         Ok(Self {
             relative: relative.transpose()?,
@@ -159,7 +159,7 @@ impl CardTransformer {
             room: Mutex::new(None),
             layers,
             precision,
-            card,
+            gpu,
         })
     }
 
@@ -179,10 +179,10 @@ impl CardTransformer {
 
     fn room_for(&self, tokens: usize) -> Result<Room> {
         let d = self.shape.width;
-        let factor = |width: usize| self.card.factor(tokens * width, self.precision);
+        let factor = |width: usize| self.gpu.factor(tokens * width, self.precision);
         Ok(Room {
             tokens,
-            x: self.card.take(tokens * d)?,
+            x: self.gpu.allocate(tokens * d)?,
             input: factor(d)?,
             qkv: factor(3 * d)?,
             branch: factor(d)?,
@@ -198,19 +198,19 @@ impl CardTransformer {
         if tokens == 0 {
             return Ok(());
         }
-        let card = &self.card;
+        let gpu = &self.gpu;
         self.with_room(tokens, |room| {
-            let uploaded = card.upload(x)?;
-            card.launch("copy", Grid::threads(x.len()), arguments![&room.x, &uploaded, x.len()])?;
+            let uploaded = gpu.upload(x)?;
+            gpu.launch("copy", LaunchGrid::threads(x.len()), arguments![&room.x, &uploaded, x.len()])?;
             self.layers(room, lengths)?;
-            x.copy_from_slice(&card.device().clone_dtoh(&room.x.slice(..x.len()))?);
+            x.copy_from_slice(&gpu.device().clone_dtoh(&room.x.slice(..x.len()))?);
             Ok(())
         })
     }
 
     /// Computes the layers over the tokens in `room.x`.
     fn layers(&self, room: &Room, lengths: &[usize]) -> Result<()> {
-        let card = &self.card;
+        let gpu = &self.gpu;
         let InferenceShape { width: d, norm_first, activation, .. } = self.shape;
         let tokens = lengths.iter().sum::<usize>();
         let Some(first) = self.layers.first() else { return Ok(()) };
@@ -218,27 +218,28 @@ impl CardTransformer {
             self.residual(room, tokens, None, Some(&first.attention_norm))?;
         } else if self.precision == Precision::Bf16 {
             let count = tokens * d;
-            card.launch("to_bf16", Grid::threads(count.div_ceil(4)), arguments![room.input.at(), &room.x, count])?;
+            gpu.launch("to_bf16", LaunchGrid::threads(count.div_ceil(4)), arguments![room.input.at(), &room.x, count])?;
         }
         // Without rounding, products read the sums after LayerNorm.
         let reads_sums = !norm_first && self.precision != Precision::Bf16;
-        let input = if reads_sums { Matrix::new(address(&room.x), tokens, d) } else { room.input.matrix(tokens, d) };
-        let tiles = Tiles::new(card, lengths)?;
+        let input =
+            if reads_sums { Matrix::new(device_pointer(&room.x), tokens, d) } else { room.input.matrix(tokens, d) };
+        let tiles = Tiles::new(gpu, lengths)?;
         let mut layers = self.layers.iter().peekable();
         while let Some(layer) = layers.next() {
-            layer.qkv.product_to(card, &room.qkv, input, self.precision)?;
+            layer.qkv.product_to(gpu, &room.qkv, input, self.precision)?;
             self.attend(room, &tiles, &layer.qkv.bias)?;
-            layer.out.product_to(card, &room.branch, room.input.matrix(tokens, d), self.precision)?;
+            layer.out.product_to(gpu, &room.branch, room.input.matrix(tokens, d), self.precision)?;
             let norm = if norm_first { &layer.feed_norm } else { &layer.attention_norm };
             self.residual(room, tokens, Some(&layer.out.bias), Some(norm))?;
-            layer.up.product_to(card, &room.up, input, self.precision)?;
+            layer.up.product_to(gpu, &room.up, input, self.precision)?;
             let hidden = layer.up.outputs;
-            card.launch(
+            gpu.launch(
                 &format!("activate_{}", room.up.suffix()),
-                Grid::blocks(tokens, hidden.div_ceil(4 * COLUMNS)),
+                LaunchGrid::blocks(tokens, hidden.div_ceil(4 * COLUMNS)),
                 arguments![room.up.at(), &layer.up.bias, hidden, activation == Activation::QuickGelu],
             )?;
-            layer.down.product_to(card, &room.branch, room.up.matrix(tokens, hidden), self.precision)?;
+            layer.down.product_to(gpu, &room.branch, room.up.matrix(tokens, hidden), self.precision)?;
             let next = layers.peek().map(|next| &next.attention_norm);
             let norm = if norm_first { next } else { Some(&layer.feed_norm) };
             self.residual(room, tokens, Some(&layer.down.bias), norm)?;
@@ -249,22 +250,24 @@ impl CardTransformer {
     /// Adds a branch with its bias to the sums and normalises them for the next product.
     fn residual(&self, room: &Room, rows: usize, branch_bias: Option<&Floats>, norm: Option<&Norm>) -> Result<()> {
         let is_separate = self.shape.norm_first || self.precision == Precision::Bf16;
-        let input = if is_separate { room.input.at() } else { Address::NONE };
-        let branch = branch_bias.map_or(Address::NONE, |_| room.branch.at());
-        let branch_bias = branch_bias.map_or(Address::NONE, address);
-        let (weight, bias) = norm.map_or((Address::NONE, Address::NONE), |n| (address(&n.weight), address(&n.bias)));
+        let input = if is_separate { room.input.at() } else { DevicePointer::NONE };
+        let branch = branch_bias.map_or(DevicePointer::NONE, |_| room.branch.at());
+        let branch_bias = branch_bias.map_or(DevicePointer::NONE, device_pointer);
+        let (weight, bias) = norm.map_or((DevicePointer::NONE, DevicePointer::NONE), |n| {
+            (device_pointer(&n.weight), device_pointer(&n.bias))
+        });
         let InferenceShape { width: d, eps, norm_first, .. } = self.shape;
         let name = format!("residual_norm_{}_{}", lanes(d), room.branch.suffix());
         let all = arguments![&room.x, input, branch, branch_bias, weight, bias, eps, rows, d, norm_first];
-        self.card.launch(&name, Grid::warps(rows), all)
+        self.gpu.launch(&name, LaunchGrid::warps(rows), all)
     }
 
     /// Applies LayerNorm to the rows `x` `[rows, d]` in place.
-    fn normalise(&self, x: Address, rows: usize, norm: &Norm) -> Result<()> {
+    fn normalise(&self, x: DevicePointer, rows: usize, norm: &Norm) -> Result<()> {
         let InferenceShape { width: d, eps, .. } = self.shape;
-        let none = Address::NONE;
+        let none = DevicePointer::NONE;
         let all = arguments![x, none, none, none, &norm.weight, &norm.bias, eps, rows, d, false];
-        self.card.launch(&format!("residual_norm_{}_f32", lanes(d)), Grid::warps(rows), all)
+        self.gpu.launch(&format!("residual_norm_{}_f32", lanes(d)), LaunchGrid::warps(rows), all)
     }
 
     /// Computes the heads' outputs side by side, from `room.qkv` to `room.input`.
@@ -272,13 +275,13 @@ impl CardTransformer {
         let InferenceShape { width: d, heads, causal, .. } = self.shape;
         let (width, rows) = ((d / heads).next_power_of_two().max(32), tiles.rows);
         let shared = size_of::<f32>() * (2 * rows * (width + 4) + rows * (rows + 4));
-        let grid = Grid { blocks: (tiles.count, heads), threads: (rows * rows / 16, 1), shared };
+        let grid = LaunchGrid { blocks: (tiles.count, heads), threads: (rows * rows / 16, 1), shared };
         let (relative, reach) = match &self.relative {
-            Some((values, reach)) => (address(values), *reach),
-            None => (Address::NONE, 0),
+            Some((values, reach)) => (device_pointer(values), *reach),
+            None => (DevicePointer::NONE, 0),
         };
         let all = arguments![room.input.at(), room.qkv.at(), bias, &tiles.uploaded, relative, reach, d, heads, causal,];
-        self.card.launch(&format!("attend_{width}_{rows}_{}", room.qkv.suffix()), grid, all)
+        self.gpu.launch(&format!("attend_{width}_{rows}_{}", room.qkv.suffix()), grid, all)
     }
 }
 
@@ -297,7 +300,7 @@ struct Tiles {
 }
 
 impl Tiles {
-    fn new(card: &Card, lengths: &[usize]) -> Result<Self> {
+    fn new(gpu: &Gpu, lengths: &[usize]) -> Result<Self> {
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let rows = if longest <= 32 { 32 } else { 64 };
         let (mut tiles, mut first) = (Vec::new(), 0);
@@ -307,7 +310,7 @@ impl Tiles {
             }
             first += length;
         }
-        Ok(Self { rows, count: tiles.len() / 3, uploaded: card.upload(&tiles)? })
+        Ok(Self { rows, count: tiles.len() / 3, uploaded: gpu.upload(&tiles)? })
     }
 }
 
@@ -317,41 +320,41 @@ enum Input {
 }
 
 /// An encoder on a GPU.
-pub(crate) struct CardEncoder {
-    stack: CardTransformer,
+pub(crate) struct GpuEncoder {
+    stack: GpuTransformer,
     input: Input,
     positions: Floats,
     /// The number of rows of `positions`.
-    places: usize,
+    position_rows: usize,
     norm: Option<Norm>,
     output: Option<(Norm, Linear)>,
 }
 
-impl std::fmt::Debug for CardEncoder {
+impl std::fmt::Debug for GpuEncoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CardEncoder").field("stack", &self.stack).finish_non_exhaustive()
+        f.debug_struct("GpuEncoder").field("stack", &self.stack).finish_non_exhaustive()
     }
 }
 
-impl CardEncoder {
+impl GpuEncoder {
     pub fn new(parts: EncoderParts<'_>, device: &CudaDevice, precision: Precision) -> Result<Self> {
-        let stack = CardTransformer::new(parts.stack, device, precision)?;
-        let (card, d) = (&stack.card, parts.stack.shape.width);
-        let row = |values: &[f32]| if values.len() == d { card.upload(values) } else { bail!("expected {d} values") };
+        let stack = GpuTransformer::new(parts.stack, device, precision)?;
+        let (gpu, d) = (&stack.gpu, parts.stack.shape.width);
+        let row = |values: &[f32]| if values.len() == d { gpu.upload(values) } else { bail!("expected {d} values") };
         let input = match parts.input {
             EncoderInput::Tokens { table, segment } => Input::Tokens {
-                table: card.upload(table)?,
+                table: gpu.upload(table)?,
                 vocabulary: table.len() / d,
                 segment: segment.map(row).transpose()?,
             },
             EncoderInput::Images { patches, class, side, patch } => {
-                let places = parts.positions.len() / d;
-                let is_whole = patch > 0 && places == (side / patch).pow(2) + 1;
+                let position_rows = parts.positions.len() / d;
+                let is_whole = patch > 0 && position_rows == (side / patch).pow(2) + 1;
                 if !is_whole || patches.inputs() != 3 * patch * patch || patches.outputs() != d {
-                    bail!("patches of {patch} of {side} pixels do not fit {places} positions");
+                    bail!("patches of {patch} of {side} pixels do not fit {position_rows} positions");
                 }
                 Input::Images {
-                    patches: Linear::new(card, patches, precision)?,
+                    patches: Linear::new(gpu, patches, precision)?,
                     class: row(class)?,
                     side,
                     patch,
@@ -363,13 +366,13 @@ impl CardEncoder {
             if projection.inputs() != d {
                 bail!("a projection of {} values: expected {d}", projection.inputs());
             }
-            Ok((Norm::new(card, norm, d)?, Linear::new(card, projection, precision)?))
+            Ok((Norm::new(gpu, norm, d)?, Linear::new(gpu, projection, precision)?))
         });
         Ok(Self {
             input,
-            positions: card.upload(parts.positions)?,
-            places: parts.positions.len() / d,
-            norm: parts.norm.map(|norm| Norm::new(card, norm, d)).transpose()?,
+            positions: gpu.upload(parts.positions)?,
+            position_rows: parts.positions.len() / d,
+            norm: parts.norm.map(|norm| Norm::new(gpu, norm, d)).transpose()?,
             output: output.transpose()?,
             stack,
         })
@@ -395,8 +398,8 @@ impl CardEncoder {
         if tokens.len() != count || positions.len() != count {
             bail!("{} tokens and {} positions: expected {count}", tokens.len(), positions.len());
         }
-        if !is_within(tokens, *vocabulary) || !is_within(positions, self.places) {
-            bail!("a token from {vocabulary} on or a position from {} on", self.places);
+        if !is_within(tokens, *vocabulary) || !is_within(positions, self.position_rows) {
+            bail!("a token from {vocabulary} on or a position from {} on", self.position_rows);
         }
         if let Readout::Rows(rows) = readout
             && (rows.len() != lengths.len() || !is_within(rows, count))
@@ -406,12 +409,12 @@ impl CardEncoder {
         if count == 0 {
             return Ok(vec![0.0; lengths.len() * self.width()]);
         }
-        let (card, d) = (&self.stack.card, self.stack.shape.width);
+        let (gpu, d) = (&self.stack.gpu, self.stack.shape.width);
         self.stack.with_room(count, |room| {
-            let (tokens, places) = (card.upload(tokens)?, card.upload(positions)?);
-            let segment = segment.as_ref().map_or(Address::NONE, address);
-            let all = arguments![&room.x, table, segment, &self.positions, &tokens, &places, count, d];
-            card.launch("token_sums", Grid::warps(count), all)?;
+            let (tokens, positions) = (gpu.upload(tokens)?, gpu.upload(positions)?);
+            let segment = segment.as_ref().map_or(DevicePointer::NONE, device_pointer);
+            let all = arguments![&room.x, table, segment, &self.positions, &tokens, &positions, count, d];
+            gpu.launch("token_sums", LaunchGrid::warps(count), all)?;
             self.finish(room, lengths, readout)
         })
     }
@@ -427,58 +430,58 @@ impl CardEncoder {
         if images == 0 {
             return Ok(Vec::new());
         }
-        let (card, d, precision) = (&self.stack.card, self.stack.shape.width, self.stack.precision);
-        let count = self.places - 1;
+        let (gpu, d, precision) = (&self.stack.gpu, self.stack.shape.width, self.stack.precision);
+        let count = self.position_rows - 1;
         let lengths = vec![count + 1; images];
         let classes: Vec<u32> = (0..images).map(|image| (image * (count + 1)) as u32).collect();
         self.stack.with_room(images * (count + 1), |room| {
-            let cut = card.factor(images * count * patches.inputs, precision)?;
-            let uploaded = staging.upload(card, pixels)?;
-            let grid = Grid::blocks(images * count, patches.inputs.div_ceil(COLUMNS));
-            card.launch(
-                &format!("cut_patches_{}", cut.suffix()),
-                grid,
-                arguments![cut.at(), &uploaded, *side, *patch],
-            )?;
+            let cut = gpu.factor(images * count * patches.inputs, precision)?;
+            let uploaded = staging.upload(gpu, pixels)?;
+            let grid = LaunchGrid::blocks(images * count, patches.inputs.div_ceil(COLUMNS));
+            gpu.launch(&format!("cut_patches_{}", cut.suffix()), grid, arguments![cut.at(), &uploaded, *side, *patch])?;
             let rows = images * count;
-            let of_patches = patches.product(card, cut.matrix(rows, patches.inputs), rows, precision)?;
+            let of_patches = patches.product(gpu, cut.matrix(rows, patches.inputs), rows, precision)?;
             let tokens = images * (count + 1);
             let all = arguments![&room.x, &of_patches, class, &self.positions, tokens, count, d];
-            card.launch("image_tokens", Grid::warps(tokens), all)?;
+            gpu.launch("image_tokens", LaunchGrid::warps(tokens), all)?;
             self.finish(room, &lengths, Readout::Rows(&classes))
         })
     }
 
     /// Computes the vectors from the tokens in `room.x`, and downloads them.
     fn finish(&self, room: &Room, lengths: &[usize], readout: Readout<'_>) -> Result<Vec<f32>> {
-        let (card, d, sequences) = (&self.stack.card, self.stack.shape.width, lengths.len());
+        let (gpu, d, sequences) = (&self.stack.gpu, self.stack.shape.width, lengths.len());
         if let Some(norm) = &self.norm {
-            self.stack.normalise(address(&room.x), lengths.iter().sum(), norm)?;
+            self.stack.normalise(device_pointer(&room.x), lengths.iter().sum(), norm)?;
         }
         self.stack.layers(room, lengths)?;
-        let out = card.take::<f32>(sequences * d)?;
+        let out = gpu.allocate::<f32>(sequences * d)?;
         let pool = |mode: u32| {
             let mut offsets = vec![0];
             offsets.extend(lengths.iter().scan(0, |end, &length| {
                 *end += length as u32;
                 Some(*end)
             }));
-            let offsets = card.upload(&offsets)?;
-            let grid = Grid::blocks(sequences, d.div_ceil(COLUMNS));
-            card.launch("pool_tokens", grid, arguments![&out, &room.x, &offsets, d, mode])
+            let offsets = gpu.upload(&offsets)?;
+            let grid = LaunchGrid::blocks(sequences, d.div_ceil(COLUMNS));
+            gpu.launch("pool_tokens", grid, arguments![&out, &room.x, &offsets, d, mode])
         };
         match readout {
             Readout::Mean => pool(0)?,
             Readout::First => pool(1)?,
             Readout::Max => pool(2)?,
             Readout::Rows(rows) => {
-                let rows = card.upload(rows)?;
-                card.launch("gather_rows", Grid::warps(sequences), arguments![&out, &room.x, &rows, sequences, d])?;
+                let rows = gpu.upload(rows)?;
+                gpu.launch(
+                    "gather_rows",
+                    LaunchGrid::warps(sequences),
+                    arguments![&out, &room.x, &rows, sequences, d],
+                )?;
             }
         }
-        let Some((norm, projection)) = &self.output else { return card.device().clone_dtoh(&out) };
-        self.stack.normalise(address(&out), sequences, norm)?;
-        let rows = Matrix::new(address(&out), sequences, d);
-        card.device().clone_dtoh(&projection.product(card, rows, sequences, self.stack.precision)?)
+        let Some((norm, projection)) = &self.output else { return gpu.device().clone_dtoh(&out) };
+        self.stack.normalise(device_pointer(&out), sequences, norm)?;
+        let rows = Matrix::new(device_pointer(&out), sequences, d);
+        gpu.device().clone_dtoh(&projection.product(gpu, rows, sequences, self.stack.precision)?)
     }
 }

@@ -916,7 +916,7 @@ WIDTH(8)
 WIDTH(16)
 WIDTH(32)
 
-// Copies three parts of d values each to three addresses.
+// Copies three parts of d values each to three pointers.
 extern "C" __global__ void three_parts(float* first, float* second, float* third, const float* from, u32 d) {
   u32 i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < d) first[i] = from[i], second[i] = from[d + i], third[i] = from[2 * d + i];

@@ -8,8 +8,8 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{Result, Tensor, bail};
 
-use super::card::{Address, Card, Floats, Grid, Matrix, WARPS, address, arguments};
-use super::{OnCard, View, apply2};
+use super::gpu::{DevicePointer, Floats, Gpu, LaunchGrid, Matrix, WARPS, arguments, device_pointer};
+use super::{OnGpu, View, apply2};
 use crate::{FalseNegatives, Mask, Precision, precision};
 
 /// The largest number of products in a block: 1 GiB.
@@ -62,32 +62,32 @@ struct Kept {
 
 /// The mask and the targets, as arguments of the kernels.
 #[derive(Clone, Copy)]
-struct MaskAddresses {
-    targets: Address,
-    groups: Address,
+struct MaskPointers {
+    targets: DevicePointer,
+    groups: DevicePointer,
     mode: u32,
     diagonal: bool,
 }
 
 impl RowLogSumExp {
-    fn addresses(&self, indices: &CudaSlice<u32>) -> MaskAddresses {
-        let at = address(indices);
-        let targets = if self.targets.is_empty() { Address::NONE } else { at };
+    fn pointers(&self, indices: &CudaSlice<u32>) -> MaskPointers {
+        let at = device_pointer(indices);
+        let targets = if self.targets.is_empty() { DevicePointer::NONE } else { at };
         match &self.mask {
-            Mask::None => MaskAddresses { targets, groups: Address::NONE, mode: 0, diagonal: true },
+            Mask::None => MaskPointers { targets, groups: DevicePointer::NONE, mode: 0, diagonal: true },
             Mask::FalseNegatives { false_negatives, diagonal, .. } => {
                 let groups = at.plus(self.targets.len());
-                MaskAddresses { targets, groups, mode: mode(*false_negatives), diagonal: *diagonal }
+                MaskPointers { targets, groups, mode: mode(*false_negatives), diagonal: *diagonal }
             }
         }
     }
 
-    fn indices(&self, card: &Card) -> Result<CudaSlice<u32>> {
+    fn indices(&self, gpu: &Gpu) -> Result<CudaSlice<u32>> {
         let mut all = self.targets.clone();
         if let Mask::FalseNegatives { groups, .. } = &self.mask {
             all.extend_from_slice(groups);
         }
-        card.upload(&all)
+        gpu.upload(&all)
     }
 
     /// The number of columns in a block.
@@ -95,24 +95,24 @@ impl RowLogSumExp {
         (BLOCK / n.max(1)).clamp(1, m.max(1))
     }
 
-    fn products(&self, card: &Card, out: &Floats, a: View<'_>, b: Address, columns: usize) -> Result<()> {
+    fn products(&self, gpu: &Gpu, out: &Floats, a: View<'_>, b: DevicePointer, columns: usize) -> Result<()> {
         let (n, d) = (a.dims[0], a.dims[1]);
-        card.product(address(out), Matrix::new(a.at, n, d), Matrix::new(b, columns, d).t(), false, self.precision)
+        gpu.product(device_pointer(out), Matrix::new(a.at, n, d), Matrix::new(b, columns, d).t(), false, self.precision)
     }
 
-    fn compute(&self, card: &Card, a: View<'_>, b: View<'_>) -> Result<(Floats, Kept)> {
+    fn compute(&self, gpu: &Gpu, a: View<'_>, b: View<'_>) -> Result<(Floats, Kept)> {
         let (n, d, m) = (a.dims[0], a.dims[1], b.dims[0]);
-        let indices = self.indices(card)?;
-        let MaskAddresses { targets, groups, mode, diagonal } = self.addresses(&indices);
-        let (out, hits, state) = (card.take::<f32>(n)?, card.take::<f32>(n)?, card.take::<f32>(2 * n)?);
+        let indices = self.indices(gpu)?;
+        let MaskPointers { targets, groups, mode, diagonal } = self.pointers(&indices);
+        let (out, hits, state) = (gpu.allocate::<f32>(n)?, gpu.allocate::<f32>(n)?, gpu.allocate::<f32>(2 * n)?);
         let width = Self::width(n, m);
-        let products = card.take::<f32>(n * width)?;
+        let products = gpu.allocate::<f32>(n * width)?;
         for first in (0..m).step_by(width) {
             let columns = width.min(m - first);
-            self.products(card, &products, a, b.at.plus(first * d), columns)?;
-            card.launch(
+            self.products(gpu, &products, a, b.at.plus(first * d), columns)?;
+            gpu.launch(
                 "log_sum_block",
-                Grid::blocks(n, 1),
+                LaunchGrid::blocks(n, 1),
                 arguments![
                     &out,
                     &hits,
@@ -135,10 +135,10 @@ impl RowLogSumExp {
     }
 }
 
-impl OnCard<2> for RowLogSumExp {
+impl OnGpu<2> for RowLogSumExp {
     const NAME: &'static str = "row_logsumexp";
 
-    fn forward(&self, card: &Card, [a, b]: [View<'_>; 2]) -> Result<(Floats, Vec<usize>)> {
+    fn forward(&self, gpu: &Gpu, [a, b]: [View<'_>; 2]) -> Result<(Floats, Vec<usize>)> {
         let (&[n, d], &[m, d2]) = (a.dims, b.dims) else {
             bail!("row_logsumexp: expected two matrices, found {:?} and {:?}", a.dims, b.dims)
         };
@@ -149,38 +149,38 @@ impl OnCard<2> for RowLogSumExp {
         if d != d2 || d == 0 || m == 0 || !square || !(self.targets.is_empty() || self.targets.len() == n) {
             bail!("row_logsumexp: {:?} and {:?} do not fit each other and the mask", a.dims, b.dims);
         }
-        let (out, kept) = self.compute(card, a, b)?;
+        let (out, kept) = self.compute(gpu, a, b)?;
         *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
         Ok((out, vec![n]))
     }
 
-    fn backward(&self, card: &Card, [a, b]: [View<'_>; 2], _: View<'_>, dl: View<'_>) -> Result<[Option<Floats>; 2]> {
+    fn backward(&self, gpu: &Gpu, [a, b]: [View<'_>; 2], _: View<'_>, dl: View<'_>) -> Result<[Option<Floats>; 2]> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
         let kept = match kept {
             Some(kept) => kept,
-            None => self.compute(card, a, b)?.1,
+            None => self.compute(gpu, a, b)?.1,
         };
         let (n, d, m) = (a.dims[0], a.dims[1], b.dims[0]);
-        let MaskAddresses { targets, groups, mode, diagonal } = self.addresses(&kept.indices);
-        let (da, db) = (card.take::<f32>(n * d)?, card.take::<f32>(m * d)?);
+        let MaskPointers { targets, groups, mode, diagonal } = self.pointers(&kept.indices);
+        let (da, db) = (gpu.allocate::<f32>(n * d)?, gpu.allocate::<f32>(m * d)?);
         let width = Self::width(n, m);
         let products = match &kept.products {
             Some(products) => products,
-            None => &card.take::<f32>(n * width)?,
+            None => &gpu.allocate::<f32>(n * width)?,
         };
         for first in (0..m).step_by(width) {
             let columns = width.min(m - first);
             let own = b.at.plus(first * d);
             if kept.products.is_none() {
-                self.products(card, products, a, own, columns)?;
+                self.products(gpu, products, a, own, columns)?;
             }
             // In f32, the gradients overwrite the products.
             let halves =
-                (self.precision == Precision::Bf16).then(|| card.factor(n * columns, self.precision)).transpose()?;
-            let (to, suffix) = halves.as_ref().map_or((address(products), "f32"), |f| (f.at(), f.suffix()));
-            card.launch(
+                (self.precision == Precision::Bf16).then(|| gpu.factor(n * columns, self.precision)).transpose()?;
+            let (to, suffix) = halves.as_ref().map_or((device_pointer(products), "f32"), |f| (f.at(), f.suffix()));
+            gpu.launch(
                 &format!("log_sum_gradient_{suffix}"),
-                Grid::blocks(n, columns.div_ceil(4 * 32 * WARPS)),
+                LaunchGrid::blocks(n, columns.div_ceil(4 * 32 * WARPS)),
                 arguments![
                     to,
                     products,
@@ -195,10 +195,10 @@ impl OnCard<2> for RowLogSumExp {
                     columns
                 ],
             )?;
-            let p = halves.as_ref().map_or(Matrix::new(address(products), n, columns), |f| f.matrix(n, columns));
-            card.product(address(&da), p, Matrix::new(own, columns, d), first > 0, self.precision)?;
-            let to = address(&db).plus(first * d);
-            card.product(to, p.t(), Matrix::new(a.at, n, d), false, self.precision)?;
+            let p = halves.as_ref().map_or(Matrix::new(device_pointer(products), n, columns), |f| f.matrix(n, columns));
+            gpu.product(device_pointer(&da), p, Matrix::new(own, columns, d), first > 0, self.precision)?;
+            let to = device_pointer(&db).plus(first * d);
+            gpu.product(to, p.t(), Matrix::new(a.at, n, d), false, self.precision)?;
         }
         Ok([Some(da), Some(db)])
     }

@@ -1,18 +1,18 @@
 //! The operators on an NVIDIA GPU: products by cuBLAS, everything else by the kernels of `kernels.cu`, whose backward is
 //! written by hand.
 //!
-//! Operators implement [`OnCard`]; the adapters turn it into candle's custom operators of one, two or three differentiable inputs. Backward
+//! Operators implement [`OnGpu`]; the adapters turn it into candle's custom operators of one, two or three differentiable inputs. Backward
 //! draws dropout masks again from their keys, the same as on the CPU. Work goes to one stream, in the order of the calls, and sums have a
 //! fixed order: the same inputs give the same bytes on the same GPU. Sizes beyond the limits of the kernels, such as [`WIDEST`], are left
 //! to the plain operators.
 
 mod adam;
 mod candidates;
-mod card;
 mod contrastive;
 mod convolution;
 mod encode;
 mod features;
+mod gpu;
 mod inference;
 mod layer;
 mod logsumexp;
@@ -20,17 +20,17 @@ mod ranking;
 mod rows;
 mod sequence;
 
-pub(crate) use adam::{Moments, Outcome, Stepping};
+pub(crate) use adam::{GpuMoments, GpuStepOutcome, Stepping};
 pub(crate) use candidates::candidates;
 pub(crate) use contrastive::contrastive;
-pub(crate) use convolution::CardResNet;
+pub(crate) use convolution::GpuResNet;
 pub(crate) use encode::encode;
-pub(crate) use features::CardFeatures;
-pub(crate) use inference::{CardEncoder, CardTransformer};
+pub(crate) use features::GpuFeatures;
+pub(crate) use inference::{GpuEncoder, GpuTransformer};
 pub(crate) use layer::transformer_layer;
 pub(crate) use logsumexp::{cross_entropy, row_logsumexp};
-pub(crate) use ranking::CardScores;
-pub(crate) use rows::{CardSparse, gather, linear, normalize, product, propagate, sparse_product};
+pub(crate) use ranking::GpuScores;
+pub(crate) use rows::{GpuSparse, gather, linear, normalize, product, propagate, sparse_product};
 pub(crate) use sequence::sequence_input;
 
 use std::collections::BTreeMap;
@@ -43,10 +43,10 @@ use candle_core::op::BackpropOp;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Storage, Tensor, bail};
 
 use crate::timing::timed;
-use card::{Address, Card, Floats, address};
+use gpu::{DevicePointer, Floats, Gpu, device_pointer};
 
 /// Indices on a GPU.
-pub(crate) type CardIndices = candle_core::cuda_backend::cudarc::driver::CudaSlice<u32>;
+pub(crate) type GpuIndices = candle_core::cuda_backend::cudarc::driver::CudaSlice<u32>;
 
 /// The widest row that the kernels hold in registers.
 pub(crate) const WIDEST: usize = 1024;
@@ -84,21 +84,21 @@ fn keep_memory(device: &CudaDevice) -> Result<()> {
     }
 }
 
-/// An argument or a result: the address of its values, row after row, and the length of each axis.
+/// An argument or a result: a pointer to its values, row after row, and the length of each axis.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
-    at: Address,
+    at: DevicePointer,
     dims: &'a [usize],
 }
 
 /// An operator of N differentiable arguments.
-pub(crate) trait OnCard<const N: usize>: Send + Sync + 'static {
+pub(crate) trait OnGpu<const N: usize>: Send + Sync + 'static {
     const NAME: &'static str;
-    fn forward(&self, card: &Card, arguments: [View<'_>; N]) -> Result<(Floats, Vec<usize>)>;
+    fn forward(&self, gpu: &Gpu, arguments: [View<'_>; N]) -> Result<(Floats, Vec<usize>)>;
     /// Returns the gradients of the arguments; `None` for an argument without one.
     fn backward(
         &self,
-        card: &Card,
+        gpu: &Gpu,
         arguments: [View<'_>; N],
         result: View<'_>,
         gradient: View<'_>,
@@ -107,15 +107,15 @@ pub(crate) trait OnCard<const N: usize>: Send + Sync + 'static {
 
 struct Adapter<F>(F);
 
-pub(crate) fn apply1<F: OnCard<1>>(op: F, a: &Tensor) -> Result<Tensor> {
+pub(crate) fn apply1<F: OnGpu<1>>(op: F, a: &Tensor) -> Result<Tensor> {
     a.contiguous()?.apply_op1(Adapter(op))
 }
 
-pub(crate) fn apply2<F: OnCard<2>>(op: F, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+pub(crate) fn apply2<F: OnGpu<2>>(op: F, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     a.contiguous()?.apply_op2(&b.contiguous()?, Adapter(op))
 }
 
-pub(crate) fn apply3<F: OnCard<3>>(op: F, a: &Tensor, b: &Tensor, c: &Tensor) -> Result<Tensor> {
+pub(crate) fn apply3<F: OnGpu<3>>(op: F, a: &Tensor, b: &Tensor, c: &Tensor) -> Result<Tensor> {
     a.contiguous()?.apply_op3(&b.contiguous()?, &c.contiguous()?, Adapter(op))
 }
 
@@ -126,7 +126,9 @@ fn lanes(d: usize) -> usize {
 
 fn view<'a>(storage: &CudaStorage, layout: &'a Layout) -> Result<View<'a>> {
     match layout.contiguous_offsets() {
-        Some((start, _)) => Ok(View { at: address(storage.as_cuda_slice::<f32>()?).plus(start), dims: layout.dims() }),
+        Some((start, _)) => {
+            Ok(View { at: device_pointer(storage.as_cuda_slice::<f32>()?).plus(start), dims: layout.dims() })
+        }
         None => bail!("an operator on a GPU needs contiguous arguments"),
     }
 }
@@ -134,55 +136,55 @@ fn view<'a>(storage: &CudaStorage, layout: &'a Layout) -> Result<View<'a>> {
 /// Calls `f` with the views of contiguous tensors of one GPU.
 pub(crate) fn with_views<const N: usize, T>(
     tensors: [&Tensor; N],
-    f: impl FnOnce(&Card, [View<'_>; N]) -> Result<T>,
+    f: impl FnOnce(&Gpu, [View<'_>; N]) -> Result<T>,
 ) -> Result<T> {
     let held = tensors.map(Tensor::storage_and_layout);
-    let mut views = [View { at: Address::NONE, dims: &[] }; N];
-    let mut card = None;
+    let mut views = [View { at: DevicePointer::NONE, dims: &[] }; N];
+    let mut gpu = None;
     for (slot, (storage, layout)) in views.iter_mut().zip(&held) {
         let Storage::Cuda(storage) = &**storage else { bail!("an operator on a GPU got a tensor that is elsewhere") };
         *slot = view(storage, layout)?;
-        card = Some(Card::of(storage.device())?);
+        gpu = Some(Gpu::of(storage.device())?);
     }
-    match card {
-        Some(card) => f(&card, views),
+    match gpu {
+        Some(gpu) => f(&gpu, views),
         None => bail!("an operator on a GPU needs an argument"),
     }
 }
 
 /// A tensor of values on the GPU.
-fn tensor(card: &Card, values: Floats, shape: impl Into<Shape>) -> Tensor {
-    let storage = CudaStorage::wrap_cuda_slice(values, card.device().clone());
+fn tensor(gpu: &Gpu, values: Floats, shape: impl Into<Shape>) -> Tensor {
+    let storage = CudaStorage::wrap_cuda_slice(values, gpu.device().clone());
     Tensor::from_storage(Storage::Cuda(storage), shape, BackpropOp::none(), false)
 }
 
-fn backward<F: OnCard<N>, const N: usize>(
+fn backward<F: OnGpu<N>, const N: usize>(
     op: &F,
     arguments: [&Tensor; N],
     result: &Tensor,
     gradient: &Tensor,
 ) -> Result<[Option<Tensor>; N]> {
     let gradient = gradient.contiguous()?;
-    let (card, gradients) = with_views([result, &gradient], |card, [result, gradient]| {
-        let back = |card: &Card, views: [View<'_>; N]| op.backward(card, views, result, gradient);
+    let (gpu, gradients) = with_views([result, &gradient], |gpu, [result, gradient]| {
+        let back = |gpu: &Gpu, views: [View<'_>; N]| op.backward(gpu, views, result, gradient);
         let gradients = timed(F::NAME, "backward", || with_views(arguments, back))?;
-        Ok((card.clone(), gradients))
+        Ok((gpu.clone(), gradients))
     })?;
     let mut tensors = [const { None }; N];
     for ((slot, gradient), argument) in tensors.iter_mut().zip(gradients).zip(arguments) {
-        *slot = gradient.map(|values| tensor(&card, values, argument.shape()));
+        *slot = gradient.map(|values| tensor(&gpu, values, argument.shape()));
     }
     Ok(tensors)
 }
 
 /// The measured time is that of the host; the GPU may still be working.
-fn forward<F: OnCard<N>, const N: usize>(
+fn forward<F: OnGpu<N>, const N: usize>(
     op: &F,
     device: &CudaDevice,
     arguments: [View<'_>; N],
 ) -> Result<(CudaStorage, Shape)> {
-    let card = Card::of(device)?;
-    let (values, dims) = timed(F::NAME, "forward", || op.forward(&card, arguments))?;
+    let gpu = Gpu::of(device)?;
+    let (values, dims) = timed(F::NAME, "forward", || op.forward(&gpu, arguments))?;
     Ok((CudaStorage::wrap_cuda_slice(values, device.clone()), Shape::from(dims)))
 }
 
@@ -190,7 +192,7 @@ fn elsewhere<T>(name: &str) -> Result<T> {
     bail!("{name}: this is the implementation for GPUs")
 }
 
-impl<F: OnCard<1>> CustomOp1 for Adapter<F> {
+impl<F: OnGpu<1>> CustomOp1 for Adapter<F> {
     fn name(&self) -> &'static str {
         F::NAME
     }
@@ -206,7 +208,7 @@ impl<F: OnCard<1>> CustomOp1 for Adapter<F> {
     }
 }
 
-impl<F: OnCard<2>> CustomOp2 for Adapter<F> {
+impl<F: OnGpu<2>> CustomOp2 for Adapter<F> {
     fn name(&self) -> &'static str {
         F::NAME
     }
@@ -228,7 +230,7 @@ impl<F: OnCard<2>> CustomOp2 for Adapter<F> {
     }
 }
 
-impl<F: OnCard<3>> CustomOp3 for Adapter<F> {
+impl<F: OnGpu<3>> CustomOp3 for Adapter<F> {
     fn name(&self) -> &'static str {
         F::NAME
     }

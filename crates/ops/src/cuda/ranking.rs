@@ -3,7 +3,7 @@
 use candle_core::cuda_backend::WrapErr;
 use candle_core::{Result, Tensor};
 
-use super::card::{Card, Floats, Grid, Matrix, address, arguments};
+use super::gpu::{Floats, Gpu, LaunchGrid, Matrix, arguments, device_pointer};
 use super::with_views;
 use crate::{Precision, Removed};
 
@@ -11,13 +11,13 @@ use crate::{Precision, Removed};
 const BLOCK: usize = 64 << 20;
 
 /// A matrix `[m, d]` on a GPU, whose rows are the columns of the scores.
-pub(crate) struct CardScores {
+pub(crate) struct GpuScores {
     matrix: Tensor,
     count: usize,
     d: usize,
 }
 
-impl CardScores {
+impl GpuScores {
     pub fn new(matrix: &Tensor) -> Result<Self> {
         let (count, d) = matrix.dims2()?;
         Ok(Self { matrix: matrix.contiguous()?.detach(), count, d })
@@ -39,19 +39,19 @@ impl CardScores {
         &self,
         rows: &Tensor,
         multiple: usize,
-        mut visit: impl FnMut(&Card, usize, usize, &Floats) -> Result<()>,
+        mut visit: impl FnMut(&Gpu, usize, usize, &Floats) -> Result<()>,
     ) -> Result<()> {
         let rows = rows.contiguous()?;
         let n = rows.dim(0)?;
         let together = (BLOCK / self.count.max(1)).max(1).next_multiple_of(multiple).min(n.max(1));
-        with_views([&rows, &self.matrix], |card, [rows, matrix]| {
-            let scores: Floats = card.take(together * self.count)?;
+        with_views([&rows, &self.matrix], |gpu, [rows, matrix]| {
+            let scores: Floats = gpu.allocate(together * self.count)?;
             let columns = Matrix::new(matrix.at, self.count, self.d).t();
             for first in (0..n).step_by(together) {
                 let count = together.min(n - first);
                 let own = Matrix::new(rows.at.plus(first * self.d), count, self.d);
-                card.product(address(&scores), own, columns, false, Precision::F32)?;
-                visit(card, first, count, &scores)?;
+                gpu.product(device_pointer(&scores), own, columns, false, Precision::F32)?;
+                visit(gpu, first, count, &scores)?;
             }
             Ok(())
         })
@@ -64,10 +64,10 @@ impl CardScores {
         multiple: usize,
         mut visit: impl FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
-        self.each(rows, multiple, |card, first, count, scores| {
+        self.each(rows, multiple, |gpu, first, count, scores| {
             let mut host = vec![0.0f32; count * self.count];
-            card.device().memcpy_dtoh(&scores.slice(..count * self.count), &mut host)?;
-            card.device().cuda_stream().synchronize().w()?;
+            gpu.device().memcpy_dtoh(&scores.slice(..count * self.count), &mut host)?;
+            gpu.device().cuda_stream().synchronize().w()?;
             visit(first, &host)
         })
     }
@@ -75,14 +75,14 @@ impl CardScores {
     /// See [`crate::ScoreBlocks::count_ahead`]. `None` where a score is not finite.
     pub fn count_ahead(&self, rows: &Tensor, targets: &[u32], removed: &Removed) -> Result<Option<Vec<u32>>> {
         let mut all = Vec::with_capacity(targets.len());
-        self.each(rows, 1, |card, first, count, scores| {
-            let targets = card.upload(&targets[first..first + count])?;
+        self.each(rows, 1, |gpu, first, count, scores| {
+            let targets = gpu.upload(&targets[first..first + count])?;
             let (offsets, columns) =
-                (card.upload(&removed.offsets[first..=first + count])?, card.upload(&removed.columns)?);
-            let ahead = card.take::<u32>(2 * count)?;
+                (gpu.upload(&removed.offsets[first..=first + count])?, gpu.upload(&removed.columns)?);
+            let ahead = gpu.allocate::<u32>(2 * count)?;
             let arguments = arguments![&ahead, scores, &targets, &offsets, &columns, self.count];
-            card.launch("count_ahead", Grid::blocks(count, 1), arguments)?;
-            all.extend(card.device().clone_dtoh(&ahead)?);
+            gpu.launch("count_ahead", LaunchGrid::blocks(count, 1), arguments)?;
+            all.extend(gpu.device().clone_dtoh(&ahead)?);
             Ok(())
         })?;
         let finite = all.chunks_exact(2).all(|row| row[1] as usize == self.count);

@@ -4,9 +4,9 @@ use std::sync::OnceLock;
 
 use candle_core::{Result, Tensor, bail};
 
-use super::card::{Address, BLOCKS, Card, Floats, Grid, address, arguments};
+use super::gpu::{BLOCKS, DevicePointer, Floats, Gpu, LaunchGrid, arguments, device_pointer};
 use super::rows::UploadedGatherIndex;
-use super::{OnCard, View, WIDEST, apply2, apply3, lanes};
+use super::{OnGpu, View, WIDEST, apply2, apply3, lanes};
 use crate::{Dropout, Rows, plain};
 
 pub(crate) fn sequence_input(
@@ -42,29 +42,23 @@ struct Uploaded {
     positions: UploadedGatherIndex,
 }
 
-/// The addresses of the tables: z, the positions, their LayerNorm, and the ids, if any.
+/// Pointers to the tables: z, the positions, their LayerNorm, and the ids, if any.
 #[derive(Clone, Copy)]
 struct Tables {
-    z: Address,
-    positions: Address,
-    norm: Address,
-    ids: Address,
+    z: DevicePointer,
+    positions: DevicePointer,
+    norm: DevicePointer,
+    ids: DevicePointer,
 }
 
 impl Input {
     fn tables(z: View<'_>, packed: View<'_>, ids: Option<View<'_>>) -> Tables {
         let (rows, d) = (packed.dims[0] - 2, packed.dims[1]);
-        let ids = ids.map_or(Address::NONE, |ids| ids.at);
+        let ids = ids.map_or(DevicePointer::NONE, |ids| ids.at);
         Tables { z: z.at, positions: packed.at, norm: packed.at.plus(rows * d), ids }
     }
 
-    fn forward(
-        &self,
-        card: &Card,
-        z: View<'_>,
-        packed: View<'_>,
-        ids: Option<View<'_>>,
-    ) -> Result<(Floats, Vec<usize>)> {
+    fn forward(&self, gpu: &Gpu, z: View<'_>, packed: View<'_>, ids: Option<View<'_>>) -> Result<(Floats, Vec<usize>)> {
         const NAME: &str = "sequence_input";
         let (&[n, d], &[rows, d2]) = (z.dims, packed.dims) else {
             bail!("sequence_input: expected two matrices, found {:?} and {:?}", z.dims, packed.dims)
@@ -75,20 +69,20 @@ impl Input {
         if !one_width || rows < 3 || !one_count {
             bail!("sequence_input: {:?} and {:?} do not fit each other", z.dims, packed.dims);
         }
-        let id_uses = match (&self.ids, ids) {
-            (Some(uses), Some(table)) => Some(UploadedGatherIndex::new(card, uses, table.dims[0], NAME)?),
+        let id_index = match (&self.ids, ids) {
+            (Some(index), Some(table)) => Some(UploadedGatherIndex::new(gpu, index, table.dims[0], NAME)?),
             _ => None,
         };
         let uploaded = Uploaded {
-            z: UploadedGatherIndex::new(card, &self.z, n, NAME)?,
-            ids: id_uses,
-            positions: UploadedGatherIndex::new(card, &self.positions, rows - 2, NAME)?,
+            z: UploadedGatherIndex::new(gpu, &self.z, n, NAME)?,
+            ids: id_index,
+            positions: UploadedGatherIndex::new(gpu, &self.positions, rows - 2, NAME)?,
         };
-        let (tables, y) = (Self::tables(z, packed, ids), card.take::<f32>(tokens * d)?);
-        let id_rows = uploaded.ids.as_ref().map_or(Address::NONE, UploadedGatherIndex::rows);
-        card.launch(
+        let (tables, y) = (Self::tables(z, packed, ids), gpu.allocate::<f32>(tokens * d)?);
+        let id_rows = uploaded.ids.as_ref().map_or(DevicePointer::NONE, UploadedGatherIndex::rows);
+        gpu.launch(
             &format!("input_{}", lanes(d)),
-            Grid::warps(tokens),
+            LaunchGrid::warps(tokens),
             arguments![
                 &y,
                 tables.z,
@@ -110,7 +104,7 @@ impl Input {
     /// The gradients of z, of the packed positions, and of the ids.
     fn backward(
         &self,
-        card: &Card,
+        gpu: &Gpu,
         z: View<'_>,
         packed: View<'_>,
         ids: Option<View<'_>>,
@@ -120,11 +114,11 @@ impl Input {
         let (tokens, d, rows) = (self.z.len(), z.dims[1], packed.dims[0] - 2);
         let tables = Self::tables(z, packed, ids);
         let blocks = BLOCKS.min(tokens.max(1));
-        let (dv, partial) = (card.take::<f32>(tokens * d)?, card.take::<f32>(blocks * 2 * d)?);
-        let id_rows = uploaded.ids.as_ref().map_or(Address::NONE, UploadedGatherIndex::rows);
-        card.launch(
+        let (dv, partial) = (gpu.allocate::<f32>(tokens * d)?, gpu.allocate::<f32>(blocks * 2 * d)?);
+        let id_rows = uploaded.ids.as_ref().map_or(DevicePointer::NONE, UploadedGatherIndex::rows);
+        gpu.launch(
             &format!("input_backward_{}", lanes(d)),
-            Grid::blocks(blocks, 1),
+            LaunchGrid::blocks(blocks, 1),
             arguments![
                 &dv,
                 &partial,
@@ -141,49 +135,49 @@ impl Input {
                 self.dropout,
             ],
         )?;
-        let d_packed = card.take::<f32>((rows + 2) * d)?;
-        uploaded.positions.scatter_into(card, address(&d_packed), address(&dv), d)?;
-        card.sum_rows(address(&d_packed).plus(rows * d), address(&partial), blocks, 2 * d)?;
-        let dz = uploaded.z.scatter(card, address(&dv), d)?;
-        let d_ids = uploaded.ids.as_ref().map(|ids| ids.scatter(card, address(&dv), d)).transpose()?;
+        let d_packed = gpu.allocate::<f32>((rows + 2) * d)?;
+        uploaded.positions.scatter_into(gpu, device_pointer(&d_packed), device_pointer(&dv), d)?;
+        gpu.sum_rows(device_pointer(&d_packed).plus(rows * d), device_pointer(&partial), blocks, 2 * d)?;
+        let dz = uploaded.z.scatter(gpu, device_pointer(&dv), d)?;
+        let d_ids = uploaded.ids.as_ref().map(|ids| ids.scatter(gpu, device_pointer(&dv), d)).transpose()?;
         Ok((dz, d_packed, d_ids))
     }
 }
 
-impl OnCard<2> for Input {
+impl OnGpu<2> for Input {
     const NAME: &'static str = "sequence_input";
 
-    fn forward(&self, card: &Card, [z, packed]: [View<'_>; 2]) -> Result<(Floats, Vec<usize>)> {
-        self.forward(card, z, packed, None)
+    fn forward(&self, gpu: &Gpu, [z, packed]: [View<'_>; 2]) -> Result<(Floats, Vec<usize>)> {
+        self.forward(gpu, z, packed, None)
     }
 
     fn backward(
         &self,
-        card: &Card,
+        gpu: &Gpu,
         [z, packed]: [View<'_>; 2],
         _: View<'_>,
         dy: View<'_>,
     ) -> Result<[Option<Floats>; 2]> {
-        let (dz, d_packed, _) = self.backward(card, z, packed, None, dy)?;
+        let (dz, d_packed, _) = self.backward(gpu, z, packed, None, dy)?;
         Ok([Some(dz), Some(d_packed)])
     }
 }
 
-impl OnCard<3> for Input {
+impl OnGpu<3> for Input {
     const NAME: &'static str = "sequence_input";
 
-    fn forward(&self, card: &Card, [z, packed, ids]: [View<'_>; 3]) -> Result<(Floats, Vec<usize>)> {
-        self.forward(card, z, packed, Some(ids))
+    fn forward(&self, gpu: &Gpu, [z, packed, ids]: [View<'_>; 3]) -> Result<(Floats, Vec<usize>)> {
+        self.forward(gpu, z, packed, Some(ids))
     }
 
     fn backward(
         &self,
-        card: &Card,
+        gpu: &Gpu,
         [z, packed, ids]: [View<'_>; 3],
         _: View<'_>,
         dy: View<'_>,
     ) -> Result<[Option<Floats>; 3]> {
-        let (dz, d_packed, d_ids) = self.backward(card, z, packed, Some(ids), dy)?;
+        let (dz, d_packed, d_ids) = self.backward(gpu, z, packed, Some(ids), dy)?;
         Ok([Some(dz), Some(d_packed), d_ids])
     }
 }

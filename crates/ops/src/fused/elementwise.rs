@@ -190,10 +190,10 @@ impl Fused<1> for Gather {
 }
 
 /// For every row of the table, the sum of its uses' rows of `gradient` `[uses, d]`.
-pub(super) fn scatter(uses: &GatherIndex, gradient: &[f32], d: usize) -> Vec<f32> {
-    let mut out = vec![0.0; uses.items() * d];
+pub(super) fn scatter(index: &GatherIndex, gradient: &[f32], d: usize) -> Vec<f32> {
+    let mut out = vec![0.0; index.items() * d];
     out.par_chunks_mut(d.max(1)).enumerate().with_min_len(16).for_each(|(row, out)| {
-        for &occurrence in uses.of(row) {
+        for &occurrence in index.of(row) {
             accumulate(out, &gradient[occurrence as usize * d..][..d]);
         }
     });

@@ -24,14 +24,14 @@ const BLOCK: usize = 512;
 const SHARDS: usize = 32;
 
 /// The number of uses in a parallel piece of the mixture.
-const USES: usize = 64;
+const PIECE_USES: usize = 64;
 
-pub(crate) fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses: &GatherIndex) -> Result<Tensor> {
+pub(crate) fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, index: &GatherIndex) -> Result<Tensor> {
     let mut encoders = Vec::new();
     let (mut first_w, mut first) = (0, 0);
     for rows in modalities {
-        if rows.features.count() != uses.items() {
-            bail!("encode: {} items, uses of {}", rows.features.count(), uses.items());
+        if rows.features.count() != index.items() {
+            bail!("encode: {} items, uses of {}", rows.features.count(), index.items());
         }
         let sizes = rows.sizes();
         if rows.experts == 0 || rows.width == 0 || rows.width > WIDEST {
@@ -54,7 +54,7 @@ pub(crate) fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses:
     }
     let op = Encode {
         encoders,
-        uses: uses.clone(),
+        index: index.clone(),
         pooling_learns: w.track_op(),
         keeps: w.track_op() || packed.track_op(),
         kept: Mutex::new(None),
@@ -129,7 +129,7 @@ struct Encoder {
 
 struct Encode {
     encoders: Vec<Encoder>,
-    uses: GatherIndex,
+    index: GatherIndex,
     pooling_learns: bool,
     keeps: bool,
     kept: Mutex<Option<Vec<Kept>>>,
@@ -195,14 +195,14 @@ impl Encoder {
     }
 
     /// Computes z of all uses from the products.
-    fn mix_all(&self, uses: &GatherIndex, kept: &Kept, packed: &[f32], z: &mut [f32]) {
+    fn mix_all(&self, index: &GatherIndex, kept: &Kept, packed: &[f32], z: &mut [f32]) {
         let (width, columns) = (self.sizes.width, self.sizes.columns());
         let norms = self.sizes.norms(&packed[self.packed.clone()]);
-        z.par_chunks_mut(USES * width).enumerate().for_each(|(piece, z)| {
+        z.par_chunks_mut(PIECE_USES * width).enumerate().for_each(|(piece, z)| {
             for (at, z) in z.chunks_exact_mut(width).enumerate() {
-                let occurrence = piece * USES + at;
-                let item = uses.item_of()[occurrence] as usize;
-                self.mix(uses.number(occurrence), &kept.products[item * columns..][..columns], norms, z);
+                let occurrence = piece * PIECE_USES + at;
+                let item = index.item_of()[occurrence] as usize;
+                self.mix(index.number(occurrence), &kept.products[item * columns..][..columns], norms, z);
             }
         });
     }
@@ -211,10 +211,10 @@ impl Encoder {
     fn product_gradients(
         &self,
         first: usize,
-        UseGradients { uses, gradient }: UseGradients<'_>,
+        UseGradients { index, gradient }: UseGradients<'_>,
         kept: &Kept,
         norms: Norms<'_>,
-        part: &mut Part,
+        part: &mut ShardGradients,
     ) {
         let (width, all, columns) = (self.sizes.width, self.sizes.outputs(), self.sizes.columns());
         let (weights, biases) = part.tail[all..].split_at_mut(all);
@@ -225,9 +225,9 @@ impl Encoder {
             let mut totals = Totals { products, gate, weights: &mut *weights, biases: &mut *biases };
             let products = &kept.products[item * columns..][..columns];
             let (product, g) = (&products[..all], &products[self.sizes.gates()]);
-            for &occurrence in uses.of(item) {
+            for &occurrence in index.of(item) {
                 let dz = &gradient[occurrence as usize * width..][..width];
-                let dropped = (uses.number(occurrence as usize) * all) as u32;
+                let dropped = (index.number(occurrence as usize) * all) as u32;
                 mix_use_backward(dz, UseInputs { product, gate: g, norms }, &mut totals, dropped, self.rows.dropout);
             }
             softmax_backward(g, totals.gate);
@@ -235,7 +235,7 @@ impl Encoder {
     }
 
     /// Adds the contribution of a block's items to dw, through de of the items whose pooling has a gradient.
-    fn pooling_gradients(&self, first: usize, w: &[f32], transposed: &[f32], kept: &Kept, part: &mut Part) {
+    fn pooling_gradients(&self, first: usize, w: &[f32], transposed: &[f32], kept: &Kept, part: &mut ShardGradients) {
         let MixtureSizes { features: d, .. } = self.sizes;
         let columns = self.sizes.columns();
         let items = part.products.len() / columns;
@@ -259,13 +259,13 @@ impl Encoder {
         &self,
         items: Range<usize>,
         EncoderParts { w, packed, transposed }: EncoderParts<'_>,
-        uses: UseGradients<'_>,
+        gradients: UseGradients<'_>,
         kept: &Kept,
         pooling_learns: bool,
-    ) -> Part {
+    ) -> ShardGradients {
         let MixtureSizes { features: d, .. } = self.sizes;
         let (all, columns) = (self.sizes.outputs(), self.sizes.columns());
-        let mut part = Part {
+        let mut part = ShardGradients {
             w: vec![0.0; d],
             matrix: Scratch::zeros(d * columns),
             tail: vec![0.0; 3 * all],
@@ -275,7 +275,7 @@ impl Encoder {
         for first in items.clone().step_by(block) {
             let count = block.min(items.end - first);
             part.products = Scratch::zeros(count * columns);
-            self.product_gradients(first, uses, kept, self.sizes.norms(packed), &mut part);
+            self.product_gradients(first, gradients, kept, self.sizes.norms(packed), &mut part);
             for dp in part.products.chunks_exact(columns) {
                 add_rows(&mut part.tail[..all], &dp[..all]);
             }
@@ -302,12 +302,12 @@ struct EncoderParts<'a> {
 /// The gradients of all uses, `[uses, width]`, and the item of each use.
 #[derive(Clone, Copy)]
 struct UseGradients<'a> {
-    uses: &'a GatherIndex,
+    index: &'a GatherIndex,
     gradient: &'a [f32],
 }
 
 /// The contribution of a shard to the gradients.
-struct Part {
+struct ShardGradients {
     w: Vec<f32>,
     /// The gradient of the weights, transposed: `[columns, d]`.
     matrix: Scratch,
@@ -321,18 +321,18 @@ impl Fused<2> for Encode {
     const NAME: &'static str = "encode";
 
     fn forward(&self, [w, packed]: [View<'_>; 2]) -> Result<(Vec<f32>, Vec<usize>)> {
-        let (uses, width) = (self.uses.count(), self.encoders.first().map_or(1, |e| e.sizes.width));
-        let rows = self.encoders.len() * uses;
+        let (count, width) = (self.index.count(), self.encoders.first().map_or(1, |e| e.sizes.width));
+        let rows = self.encoders.len() * count;
         let mut z = vec![0.0; rows * width];
-        let parts = cut(&mut z, self.encoders.iter().map(|_| uses), width).into_iter().zip(&self.encoders);
-        if !self.keeps && self.uses.are_each_once() {
+        let parts = cut(&mut z, self.encoders.iter().map(|_| count), width).into_iter().zip(&self.encoders);
+        if !self.keeps && self.index.are_each_once() {
             parts.for_each(|(z, encoder)| encoder.stream(w.data, packed.data, z));
             return Ok((z, vec![rows, width]));
         }
         let mut all = Vec::new();
         for (z, encoder) in parts {
             let kept = encoder.compute(w.data, packed.data);
-            encoder.mix_all(&self.uses, &kept, packed.data, z);
+            encoder.mix_all(&self.index, &kept, packed.data, z);
             all.push(kept);
         }
         if self.keeps {
@@ -350,11 +350,11 @@ impl Fused<2> for Encode {
             transposed
         };
         let matrices: Vec<Scratch> = self.encoders.par_iter().map(transposed).collect();
-        let items = self.uses.items();
-        let (size, uses) = (shard_items(items), self.uses.count());
+        let items = self.index.items();
+        let (size, count) = (shard_items(items), self.index.count());
         let shards = items.div_ceil(size).max(1);
         // The shards of all modalities side by side keep every thread busy to the end.
-        let parts: Vec<Part> = (0..shards * self.encoders.len())
+        let parts: Vec<ShardGradients> = (0..shards * self.encoders.len())
             .into_par_iter()
             .map(|at| {
                 let (m, shard) = (at / shards, at % shards);
@@ -364,16 +364,17 @@ impl Fused<2> for Encode {
                     packed: &packed.data[encoder.packed.clone()],
                     transposed: &matrices[m],
                 };
-                let own = &gradient[m * uses * encoder.sizes.width..][..uses * encoder.sizes.width];
+                let own = &gradient[m * count * encoder.sizes.width..][..count * encoder.sizes.width];
                 let range = shard * size..items.min((shard + 1) * size);
-                let uses = UseGradients { uses: &self.uses, gradient: own };
-                encoder.shard_gradients(range, parameters, uses, &kept[m], self.pooling_learns)
+                let gradients = UseGradients { index: &self.index, gradient: own };
+                encoder.shard_gradients(range, parameters, gradients, &kept[m], self.pooling_learns)
             })
             .collect();
         let (mut dw, mut d_packed) = (Vec::new(), Vec::new());
         for (encoder, parts) in self.encoders.iter().zip(parts.chunks(shards)) {
-            let column =
-                |pick: fn(&Part) -> &[f32], length| ordered_sum(&parts.iter().map(pick).collect::<Vec<_>>(), length);
+            let column = |pick: fn(&ShardGradients) -> &[f32], length| {
+                ordered_sum(&parts.iter().map(pick).collect::<Vec<_>>(), length)
+            };
             let MixtureSizes { features: d, .. } = encoder.sizes;
             dw.extend(column(|p| &p.w, d));
             let (matrix, tail) = (d * encoder.sizes.columns(), 3 * encoder.sizes.outputs());

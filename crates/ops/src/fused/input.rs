@@ -20,16 +20,16 @@ pub(crate) fn sequence_input(
     positions: Rows<'_>,
     dropout: Dropout,
 ) -> Result<Tensor> {
-    let uses = |Rows { table, rows }: Rows<'_>| -> Result<GatherIndex> {
+    let index = |Rows { table, rows }: Rows<'_>| -> Result<GatherIndex> {
         let n = table.dim(0)?;
         match rows.iter().find(|&&row| row as usize >= n) {
             Some(row) => bail!("sequence_input: row {row} of {n}"),
             None => Ok(GatherIndex::new(rows.to_vec(), n)),
         }
     };
-    let input = Input { z: uses(z)?, positions: positions.rows.to_vec(), dropout };
+    let input = Input { z: index(z)?, positions: positions.rows.to_vec(), dropout };
     match ids {
-        Some(ids) => apply3(WithIds { input, ids: uses(ids)? }, z.table, positions.table, ids.table),
+        Some(ids) => apply3(WithIds { input, ids: index(ids)? }, z.table, positions.table, ids.table),
         None => apply2(input, z.table, positions.table),
     }
 }
@@ -83,7 +83,7 @@ impl Input {
         }
         let Positions { table: positions, norm_weight: weight, norm_bias: bias } = Positions::of(packed.data, d);
         let norm = Norm { weight, bias };
-        let ids = ids.as_ref().map(|(ids, uses)| (ids.data, *uses));
+        let ids = ids.as_ref().map(|(ids, index)| (ids.data, *index));
         let mut y = vec![0.0; self.z.count() * d];
         y.par_chunks_mut(TOKENS * d).enumerate().for_each(|(shard, y)| {
             let (mut v, mut inverse) = (Scratch::take(y.len()), Scratch::take(y.len() / d));

@@ -66,7 +66,7 @@ struct Chunk {
 /// The values that forward computes for a chunk.
 struct Values {
     /// The rows of x from which queries are computed: all tokens, or the last ones.
-    asking: Scratch,
+    query_rows: Scratch,
     query: Scratch,
     key_value: Scratch,
     attended: Scratch,
@@ -152,7 +152,7 @@ impl Layer {
         let LayerSizes { width: d, feed_forward: f, .. } = self.sizes;
         let (rows, tokens) = (chunk.rows.len(), chunk.tokens.len());
         let mut v = Values {
-            asking: Scratch::take(rows * d),
+            query_rows: Scratch::take(rows * d),
             query: Scratch::take(rows * d),
             key_value: Scratch::take(tokens * 2 * d),
             attended: Scratch::take(rows * d),
@@ -166,9 +166,9 @@ impl Layer {
         let mut work = self.work(chunk);
         for (range, row, token) in self.ranges(chunk) {
             let last = (token.end - range.queries) * d..token.end * d;
-            v.asking[row.start * d..row.end * d].copy_from_slice(&x[last]);
+            v.query_rows[row.start * d..row.end * d].copy_from_slice(&x[last]);
         }
-        product(&mut v.query, &v.asking, p.query, p.query_bias, d);
+        product(&mut v.query, &v.query_rows, p.query, p.query_bias, d);
         product(&mut v.key_value, x, p.key_value, p.key_value_bias, d);
         for (range, row, token) in self.ranges(chunk) {
             let (row, token) = (row.start * d..row.end * d, token.start * 2 * d..token.end * 2 * d);
@@ -177,7 +177,7 @@ impl Layer {
         }
         let mut branch = Scratch::take(rows * d);
         product(&mut branch, &v.attended, p.output, p.output_bias, d);
-        v.n1.copy_from_slice(&v.asking);
+        v.n1.copy_from_slice(&v.query_rows);
         for (run, number) in self.runs(chunk, d) {
             add_dropped(&mut v.n1[run.clone()], &branch[run], number, self.dropout.attention);
         }
@@ -252,7 +252,7 @@ impl Layer {
             let outs = AttentionGradients { dq: &mut dq[row], dkv: &mut dkv[token] };
             attend_backward(outs, inputs, range, self.dropout.weights, &mut work);
         }
-        weight_gradient(dp.query, dp.query_bias, &v.asking, &dq);
+        weight_gradient(dp.query, dp.query_bias, &v.query_rows, &dq);
         weight_gradient(dp.key_value, dp.key_value_bias, x, &dkv);
         input_gradient(&mut dx1, p.query, &dq, d, true);
         input_gradient(dx, p.key_value, &dkv, 2 * d, false);

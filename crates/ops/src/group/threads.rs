@@ -9,16 +9,16 @@ use super::{ProcessGroup, Transport};
 /// Runs `work` in `size` threads, which see each other as the processes of a group, and returns their results by rank. If a thread returns
 /// an error or panics, the others stop waiting for it and fail too.
 pub fn run_threads<T: Send>(size: usize, work: impl Fn(ProcessGroup) -> Result<T> + Sync) -> Vec<Result<T>> {
-    let table = Arc::new(Table::new(size));
+    let exchange = Arc::new(Exchange::new(size));
     std::thread::scope(|scope| {
         let work = &work;
         let start = |rank| {
-            let table = table.clone();
+            let exchange = exchange.clone();
             scope.spawn(move || {
-                let leaves = Leaves(table.clone());
-                let result = work(ProcessGroup::new(ThreadTransport { rank, table }));
+                let guard = AbandonOnDrop(exchange.clone());
+                let result = work(ProcessGroup::new(ThreadTransport { rank, exchange }));
                 if result.is_ok() {
-                    std::mem::forget(leaves);
+                    std::mem::forget(guard);
                 }
                 result
             })
@@ -34,13 +34,13 @@ pub fn run_threads<T: Send>(size: usize, work: impl Fn(ProcessGroup) -> Result<T
 
 /// The blocks that the threads exchange.
 #[derive(Debug)]
-struct Table {
-    state: Mutex<TableState>,
+struct Exchange {
+    state: Mutex<ExchangeState>,
     changed: Condvar,
 }
 
 #[derive(Debug)]
-struct TableState {
+struct ExchangeState {
     /// The block of each thread in this round, once it is there.
     blocks: Vec<Option<Arc<Vec<u64>>>>,
     /// The number of threads that have read the blocks of this round.
@@ -48,14 +48,14 @@ struct TableState {
     is_abandoned: bool,
 }
 
-impl Table {
+impl Exchange {
     fn new(size: usize) -> Self {
-        let state = TableState { blocks: vec![None; size], taken: 0, is_abandoned: false };
+        let state = ExchangeState { blocks: vec![None; size], taken: 0, is_abandoned: false };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
     /// Adds a block, waits for the blocks of all threads, and returns them.
-    fn meet(&self, rank: usize, block: Vec<u64>) -> Result<Vec<Arc<Vec<u64>>>> {
+    fn gather(&self, rank: usize, block: Vec<u64>) -> Result<Vec<Arc<Vec<u64>>>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let wait = |state| self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         // The block of the last round stays until all threads have read it.
@@ -83,9 +83,9 @@ impl Table {
 }
 
 /// Dropped by a thread that fails, so that the other threads stop waiting.
-struct Leaves(Arc<Table>);
+struct AbandonOnDrop(Arc<Exchange>);
 
-impl Drop for Leaves {
+impl Drop for AbandonOnDrop {
     fn drop(&mut self) {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner).is_abandoned = true;
         self.0.changed.notify_all();
@@ -95,13 +95,13 @@ impl Drop for Leaves {
 #[derive(Debug)]
 struct ThreadTransport {
     rank: usize,
-    table: Arc<Table>,
+    exchange: Arc<Exchange>,
 }
 
 impl ThreadTransport {
-    fn meet(&self, own: &[f32]) -> Result<Vec<Vec<f32>>> {
+    fn gather(&self, own: &[f32]) -> Result<Vec<Vec<f32>>> {
         let bits = own.iter().map(|value| u64::from(value.to_bits())).collect();
-        let all = self.table.meet(self.rank, bits)?;
+        let all = self.exchange.gather(self.rank, bits)?;
         Ok(all.iter().map(|block| block.iter().map(|&bits| f32::from_bits(bits as u32)).collect()).collect())
     }
 }
@@ -112,11 +112,11 @@ impl Transport for ThreadTransport {
     }
 
     fn size(&self) -> usize {
-        self.table.state.lock().unwrap_or_else(PoisonError::into_inner).blocks.len()
+        self.exchange.state.lock().unwrap_or_else(PoisonError::into_inner).blocks.len()
     }
 
     fn all_gather(&self, own: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
-        let all = self.meet(own)?;
+        let all = self.gather(own)?;
         check(&all.iter().map(Vec::len).collect::<Vec<_>>(), lengths)?;
         Ok(all.concat())
     }
@@ -125,7 +125,7 @@ impl Transport for ThreadTransport {
         // The lengths are sent too, so that the receivers find their parts.
         let mut block: Vec<f32> = sent.iter().map(|&length| f32::from_bits(length as u32)).collect();
         block.extend_from_slice(parts);
-        let all = self.meet(&block)?;
+        let all = self.gather(&block)?;
         let part = |block: &Vec<f32>| {
             let lengths: Vec<usize> = block[..sent.len()].iter().map(|bits| bits.to_bits() as usize).collect();
             let start = sent.len() + lengths[..self.rank].iter().sum::<usize>();
@@ -137,7 +137,7 @@ impl Transport for ThreadTransport {
     }
 
     fn all_gather_scalars(&self, own: &[f64]) -> Result<Vec<f64>> {
-        let all = self.table.meet(self.rank, own.iter().map(|value| value.to_bits()).collect())?;
+        let all = self.exchange.gather(self.rank, own.iter().map(|value| value.to_bits()).collect())?;
         check(&all.iter().map(|block| block.len()).collect::<Vec<_>>(), &vec![own.len(); all.len()])?;
         Ok(all.iter().flat_map(|block| block.iter().map(|&bits| f64::from_bits(bits))).collect())
     }

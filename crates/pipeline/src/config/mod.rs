@@ -24,7 +24,7 @@ pub use model::{Modality, Model};
 pub use renamed::RenamedKey;
 pub use results::{Recommend, Report};
 pub use run::Run;
-pub use serve::{Serve, StoreAddress};
+pub use serve::{Serve, StoreUrl};
 pub use training::{Finetune, PhaseSettings, Precision, Pretrain, PretrainItems, Train};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -236,13 +236,13 @@ impl Config {
             return fail("pretrain.from", format!("{from:?}"), "`<dataset>/<run>`");
         }
         if !self.serve.store.has_known_form() {
-            // A text that is not an address may still contain a password.
+            // A text that is not a URL may still contain a password.
             let allowed = "`postgres://USER:PASSWORD@HOST:PORT/DATABASE`, `env:NAME`, `file:PATH`, or nothing";
             return fail("serve.store", "\"...\"".to_owned(), allowed);
         }
         let device = &self.run.device;
-        let is_card = device.strip_prefix("cuda:").is_some_and(|card| card.parse::<u16>().is_ok());
-        if device != "cpu" && !is_card {
+        let is_gpu = device.strip_prefix("cuda:").is_some_and(|gpu| gpu.parse::<u16>().is_ok());
+        if device != "cpu" && !is_gpu {
             return fail("run.device", format!("{device:?}"), "\"cpu\", or \"cuda:0\" with the number of a GPU");
         }
         let precisions = [("train.precision", self.train.precision), ("extract.precision", self.extract.precision)];

@@ -12,7 +12,7 @@ pub struct Serve {
     /// Where added items are stored. Empty: in the run's folder. `postgres://USER:PASSWORD@HOST:PORT/DATABASE`: in PostgreSQL, which
     /// all replicas of the service share. `env:NAME` and `file:PATH`: at the URL in an environment variable or in a file.
     /// Passwords are left out of every record of the configuration.
-    pub store: StoreAddress,
+    pub store: StoreUrl,
     /// The number of seconds between two checks for items that another replica has added or removed.
     #[schemars(range(min = 0.05, max = 3600.0))]
     pub poll_seconds: f64,
@@ -20,16 +20,16 @@ pub struct Serve {
 
 impl Default for Serve {
     fn default() -> Self {
-        Self { store: StoreAddress::default(), poll_seconds: 1.0 }
+        Self { store: StoreUrl::default(), poll_seconds: 1.0 }
     }
 }
 
 /// Where added items are stored, as the pipeline gives it. It may contain a password, which is neither printed nor written.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(transparent)]
-pub struct StoreAddress(String);
+pub struct StoreUrl(String);
 
-impl StoreAddress {
+impl StoreUrl {
     /// The text of the pipeline, with a password where it has one.
     pub fn as_written(&self) -> &str {
         &self.0
@@ -42,19 +42,19 @@ impl StoreAddress {
     }
 }
 
-impl From<String> for StoreAddress {
+impl From<String> for StoreUrl {
     fn from(text: String) -> Self {
         Self(text)
     }
 }
 
-impl fmt::Debug for StoreAddress {
+impl fmt::Debug for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", hide_passwords(&self.0))
     }
 }
 
-impl Serialize for StoreAddress {
+impl Serialize for StoreUrl {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&hide_passwords(&self.0))
     }

@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn one_small_item_takes_its_users_with_it_round_by_round() {
+    fn removing_one_small_item_removes_its_users_round_by_round() {
         // Item 2 has one event; without it user 1 has one; without user 1 item 1 has one.
         let events = [(0, 0), (0, 3), (1, 1), (1, 2), (2, 1), (2, 0), (3, 0), (3, 3)];
         let (left, peeled) = peeled(&events, Bounds { user: 2, item: 2 });

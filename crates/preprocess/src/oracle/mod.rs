@@ -117,7 +117,7 @@ proptest! {
 
     /// There are few users, items and times, so that ties, repeats, and small users and items are frequent. The ids have gaps.
     #[test]
-    fn expressions_leave_and_count_what_flat_arrays_do(
+    fn expressions_keep_and_count_the_same_events_as_flat_arrays(
         events in proptest::collection::vec((0..7_u32, 0..7_u32, 0..6_i64), 0..80),
         stretch in prop_oneof![Just(1_i64), Just(1 << 40), Just(1 << 60)],
         settings in settings(),

@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_decoded_whole_wherever_the_buffer_ends() {
+    fn text_is_decoded_correctly_wherever_the_buffer_ends() {
         let text = "Les Mis\u{e9}rables \u{1f600}\n".repeat(9);
         let bytes: Vec<u8> = text.encode_utf16().flat_map(u16::to_be_bytes).collect();
         for size in 1..9 {

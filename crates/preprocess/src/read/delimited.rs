@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::dialect::shown;
 use super::lines::{self, Lines};
-use super::{Dialect, FileForm, RawCell, RawRow, Shape};
+use super::{Dialect, FileFormat, RawCell, RawRow, Shape};
 use crate::rejects::{Fault, excerpt};
 use crate::{Error, Result};
 
@@ -22,33 +22,33 @@ const SAMPLED: usize = 20;
 const SEPARATORS: [&str; 6] = ["\t", ",", ";", "::", "|", " "];
 
 /// The positions of the wanted fields.
-struct Header {
+struct HeaderRow {
     width: usize,
-    places: Vec<Option<usize>>,
+    indices: Vec<Option<usize>>,
 }
 
-impl Header {
+impl HeaderRow {
     /// Every wanted field must occur exactly once; an optional one may be missing. An empty name is a field that is not wanted.
-    fn new(lines: &Lines<'_>, form: &FileForm, names: &[String], first: &str, fields: &[&str]) -> Result<Self> {
-        let place = |field: &&str| {
+    fn new(lines: &Lines<'_>, format: &FileFormat, names: &[String], first: &str, fields: &[&str]) -> Result<Self> {
+        let index = |field: &&str| {
             if field.is_empty() {
                 return Ok(None);
             }
             let mut found = names.iter().enumerate().filter(|(_, name)| name == field).map(|(at, _)| at);
-            let place = found.next();
+            let index = found.next();
             if found.next().is_some() {
                 return Err(Error::raw(
                     lines.path(),
                     format!("has the column `{field}` twice; remove one of them, or name each of them differently"),
                 ));
             }
-            if place.is_none() && !form.optional {
-                return Err(Error::raw(lines.path(), absent(form, names, first, fields, field)));
+            if index.is_none() && !format.optional {
+                return Err(Error::raw(lines.path(), absent(format, names, first, fields, field)));
             }
-            Ok(place)
+            Ok(index)
         };
-        let places = fields.iter().map(place).collect::<Result<_>>()?;
-        Ok(Self { width: names.len(), places })
+        let indices = fields.iter().map(index).collect::<Result<_>>()?;
+        Ok(Self { width: names.len(), indices })
     }
 
     fn cells<'a>(&self, values: &[Cow<'a, str>], line: &str) -> std::result::Result<Cells<'a>, Fault> {
@@ -56,8 +56,8 @@ impl Header {
             let reason = if values.len() < self.width { "too few columns" } else { "too many columns" };
             return Err(Fault::new(format!("{reason}, expected {}", self.width), line));
         }
-        let cell = |place: &Option<usize>| place.map_or(RawCell::Missing, |at| RawCell::Text(values[at].clone()));
-        Ok(self.places.iter().map(cell).collect())
+        let cell = |index: &Option<usize>| index.map_or(RawCell::Missing, |at| RawCell::Text(values[at].clone()));
+        Ok(self.indices.iter().map(cell).collect())
     }
 
     /// Does the same for borrowed fields, of which only the wanted ones are copied.
@@ -67,8 +67,8 @@ impl Header {
             return Err(Fault::new(format!("{reason}, expected {}", self.width), line));
         }
         let cell =
-            |place: &Option<usize>| place.map_or(RawCell::Missing, |at| RawCell::Text(Cow::Borrowed(values[at])));
-        Ok(self.places.iter().map(cell).collect())
+            |index: &Option<usize>| index.map_or(RawCell::Missing, |at| RawCell::Text(Cow::Borrowed(values[at])));
+        Ok(self.indices.iter().map(cell).collect())
     }
 }
 
@@ -76,13 +76,13 @@ impl Header {
 type Cells<'a> = SmallVec<[RawCell<'a>; 4]>;
 
 /// Describes why a column is missing.
-fn absent(form: &FileForm, names: &[String], first: &str, fields: &[&str], field: &str) -> String {
-    let items = if form.items { "items" } else { "interactions" };
+fn absent(format: &FileFormat, names: &[String], first: &str, fields: &[&str], field: &str) -> String {
+    let items = if format.items { "items" } else { "interactions" };
     let has_any = names.iter().any(|name| !name.is_empty() && fields.contains(&name.as_str()));
     let is_value = |name: &String| name.split_whitespace().any(|word| word.starts_with(|c: char| c.is_ascii_digit()));
-    if form.dialect.names.is_empty() && !has_any && names.iter().any(is_value) {
+    if format.dialect.names.is_empty() && !has_any && names.iter().any(is_value) {
         let several = |name: &String| name.split_whitespace().filter(|word| is_value(&(*word).to_owned())).count() > 1;
-        let sequences = if !form.items && names.iter().any(several) {
+        let sequences = if !format.items && names.iter().any(several) {
             "; if a line contains a whole sequence of items, `source.columns.item_separator` is the separator of these"
         } else {
             ""
@@ -92,13 +92,13 @@ fn absent(form: &FileForm, names: &[String], first: &str, fields: &[&str], field
              and their separator in `source.separator` if it is not {}{sequences}",
             excerpt(first),
             fields.first().copied().unwrap_or(field),
-            in_words(&form.dialect.separator),
+            in_words(&format.dialect.separator),
         );
     }
     let known: Vec<&str> = names.iter().map(String::as_str).collect();
     let near =
         mp4sr_pipeline::nearest(field, &known).map_or(String::new(), |near| format!(" (did you mean `{near}`?)"));
-    let what = if form.dialect.names.is_empty() {
+    let what = if format.dialect.names.is_empty() {
         "correct `[source.columns]`".to_owned()
     } else {
         format!("correct `[source.columns]` or `source.{items}_header`")
@@ -123,21 +123,21 @@ fn plain_names<'n>(names: impl IntoIterator<Item = &'n str>, typed: bool) -> Vec
 }
 
 /// The names of the columns: those that are given, or those of the header.
-pub fn columns(lines: &mut Lines<'_>, form: &FileForm) -> Result<Vec<String>> {
-    if !form.dialect.names.is_empty() {
-        return Ok(form.dialect.names.clone());
+pub fn columns(lines: &mut Lines<'_>, format: &FileFormat) -> Result<Vec<String>> {
+    if !format.dialect.names.is_empty() {
+        return Ok(format.dialect.names.clone());
     }
     let mut line = Vec::new();
     let first = header_line(lines, &mut line)?;
-    header_names(lines, form, first)
+    header_names(lines, format, first)
 }
 
-fn header_names(lines: &Lines<'_>, form: &FileForm, first: &str) -> Result<Vec<String>> {
-    let typed = form.shape == Shape::RecBole;
-    if form.dialect.quotes() != Quoting::Always {
-        return Ok(plain_names(first.split(form.dialect.separator.as_str()), typed));
+fn header_names(lines: &Lines<'_>, format: &FileFormat, first: &str) -> Result<Vec<String>> {
+    let typed = format.shape == Shape::RecBole;
+    if format.dialect.quotes() != Quoting::Always {
+        return Ok(plain_names(first.split(format.dialect.separator.as_str()), typed));
     }
-    let mut record = QuotedRecord::new(&form.dialect);
+    let mut record = QuotedRecord::new(&format.dialect);
     if !record.feed(first.as_bytes(), true) {
         return Err(Error::raw(
             lines.path(),
@@ -152,27 +152,27 @@ fn header_names(lines: &Lines<'_>, form: &FileForm, first: &str) -> Result<Vec<S
 
 /// Finds the separator and the quotation of a table by its first lines: the separator with which the wanted columns exist or, if names are
 /// given, with which there are as many columns.
-pub fn resolve(lines: &mut Lines<'_>, form: &FileForm, fields: &[&str]) -> Result<Dialect> {
-    let mut dialect = form.dialect.clone();
+pub fn resolve(lines: &mut Lines<'_>, format: &FileFormat, fields: &[&str]) -> Result<Dialect> {
+    let mut dialect = format.dialect.clone();
     let mut sample = Vec::new();
     let mut line = Vec::new();
     while sample.len() < SAMPLED {
         let Some((_, outcome)) = lines.next(&mut line)? else { break };
-        let tells = sample.is_empty() && names_separator(&line);
-        if outcome.is_ok() && !line.trim_ascii().is_empty() && !tells {
+        let is_separator_line = sample.is_empty() && names_separator(&line);
+        if outcome.is_ok() && !line.trim_ascii().is_empty() && !is_separator_line {
             sample.push(String::from_utf8_lossy(&line).into_owned());
         }
     }
     let Some(first) = sample.first() else { return Ok(dialect) };
     if dialect.separator.is_empty() {
-        let usual = form.shape.separator();
+        let usual = format.shape.separator();
         let candidates = std::iter::once(usual).chain(SEPARATORS.into_iter().filter(|other| *other != usual));
         let fits = |separator: &&str| {
             let trial = Dialect { separator: (*separator).to_owned(), ..dialect.clone() };
             let widths = || sample.iter().filter_map(|line| width(&trial, line));
             if trial.names.is_empty() {
-                let form = FileForm { dialect: trial.clone(), ..form.clone() };
-                let names = header_names(lines, &form, first).unwrap_or_default();
+                let format = FileFormat { dialect: trial.clone(), ..format.clone() };
+                let names = header_names(lines, &format, first).unwrap_or_default();
                 fields.iter().all(|field| field.is_empty() || names.iter().any(|name| name == field))
             } else {
                 widths().any(|width| width == trial.names.len()) && widths().all(|width| width == trial.names.len())
@@ -192,7 +192,7 @@ pub fn resolve(lines: &mut Lines<'_>, form: &FileForm, fields: &[&str]) -> Resul
                      name what separates the columns in `source.separator`",
                     in_words(&dialect.separator),
                     excerpt(first),
-                    if form.items { "items" } else { "interactions" },
+                    if format.items { "items" } else { "interactions" },
                     dialect.names.len()
                 ),
             ));
@@ -248,12 +248,12 @@ fn record_widths(dialect: &Dialect, lines: &[String]) -> Vec<(usize, usize)> {
 
 /// Guesses the separator of a table of which no column is known: the one with which nearly all lines have the same number of columns,
 /// preferably the usual one. Returns it with that number and the number of lines that have it.
-pub fn guess_separator(lines: &[String], form: &FileForm) -> Option<(String, usize, usize)> {
-    let usual = form.shape.separator();
+pub fn guess_separator(lines: &[String], format: &FileFormat) -> Option<(String, usize, usize)> {
+    let usual = format.shape.separator();
     let candidates = std::iter::once(usual).chain(SEPARATORS.into_iter().filter(|other| *other != usual));
     let mut found: Vec<(String, usize, usize)> = Vec::new();
     for separator in candidates {
-        let dialect = Dialect { separator: separator.to_owned(), ..form.dialect.clone() };
+        let dialect = Dialect { separator: separator.to_owned(), ..format.dialect.clone() };
         let mut counts: std::collections::BTreeMap<usize, usize> = std::collections::BTreeMap::new();
         record_widths(&dialect, lines)
             .into_iter()
@@ -292,21 +292,21 @@ pub fn guess_separator(lines: &[String], form: &FileForm) -> Option<(String, usi
 /// Passes the rows of a table whose dialect is resolved to `visit`.
 pub fn for_each(
     lines: &mut Lines<'_>,
-    form: &FileForm,
+    format: &FileFormat,
     fields: &[&str],
     visit: &mut dyn FnMut(RawRow<'_, '_>) -> Result<()>,
 ) -> Result<()> {
-    let header = if form.dialect.names.is_empty() {
+    let header = if format.dialect.names.is_empty() {
         let mut line = Vec::new();
         let first = header_line(lines, &mut line)?.to_owned();
-        let names = header_names(lines, form, &first)?;
-        Header::new(lines, form, &names, &first, fields)?
+        let names = header_names(lines, format, &first)?;
+        HeaderRow::new(lines, format, &names, &first, fields)?
     } else {
-        Header::new(lines, form, &form.dialect.names, "", fields)?
+        HeaderRow::new(lines, format, &format.dialect.names, "", fields)?
     };
-    match form.dialect.quotes() {
-        Quoting::Always => for_each_quoted(lines, &form.dialect, &header, visit),
-        quoting => for_each_plain(lines, &form.dialect, &header, quoting == Quoting::Recognised, visit),
+    match format.dialect.quotes() {
+        Quoting::Always => for_each_quoted(lines, &format.dialect, &header, visit),
+        quoting => for_each_plain(lines, &format.dialect, &header, quoting == Quoting::Recognised, visit),
     }
 }
 
@@ -315,7 +315,7 @@ pub fn for_each(
 fn for_each_plain(
     lines: &mut Lines<'_>,
     dialect: &Dialect,
-    header: &Header,
+    header: &HeaderRow,
     as_needed: bool,
     visit: &mut dyn FnMut(RawRow<'_, '_>) -> Result<()>,
 ) -> Result<()> {
@@ -456,7 +456,7 @@ fn closing(text: &[u8]) -> Option<usize> {
 fn for_each_quoted(
     lines: &mut Lines<'_>,
     dialect: &Dialect,
-    header: &Header,
+    header: &HeaderRow,
     visit: &mut dyn FnMut(RawRow<'_, '_>) -> Result<()>,
 ) -> Result<()> {
     let mut record = QuotedRecord::new(dialect);
@@ -607,7 +607,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::testing::{rows, rows_of};
-    use super::super::{Dialect, FileForm};
+    use super::super::{Dialect, FileFormat};
 
     #[test]
     fn tabs_separate_and_nothing_quotes() {
@@ -700,9 +700,9 @@ mod tests {
             let path = folder.path().join(name);
             std::fs::write(&path, file).unwrap();
             let names = names.iter().map(|&name| name.to_owned()).collect();
-            let mut form = FileForm::of_name(&path).unwrap();
-            form.dialect = Dialect { names, ..Dialect::default() };
-            rows(&path, &form, fields).map_err(|e| e.to_string())
+            let mut format = FileFormat::of_name(&path).unwrap();
+            format.dialect = Dialect { names, ..Dialect::default() };
+            rows(&path, &format, fields).map_err(|e| e.to_string())
         };
         let names = ["user", "item", "rating", "time"];
         for (name, file) in [
@@ -741,7 +741,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_give_rows_or_a_sentence(bytes in proptest::collection::vec(
+        fn any_bytes_give_rows_or_an_error(bytes in proptest::collection::vec(
             prop_oneof![Just(b'"'), Just(b','), Just(b'\n'), Just(b'\t'), Just(b'a'), any::<u8>()], 1..200)
         ) {
             for name in ["x.csv", "x.tsv"] {

@@ -19,15 +19,15 @@ pub fn for_each(
     visit: &mut dyn FnMut(RawRow<'_, '_>) -> Result<()>,
 ) -> Result<()> {
     let distinct: IndexSet<&str> = fields.iter().copied().collect();
-    let places: Vec<usize> = fields.iter().filter_map(|field| distinct.get_index_of(field)).collect();
+    let indices: Vec<usize> = fields.iter().filter_map(|field| distinct.get_index_of(field)).collect();
     let distinct: Vec<&str> = distinct.into_iter().collect();
     let elements = lines.holds_elements()?;
     let mut line = Vec::new();
     while let Some((number, outcome)) = next(lines, elements, &mut line)? {
         let cells = outcome.and_then(|()| lines::text(&line)).and_then(|text| cells(text, &distinct));
         match cells {
-            Ok(cells) if places.len() > cells.len() => {
-                let cells: Vec<RawCell<'_>> = places.iter().map(|&at| cells[at].clone()).collect();
+            Ok(cells) if indices.len() > cells.len() => {
+                let cells: Vec<RawCell<'_>> = indices.iter().map(|&at| cells[at].clone()).collect();
                 visit((number, Ok(&cells)))?;
             }
             Ok(cells) => visit((number, Ok(&cells)))?,
@@ -220,11 +220,11 @@ impl<'de> DeserializeSeed<'de> for Field {
 
 #[cfg(test)]
 mod tests {
-    use super::super::FileForm;
+    use super::super::FileFormat;
     use super::super::testing::rows_of;
 
     #[test]
-    fn wanted_fields_come_in_order_and_the_rest_is_passed_over() {
+    fn wanted_fields_are_returned_in_order_and_the_rest_is_skipped() {
         let lines =
             b"{\"b\": 2, \"x\": {\"a\": [1, {\"b\": 0}]}, \"a\": \"00\\u0031\\ud83d\\ude00\"}\n{\"a\": null}\r\n";
         assert_eq!(rows_of("x.json", lines, &["a", "b"]).unwrap(), ["1: 001\u{1f600}|2", "2: -|-"]);
@@ -281,7 +281,7 @@ mod tests {
         let bar = mp4sr_pipeline::Progress::new(true).bytes("test", 0);
         super::super::for_each_row(
             &path,
-            &FileForm::of_name(&path).unwrap(),
+            &FileFormat::of_name(&path).unwrap(),
             &["a", "b", "c"],
             None,
             &bar,

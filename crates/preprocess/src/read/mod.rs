@@ -78,9 +78,9 @@ impl Shape {
             return Ok(Self::Parquet);
         }
         let bar = mp4sr_pipeline::Progress::new(true).bytes("", 0);
-        let mut form = FileForm::of(Self::Tsv);
-        form.dialect.encoding = encoding;
-        let mut lines = open::open(path, &form, &bar)?;
+        let mut format = FileFormat::of(Self::Tsv);
+        format.dialect.encoding = encoding;
+        let mut lines = open::open(path, &format, &bar)?;
         if lines.holds_elements()? {
             return Ok(Self::JsonLines);
         }
@@ -97,17 +97,17 @@ impl Shape {
 
 /// How a file is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileForm {
+pub struct FileFormat {
     pub shape: Shape,
     /// The dialect of delimited text.
     pub dialect: Dialect,
-    /// Whether columns may be missing: a published form has fields that not every file has.
+    /// Whether columns may be missing: a published format has fields that not every file has.
     pub optional: bool,
     /// Whether it is a file of items.
     pub items: bool,
 }
 
-impl FileForm {
+impl FileFormat {
     /// A file of interactions, with nothing known of its dialect.
     pub fn of(shape: Shape) -> Self {
         Self { shape, dialect: Dialect::default(), optional: false, items: false }
@@ -127,7 +127,7 @@ impl FileForm {
         matches!(self.shape, Shape::Csv | Shape::Tsv | Shape::RecBole)
     }
 
-    /// The form with the dialect that the file's first lines show, and a message if that is not what the name of the file implies.
+    /// The format with the dialect that the file's first lines show, and a message if that is not what the name of the file implies.
     pub fn resolved(&self, path: &Path, fields: &[&str]) -> Result<(Self, Option<String>)> {
         if !self.is_table() {
             return Ok((self.clone(), None));
@@ -149,23 +149,23 @@ pub type RawRow<'r, 'a> = (u64, std::result::Result<&'r [RawCell<'a>], Fault>);
 /// Passes every row of a file, or the first `limit`, to `visit`. `bar` advances with the bytes that are read.
 pub fn for_each_row(
     path: &Path,
-    form: &FileForm,
+    format: &FileFormat,
     fields: &[&str],
     limit: Option<u64>,
     bar: &Bar,
     visit: &mut dyn FnMut(RawRow<'_, '_>) -> Result<()>,
 ) -> Result<()> {
-    if form.shape == Shape::Parquet {
-        return parquet_rows::for_each(path, form.optional, fields, limit, bar, visit);
+    if format.shape == Shape::Parquet {
+        return parquet_rows::for_each(path, format.optional, fields, limit, bar, visit);
     }
-    let mut lines = open::open(path, form, bar)?;
+    let mut lines = open::open(path, format, bar)?;
     if let Some(limit) = limit {
         // The limit applies to lines, and the header is one.
         lines.stop_after(limit + 1);
     }
-    match form.shape {
+    match format.shape {
         Shape::JsonLines => json::for_each(&mut lines, fields, visit)?,
-        _ => delimited::for_each(&mut lines, form, fields, visit)?,
+        _ => delimited::for_each(&mut lines, format, fields, visit)?,
     }
     if limit.is_some() { Ok(()) } else { lines.check_encoding() }
 }
@@ -187,13 +187,13 @@ const FIRST: usize = 200;
 const LOOKED_AT: usize = 64 << 20;
 
 /// Inspects the first lines of a text file.
-pub fn first_lines(path: &Path, form: &FileForm) -> Result<FirstLines> {
+pub fn first_lines(path: &Path, format: &FileFormat) -> Result<FirstLines> {
     let mut found = FirstLines { encoding: open::unmarked_utf_16(path)?, ..FirstLines::default() };
-    let mut form = form.clone();
-    form.dialect.encoding = form.dialect.encoding.or(found.encoding);
-    let knows_encoding = form.dialect.encoding.is_some();
+    let mut format = format.clone();
+    format.dialect.encoding = format.dialect.encoding.or(found.encoding);
+    let knows_encoding = format.dialect.encoding.is_some();
     let bar = mp4sr_pipeline::Progress::new(true).bytes("", 0);
-    let mut lines = open::open(path, &form, &bar)?;
+    let mut lines = open::open(path, &format, &bar)?;
     let mut detector = chardetng::EncodingDetector::new(chardetng::Iso2022JpDetection::Allow);
     let (mut line, mut bytes) = (Vec::new(), 0);
     while let Some((_, outcome)) = lines.next(&mut line)? {
@@ -223,10 +223,10 @@ pub fn first_lines(path: &Path, form: &FileForm) -> Result<FirstLines> {
 }
 
 /// The cells of one field in the first rows of a file.
-pub fn sample(path: &Path, form: &FileForm, field: &str, count: u64) -> Result<Vec<RawCell<'static>>> {
+pub fn sample(path: &Path, format: &FileFormat, field: &str, count: u64) -> Result<Vec<RawCell<'static>>> {
     let bar = mp4sr_pipeline::Progress::new(true).bytes("", 0);
     let mut cells = Vec::new();
-    for_each_row(path, form, &[field], Some(count), &bar, &mut |(_, row)| {
+    for_each_row(path, format, &[field], Some(count), &bar, &mut |(_, row)| {
         if let Ok([cell]) = row {
             cells.push(cell.clone().into_owned());
         }
@@ -239,15 +239,15 @@ pub fn sample(path: &Path, form: &FileForm, field: &str, count: u64) -> Result<V
 const SAMPLED: u64 = 1000;
 
 /// The names of the columns of a file; for JSON, those of its first objects.
-pub fn columns(path: &Path, form: &FileForm) -> Result<Vec<String>> {
-    if form.shape == Shape::Parquet {
+pub fn columns(path: &Path, format: &FileFormat) -> Result<Vec<String>> {
+    if format.shape == Shape::Parquet {
         return parquet_events::columns(path);
     }
     let bar = mp4sr_pipeline::Progress::new(true).bytes("", 0);
-    let mut lines = open::open(path, form, &bar)?;
-    match form.shape {
+    let mut lines = open::open(path, format, &bar)?;
+    match format.shape {
         Shape::JsonLines => json::columns(&mut lines, SAMPLED),
-        _ => delimited::columns(&mut lines, form),
+        _ => delimited::columns(&mut lines, format),
     }
 }
 
@@ -256,11 +256,11 @@ pub(crate) mod testing {
     use super::*;
 
     /// Every row of a file as text: `line: field|field` or `line: reason (found)`.
-    pub(crate) fn rows(path: &Path, form: &FileForm, fields: &[&str]) -> Result<Vec<String>> {
+    pub(crate) fn rows(path: &Path, format: &FileFormat, fields: &[&str]) -> Result<Vec<String>> {
         let bar = mp4sr_pipeline::Progress::new(true).bytes("test", 0);
         let mut rows = Vec::new();
-        let (form, _) = form.resolved(path, fields)?;
-        for_each_row(path, &form, fields, None, &bar, &mut |(line, row)| {
+        let (format, _) = format.resolved(path, fields)?;
+        for_each_row(path, &format, fields, None, &bar, &mut |(line, row)| {
             rows.push(match row {
                 Ok(cells) => {
                     let cells: Vec<String> =
@@ -279,7 +279,7 @@ pub(crate) mod testing {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
         std::fs::write(&path, content).unwrap();
-        rows(&path, &FileForm::of_name(&path)?, fields)
+        rows(&path, &FileFormat::of_name(&path)?, fields)
     }
 
     pub(crate) fn gzip(content: &[u8]) -> Vec<u8> {

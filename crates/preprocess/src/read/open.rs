@@ -6,7 +6,7 @@ use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
 use mp4sr_artifact::files;
 use mp4sr_pipeline::Bar;
 
-use super::FileForm;
+use super::FileFormat;
 use super::decode::Decoded;
 use super::gunzip::{Gunzip, MAGIC};
 use super::lines::{Lines, failure};
@@ -15,8 +15,8 @@ use crate::{Error, Result};
 const BUFFER: usize = 1 << 18;
 
 /// Opens a text file, plain or gzip, and refuses any other file at once.
-pub fn open<'b>(path: &Path, form: &FileForm, bar: &'b Bar) -> Result<Lines<'b>> {
-    let json = form.is_json();
+pub fn open<'b>(path: &Path, format: &FileFormat, bar: &'b Bar) -> Result<Lines<'b>> {
+    let json = format.is_json();
     let file = Counted { file: files::open(path)?, bar };
     let mut raw = BufReader::with_capacity(BUFFER, file);
     let failed = |e: std::io::Error| Error::raw(path, failure(&e, 0));
@@ -40,7 +40,7 @@ pub fn open<'b>(path: &Path, form: &FileForm, bar: &'b Bar) -> Result<Lines<'b>>
     if start.is_empty() {
         return Err(Error::raw(path, "contains no data; fetch it again"));
     }
-    if let Some(encoding) = form.dialect.encoding.or_else(|| marked(start)).filter(|encoding| *encoding != UTF_8) {
+    if let Some(encoding) = format.dialect.encoding.or_else(|| marked(start)).filter(|encoding| *encoding != UTF_8) {
         reader = Box::new(BufReader::with_capacity(BUFFER, Decoded::new(reader, encoding)));
     } else if is_utf_16(start) {
         return Err(Error::raw(
@@ -125,7 +125,7 @@ mod tests {
     use super::super::testing::{gzip, rows_of};
 
     #[test]
-    fn a_file_of_another_kind_is_named_for_what_it_is() {
+    fn a_file_of_another_kind_is_recognised_by_its_content() {
         for (name, content, expected) in [
             ("a.json.gz", b"<!DOCTYPE html><p>Not found".to_vec(), "is a web page"),
             ("a.json.gz", gzip(b"\n <HTML>"), "is a web page"),

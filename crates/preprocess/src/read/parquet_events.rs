@@ -40,14 +40,14 @@ pub struct EventColumns<'a> {
 pub struct EventRows {
     /// The number of the first row, from 1.
     pub first: u64,
-    parts: [Part; 3],
+    parts: [ColumnPart; 3],
     /// The further columns, with their own types.
     pub named: DataFrame,
 }
 
-/// A column in the form that the cells of an event need.
+/// A column in the format that the cells of an event need.
 #[derive(Debug)]
-enum Part {
+enum ColumnPart {
     Text(StringChunked),
     Bytes(BinaryChunked),
     Whole(Int64Chunked),
@@ -59,11 +59,11 @@ impl EventRows {
     /// The number of rows.
     pub fn len(&self) -> usize {
         match &self.parts[0] {
-            Part::Text(cells) => cells.len(),
-            Part::Bytes(cells) => cells.len(),
-            Part::Whole(cells) => cells.len(),
-            Part::Unsigned(cells) => cells.len(),
-            Part::Fraction(cells) => cells.len(),
+            ColumnPart::Text(cells) => cells.len(),
+            ColumnPart::Bytes(cells) => cells.len(),
+            ColumnPart::Whole(cells) => cells.len(),
+            ColumnPart::Unsigned(cells) => cells.len(),
+            ColumnPart::Fraction(cells) => cells.len(),
         }
     }
 
@@ -74,7 +74,7 @@ impl EventRows {
     }
 }
 
-impl Part {
+impl ColumnPart {
     fn new(column: &Column) -> PolarsResult<Self> {
         Ok(match column.dtype() {
             DataType::Binary => Self::Bytes(column.binary()?.clone()),
@@ -177,7 +177,7 @@ pub fn for_each(
         });
         let mut first = 1;
         for mut named in receive {
-            let mut part = |name: &str| named.drop_in_place(name).and_then(|column| Part::new(&column));
+            let mut part = |name: &str| named.drop_in_place(name).and_then(|column| ColumnPart::new(&column));
             let parts = [part(user), part(item), part(time)].into_iter().collect::<PolarsResult<Vec<_>>>()?;
             let parts = parts.try_into().map_err(|_| Error::bug("three columns make an event"))?;
             let rows_here = EventRows { first, parts, named };
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flipped_bit_anywhere_gives_rows_or_a_sentence() {
+    fn a_flipped_bit_anywhere_gives_rows_or_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("e.parquet");
         write(&path);

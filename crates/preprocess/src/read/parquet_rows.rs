@@ -15,7 +15,7 @@ use parquet::errors::ParquetError;
 use serde_json::{Map, Number, Value};
 
 use super::{RawCell, RawRow};
-use crate::images::{data_address, ending};
+use crate::images::{data_url, ending};
 use crate::rejects::{Fault, excerpt};
 use crate::{Error, Result};
 
@@ -40,7 +40,7 @@ pub fn for_each(
         builder = builder.with_limit(limit as usize);
     }
     let schema = builder.schema().clone();
-    let wanted = fields.iter().map(|field| place(path, &schema, field, optional)).collect::<Result<Vec<_>>>()?;
+    let wanted = fields.iter().map(|field| index_of(path, &schema, field, optional)).collect::<Result<Vec<_>>>()?;
     let mask = ProjectionMask::roots(builder.parquet_schema(), wanted.iter().copied().flatten());
     let rows = builder.metadata().file_metadata().num_rows().max(1) as u64;
     let reader = || builder.with_projection(mask).with_batch_size(BATCH).build();
@@ -65,7 +65,7 @@ pub fn for_each(
 }
 
 /// The position of a wanted column; an empty name is one that is not wanted.
-fn place(path: &Path, schema: &Schema, field: &str, optional: bool) -> Result<Option<usize>> {
+fn index_of(path: &Path, schema: &Schema, field: &str, optional: bool) -> Result<Option<usize>> {
     if field.is_empty() {
         return Ok(None);
     }
@@ -201,7 +201,7 @@ fn text_of(bytes: &[u8]) -> std::result::Result<Value, Fault> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.into()),
         // An image, as Hugging Face datasets store it beside its path.
-        Err(_) if ending(bytes).is_some() => Ok(data_address(bytes).into()),
+        Err(_) if ending(bytes).is_some() => Ok(data_url(bytes).into()),
         Err(_) => Err(Fault::new("invalid UTF-8", String::from_utf8_lossy(bytes))),
     }
 }
@@ -227,7 +227,7 @@ mod tests {
     use parquet::file::properties::WriterProperties;
 
     use super::super::testing::rows;
-    use super::super::{FileForm, Shape};
+    use super::super::{FileFormat, Shape};
 
     /// Writes two rows with a column of every kind.
     fn write(path: &std::path::Path, properties: Option<WriterProperties>) {
@@ -246,23 +246,23 @@ mod tests {
     }
 
     #[test]
-    fn text_numbers_clocks_and_lists_come_as_they_are() {
+    fn text_numbers_clocks_and_lists_are_read_unchanged() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.parquet");
         let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
         write(&path, Some(properties));
         assert_eq!(
-            rows(&path, &FileForm::of(Shape::Parquet), &["when", "user", "", "item"]).unwrap(),
+            rows(&path, &FileFormat::of(Shape::Parquet), &["when", "user", "", "item"]).unwrap(),
             ["1: 2017-07-14T02:40:00.999|007|-|-5", "2: 1970-01-01T00:00:00|-|-|6"]
         );
-        let message = rows(&path, &FileForm::of(Shape::Parquet), &["time"]).unwrap_err().to_string();
+        let message = rows(&path, &FileFormat::of(Shape::Parquet), &["time"]).unwrap_err().to_string();
         assert!(
             message.contains("no column `time`") && message.contains("; it has user, item, when, tags, key"),
             "{message}"
         );
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
-        let message = rows(&path, &FileForm::of(Shape::Parquet), &["user"]).unwrap_err().to_string();
+        let message = rows(&path, &FileFormat::of(Shape::Parquet), &["user"]).unwrap_err().to_string();
         assert!(message.contains("x.parquet") && message.contains("fetch it again"), "{message}");
     }
 
@@ -322,10 +322,10 @@ mod tests {
                 "cd|0.1|-0.05|1970-01-01|1970-01-01T00:00:00+00:00|[\"a ship\",\"a cat\"]|{\"plot\":\"a cat\"}",
             ]
         );
-        let form = FileForm::of(Shape::Parquet);
-        let bytes = rows(&path, &form, &["bytes"]).unwrap();
+        let format = FileFormat::of(Shape::Parquet);
+        let bytes = rows(&path, &format, &["bytes"]).unwrap();
         assert!(bytes[0] == "1: u1" && bytes[1].starts_with("2: invalid UTF-8 ("), "{bytes:?}");
-        let message = rows(&path, &form, &["span"]).unwrap_err().to_string();
+        let message = rows(&path, &format, &["span"]).unwrap_err().to_string();
         assert!(
             message.contains("has `span` of type ") && message.contains("is read neither as text nor"),
             "{message}"
@@ -352,7 +352,8 @@ mod tests {
         for at in whole.len() - 8 - footer..whole.len() {
             for bit in 0..8 {
                 file.write_all_at(&[whole[at] ^ 1 << bit], at as u64).unwrap();
-                if let Err(error) = rows(&path, &FileForm::of(Shape::Parquet), &["when", "user", "item", "tags", "key"])
+                if let Err(error) =
+                    rows(&path, &FileFormat::of(Shape::Parquet), &["when", "user", "item", "tags", "key"])
                 {
                     let message = error.to_string();
                     assert!(message.contains("x.parquet") && message.contains(';'), "{at}, {bit}: {message}");

@@ -59,7 +59,7 @@ pub enum Notation {
     LineOrder,
 }
 
-/// How times of a form are written: known, or to be recognised in each file.
+/// How times of a format are written: known, or to be recognised in each file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TimeSetting {
     Recognised,

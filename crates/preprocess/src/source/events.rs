@@ -14,11 +14,11 @@ use super::clock::{Notation, TimeSetting};
 use super::ids::{HashedIds, Ids, Numbering, UserIds, number_items, number_users};
 use super::named::{NamedColumns, NamedFrame};
 use super::values::id;
-use super::{SourceForm, times::Times};
+use super::{SourceFormat, times::Times};
 use crate::condition::Condition;
 use crate::decimal::Decimal;
 use crate::read::{
-    EventColumns, FileForm, RawCell, Shape, TimeType, columns, for_each_event_rows, for_each_row, literal_of,
+    EventColumns, FileFormat, RawCell, Shape, TimeType, columns, for_each_event_rows, for_each_row, literal_of,
     polars_knows, sample, time_type,
 };
 use crate::rejects::{Fault, reject};
@@ -73,7 +73,7 @@ pub type Visit<'t> = dyn FnMut(u64, &[RawCell<'_>]) -> Result<std::result::Resul
 #[derive(Clone, Copy)]
 pub struct FileReading<'f> {
     pub path: &'f Path,
-    pub form: &'f FileForm,
+    pub format: &'f FileFormat,
     pub fields: &'f [&'f str],
     /// The greatest number of rows that are read; `None` means all.
     pub limit: Option<u64>,
@@ -87,11 +87,11 @@ pub fn read_file(
     progress: &Progress,
     visit: &mut Visit<'_>,
 ) -> Result<FileCount> {
-    let FileReading { path, form, fields, limit } = file;
+    let FileReading { path, format, fields, limit } = file;
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let bar = progress.bytes(&name, path.metadata().map_or(0, |about| about.len()));
     let mut count = FileCount { file: path.to_owned(), ..FileCount::default() };
-    for_each_row(path, form, fields, limit, &bar, &mut |(line, row)| {
+    for_each_row(path, format, fields, limit, &bar, &mut |(line, row)| {
         count.lines += 1;
         let outcome = match row {
             Ok(cells) => visit(line, cells)?,
@@ -111,18 +111,18 @@ pub fn read_file(
     Ok(count)
 }
 
-/// The form of a file with the dialect of its first lines, which is reported if it differs from what the name implies.
-pub fn resolved(path: &Path, form: &FileForm, fields: &[&str], progress: &Progress) -> Result<FileForm> {
-    let (form, notice) = form.resolved(path, fields)?;
+/// The format of a file with the dialect of its first lines, which is reported if it differs from what the name implies.
+pub fn resolved(path: &Path, format: &FileFormat, fields: &[&str], progress: &Progress) -> Result<FileFormat> {
+    let (format, notice) = format.resolved(path, fields)?;
     if let Some(notice) = notice {
         progress.log(format!("preprocess: {notice}"));
     }
-    Ok(form)
+    Ok(format)
 }
 
 /// How a file of interactions is read.
 struct EventFile {
-    form: FileForm,
+    format: FileFormat,
     /// Whether polars reads it.
     by_polars: bool,
     notation: Notation,
@@ -131,32 +131,32 @@ struct EventFile {
 }
 
 impl EventFile {
-    fn new(path: &Path, form: &SourceForm, fields: &[&str], progress: &Progress) -> Result<Self> {
-        let file = resolved(path, &form.file(path, false)?, fields, progress)?;
-        let by_polars = file.shape == Shape::Parquet && polars_knows(path, &form.item)?;
-        let notation = notation(path, form, &file, by_polars)?;
+    fn new(path: &Path, format: &SourceFormat, fields: &[&str], progress: &Progress) -> Result<Self> {
+        let file = resolved(path, &format.file(path, false)?, fields, progress)?;
+        let by_polars = file.shape == Shape::Parquet && polars_knows(path, &format.item)?;
+        let notation = notation(path, format, &file, by_polars)?;
         let has_lists =
-            form.item_separator.is_empty() && file.shape != Shape::Parquet && holds_lists(path, form, &file)?;
+            format.item_separator.is_empty() && file.shape != Shape::Parquet && holds_lists(path, format, &file)?;
         if has_lists {
             progress.log(format!(
                 "preprocess: `{}` of `{}` contains lists: each line is a sequence of events",
-                form.item[0],
+                format.item[0],
                 path.display()
             ));
         }
-        Ok(Self { form: file, by_polars, notation, has_lists })
+        Ok(Self { format: file, by_polars, notation, has_lists })
     }
 }
 
 /// How times of a file are written.
-fn notation(path: &Path, form: &SourceForm, file: &FileForm, by_polars: bool) -> Result<Notation> {
-    let TimeSetting::Known(known) = &form.clock else {
-        if by_polars && let TimeType::Unix(digits) = time_type(path, &form.time)? {
+fn notation(path: &Path, format: &SourceFormat, file: &FileFormat, by_polars: bool) -> Result<Notation> {
+    let TimeSetting::Known(known) = &format.clock else {
+        if by_polars && let TimeType::Unix(digits) = time_type(path, &format.time)? {
             return Ok(Notation::Typed(digits));
         }
         let mut cells = Vec::new();
-        for cell in sample(path, file, &form.time, SAMPLED)? {
-            match times_of(&cell, form) {
+        for cell in sample(path, file, &format.time, SAMPLED)? {
+            match times_of(&cell, format) {
                 Some(times) => cells.extend(times),
                 None => cells.push(cell),
             }
@@ -165,14 +165,14 @@ fn notation(path: &Path, form: &SourceForm, file: &FileForm, by_polars: bool) ->
         let recognised = recognised.map_err(|problem| {
             Error::raw(
                 path,
-                format!("has times in more than one notation in `{}`: {problem}; see `source.time`", form.time),
+                format!("has times in more than one notation in `{}`: {problem}; see `source.time`", format.time),
             )
         })?;
         return Ok(recognised.unwrap_or(Notation::Unix(0)));
     };
     if by_polars
         && !known.is_position()
-        && let TimeType::Unix(digits) = time_type(path, &form.time)?
+        && let TimeType::Unix(digits) = time_type(path, &format.time)?
     {
         return Ok(Notation::Typed(digits));
     }
@@ -180,11 +180,11 @@ fn notation(path: &Path, form: &SourceForm, file: &FileForm, by_polars: bool) ->
 }
 
 /// Whether the items of a file are lists that are written as text.
-fn holds_lists(path: &Path, form: &SourceForm, file: &FileForm) -> Result<bool> {
-    if !form.has_named_columns() {
+fn holds_lists(path: &Path, format: &SourceFormat, file: &FileFormat) -> Result<bool> {
+    if !format.has_named_columns() {
         return Ok(false);
     }
-    let cells = sample(path, file, &form.item[0], SAMPLED)?;
+    let cells = sample(path, file, &format.item[0], SAMPLED)?;
     let mut texts = cells.iter().filter(|cell| !cell.is_blank()).peekable();
     let is_list =
         |cell: &RawCell<'_>| matches!(cell, RawCell::Text(text) if matches!(literal_of(text), Some(Value::Array(_))));
@@ -192,11 +192,11 @@ fn holds_lists(path: &Path, form: &SourceForm, file: &FileForm) -> Result<bool> 
 }
 
 /// The values of a cell that contains a sequence; `None` if it contains a single value.
-fn times_of(cell: &RawCell<'_>, form: &SourceForm) -> Option<Vec<RawCell<'static>>> {
+fn times_of(cell: &RawCell<'_>, format: &SourceFormat) -> Option<Vec<RawCell<'static>>> {
     match cell {
         RawCell::Json(Value::Array(values)) => Some(values.iter().cloned().map(RawCell::of_json).collect()),
-        RawCell::Text(text) if !form.item_separator.is_empty() && text.trim().contains(&form.item_separator) => {
-            Some(parts(text, &form.item_separator).map(|part| RawCell::Text(Cow::Owned(part.to_owned()))).collect())
+        RawCell::Text(text) if !format.item_separator.is_empty() && text.trim().contains(&format.item_separator) => {
+            Some(parts(text, &format.item_separator).map(|part| RawCell::Text(Cow::Owned(part.to_owned()))).collect())
         }
         RawCell::Text(text) => match literal_of(text) {
             Some(Value::Array(values)) => Some(values.into_iter().map(RawCell::of_json).collect()),
@@ -222,7 +222,7 @@ impl Events {
     /// disk. With a `limit`, only that many rows of each file are read.
     pub fn read(
         paths: &[PathBuf],
-        form: &SourceForm,
+        format: &SourceFormat,
         condition: Option<&Condition>,
         memory: Option<&MemoryLimit>,
         limit: Option<u64>,
@@ -230,20 +230,21 @@ impl Events {
         progress: &Progress,
     ) -> Result<(Self, EventsRead)> {
         let names = condition.map(Condition::columns).unwrap_or_default();
-        let (fields, places) = fields(form, &names);
+        let (fields, indices) = fields(format, &names);
         // Fields of the condition are not checked here: JSON fields may first occur late in a file, and the condition reports them better.
-        let of_event = &fields[..2 + form.item.len()];
+        let of_event = &fields[..2 + format.item.len()];
         let mut files = paths
             .iter()
-            .map(|path| EventFile::new(path, form, of_event, progress))
+            .map(|path| EventFile::new(path, format, of_event, progress))
             .collect::<Result<Vec<EventFile>>>()?;
         // polars reads whole files, whereas reading by rows can stop at the limit.
         files.iter_mut().for_each(|file| file.by_polars &= limit.is_none());
         let known = condition.map(|condition| known_columns(paths, &files, condition)).transpose()?.unwrap_or_default();
-        let recognised = form.clock == TimeSetting::Recognised;
+        let recognised = format.clock == TimeSetting::Recognised;
         let mut times = Vec::new();
         for (path, file) in paths.iter().zip(&files).filter(|_| recognised) {
-            let reported = format!("`{}` of `{}` is read as {}", form.time, path.display(), file.notation.described());
+            let reported =
+                format!("`{}` of `{}` is read as {}", format.time, path.display(), file.notation.described());
             progress.log(format!("preprocess: {reported}"));
             times.push(reported);
         }
@@ -260,8 +261,8 @@ impl Events {
             let items = scope.spawn(move || number_items(requests));
             let spill = memory.map(|limit| Spill::new(limit.clone()));
             let sink = EventSink {
-                form,
-                users: [form.user.clone()],
+                format,
+                users: [format.user.clone()],
                 user_ids: to_users,
                 item_ids: to_items,
                 times: Times::default(),
@@ -269,7 +270,7 @@ impl Events {
                 named,
                 spill,
             };
-            let plan = ReadingPlan { paths, files: &files, fields: &fields, places: &places, names: &names, limit };
+            let plan = ReadingPlan { paths, files: &files, fields: &fields, indices: &indices, names: &names, limit };
             let read = read_events(plan, budget, progress, sink);
             (read, join(users), join(items))
         });
@@ -278,42 +279,42 @@ impl Events {
         let (mut read, held) = read?;
         read.times = times;
         if held.count == 0 {
-            return Err(nothing_usable(&paths[0], form, &read.rejected));
+            return Err(nothing_usable(&paths[0], format, &read.rejected));
         }
         let mut units = files.iter().map(|file| file.notation.unit());
         let unit = units.next().filter(|unit| units.all(|other| other == *unit));
-        let scale = TimeScale { positions: form.clock.is_position(), unit, digits: held.digits };
+        let scale = TimeScale { positions: format.clock.is_position(), unit, digits: held.digits };
         Ok((Self { user_ids, item_ids, chunks: held.chunks, named: held.named, known, scale }, read))
     }
 }
 
 /// The fields of an event and those that a condition names, and the positions of the latter. A column may be both.
-fn fields<'f>(form: &'f SourceForm, names: &'f [String]) -> (Vec<&'f str>, Vec<usize>) {
-    let mut fields = vec![form.user.as_str(), form.time.as_str()];
-    fields.extend(form.item.iter().map(String::as_str));
-    let mut places = Vec::with_capacity(names.len());
+fn fields<'f>(format: &'f SourceFormat, names: &'f [String]) -> (Vec<&'f str>, Vec<usize>) {
+    let mut fields = vec![format.user.as_str(), format.time.as_str()];
+    fields.extend(format.item.iter().map(String::as_str));
+    let mut indices = Vec::with_capacity(names.len());
     for name in names {
-        places.push(fields.iter().position(|field| field == name).unwrap_or(fields.len()));
-        if places.last() == Some(&fields.len()) {
+        indices.push(fields.iter().position(|field| field == name).unwrap_or(fields.len()));
+        if indices.last() == Some(&fields.len()) {
             fields.push(name);
         }
     }
-    (fields, places)
+    (fields, indices)
 }
 
 /// The error of files that gave no event.
-fn nothing_usable(path: &Path, form: &SourceForm, rejected: &Rejects) -> Error {
+fn nothing_usable(path: &Path, format: &SourceFormat, rejected: &Rejects) -> Error {
     let Some((reason, count)) = rejected.most_frequent() else {
         return Error::raw(
             path,
             "has no line after its header; fetch it again, or name another file in `source.interactions`",
         );
     };
-    let of_time = !form.time.is_empty() && reason.starts_with(&format!("`{}` ", form.time));
+    let of_time = !format.time.is_empty() && reason.starts_with(&format!("`{}` ", format.time));
     let remedy = if of_time {
         "times are Unix time in seconds, milliseconds, microseconds or nanoseconds, ISO 8601 dates such as `2018-09-30 12:00:00`, \
          or the notation that `source.time` names, such as \"ms\" or \"%d.%m.%Y\""
-    } else if form.has_named_columns() {
+    } else if format.has_named_columns() {
         "correct the file, or name other columns in `[source.columns]`"
     } else {
         "is `source.format` the format of this file?"
@@ -333,9 +334,9 @@ fn join<T>(numbered: ScopedJoinHandle<'_, T>) -> T {
 fn known_columns(paths: &[PathBuf], files: &[EventFile], condition: &Condition) -> Result<Vec<String>> {
     let mut known: Vec<String> = Vec::new();
     for (path, file) in paths.iter().zip(files) {
-        let columns = columns(path, &file.form)?;
+        let columns = columns(path, &file.format)?;
         // Fields of JSON may first occur late in a file.
-        if file.form.shape != Shape::JsonLines {
+        if file.format.shape != Shape::JsonLines {
             condition.check_columns(&columns, &path.display().to_string())?;
         }
         known.extend(columns.into_iter().filter(|column| !known.contains(column)).collect::<Vec<_>>());
@@ -345,7 +346,7 @@ fn known_columns(paths: &[PathBuf], files: &[EventFile], condition: &Condition) 
 
 /// Collects the accepted events.
 struct EventSink<'f> {
-    form: &'f SourceForm,
+    format: &'f SourceFormat,
     users: [String; 1],
     user_ids: Numbering,
     item_ids: Numbering,
@@ -372,7 +373,7 @@ enum Several<T> {
 impl EventSink<'_> {
     /// Adds the events in the cells of a row: user, time, items. Returns their number.
     fn push(&mut self, cells: &[RawCell<'_>], file: &EventFile) -> Result<std::result::Result<u64, Fault>> {
-        let read = id(&self.users, &cells[..1]).and_then(|user| Ok((user, items(self.form, file, &cells[2..])?)));
+        let read = id(&self.users, &cells[..1]).and_then(|user| Ok((user, items(self.format, file, &cells[2..])?)));
         let (user, items) = match read {
             Ok(read) => read,
             Err(fault) => return Ok(Err(fault)),
@@ -409,16 +410,16 @@ impl EventSink<'_> {
         cell: &RawCell<'_>,
         items: &Several<Cow<'_, str>>,
     ) -> std::result::Result<Several<Decimal>, Fault> {
-        let (form, comma) = (self.form, file.form.dialect.decimal_comma);
+        let (format, comma) = (self.format, file.format.dialect.decimal_comma);
         if file.notation == Notation::LineOrder {
             return Ok(Several::One(Decimal::whole(0)));
         }
-        let read = |cell: &RawCell<'_>| file.notation.read(&form.time, cell, comma);
+        let read = |cell: &RawCell<'_>| file.notation.read(&format.time, cell, comma);
         let Several::Many(items) = items else { return read(cell).map(Several::One) };
-        let Some(times) = times_of(cell, form) else { return read(cell).map(Several::One) };
+        let Some(times) = times_of(cell, format) else { return read(cell).map(Several::One) };
         if times.len() != items.len() {
             return Err(Fault::new(
-                format!("different numbers of values in `{}` and `{}`", form.time, form.item[0]),
+                format!("different numbers of values in `{}` and `{}`", format.time, format.item[0]),
                 format!("{} and {}", times.len(), items.len()),
             ));
         }
@@ -430,7 +431,7 @@ impl EventSink<'_> {
         if self.count >= u64::from(u32::MAX) - 1 {
             return Err(Error::Setting(format!("more than {} events; split the data", u32::MAX - 1)));
         }
-        self.times.push(&self.form.time, time)?;
+        self.times.push(&self.format.time, time)?;
         self.count += 1;
         self.user_ids.push(user);
         self.item_ids.push(item);
@@ -486,7 +487,7 @@ struct ReadingPlan<'p> {
     files: &'p [EventFile],
     fields: &'p [&'p str],
     /// The positions of the columns that a condition names.
-    places: &'p [usize],
+    indices: &'p [usize],
     names: &'p [String],
     /// The number of rows that are read of each file; `None` means all.
     limit: Option<u64>,
@@ -500,22 +501,23 @@ fn read_events(
     mut sink: EventSink<'_>,
 ) -> Result<(EventsRead, HeldEvents)> {
     let mut read = EventsRead::default();
-    let form = sink.form;
-    let of_event = 2 + form.item.len();
+    let format = sink.format;
+    let of_event = 2 + format.item.len();
     for (path, file) in plan.paths.iter().zip(plan.files) {
         if file.by_polars {
-            let columns = EventColumns { user: &form.user, item: &form.item, time: &form.time, named: plan.names };
+            let columns =
+                EventColumns { user: &format.user, item: &format.item, time: &format.time, named: plan.names };
             read.files.push(read_parquet(path, file, columns, &mut read.rejected, budget, progress, &mut sink)?);
             continue;
         }
         let mut further = 0;
-        let reading = FileReading { path, form: &file.form, fields: plan.fields, limit: plan.limit };
-        sink.named.set_decimal_comma(file.form.dialect.decimal_comma);
+        let reading = FileReading { path, format: &file.format, fields: plan.fields, limit: plan.limit };
+        sink.named.set_decimal_comma(file.format.dialect.decimal_comma);
         let mut count = read_file(reading, &mut read.rejected, budget, progress, &mut |line, cells| {
             let outcome = sink.push(&cells[..of_event], file)?;
             Ok(match outcome {
                 Ok(events) => {
-                    (0..events).for_each(|_| sink.named.push(cells, plan.places, path, line));
+                    (0..events).for_each(|_| sink.named.push(cells, plan.indices, path, line));
                     further += events - 1;
                     sink.spill_some()?;
                     Ok(())
@@ -572,14 +574,14 @@ fn read_parquet(
 
 /// The items in the cells of a row. The first cell that is not missing counts.
 fn items<'c>(
-    form: &SourceForm,
+    format: &SourceFormat,
     file: &EventFile,
     cells: &'c [RawCell<'_>],
 ) -> std::result::Result<Several<Cow<'c, str>>, Fault> {
     let separated = match cells.iter().find(|cell| !matches!(cell, RawCell::Missing)) {
         Some(RawCell::Json(Value::Array(values))) => Some(of_list(values.iter().cloned())),
-        Some(RawCell::Text(text)) if !form.item_separator.is_empty() => {
-            Some(parts(text, &form.item_separator).map(|part| RawCell::Text(Cow::Owned(part.to_owned()))).collect())
+        Some(RawCell::Text(text)) if !format.item_separator.is_empty() => {
+            Some(parts(text, &format.item_separator).map(|part| RawCell::Text(Cow::Owned(part.to_owned()))).collect())
         }
         Some(RawCell::Text(text)) if file.has_lists => match literal_of(text) {
             Some(Value::Array(values)) => Some(of_list(values.into_iter())),
@@ -587,12 +589,13 @@ fn items<'c>(
         },
         _ => None,
     };
-    let Some(separated) = separated else { return id(&form.item, cells).map(Several::One) };
+    let Some(separated) = separated else { return id(&format.item, cells).map(Several::One) };
     if separated.is_empty() {
-        return Err(Fault::new(format!("empty `{}`", form.item[0]), ""));
+        return Err(Fault::new(format!("empty `{}`", format.item[0]), ""));
     }
-    let one =
-        |cell: &RawCell<'static>| id(&form.item[..1], std::slice::from_ref(cell)).map(|id| Cow::Owned(id.into_owned()));
+    let one = |cell: &RawCell<'static>| {
+        id(&format.item[..1], std::slice::from_ref(cell)).map(|id| Cow::Owned(id.into_owned()))
+    };
     separated.iter().map(one).collect::<std::result::Result<_, _>>().map(Several::Many)
 }
 
@@ -601,24 +604,24 @@ fn of_list(values: impl Iterator<Item = Value>) -> Vec<RawCell<'static>> {
 }
 
 /// Counts the lines of a file of interactions, and those that are events, without keeping any. This is for the fuzz targets.
-pub fn count(path: &Path, form: &SourceForm) -> Result<(u64, u64)> {
-    let fields = fields(form, &[]).0;
-    let users = [form.user.clone()];
+pub fn count(path: &Path, format: &SourceFormat) -> Result<(u64, u64)> {
+    let fields = fields(format, &[]).0;
+    let users = [format.user.clone()];
     let progress = Progress::new(true);
-    let file = EventFile::new(path, form, &fields, &progress)?;
-    let comma = file.form.dialect.decimal_comma;
+    let file = EventFile::new(path, format, &fields, &progress)?;
+    let comma = file.format.dialect.decimal_comma;
     let mut visit = |_: u64, cells: &[RawCell<'_>]| {
-        let read = id(&users, &cells[..1]).and_then(|_| items(form, &file, &cells[2..]));
+        let read = id(&users, &cells[..1]).and_then(|_| items(format, &file, &cells[2..]));
         Ok(match read {
             Ok(Several::One(_)) if file.notation != Notation::LineOrder => {
-                file.notation.read(&form.time, &cells[1], comma).map(|_| ())
+                file.notation.read(&format.time, &cells[1], comma).map(|_| ())
             }
             read => read.map(|_| ()),
         })
     };
     let mut rejected = Rejects::default();
     let budget = &mut Budget::new(u64::MAX);
-    let reading = FileReading { path, form: &file.form, fields: &fields, limit: None };
+    let reading = FileReading { path, format: &file.format, fields: &fields, limit: None };
     let count = read_file(reading, &mut rejected, budget, &progress, &mut visit)?;
     Ok((count.lines, count.accepted))
 }
@@ -636,7 +639,7 @@ pub(crate) mod tests {
         std::fs::write(&path, content).unwrap();
         let (events, read) = Events::read(
             &[path],
-            &SourceForm::new(source)?,
+            &SourceFormat::new(source)?,
             None,
             None,
             None,

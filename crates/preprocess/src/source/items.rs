@@ -8,18 +8,18 @@ use mp4sr_artifact::{ItemsRead, Rejects};
 use mp4sr_pipeline::Progress;
 
 use super::events::{Budget, FileReading, read_file};
-use super::{Ids, SourceForm, values};
+use super::{Ids, SourceFormat, values};
 use crate::images::{ImageFolder, Resolver};
 use crate::join::UnusedIds;
 use crate::junk::Junk;
-use crate::read::{FileForm, RawCell, columns};
+use crate::read::{FileFormat, RawCell, columns};
 use crate::rejects::{Fault, reject};
 use crate::text::{self, Markup};
 use crate::{Error, Result};
 
 /// The content of an item.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ItemRecord {
+pub struct RawItem {
     pub title: String,
     pub sentences: Vec<String>,
     pub images: Vec<String>,
@@ -29,9 +29,9 @@ pub struct ItemRecord {
 
 /// What is known about the items of interactions, by their number there.
 #[derive(Debug, Default)]
-pub struct Catalogue {
+pub struct ItemCatalogue {
     /// The records of the items that are kept.
-    pub records: HashMap<u32, ItemRecord>,
+    pub records: HashMap<u32, RawItem>,
     /// Whether an item has both text and image.
     pub is_complete: Vec<bool>,
     /// Whether an item has a line.
@@ -39,14 +39,14 @@ pub struct Catalogue {
     /// The items that have a line, in the order of their first lines.
     pub line_order: Vec<u32>,
     /// Items without interactions, by id, if they are kept.
-    pub others: indexmap::IndexMap<compact_str::CompactString, ItemRecord>,
+    pub others: indexmap::IndexMap<compact_str::CompactString, RawItem>,
     /// The first ids of lines of items without interactions.
     pub unused: UnusedIds,
 }
 
 /// What to read and how much of it to keep.
 pub struct Reading<'a> {
-    pub form: &'a SourceForm,
+    pub format: &'a SourceFormat,
     pub data: &'a Path,
     pub item_ids: &'a Ids,
     /// The items whose records are kept; of the others, only whether they have text and image.
@@ -66,12 +66,12 @@ pub struct Reading<'a> {
 }
 
 /// Counts the lines of a file of items, and those that are items, without keeping any. This is for the fuzz targets.
-pub fn count(path: &Path, form: &SourceForm) -> Result<(u64, u64)> {
+pub fn count(path: &Path, format: &SourceFormat) -> Result<(u64, u64)> {
     let ids = Ids::default();
     let (folder, junk) = (ImageFolder::default(), Junk::default());
     let data = path.parent().unwrap_or(Path::new("."));
     let reading = Reading {
-        form,
+        format,
         data,
         item_ids: &ids,
         needed: &[],
@@ -85,7 +85,7 @@ pub fn count(path: &Path, form: &SourceForm) -> Result<(u64, u64)> {
         limit: None,
     };
     let budget = &mut Budget::new(u64::MAX);
-    let (_, read, _) = Catalogue::read(&[path.to_owned()], &reading, budget, &Progress::new(true))?;
+    let (_, read, _) = ItemCatalogue::read(&[path.to_owned()], &reading, budget, &Progress::new(true))?;
     Ok((read.files[0].lines, read.files[0].accepted))
 }
 
@@ -95,7 +95,7 @@ struct Fields<'f> {
     filled: Vec<u64>,
 }
 
-impl Catalogue {
+impl ItemCatalogue {
     /// Reads the files of items, one after the other. Also returns counts and warnings.
     pub fn read(
         paths: &[PathBuf],
@@ -107,14 +107,14 @@ impl Catalogue {
         let mut catalogue = Self { is_complete: vec![false; count], has_line: vec![false; count], ..Self::default() };
         let mut read = ItemsRead { refused_images: reading.folder.refused().clone(), ..ItemsRead::default() };
         let mut warnings = Vec::new();
-        let form = reading.form;
-        let mut names: Vec<&str> = form.item_id.iter().map(String::as_str).collect();
-        names.push(&form.title);
-        let others = [&form.images, &form.categories, &form.sounds, &form.sentences].into_iter().flatten();
-        names.extend(form.texts.iter().chain(others).map(String::as_str));
-        let ids = form.item_id.len();
+        let format = reading.format;
+        let mut names: Vec<&str> = format.item_id.iter().map(String::as_str).collect();
+        names.push(&format.title);
+        let others = [&format.images, &format.categories, &format.sounds, &format.sentences].into_iter().flatten();
+        names.extend(format.texts.iter().chain(others).map(String::as_str));
+        let ids = format.item_id.len();
         for path in paths {
-            let file_form = super::events::resolved(path, &form.file(path, true)?, &names, progress)?;
+            let file_format = super::events::resolved(path, &format.file(path, true)?, &names, progress)?;
             let mut fields = Fields { filled: vec![0; names.len()], names: names.clone() };
             let before = read.rejected.clone();
             // Rejected lines are counted in a variable of their own, because `items` borrows `read`.
@@ -128,14 +128,14 @@ impl Catalogue {
                 fields: &mut fields,
                 ids,
             };
-            let file = FileReading { path, form: &file_form, fields: &names, limit: reading.limit };
+            let file = FileReading { path, format: &file_format, fields: &names, limit: reading.limit };
             let counted =
                 read_file(file, &mut rejected, budget, progress, &mut |line, cells| Ok(items.line(line, cells)))?;
             read.rejected = rejected;
             if counted.accepted == 0 {
                 return Err(none_usable(path, counted.lines, &before, &read.rejected));
             }
-            warnings.extend(fields.never_filled(path, &file_form, reading)?);
+            warnings.extend(fields.never_filled(path, &file_format, reading)?);
             read.files.push(counted);
         }
         for item in 0..count {
@@ -144,12 +144,12 @@ impl Catalogue {
             }
             read.without_line += 1;
             let images = reading.folder.of(&reading.item_ids[item]).unwrap_or_default();
-            catalogue.keep(item, ItemRecord { images, ..ItemRecord::default() }, reading);
+            catalogue.keep(item, RawItem { images, ..RawItem::default() }, reading);
         }
         Ok((catalogue, read, warnings))
     }
 
-    fn keep(&mut self, item: usize, mut record: ItemRecord, reading: &Reading<'_>) {
+    fn keep(&mut self, item: usize, mut record: RawItem, reading: &Reading<'_>) {
         record.images.truncate(reading.max_images);
         self.is_complete[item] = !record.sentences.is_empty() && !record.images.is_empty();
         // The filters may leave any item without events, which makes it one of the others.
@@ -181,15 +181,15 @@ impl Fields<'_> {
 
     /// Returns warnings about named fields that no line fills. A field that no line of JSON has is an error, like a column that a table
     /// does not have.
-    fn never_filled(&self, path: &Path, file_form: &FileForm, reading: &Reading<'_>) -> Result<Vec<String>> {
+    fn never_filled(&self, path: &Path, file_format: &FileFormat, reading: &Reading<'_>) -> Result<Vec<String>> {
         let mut never: Vec<&str> =
             self.names.iter().zip(&self.filled).filter(|(_, filled)| **filled == 0).map(|(n, _)| *n).collect();
         never.retain(|name| !name.is_empty());
         never.dedup();
-        if never.is_empty() || !reading.form.has_named_columns() {
+        if never.is_empty() || !reading.format.has_named_columns() {
             return Ok(Vec::new());
         }
-        let known = columns(path, file_form)?;
+        let known = columns(path, file_format)?;
         let absent: Vec<&str> = never.iter().copied().filter(|name| !known.iter().any(|known| known == name)).collect();
         // The title has a name by default, even if the user names none.
         let asked = |name: &&&str| **name != mp4sr_pipeline::config::Columns::default().title;
@@ -223,7 +223,7 @@ struct ItemLines<'a, 'r> {
     reading: &'a Reading<'r>,
     resolver: Resolver,
     path: &'a Path,
-    catalogue: &'a mut Catalogue,
+    catalogue: &'a mut ItemCatalogue,
     read: &'a mut ItemsRead,
     fields: &'a mut Fields<'r>,
     ids: usize,
@@ -231,7 +231,7 @@ struct ItemLines<'a, 'r> {
 
 impl ItemLines<'_, '_> {
     fn line(&mut self, line: u64, cells: &[RawCell<'_>]) -> std::result::Result<(), Fault> {
-        let id = values::id(&self.reading.form.item_id, &cells[..self.ids])?;
+        let id = values::id(&self.reading.format.item_id, &cells[..self.ids])?;
         self.fields.inspect(cells);
         let cells = &cells[self.ids..];
         match self.reading.item_ids.get_index_of(id.as_ref()) {
@@ -257,7 +257,7 @@ impl ItemLines<'_, '_> {
         Ok(())
     }
 
-    fn record(&mut self, id: &str, line: u64, cells: &[RawCell<'_>]) -> ItemRecord {
+    fn record(&mut self, id: &str, line: u64, cells: &[RawCell<'_>]) -> RawItem {
         let reading = self.reading;
         let (path, resolver) = (self.path, &self.resolver);
         let mut junk = Vec::new();
@@ -266,7 +266,7 @@ impl ItemLines<'_, '_> {
         self.read.cleaned_titles += u64::from(title);
         self.read.cleaned_texts += u64::from(further);
         record.images = match reading.folder.of(id) {
-            // The images in this folder are the ones that the addresses refer to.
+            // The images in this folder are the ones that the URLs refer to.
             Some(images) => images,
             None => {
                 let mut images = Vec::new();
@@ -292,9 +292,9 @@ impl ItemLines<'_, '_> {
 
 impl Reading<'_> {
     fn markup(&self, field: &str) -> Markup {
-        let is_html = self.form.html.as_ref().is_none_or(|html| html.iter().any(|name| name == field));
+        let is_html = self.format.html.as_ref().is_none_or(|html| html.iter().any(|name| name == field));
         match is_html {
-            true if self.form.has_named_columns() => Markup::Html,
+            true if self.format.has_named_columns() => Markup::Html,
             true => Markup::WrappedHtml,
             false => Markup::None,
         }
@@ -315,21 +315,21 @@ impl Reading<'_> {
 
     /// The title and the sentences, and whether markup was removed from the title and from the other texts. `cells` has, in this order,
     /// title, texts, images, categories, sounds, sentences.
-    fn texts(&self, cells: &[RawCell<'_>], junk: &mut Vec<Fault>) -> (ItemRecord, bool, bool) {
-        let mut record = ItemRecord::default();
+    fn texts(&self, cells: &[RawCell<'_>], junk: &mut Vec<Fault>) -> (RawItem, bool, bool) {
+        let mut record = RawItem::default();
         let title = self.entries("title", &cells[0], "", junk);
-        let markup = self.markup(&self.form.title);
+        let markup = self.markup(&self.format.title);
         record.title = title.first().map(|title| markup.line(title)).unwrap_or_default();
         let in_title = title.first().is_some_and(|title| markup.is_in(title));
         let mut in_texts = false;
         // A title is one sentence, even if it contains full stops.
-        record.sentences.extend(Some(record.title.clone()).filter(|title| text::says_something(title)));
-        for cell in &cells[cells.len() - self.form.sentences.len()..] {
-            record.sentences.extend(values::entries(cell, "").into_iter().filter(|text| text::says_something(text)));
+        record.sentences.extend(Some(record.title.clone()).filter(|title| text::has_content(title)));
+        for cell in &cells[cells.len() - self.format.sentences.len()..] {
+            record.sentences.extend(values::entries(cell, "").into_iter().filter(|text| text::has_content(text)));
         }
-        for (field, cell) in self.form.texts.iter().zip(&cells[1..]) {
-            let mut entries = self.entries("text", cell, &self.form.text_separator, junk);
-            if !self.form.lists_are_texts && entries.len() > 1 {
+        for (field, cell) in self.format.texts.iter().zip(&cells[1..]) {
+            let mut entries = self.entries("text", cell, &self.format.text_separator, junk);
+            if !self.format.lists_are_texts && entries.len() > 1 {
                 entries = vec![values::join(&entries)];
             }
             let markup = self.markup(field);
@@ -348,10 +348,10 @@ impl Reading<'_> {
     }
 
     fn image_names(&self, cells: &[RawCell<'_>]) -> Vec<String> {
-        let first = 1 + self.form.texts.len();
-        let fields = &cells[first..first + self.form.images.len()];
+        let first = 1 + self.format.texts.len();
+        let fields = &cells[first..first + self.format.images.len()];
         let names = |cell| {
-            let mut names = values::images(cell, &self.form.image_separator);
+            let mut names = values::images(cell, &self.format.image_separator);
             names.retain(|name| self.junk.reason(name).is_none());
             names
         };
@@ -359,12 +359,12 @@ impl Reading<'_> {
     }
 
     fn categories(&self, cells: &[RawCell<'_>]) -> Vec<String> {
-        let first = 1 + self.form.texts.len() + self.form.images.len();
-        let fields = self.form.categories.iter().zip(&cells[first..]);
+        let first = 1 + self.format.texts.len() + self.format.images.len();
+        let fields = self.format.categories.iter().zip(&cells[first..]);
         let names: IndexSet<String> = fields
             .flat_map(|(field, cell)| {
                 let clean = |name: &str| self.markup(field).line(name);
-                values::categories(cell, &self.form.category_separator, &clean)
+                values::categories(cell, &self.format.category_separator, &clean)
             })
             .filter(|name| self.junk.reason(name).is_none())
             .collect();
@@ -372,9 +372,9 @@ impl Reading<'_> {
     }
 
     fn sound_names(&self, cells: &[RawCell<'_>]) -> Vec<String> {
-        let first = 1 + self.form.texts.len() + self.form.images.len() + self.form.categories.len();
-        let fields = &cells[first..first + self.form.sounds.len()];
-        let names = fields.iter().flat_map(|cell| values::images(cell, &self.form.image_separator));
+        let first = 1 + self.format.texts.len() + self.format.images.len() + self.format.categories.len();
+        let fields = &cells[first..first + self.format.sounds.len()];
+        let names = fields.iter().flat_map(|cell| values::images(cell, &self.format.image_separator));
         names.filter(|name| self.junk.reason(name).is_none()).collect()
     }
 }
@@ -385,14 +385,14 @@ mod tests {
 
     use super::*;
 
-    fn read(source: &Source, name: &str, content: &str, ids: &[&str]) -> (Vec<ItemRecord>, Catalogue, ItemsRead) {
+    fn read(source: &Source, name: &str, content: &str, ids: &[&str]) -> (Vec<RawItem>, ItemCatalogue, ItemsRead) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
         std::fs::write(&path, content).unwrap();
-        let form = SourceForm::new(source).unwrap();
+        let format = SourceFormat::new(source).unwrap();
         let item_ids: Ids = ids.iter().map(|&id| id.into()).collect();
         let reading = Reading {
-            form: &form,
+            format: &format,
             data: folder.path(),
             item_ids: &item_ids,
             needed: &vec![true; ids.len()],
@@ -406,7 +406,7 @@ mod tests {
             limit: None,
         };
         let (mut catalogue, read, _) =
-            Catalogue::read(&[path], &reading, &mut Budget::new(9), &Progress::new(true)).unwrap();
+            ItemCatalogue::read(&[path], &reading, &mut Budget::new(9), &Progress::new(true)).unwrap();
         let records = (0..ids.len()).map(|item| catalogue.records.remove(&(item as u32)).unwrap()).collect();
         (records, catalogue, read)
     }
@@ -428,7 +428,7 @@ mod tests {
         assert_eq!(records[0].images, ["https://i/a.jpg", "https://i/b.jpg"], "at most two");
         assert_eq!(records[0].categories, ["Home", "Kitchen & Bath"]);
         assert_eq!(records[1].images, ["https://i/z.jpg"]);
-        assert_eq!((records[1].sentences.len(), &records[2]), (0, &ItemRecord::default()));
+        assert_eq!((records[1].sentences.len(), &records[2]), (0, &RawItem::default()));
         assert_eq!(catalogue.is_complete, [true, false, false]);
         assert_eq!((read.repeated, read.without_events, read.without_line), (1, 1, 1));
         assert_eq!((read.cleaned_titles, read.cleaned_texts), (1, 1));
@@ -495,7 +495,7 @@ mod tests {
         std::os::unix::fs::symlink("/etc/passwd", folder.path().join("2.jpg")).unwrap();
         let item_ids: Ids = ["1", "2"].into_iter().map(Into::into).collect();
         let reading = Reading {
-            form: &SourceForm::new(&of(Format::Amazon2018)).unwrap(),
+            format: &SourceFormat::new(&of(Format::Amazon2018)).unwrap(),
             data: folder.path(),
             item_ids: &item_ids,
             needed: &[true, true],
@@ -508,7 +508,8 @@ mod tests {
             may_lack_fields: false,
             limit: None,
         };
-        let (catalogue, read, _) = Catalogue::read(&[], &reading, &mut Budget::new(9), &Progress::new(true)).unwrap();
+        let (catalogue, read, _) =
+            ItemCatalogue::read(&[], &reading, &mut Budget::new(9), &Progress::new(true)).unwrap();
         assert_eq!((catalogue.records[&0].images.len(), catalogue.records[&1].images.len()), (1, 0));
         assert_eq!(read.refused_images.most_frequent(), Some(("image is a link out of its folder", 1)));
     }

@@ -1,8 +1,8 @@
-//! The meaning of the fields in each form of raw data.
+//! The meaning of the fields in each format of raw data.
 
 mod clock;
 mod events;
-mod form;
+mod format;
 mod ids;
 mod items;
 mod named;
@@ -11,8 +11,8 @@ mod values;
 
 pub use clock::{Notation, iso};
 pub use events::{Budget, Events, count as count_events};
-pub use form::SourceForm;
+pub use format::SourceFormat;
 pub use ids::{Ids, UserIds};
-pub use items::{Catalogue, ItemRecord, Reading, count as count_items};
-pub use named::{NamedFrame, TextPlace};
+pub use items::{ItemCatalogue, RawItem, Reading, count as count_items};
+pub use named::{NamedFrame, TextLocation};
 pub use values::{entries, images as image_names};

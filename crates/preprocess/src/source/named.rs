@@ -17,14 +17,14 @@ struct TextColumn {
     truths: bool,
     has_cells: bool,
     /// The first cell that is not a number.
-    first_text: Option<TextPlace>,
+    first_text: Option<TextLocation>,
     /// Whether numbers have a decimal comma.
     decimal_comma: bool,
 }
 
 /// The cell because of which a column is text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TextPlace {
+pub struct TextLocation {
     /// The path of the file.
     pub path: PathBuf,
     /// The number of the line.
@@ -65,7 +65,7 @@ impl TextColumn {
         self.numbers = self.numbers && is_number;
         self.truths = self.truths && is_truth(&text);
         if !is_number && self.first_text.is_none() {
-            self.first_text = Some(TextPlace { path: path.to_owned(), line, found: excerpt(&text) });
+            self.first_text = Some(TextLocation { path: path.to_owned(), line, found: excerpt(&text) });
         }
         self.cells.append_value(&text);
     }
@@ -132,7 +132,7 @@ pub struct NamedFrame {
     /// Whether the cells are on disk.
     pub streaming: bool,
     /// The first cell that is not a number, by column.
-    pub texts: Vec<(String, TextPlace)>,
+    pub texts: Vec<(String, TextLocation)>,
     /// Columns without any value.
     pub empty: Vec<String>,
 }
@@ -155,9 +155,9 @@ impl NamedColumns {
     }
 
     /// Adds the cells of an event, one for each name.
-    pub fn push(&mut self, cells: &[RawCell<'_>], places: &[usize], path: &Path, line: u64) {
-        for (column, &place) in self.texts.iter_mut().zip(places) {
-            column.push(&cells[place], path, line);
+    pub fn push(&mut self, cells: &[RawCell<'_>], indices: &[usize], path: &Path, line: u64) {
+        for (column, &index) in self.texts.iter_mut().zip(indices) {
+            column.push(&cells[index], path, line);
         }
     }
 

@@ -37,7 +37,7 @@ pub fn entries(cell: &RawCell<'_>, separator: &str) -> Vec<String> {
     found
 }
 
-/// The keys under which an object may have a name, beside numbers and addresses, as in the genres of TMDB and Steam.
+/// The keys under which an object may have a name, beside numbers and URLs, as in the genres of TMDB and Steam.
 const NAMES: [&str; 6] = ["name", "title", "label", "description", "value", "text"];
 
 fn gather_texts(value: &Value, found: &mut Vec<String>) {
@@ -108,7 +108,7 @@ pub fn images(cell: &RawCell<'_>, separator: &str) -> Vec<String> {
             None => found.extend(split_images(text, separator).into_iter().map(str::to_owned)),
         },
     }
-    let mut found: Vec<String> = found.iter().map(|name| as_address(name)).collect();
+    let mut found: Vec<String> = found.iter().map(|name| as_url(name)).collect();
     found.retain(|name| !name.trim().is_empty() && !is_placeholder(name));
     let mut seen = std::collections::HashSet::new();
     found.retain(|name| seen.insert(name.clone()));
@@ -118,7 +118,7 @@ pub fn images(cell: &RawCell<'_>, separator: &str) -> Vec<String> {
 /// Characters between several names in a cell.
 const BETWEEN: [char; 3] = ['|', ',', ';'];
 
-/// Splits a cell into several names: at `separator`, before each further address, or between names that all end as image files do.
+/// Splits a cell into several names: at `separator`, before each further URL, or between names that all end as image files do.
 fn split_images<'t>(text: &'t str, separator: &str) -> Vec<&'t str> {
     if !separator.is_empty() {
         return text.split(separator).map(str::trim).collect();
@@ -140,19 +140,19 @@ fn split_images<'t>(text: &'t str, separator: &str) -> Vec<&'t str> {
     if names.len() > 1 && names.iter().all(is_file) { names } else { vec![text] }
 }
 
-/// An address as a browser would request it. Web pages also write `//host`, `&amp;` and, in scripts, `\/`.
-fn as_address(name: &str) -> String {
+/// A URL as a browser would request it. Web pages also write `//host`, `&amp;` and, in scripts, `\/`.
+fn as_url(name: &str) -> String {
     let name = name.trim();
     let start = name.get(..5).unwrap_or_default().to_ascii_lowercase();
-    let is_address = name.starts_with("//") || start == "http:" || start == "https" && name.get(5..6) == Some(":");
-    if !is_address {
+    let is_url = name.starts_with("//") || start == "http:" || start == "https" && name.get(5..6) == Some(":");
+    if !is_url {
         return name.to_owned();
     }
-    let mut address = name.replace("\\/", "/").replace('\\', "/").replace("&amp;", "&").replace(' ', "%20");
-    if address.starts_with("//") {
-        address.insert_str(0, "https:");
+    let mut url = name.replace("\\/", "/").replace('\\', "/").replace("&amp;", "&").replace(' ', "%20");
+    if url.starts_with("//") {
+        url.insert_str(0, "https:");
     }
-    address
+    url
 }
 
 fn gather_images(value: &Value, found: &mut Vec<String>) {
@@ -166,15 +166,15 @@ fn gather_images(value: &Value, found: &mut Vec<String>) {
                 Value::Array(names) => names.iter().any(|name| name.as_str().is_some_and(|name| !name.is_empty())),
                 _ => false,
             };
-            const PLACES: [&str; 11] =
+            const KEYS: [&str; 11] =
                 ["bytes", "large", "hi_res", "thumb", "url", "src", "href", "link", "path", "file_name", "filename"];
-            let place = PLACES.iter().find_map(|place| sizes.get(*place).filter(filled));
-            match place {
+            let key = KEYS.iter().find_map(|key| sizes.get(*key).filter(filled));
+            match key {
                 Some(value) => gather_images(value, found),
-                // In an object with other keys, the first value that is an address is used.
+                // In an object with other keys, the first value that is a URL is used.
                 None => {
-                    let address = |value: &&Value| value.as_str().is_some_and(|text| text.starts_with("http"));
-                    found.extend(sizes.values().find(address).and_then(Value::as_str).map(str::to_owned));
+                    let url = |value: &&Value| value.as_str().is_some_and(|text| text.starts_with("http"));
+                    found.extend(sizes.values().find(url).and_then(Value::as_str).map(str::to_owned));
                 }
             }
         }
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_id_that_is_there_counts_and_an_empty_one_is_refused() {
+    fn the_first_id_that_is_present_is_used_and_an_empty_one_is_refused() {
         let names = ["parent_asin".to_owned(), "asin".to_owned()];
         let read = |a, b| id(&names, &[cell(a), cell(b)]).map(Cow::into_owned).map_err(|f| f.reason.into_owned());
         assert_eq!(read(json!("P"), json!("A")).unwrap(), "P");

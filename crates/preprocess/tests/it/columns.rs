@@ -30,7 +30,7 @@ fn left(project: &Project, set: &[&str]) -> (Vec<String>, BTreeMap<String, u64>)
 }
 
 fn refused(project: &Project, set: &[&str]) -> String {
-    project.run_badly("preprocess", &set.iter().flat_map(|set| ["--set", set]).collect::<Vec<_>>())
+    project.run_failing("preprocess", &set.iter().flat_map(|set| ["--set", set]).collect::<Vec<_>>())
 }
 
 const TSV: &str = "user_id\titem_id\ttimestamp\trating\tverified\tshop\n\

@@ -78,12 +78,12 @@ fn a_small_shop_is_preprocessed_and_every_line_and_event_is_accounted_for() {
     assert_eq!((report.items.repeated, report.items.without_events, report.items.without_line), (1, 1, 2));
     assert_eq!(report.items.rejected.total(), 1);
     let found = report.statistics;
-    assert_eq!((found.items_without_text, found.items_without_image, found.items_with_addresses_only), (1, 1, 4));
+    assert_eq!((found.items_without_text, found.items_without_image, found.items_with_urls_only), (1, 1, 4));
     assert_eq!((found.shortest, found.median_length, found.longest), (6, 6, 6));
 }
 
 #[test]
-fn a_stage_with_nothing_to_do_says_so_and_runs_when_a_setting_an_image_or_a_file_changes() {
+fn a_stage_with_nothing_to_do_reports_it_and_runs_when_a_setting_an_image_or_a_file_changes() {
     let world = shop();
     let first = world.output("preprocess", &[]);
     assert!(String::from_utf8(first.stdout).unwrap().contains("items without text"));
@@ -92,7 +92,7 @@ fn a_stage_with_nothing_to_do_says_so_and_runs_when_a_setting_an_image_or_a_file
     assert!(again.stdout.is_empty());
     world.write_raw("images/002.jpg", "x");
     assert!(world.run_stderr("preprocess", &[]).contains("setting `image_names` changed"));
-    assert_eq!(dataset_of(&world).report.statistics.items_with_addresses_only, 3);
+    assert_eq!(dataset_of(&world).report.statistics.items_with_urls_only, 3);
     assert!(
         world
             .run_stderr("preprocess", &["--set", "preprocess.max_sentences=1"])
@@ -106,7 +106,7 @@ fn a_stage_with_nothing_to_do_says_so_and_runs_when_a_setting_an_image_or_a_file
 }
 
 #[test]
-fn items_without_text_or_image_go_with_their_events_before_the_core() {
+fn items_without_text_or_image_are_dropped_with_their_events_before_the_core_filter() {
     let world = shop();
     world.run_stderr("preprocess", &["--set", "preprocess.missing=drop"]);
     let made = dataset_of(&world);
@@ -118,7 +118,7 @@ fn items_without_text_or_image_go_with_their_events_before_the_core() {
 }
 
 #[test]
-fn the_table_is_printed_beside_the_papers() {
+fn the_table_is_printed_next_to_that_of_the_paper() {
     let world = shop();
     let output = world.output("preprocess", &["--set", "dataset.table1=Pantry"]);
     let table = String::from_utf8(output.stdout).unwrap();

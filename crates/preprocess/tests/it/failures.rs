@@ -14,7 +14,7 @@ fn reviews(count: usize) -> String {
 fn a_missing_file_is_named_with_a_remedy() {
     let world = shop_of(SOURCE);
     world.write_raw("r.json.gz", gzip(&reviews(500)));
-    let error = world.run_badly("preprocess", &[]);
+    let error = world.run_failing("preprocess", &[]);
     assert!(error.contains("m.json.gz` does not exist; put the raw file there"), "{error}");
 }
 
@@ -26,7 +26,7 @@ fn a_truncated_gzip_is_reported_with_the_lines_it_gave_and_leaves_the_dataset_al
     let before = dataset_of(&world);
     let whole = gzip(&reviews(50_000));
     world.write_raw("r.json.gz", &whole[..whole.len() / 2]);
-    let error = world.run_badly("preprocess", &[]);
+    let error = world.run_failing("preprocess", &[]);
     assert!(error.contains("r.json.gz` is truncated") && error.contains("complete lines; fetch it again"), "{error}");
     assert_eq!(dataset_of(&world).sequences, before.sequences);
     world.write_raw("r.json.gz", gzip(&reviews(500)));
@@ -42,9 +42,9 @@ fn a_filter_that_leaves_nothing_is_named() {
     world
         .write_raw("r.json.gz", gzip(&reviews(500)))
         .write_raw("m.json.gz", gzip("{\"asin\": \"i0\", \"title\": \"T\"}\n"));
-    let error = world.run_badly("preprocess", &["--set", "preprocess.user_core=12"]);
+    let error = world.run_failing("preprocess", &["--set", "preprocess.user_core=12"]);
     assert!(error.contains("the filter `12 events per user, 5 per item` dropped the last 77 events"), "{error}");
-    let error = world.run_badly("preprocess", &["--set", "preprocess.missing=drop"]);
+    let error = world.run_failing("preprocess", &["--set", "preprocess.missing=drop"]);
     assert!(error.contains("`items without text or image` dropped the last 77 events"), "{error}");
 }
 
@@ -54,7 +54,7 @@ fn too_many_bad_lines_stop_the_run() {
     world
         .write_raw("r.json.gz", gzip(&format!("{}{{\n[]\n", reviews(500))))
         .write_raw("m.json.gz", gzip("{\n{\"asin\": \"i0\"}\n"));
-    let error = world.run_badly("preprocess", &["--set", "preprocess.max_bad_lines=2"]);
+    let error = world.run_failing("preprocess", &["--set", "preprocess.max_bad_lines=2"]);
     assert!(
         error.contains("more than 2 lines") && error.contains("line 1 of") && error.contains("m.json.gz"),
         "{error}"
@@ -65,11 +65,11 @@ fn too_many_bad_lines_stop_the_run() {
 #[test]
 fn impossible_settings_are_errors_with_a_remedy() {
     let world = shop_of("[source]\nformat = \"amazon-2018\"\n");
-    assert!(world.run_badly("preprocess", &[]).contains("`source.interactions` names no file"));
+    assert!(world.run_failing("preprocess", &[]).contains("`source.interactions` names no file"));
     let world = shop_of(SOURCE);
     world.write_raw("r.json.gz", gzip(&reviews(500))).write_raw("m.json.gz", gzip("{\"asin\": \"i0\"}\n"));
-    let error = world.run_badly("preprocess", &["--set", "dataset.table1=Toys"]);
+    let error = world.run_failing("preprocess", &["--set", "dataset.table1=Toys"]);
     assert!(error.contains("expected one of Poetry, Pantry, Arts, Office"), "{error}");
-    let error = world.run_badly("preprocess", &["--set", "source.format=tabular", "--set", "source.columns.time="]);
+    let error = world.run_failing("preprocess", &["--set", "source.format=tabular", "--set", "source.columns.time="]);
     assert!(error.contains("`source.columns.time` and `source.columns.position` are both empty"), "{error}");
 }

@@ -31,7 +31,7 @@ fn made(files: &[(&str, &[u8])], keys: &str, more: &str) -> (Dataset, String) {
 }
 
 fn refused(files: &[(&str, &[u8])], keys: &str, more: &str) -> String {
-    shop(files, keys, more).run_badly("preprocess", &[])
+    shop(files, keys, more).run_failing("preprocess", &[])
 }
 
 fn tabular(file: &str) -> String {
@@ -121,9 +121,9 @@ fn notations_of_time_are_recognised_and_reported_or_named_by_a_key() {
     ] {
         let content = events(&[("b", times[1]), ("a", times[0])]);
         let keys = format!("{}\ntime = \"{key}\"", tabular("e.csv"));
-        let (made, said) = made(&[("e.csv", content.as_bytes())], &keys, "");
+        let (made, message) = made(&[("e.csv", content.as_bytes())], &keys, "");
         histories_are(&made, &[("u", &["a", "b"])]);
-        assert!(said.contains(reported), "{times:?}: {said}");
+        assert!(message.contains(reported), "{times:?}: {message}");
         assert_eq!(made.report.interactions.times.len(), usize::from(!reported.is_empty()));
     }
     for (times, key, expected) in [
@@ -148,7 +148,7 @@ fn notations_of_time_are_recognised_and_reported_or_named_by_a_key() {
     let keys = "format = \"tabular\"\ninteractions = [\"a.csv\", \"b.csv\"]";
     histories_are(&made(&files, keys, "").0, &[("u", &["a", "b", "c"])]);
     let project = shop(&files, keys, "");
-    let error = project.run_badly("preprocess", &["--set", "preprocess.since=1500000000"]);
+    let error = project.run_failing("preprocess", &["--set", "preprocess.since=1500000000"]);
     assert!(error.contains("times in several units; give a date"), "{error}");
 }
 
@@ -198,7 +198,7 @@ fn catalogue(ids: &[&str], name: &str, items: &[u8], keys: &str, columns: &str) 
 }
 
 #[test]
-fn texts_that_say_nothing_are_dropped_and_counted() {
+fn texts_without_content_are_dropped_and_counted() {
     let items = b"item_id,title,genres\n1,Heat (1995),Action|Crime\n2,Untitled (2017),(no genres listed)\n3,nan,NULL\n4,Nan Goldin,to be announced\n";
     let columns = "texts = [\"genres\"]\ntext_separator = \"|\"\ncategories = [\"genres\"]\ncategory_separator = \"|\"";
     let made = catalogue(&["1", "2", "3", "4"], "movies.csv", items, "", columns);
@@ -391,7 +391,7 @@ fn every_type_of_a_parquet_file_of_items_is_read_or_refused() {
 }
 
 #[test]
-fn ids_that_do_not_fit_each_other_are_reported_with_the_cause() {
+fn ids_that_do_not_match_are_reported_with_the_cause() {
     let interactions: &[u8] = b"user_id,item_id,timestamp\nc1,0108775015,1\nc1,0110065001,2\n";
     let keys = format!("{}\nitems = [\"articles.csv\"]", tabular("i.csv"));
     let error = refused(

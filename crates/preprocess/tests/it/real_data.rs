@@ -49,5 +49,5 @@ fn gift_cards_are_read_by_the_reader_of_amazon_2018() {
     let Some(cards) = dataset("gift-cards") else { return };
     assert_counts(&cards, 453, 147, 2_941);
     assert_eq!(cards.report.events.dropped["repeated event"], 7);
-    assert_eq!(cards.report.statistics.items_with_addresses_only, 115);
+    assert_eq!(cards.report.statistics.items_with_urls_only, 115);
 }

@@ -13,7 +13,7 @@ fn lines(events: &[(&str, &str, u32)]) -> String {
 }
 
 #[test]
-fn nothing_after_the_cut_off_is_for_training_whoever_it_happens_to() {
+fn nothing_after_the_cut_off_is_used_for_training() {
     let shop = shop_of(TABLE);
     // The second user's events end before the first cut-off, and the third user's begin after the last.
     let events = [
@@ -79,7 +79,7 @@ fn keys_of_a_split_are_checked_before_anything_is_read() {
     let shop = shop_of(TABLE);
     shop.write_raw("e.tsv", "what is in here does not matter");
     let refused =
-        |set: &[&str]| shop.run_badly("preprocess", &set.iter().flat_map(|set| ["--set", set]).collect::<Vec<_>>());
+        |set: &[&str]| shop.run_failing("preprocess", &set.iter().flat_map(|set| ["--set", set]).collect::<Vec<_>>());
     assert!(refused(&["preprocess.split=time"]).contains("needs `preprocess.split_at`"));
     assert!(refused(&["preprocess.split=ratio", "preprocess.split_ratio=[0.5, 0.6, 0.1]"]).contains("whose sum is 1"));
     assert!(refused(&["preprocess.memory=4GB"]).contains("is not an amount of memory"));

@@ -37,7 +37,7 @@ pub(super) fn section(found: &PreprocessReport, images: Option<&ExtractReport>) 
         ("items with markup removed from texts", count(found.items.cleaned_texts)),
         ("items without text", count(counts.items_without_text)),
         ("items without image", count(counts.items_without_image)),
-        ("items with image URLs only", count(counts.items_with_addresses_only)),
+        ("items with image URLs only", count(counts.items_with_urls_only)),
         ("sentences per item", format!("{:.2}", counts.sentences.mean)),
         ("images per item", format!("{:.2}", counts.images.mean)),
     ];
@@ -148,7 +148,7 @@ fn rejects(what: &str, rejected: &Rejects) -> Markup {
     html! {
         h3 { (what) }
         div.wide { table {
-            thead { tr { th { "reason" } th { "number" } th.text { "first places" } } }
+            thead { tr { th { "reason" } th { "number" } th.text { "first occurrences" } } }
             tbody { @for (reason, rejected) in &rejected.0 {
                 tr {
                     td { (reason) }

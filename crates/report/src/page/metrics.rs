@@ -5,7 +5,7 @@ use mp4sr_pipeline::text::count;
 use mp4sr_protocol::Split;
 
 use super::{Page, groups};
-use crate::lists::{COLUMNS, ListRow};
+use crate::lists::{COLUMNS, ListStatisticsRow};
 use crate::table::{MetricsTable, percent};
 
 impl Page<'_> {
@@ -30,13 +30,13 @@ impl Page<'_> {
     }
 }
 
-fn lists_table(own: &str, rows: &[ListRow]) -> Markup {
+fn lists_table(own: &str, rows: &[ListStatisticsRow]) -> Markup {
     html! {
         h3 { "The lists, independently of accuracy" }
         p {
             "Coverage is the share of all items that is in any list of K. The Gini index is 0 if all items are listed equally "
-            "often and nearly 1 if a few take all places; entropy is that of the listed items in nats, over the number of "
-            "different ones. Popularity is the mean number of training events of a listed item, tail the share of places that go "
+            "often and nearly 1 if a few take all list positions; entropy is that of the listed items in nats, over the number of "
+            "different ones. Popularity is the mean number of training events of a listed item, tail the share of list positions that go "
             "to the tenth of the items with the fewest events, novelty the mean of \u{2212}log" sub { "2" } " of the share of users "
             "that have the item, diversity the mean over pairs of listed items of 1 \u{2212} the cosine similarity of their features. "
             "Coverage to tail are defined as in RecBole's evaluator."

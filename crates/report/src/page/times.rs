@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_file_holds_appears_as_text() {
+    fn the_content_of_a_file_is_shown_as_text() {
         let timing = Timing {
             stage: "<b>".into(),
             program: "<i>".into(),

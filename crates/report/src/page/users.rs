@@ -99,7 +99,7 @@ impl Page<'_> {
         html! {
             li.card.next[next] title=(name) {
                 @match image {
-                    Thumbnail::Shown(address) => img src=(address) alt="" loading="lazy";,
+                    Thumbnail::Shown(url) => img src=(url) alt="" loading="lazy";,
                     Thumbnail::None => span.none { "no image" },
                     Thumbnail::NotFetched => span.none { "image not downloaded" },
                     Thumbnail::Missing => span.none { "image file is missing" },

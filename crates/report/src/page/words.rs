@@ -45,7 +45,7 @@ fn sample(described: &Described, items: &Items) -> Markup {
         li {
             div.card title=(short(&name)) {
                 @match thumbnail(std::slice::from_ref(&described.image)) {
-                    Thumbnail::Shown(address) => img src=(address) alt="" loading="lazy";,
+                    Thumbnail::Shown(url) => img src=(url) alt="" loading="lazy";,
                     _ => span.none { "no image to show" },
                 }
                 span.name { (short(&name)) }

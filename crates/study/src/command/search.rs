@@ -4,7 +4,7 @@ use mp4sr_pipeline::config::{ModelCatalog, ModelType};
 use mp4sr_pipeline::{Assignments, StageArgs, print};
 use std::sync::Arc;
 
-use crate::{Grid, Runner, search};
+use crate::{Runner, SearchGrid, search};
 
 /// Trains every combination of settings as a separate run and sorts the runs by `train.metric` on the validation split; the test split is
 /// not read. Without a grid, the model's own grid is searched.
@@ -15,7 +15,7 @@ pub struct Args {
     pub stage: StageArgs,
     /// A key of the pipeline with the values to try. May be given several times.
     #[arg(long = "grid", value_name = "SECTION.KEY=VALUE,VALUE")]
-    grids: Vec<Grid>,
+    grids: Vec<SearchGrid>,
     /// Several such grids, separated by spaces; spaces within quotes and brackets belong to the values.
     #[arg(long = "grids", value_name = "GRIDS")]
     more_grids: Option<Assignments>,
@@ -49,13 +49,13 @@ pub fn run(args: Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
 }
 
 /// The model's own grid, and the name of the search.
-fn own_grid(runner: &Runner, name: Option<String>, models: &ModelCatalog) -> anyhow::Result<(String, Vec<Grid>)> {
+fn own_grid(runner: &Runner, name: Option<String>, models: &ModelCatalog) -> anyhow::Result<(String, Vec<SearchGrid>)> {
     let model = runner.resolve(&runner.study_run("search".to_owned(), Vec::new()))?.config.model.name;
     let grid = models.model(&model).map(ModelType::grid).unwrap_or_default();
     anyhow::ensure!(
         !grid.is_empty(),
         "the model `{model}` does not have its own grid; give the values to try with `--grid`"
     );
-    let grids = grid.iter().map(|grid| grid.parse()).collect::<Result<Vec<Grid>, _>>()?;
+    let grids = grid.iter().map(|grid| grid.parse()).collect::<Result<Vec<SearchGrid>, _>>()?;
     Ok((name.unwrap_or_else(|| format!("search-{model}")), grids))
 }

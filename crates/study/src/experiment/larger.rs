@@ -13,7 +13,7 @@ use super::rows::{full, row};
 use super::write::PaperTable;
 use super::{Study, common};
 use crate::comparison_text::markdown;
-use crate::merge::{Source, merge};
+use crate::merge::{MergeSource, merge};
 use crate::runner::{ResolvedRun, Until};
 
 impl Study<'_> {
@@ -36,7 +36,7 @@ impl Study<'_> {
             }
             let config = &run.config;
             let names = config.model.modalities.iter().map(|m| (m.name.clone(), config.feature_name(m)));
-            sources.push(Source {
+            sources.push(MergeSource {
                 name: config.dataset.name.clone(),
                 layout: run.layout.clone(),
                 features: names.collect(),

@@ -70,12 +70,12 @@ fn copy_rows(all: &Layout, some: &Layout, modality: &str, name: &str, to: &Path)
     let (items, wanted) = (Items::read(&all.items())?, Items::read(&some.items())?);
     let path = all.feature_file(modality, name);
     let features = Features::read(&path, &items.hash(), items.len())?;
-    let places: HashMap<&str, usize> = items.ids.iter().enumerate().map(|(at, id)| (id.as_str(), at)).collect();
+    let index_of_id: HashMap<&str, usize> = items.ids.iter().enumerate().map(|(at, id)| (id.as_str(), at)).collect();
     let (values, width) = (features.to_f32(), features.width());
     let (mut offsets, mut taken) = (vec![0i64], Vec::new());
     for id in &wanted.ids {
         // The full dataset contains every item of the smaller one.
-        if let Some(&at) = places.get(id.as_str()) {
+        if let Some(&at) = index_of_id.get(id.as_str()) {
             taken.extend(&values[features.offsets[at] as usize * width..features.offsets[at + 1] as usize * width]);
         }
         offsets.push((taken.len() / width.max(1)) as i64);

@@ -9,15 +9,15 @@ use candle_nn::{Conv2d, Conv2dConfig, LayerNorm, Linear, VarBuilder, conv2d, lay
 
 use super::{Architecture, ImageLayers, ImageModel};
 use crate::adapter::layers::{ChannelNorm, Depthwise, linear};
-use crate::adapter::settings::Keys;
-use crate::adapter::{Settings, Tensors};
+use crate::adapter::settings::ArchitectureKeys;
+use crate::adapter::{ArchitectureSettings, Tensors};
 use crate::error::Result;
 use crate::folder::{CONFIG, ModelFolder, PROCESSOR};
 
 pub(super) const ARCHITECTURE: Architecture =
     Architecture { model_types: &["convnext", "convnextv2"], files: &[CONFIG, PROCESSOR], load };
 
-const KEYS: Keys = Keys {
+const KEYS: ArchitectureKeys = ArchitectureKeys {
     followed: &["depths", "hidden_sizes", "layer_norm_eps", "patch_size"],
     only: &[("hidden_act", &["\"gelu\""]), ("num_channels", &["3"]), ("num_stages", &["4"])],
     // The model takes images of any size; the others are about training and about backbones.
@@ -57,7 +57,7 @@ struct ConvNext {
 }
 
 fn load(folder: &ModelFolder) -> Result<ImageModel> {
-    let settings = Settings::read(folder, &KEYS)?;
+    let settings = ArchitectureSettings::read(folder, &KEYS)?;
     let (widths, depths) = (settings.sizes("hidden_sizes")?, settings.sizes("depths")?);
     if widths.len() != 4 || depths.len() != 4 || widths.contains(&0) {
         return Err(settings.error("hidden_sizes and depths: expected lists of four sizes"));

@@ -10,15 +10,15 @@ use serde_json::Value;
 
 use super::{Architecture, ImageLayers, ImageModel};
 use crate::adapter::layers::{attention, linear};
-use crate::adapter::settings::Keys;
-use crate::adapter::{Settings, Tensors};
+use crate::adapter::settings::ArchitectureKeys;
+use crate::adapter::{ArchitectureSettings, Tensors};
 use crate::error::Result;
 use crate::folder::{CONFIG, ModelFolder, PROCESSOR};
 
 pub(super) const ARCHITECTURE: Architecture =
     Architecture { model_types: &["dinov2"], files: &[CONFIG, PROCESSOR], load };
 
-const KEYS: Keys = Keys {
+const KEYS: ArchitectureKeys = ArchitectureKeys {
     followed: &[
         "hidden_size",
         "image_size",
@@ -90,7 +90,7 @@ struct Dinov2 {
 }
 
 fn load(folder: &ModelFolder) -> Result<ImageModel> {
-    let settings = Settings::read(folder, &KEYS)?;
+    let settings = ArchitectureSettings::read(folder, &KEYS)?;
     let (width, heads) = (settings.size_or("hidden_size", 768)?, settings.size_or("num_attention_heads", 12)?);
     if !width.is_multiple_of(heads) {
         return Err(settings.refused("num_attention_heads", "a divisor of hidden_size", &Value::from(heads)));

@@ -8,15 +8,15 @@ use candle_nn::{Conv2d, Conv2dConfig, VarBuilder, batch_norm, conv2d, conv2d_no_
 
 use super::{Architecture, ImageLayers, ImageModel};
 use crate::adapter::layers::{Depthwise, FixedNorm};
-use crate::adapter::settings::Keys;
-use crate::adapter::{Settings, Tensors};
+use crate::adapter::settings::ArchitectureKeys;
+use crate::adapter::{ArchitectureSettings, Tensors};
 use crate::error::Result;
 use crate::folder::{CONFIG, ModelFolder, PROCESSOR};
 
 pub(super) const ARCHITECTURE: Architecture =
     Architecture { model_types: &["efficientnet"], files: &[CONFIG, PROCESSOR], load };
 
-const KEYS: Keys = Keys {
+const KEYS: ArchitectureKeys = ArchitectureKeys {
     followed: &[
         "batch_norm_eps",
         "depth_coefficient",
@@ -88,7 +88,7 @@ struct BlockSizes {
 }
 
 fn load(folder: &ModelFolder) -> Result<ImageModel> {
-    let settings = Settings::read(folder, &KEYS)?;
+    let settings = ArchitectureSettings::read(folder, &KEYS)?;
     let blocks = blocks(&settings)?;
     let (stem, last) = (rounded(&settings, 32)?, rounded(&settings, LAST)?);
     let eps = settings.number_or("batch_norm_eps", 1e-3)?;
@@ -117,7 +117,7 @@ fn load(folder: &ModelFolder) -> Result<ImageModel> {
 }
 
 /// The sizes of all blocks, stage by stage.
-fn blocks(settings: &Settings<'_>) -> Result<Vec<BlockSizes>> {
+fn blocks(settings: &ArchitectureSettings<'_>) -> Result<Vec<BlockSizes>> {
     let keys = ["in_channels", "out_channels", "kernel_sizes", "strides", "num_block_repeats", "expand_ratios"];
     let lists = keys.map(|key| settings.sizes(key));
     let lists = lists.into_iter().collect::<Result<Vec<_>>>()?;
@@ -153,7 +153,7 @@ fn blocks(settings: &Settings<'_>) -> Result<Vec<BlockSizes>> {
 }
 
 /// The number of channels scaled by the width, as a multiple of `depth_divisor` that is at most a tenth lower.
-fn rounded(settings: &Settings<'_>, channels: usize) -> Result<usize> {
+fn rounded(settings: &ArchitectureSettings<'_>, channels: usize) -> Result<usize> {
     let divisor = settings.size_or("depth_divisor", 8)?;
     let scaled = channels as f64 * settings.number_or("width_coefficient", 2.0)?;
     let near = ((scaled + divisor as f64 / 2.0) as usize / divisor * divisor).max(divisor);

@@ -82,13 +82,13 @@ fn load(folder: &ModelFolder) -> Result<ImageModel> {
 fn rotary() -> Computed<Tensor> {
     let bands = HEAD / 4;
     let frequency = |band: usize| 1.0 / 10_000_f32.powf(band as f32 / bands as f32);
-    let place = |at: usize| at as f32 / GRID as f32 * REFERENCE_GRID as f32;
+    let position = |at: usize| at as f32 / GRID as f32 * REFERENCE_GRID as f32;
     let mut values = Vec::with_capacity(GRID * GRID * 2 * HEAD);
     for row in 0..GRID {
         for column in 0..GRID {
             let angles: Vec<f32> = [row, column]
                 .into_iter()
-                .flat_map(|at| (0..bands).map(move |band| place(at) * frequency(band)))
+                .flat_map(|at| (0..bands).map(move |band| position(at) * frequency(band)))
                 .flat_map(|angle| [angle, angle])
                 .collect();
             values.extend(angles.iter().map(|angle| angle.sin()));

@@ -77,7 +77,7 @@ impl ImageEncoder for ImageModel {
         1
     }
 
-    fn is_on_card(&self) -> bool {
+    fn is_on_gpu(&self) -> bool {
         false
     }
 

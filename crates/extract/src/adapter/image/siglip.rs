@@ -8,15 +8,15 @@ use candle_transformers::models::siglip::{VisionConfig, VisionModel};
 use serde_json::{Value, json};
 
 use super::{Architecture, ImageLayers, ImageModel};
-use crate::adapter::settings::Keys;
-use crate::adapter::{Settings, Tensors};
+use crate::adapter::settings::ArchitectureKeys;
+use crate::adapter::{ArchitectureSettings, Tensors};
 use crate::error::Result;
 use crate::folder::{CONFIG, ModelFolder, PROCESSOR};
 
 pub(super) const ARCHITECTURE: Architecture =
     Architecture { model_types: &["siglip", "siglip_vision_model"], files: &[CONFIG, PROCESSOR], load };
 
-const KEYS: Keys = Keys {
+const KEYS: ArchitectureKeys = ArchitectureKeys {
     followed: &[
         "hidden_size",
         "image_size",
@@ -31,14 +31,15 @@ const KEYS: Keys = Keys {
 };
 
 /// The keys of the whole model, which contains the image tower as a section.
-const WHOLE: Keys = Keys { followed: &["text_config", "vision_config"], only: &[], harmless: &[] };
+const WHOLE: ArchitectureKeys =
+    ArchitectureKeys { followed: &["text_config", "vision_config"], only: &[], harmless: &[] };
 
 fn load(folder: &ModelFolder) -> Result<ImageModel> {
     let settings = if folder.model_type()? == "siglip" {
-        Settings::read(folder, &WHOLE)?;
-        Settings::section(folder, "vision_config.", &KEYS)?
+        ArchitectureSettings::read(folder, &WHOLE)?;
+        ArchitectureSettings::section(folder, "vision_config.", &KEYS)?
     } else {
-        Settings::read(folder, &KEYS)?
+        ArchitectureSettings::read(folder, &KEYS)?
     };
     let changes = json!({
         "hidden_size": settings.size_or("hidden_size", 768)?,

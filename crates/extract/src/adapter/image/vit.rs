@@ -9,14 +9,14 @@ use candle_transformers::models::vit::{Config, Embeddings, Encoder};
 use serde_json::json;
 
 use super::{Architecture, ImageLayers, ImageModel};
-use crate::adapter::settings::Keys;
-use crate::adapter::{Settings, Tensors};
+use crate::adapter::settings::ArchitectureKeys;
+use crate::adapter::{ArchitectureSettings, Tensors};
 use crate::error::Result;
 use crate::folder::{CONFIG, ModelFolder, PROCESSOR};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture { model_types: &["vit"], files: &[CONFIG, PROCESSOR], load };
 
-const KEYS: Keys = Keys {
+const KEYS: ArchitectureKeys = ArchitectureKeys {
     followed: &[
         "hidden_size",
         "image_size",
@@ -38,7 +38,7 @@ struct Vit {
 }
 
 fn load(folder: &ModelFolder) -> Result<ImageModel> {
-    let settings = Settings::read(folder, &KEYS)?;
+    let settings = ArchitectureSettings::read(folder, &KEYS)?;
     let changes = json!({
         "hidden_size": settings.size_or("hidden_size", 768)?,
         "intermediate_size": settings.size_or("intermediate_size", 3072)?,

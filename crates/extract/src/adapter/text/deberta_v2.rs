@@ -7,14 +7,14 @@ use candle_transformers::models::debertav2::{Config, DebertaV2Model};
 use serde_json::json;
 
 use super::{Architecture, TextLayers, TextModel};
-use crate::adapter::settings::Keys;
-use crate::adapter::{Settings, Tensors};
+use crate::adapter::settings::ArchitectureKeys;
+use crate::adapter::{ArchitectureSettings, Tensors};
 use crate::error::Result;
 use crate::folder::ModelFolder;
 
 pub(super) const ARCHITECTURE: Architecture = Architecture { model_types: &["deberta-v2"], load };
 
-const KEYS: Keys = Keys {
+const KEYS: ArchitectureKeys = ArchitectureKeys {
     followed: &[
         "attention_head_size",
         "embedding_size",
@@ -43,7 +43,7 @@ const KEYS: Keys = Keys {
 };
 
 fn load(folder: &ModelFolder) -> Result<TextModel> {
-    let settings = Settings::read(folder, &KEYS)?;
+    let settings = ArchitectureSettings::read(folder, &KEYS)?;
     let changes = json!({
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,

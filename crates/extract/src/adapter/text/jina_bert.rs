@@ -10,8 +10,8 @@ use candle_transformers::models::jina_bert::{BertModel, Config};
 use serde_json::{Value, json};
 
 use super::{Architecture, TextLayers, TextModel};
-use crate::adapter::settings::Keys;
-use crate::adapter::{Settings, Tensors};
+use crate::adapter::settings::ArchitectureKeys;
+use crate::adapter::{ArchitectureSettings, Tensors};
 use crate::error::Result;
 use crate::folder::ModelFolder;
 
@@ -20,7 +20,7 @@ pub(crate) const MODEL_TYPE: &str = "jina_bert";
 
 pub(super) const ARCHITECTURE: Architecture = Architecture { model_types: &[MODEL_TYPE], load };
 
-const KEYS: Keys = Keys {
+const KEYS: ArchitectureKeys = ArchitectureKeys {
     followed: &[
         "hidden_size",
         "intermediate_size",
@@ -52,7 +52,7 @@ struct JinaBert {
 }
 
 fn load(folder: &ModelFolder) -> Result<TextModel> {
-    let settings = Settings::read(folder, &KEYS)?;
+    let settings = ArchitectureSettings::read(folder, &KEYS)?;
     // The paper's feed-forward layer must be named; files that do not name it have a plain one.
     if settings.value("feed_forward_type").is_null() || settings.value("position_embedding_type").is_null() {
         let key =

@@ -7,14 +7,14 @@ use candle_transformers::models::modernbert::{Config, ModernBert};
 use serde_json::{Value, json};
 
 use super::{Architecture, TextLayers, TextModel};
-use crate::adapter::settings::Keys;
-use crate::adapter::{Settings, Tensors};
+use crate::adapter::settings::ArchitectureKeys;
+use crate::adapter::{ArchitectureSettings, Tensors};
 use crate::error::Result;
 use crate::folder::ModelFolder;
 
 pub(super) const ARCHITECTURE: Architecture = Architecture { model_types: &["modernbert"], load };
 
-const KEYS: Keys = Keys {
+const KEYS: ArchitectureKeys = ArchitectureKeys {
     followed: &[
         "global_attn_every_n_layers",
         "global_rope_theta",
@@ -54,7 +54,7 @@ const KEYS: Keys = Keys {
 };
 
 fn load(folder: &ModelFolder) -> Result<TextModel> {
-    let settings = Settings::read(folder, &KEYS)?;
+    let settings = ArchitectureSettings::read(folder, &KEYS)?;
     let every = full_attention_every(&settings)?;
     let changes = json!({
         "layer_norm_eps": settings.number_or("norm_eps", 1e-5)?,
@@ -78,7 +78,7 @@ fn load(folder: &ModelFolder) -> Result<TextModel> {
 }
 
 /// The distance from one layer with full attention to the next. Transformers 5 writes the kind of every layer.
-fn full_attention_every(settings: &Settings<'_>) -> Result<usize> {
+fn full_attention_every(settings: &ArchitectureSettings<'_>) -> Result<usize> {
     let kinds = settings.value("layer_types");
     let Value::Array(list) = kinds else { return settings.size_or("global_attn_every_n_layers", 3) };
     let is_full = |kind: &Value| kind == "full_attention";

@@ -8,14 +8,14 @@ use candle_transformers::models::nomic_bert::{Config, NomicBertModel};
 use serde_json::{Value, json};
 
 use super::{Architecture, TextLayers, TextModel};
-use crate::adapter::settings::Keys;
-use crate::adapter::{Settings, Tensors};
+use crate::adapter::settings::ArchitectureKeys;
+use crate::adapter::{ArchitectureSettings, Tensors};
 use crate::error::Result;
 use crate::folder::ModelFolder;
 
 pub(super) const ARCHITECTURE: Architecture = Architecture { model_types: &["nomic_bert"], load };
 
-const KEYS: Keys = Keys {
+const KEYS: ArchitectureKeys = ArchitectureKeys {
     followed: &[
         "head_dim",
         "hidden_size",
@@ -78,7 +78,7 @@ const KEYS: Keys = Keys {
 };
 
 fn load(folder: &ModelFolder) -> Result<TextModel> {
-    let settings = Settings::read(folder, &KEYS)?;
+    let settings = ArchitectureSettings::read(folder, &KEYS)?;
     let size = |new: &str, old: &str, default| match settings.value(new) {
         Value::Null => settings.size_or(old, default),
         _ => settings.size(new),

@@ -7,14 +7,14 @@ use candle_transformers::models::qwen3::{Config, Model};
 use serde_json::{Value, json};
 
 use super::{Architecture, TextLayers, TextModel};
-use crate::adapter::settings::Keys;
-use crate::adapter::{Settings, Tensors};
+use crate::adapter::settings::ArchitectureKeys;
+use crate::adapter::{ArchitectureSettings, Tensors};
 use crate::error::Result;
 use crate::folder::ModelFolder;
 
 pub(super) const ARCHITECTURE: Architecture = Architecture { model_types: &["qwen3"], load };
 
-const KEYS: Keys = Keys {
+const KEYS: ArchitectureKeys = ArchitectureKeys {
     followed: &[
         "attention_bias",
         "head_dim",
@@ -36,7 +36,7 @@ const KEYS: Keys = Keys {
 };
 
 fn load(folder: &ModelFolder) -> Result<TextModel> {
-    let settings = Settings::read(folder, &KEYS)?;
+    let settings = ArchitectureSettings::read(folder, &KEYS)?;
     let kinds = settings.value("layer_types");
     if kinds.as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind != "full_attention")) {
         return Err(settings.refused("layer_types", "full_attention in every layer", kinds));

@@ -8,14 +8,14 @@ use candle_transformers::models::t5::{Config, T5EncoderModel};
 use serde_json::json;
 
 use super::{Architecture, TextLayers, TextModel};
-use crate::adapter::settings::Keys;
-use crate::adapter::{Settings, Tensors};
+use crate::adapter::settings::ArchitectureKeys;
+use crate::adapter::{ArchitectureSettings, Tensors};
 use crate::error::Result;
 use crate::folder::ModelFolder;
 
 pub(super) const ARCHITECTURE: Architecture = Architecture { model_types: &["t5", "mt5"], load };
 
-const KEYS: Keys = Keys {
+const KEYS: ArchitectureKeys = ArchitectureKeys {
     followed: &[
         "d_ff",
         "d_kv",
@@ -40,7 +40,7 @@ const KEYS: Keys = Keys {
 };
 
 fn load(folder: &ModelFolder) -> Result<TextModel> {
-    let settings = Settings::read(folder, &KEYS)?;
+    let settings = ArchitectureSettings::read(folder, &KEYS)?;
     let is_mt5 = folder.model_type()? == "mt5";
     let feed = settings.value("feed_forward_proj").as_str().unwrap_or(if is_mt5 { "gated-gelu" } else { "relu" });
     let changes = json!({

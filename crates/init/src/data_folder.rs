@@ -8,13 +8,13 @@ use crate::{Error, Result};
 
 /// The data folder, and the names of files relative to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Places {
+pub struct DataFolder {
     /// The path of the data folder: relative to the working directory if it is inside that, otherwise absolute.
-    pub data: String,
+    pub path: String,
     root: PathBuf,
 }
 
-impl Places {
+impl DataFolder {
     /// Chooses the deepest folder that contains all of `files` and `folders`.
     pub fn of(files: &[&Path], folders: &[&Path]) -> Result<Self> {
         let mut root: Option<PathBuf> = None;
@@ -28,12 +28,12 @@ impl Places {
 
     fn at(root: PathBuf) -> Result<Self> {
         let here = real(Path::new("."))?;
-        let data = match root.strip_prefix(&here) {
+        let path = match root.strip_prefix(&here) {
             Ok(below) if below == Path::new("") => ".".to_owned(),
             Ok(below) => utf8(below)?,
             Err(_) => utf8(&root)?,
         };
-        Ok(Self { data, root })
+        Ok(Self { path, root })
     }
 
     /// The name of a file relative to the data folder.
@@ -46,8 +46,8 @@ impl Places {
     /// The last component of the data folder's path; `None` if it is too general to name a dataset.
     pub fn title(&self) -> Option<String> {
         let name = self.root.file_name()?.to_string_lossy().into_owned();
-        let says_nothing = ["data", "raw", "tmp", "input", "files", "csv", "downloads", "root", "home"];
-        Some(name).filter(|name| !says_nothing.contains(&name.to_lowercase().as_str()))
+        let too_general = ["data", "raw", "tmp", "input", "files", "csv", "downloads", "root", "home"];
+        Some(name).filter(|name| !too_general.contains(&name.to_lowercase().as_str()))
     }
 }
 
@@ -94,16 +94,16 @@ mod tests {
         for name in ["shop/x.csv", "shop/y.csv", "other/z.csv"] {
             std::fs::write(at(name), "x").unwrap();
         }
-        let places = Places::of(&[&at("shop/x.csv"), &at("shop/y.csv")], &[&at("shop/images")]).unwrap();
-        assert!(places.data.ends_with("/shop") && places.title().as_deref() == Some("shop"));
-        assert_eq!(places.name(&at("shop/x.csv")).unwrap(), "x.csv");
-        assert_eq!(places.name(&at("shop/images")).unwrap(), "images");
-        let places = Places::of(&[&at("shop/x.csv"), &at("other/z.csv")], &[]).unwrap();
-        assert_eq!(places.name(&at("other/z.csv")).unwrap(), "other/z.csv");
+        let data_folder = DataFolder::of(&[&at("shop/x.csv"), &at("shop/y.csv")], &[&at("shop/images")]).unwrap();
+        assert!(data_folder.path.ends_with("/shop") && data_folder.title().as_deref() == Some("shop"));
+        assert_eq!(data_folder.name(&at("shop/x.csv")).unwrap(), "x.csv");
+        assert_eq!(data_folder.name(&at("shop/images")).unwrap(), "images");
+        let data_folder = DataFolder::of(&[&at("shop/x.csv"), &at("other/z.csv")], &[]).unwrap();
+        assert_eq!(data_folder.name(&at("other/z.csv")).unwrap(), "other/z.csv");
     }
 
     #[test]
-    fn any_name_becomes_one_of_a_dataset() {
+    fn any_name_is_turned_into_a_valid_dataset_name() {
         for (name, expected) in
             [("My Shop (2024)", "my-shop-2024"), ("ml-1m", "ml-1m"), ("\u{8cc7}", "shop"), (".x", "x")]
         {

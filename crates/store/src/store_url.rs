@@ -1,18 +1,18 @@
-//! Resolves the address in `serve.store`, which may name an environment variable or a file.
+//! Resolves the URL in `serve.store`, which may name an environment variable or a file.
 
 use std::path::Path;
 
 use mp4sr_artifact::files;
-use mp4sr_pipeline::config::StoreAddress;
+use mp4sr_pipeline::config::StoreUrl;
 
 use crate::StoreError;
 
-const FORM: &str = "postgres://USER:PASSWORD@HOST:PORT/DATABASE";
+const URL_FORMAT: &str = "postgres://USER:PASSWORD@HOST:PORT/DATABASE";
 
-/// The address of PostgreSQL; `None` if added items are kept in the run's folder.
-pub(crate) fn resolved(written: &StoreAddress) -> Result<Option<String>, StoreError> {
+/// The URL of PostgreSQL; `None` if added items are kept in the run's folder.
+pub(crate) fn resolved(written: &StoreUrl) -> Result<Option<String>, StoreError> {
     let text = written.as_written();
-    let (address, place) = if let Some(name) = text.strip_prefix("env:") {
+    let (url, origin) = if let Some(name) = text.strip_prefix("env:") {
         let value = std::env::var(name).map_err(|_| {
             StoreError::Settings(format!(
                 "`serve.store` is `{text}`, and the environment variable `{name}` is not set; set it to `{FORM}`"
@@ -27,12 +27,12 @@ pub(crate) fn resolved(written: &StoreAddress) -> Result<Option<String>, StoreEr
     } else {
         (text.to_owned(), "it".to_owned())
     };
-    let address = address.trim();
+    let url = url.trim();
     if text.is_empty() {
         return Ok(None);
     }
-    if address.starts_with("postgres://") || address.starts_with("postgresql://") {
-        return Ok(Some(address.to_owned()));
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        return Ok(Some(url.to_owned()));
     }
-    Err(StoreError::Settings(format!("`serve.store` is `{text}`, and {place} contains no URL; write `{FORM}`")))
+    Err(StoreError::Settings(format!("`serve.store` is `{text}`, and {origin} contains no URL; write `{FORM}`")))
 }

@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_read_as_browsers_do() {
+    fn urls_are_parsed_as_browsers_do() {
         let read = |text| parse(text).map(|url| url.to_string());
         assert_eq!(read("HTTP://x.org/a b\u{e9}.jpg#part").unwrap(), "http://x.org/a%20b%C3%A9.jpg");
         assert_eq!(read("http://0x7f.1/").unwrap(), "http://127.0.0.1/", "other spellings of an IP address");

@@ -1,16 +1,16 @@
-//! The forms of raw data, described by the fields of their rows.
+//! The formats of raw data, described by the fields of their rows.
 
 use std::path::Path;
 
 use mp4sr_pipeline::config::{Format, Source};
 
 use super::clock::{GOODREADS, Notation, TimeSetting};
-use crate::read::{Dialect, FileForm, Shape};
+use crate::read::{Dialect, FileFormat, Shape};
 use crate::{Error, Result};
 
-/// The fields of a form. Of several names for an id, the first one that a row has counts.
+/// The fields of a format. Of several names for an id, the first one that a row has counts.
 #[derive(Clone, Debug)]
-pub struct SourceForm {
+pub struct SourceFormat {
     format: Format,
     /// The column of interactions that holds the user id.
     pub user: String,
@@ -49,8 +49,8 @@ pub struct SourceForm {
     dialects: [Dialect; 2],
 }
 
-impl SourceForm {
-    /// The form that `[source]` describes.
+impl SourceFormat {
+    /// The format that `[source]` describes.
     pub fn new(source: &Source) -> Result<Self> {
         let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
         let dialects = [Dialect::new(source, false)?, Dialect::new(source, true)?];
@@ -77,7 +77,7 @@ impl SourceForm {
             html: source.html.clone(),
             dialects: dialects.clone(),
         };
-        let mut form = match source.format {
+        let mut format = match source.format {
             Format::Amazon2014 => {
                 Self { texts: names(&["brand", "description"]), images: names(&["imUrl"]), ..amazon(Notation::Unix(0)) }
             }
@@ -111,11 +111,11 @@ impl SourceForm {
             },
             Format::RecBole | Format::Tabular => Self::of_columns(source, known, dialects)?,
         };
-        if form.clock == TimeSetting::Known(Notation::LineOrder) {
-            form.time.clear();
+        if format.clock == TimeSetting::Known(Notation::LineOrder) {
+            format.time.clear();
         }
-        form.check_html()?;
-        Ok(form)
+        format.check_html()?;
+        Ok(format)
     }
 
     /// Refuses a name in `source.html` that is not one of the fields that are read.
@@ -187,13 +187,13 @@ impl SourceForm {
         })
     }
 
-    /// The file format of a file of this form.
-    pub fn file(&self, path: &Path, items: bool) -> Result<FileForm> {
+    /// The file format of a file of this format.
+    pub fn file(&self, path: &Path, items: bool) -> Result<FileFormat> {
         let dialect = self.dialects[usize::from(items)].clone();
         let (shape, optional) = match self.format {
             Format::RecBole => (Shape::RecBole, false),
             Format::Tabular => (Shape::of(path, dialect.encoding)?, false),
-            // These forms are published as JSON lines, and on the Hugging Face hub as Parquet.
+            // These formats are published as JSON lines, and on the Hugging Face hub as Parquet.
             Format::Amazon2014 | Format::Amazon2018 | Format::Amazon2023 | Format::GoodReads => {
                 match Shape::of(path, dialect.encoding)? {
                     shape @ (Shape::Parquet | Shape::Csv) => (shape, true),
@@ -201,7 +201,7 @@ impl SourceForm {
                 }
             }
         };
-        Ok(FileForm { shape, dialect, optional, items })
+        Ok(FileFormat { shape, dialect, optional, items })
     }
 
     /// Whether the columns have names that the pipeline gives.

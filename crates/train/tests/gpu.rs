@@ -19,7 +19,7 @@ const USERS: usize = 300;
 const ITEMS: usize = 180;
 const STEPS: usize = 20;
 
-fn has_card() -> bool {
+fn has_gpu() -> bool {
     match ComputeDevice::Cuda(0).open() {
         Ok(_) => true,
         Err(error) => {
@@ -111,8 +111,8 @@ fn train(recipe: &Recipe, phase: usize, inputs: &Inputs, device: &str) -> Traine
 }
 
 #[test]
-fn twenty_steps_on_a_card_have_the_losses_of_the_cpu_and_the_same_bytes_twice() {
-    if !has_card() {
+fn twenty_steps_on_a_gpu_have_the_losses_of_the_cpu_and_the_same_bytes_twice() {
+    if !has_gpu() {
         return;
     }
     let chosen = std::env::var("MP4SR_TEST_MODELS").ok();
@@ -124,17 +124,17 @@ fn twenty_steps_on_a_card_have_the_losses_of_the_cpu_and_the_same_bytes_twice() 
         let phases = build_model(&config, &inputs).unwrap().phases().to_vec();
         for (at, phase) in phases.iter().enumerate().filter(|(_, phase)| phase.samples != Samples::None) {
             let what = format!("{} {}", recipe.name, phase.name);
-            let (cpu, card) = (train(recipe, at, &inputs, "cpu"), train(recipe, at, &inputs, "cuda:0"));
+            let (cpu, gpu) = (train(recipe, at, &inputs, "cpu"), train(recipe, at, &inputs, "cuda:0"));
             let again = train(recipe, at, &inputs, "cuda:0");
-            assert!(card.weights == again.weights, "{what}: two runs on a GPU differ");
-            assert_eq!((&card.losses, &card.ranks), (&again.losses, &again.ranks), "{what}");
+            assert!(gpu.weights == again.weights, "{what}: two runs on a GPU differ");
+            assert_eq!((&gpu.losses, &gpu.ranks), (&again.losses, &again.ranks), "{what}");
             let mut largest = 0.0f32;
-            for (a, b) in cpu.losses.iter().zip(&card.losses) {
+            for (a, b) in cpu.losses.iter().zip(&gpu.losses) {
                 largest = largest.max((a - b).abs() / a.abs());
             }
-            let moved = cpu.ranks.iter().zip(&card.ranks).filter(|(a, b)| a != b).count();
+            let moved = cpu.ranks.iter().zip(&gpu.ranks).filter(|(a, b)| a != b).count();
             println!("{what}: losses within {largest:.1e}, {moved} of {USERS} ranks differ");
-            assert!(largest < 1e-4, "{what}: {:?} {:?}", cpu.losses, card.losses);
+            assert!(largest < 1e-4, "{what}: {:?} {:?}", cpu.losses, gpu.losses);
         }
     }
 }

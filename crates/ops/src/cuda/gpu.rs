@@ -68,25 +68,25 @@ static LOADED: LazyLock<Mutex<HashMap<DeviceId, Arc<Loaded>>>> = LazyLock::new(M
 
 /// A device with its kernels.
 #[derive(Clone)]
-pub(crate) struct Card {
+pub(crate) struct Gpu {
     device: CudaDevice,
     loaded: Arc<Loaded>,
 }
 
-/// An address on the GPU.
+/// A pointer to memory of the GPU.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Address(u64);
+pub(crate) struct DevicePointer(u64);
 
-impl Address {
+impl DevicePointer {
     /// No memory: the value of an argument that a kernel does not need.
     pub const NONE: Self = Self(0);
 
-    /// The address as two words.
+    /// The pointer as two words.
     pub fn words(self) -> [u32; 2] {
         [self.0 as u32, (self.0 >> 32) as u32]
     }
 
-    /// The address `count` values of f32 further on.
+    /// The pointer `count` values of f32 further on.
     pub fn plus(self, count: usize) -> Self {
         self.plus_bytes(size_of::<f32>() * count)
     }
@@ -96,25 +96,25 @@ impl Address {
     }
 }
 
-/// The address of a slice. It is valid for all work that is launched before the slice is dropped, because memory is freed in the order of
+/// A pointer to a slice. It is valid for all work that is launched before the slice is dropped, because memory is freed in the order of
 /// the stream.
-pub(crate) fn address<T>(slice: &CudaSlice<T>) -> Address {
-    Address(slice.device_ptr(slice.stream()).0)
+pub(crate) fn device_pointer<T>(slice: &CudaSlice<T>) -> DevicePointer {
+    DevicePointer(slice.device_ptr(slice.stream()).0)
 }
 
 /// An argument of a kernel.
 #[derive(Clone, Copy)]
 pub(crate) struct Argument([u64; 2]);
 
-impl From<Address> for Argument {
-    fn from(address: Address) -> Self {
-        Self([address.0, 0])
+impl From<DevicePointer> for Argument {
+    fn from(pointer: DevicePointer) -> Self {
+        Self([pointer.0, 0])
     }
 }
 
 impl<T> From<&CudaSlice<T>> for Argument {
     fn from(slice: &CudaSlice<T>) -> Self {
-        address(slice).into()
+        device_pointer(slice).into()
     }
 }
 
@@ -159,14 +159,14 @@ impl From<Dropout> for Argument {
 
 /// The blocks and threads of a launch.
 #[derive(Clone, Copy)]
-pub(crate) struct Grid {
+pub(crate) struct LaunchGrid {
     pub blocks: (usize, usize),
     pub threads: (usize, usize),
     /// The shared memory of a block, in bytes.
     pub shared: usize,
 }
 
-impl Grid {
+impl LaunchGrid {
     /// Blocks of eight warps.
     pub fn blocks(x: usize, y: usize) -> Self {
         Self { blocks: (x, y), threads: (32 * WARPS, 1), shared: 0 }
@@ -188,14 +188,14 @@ impl Grid {
 }
 
 macro_rules! arguments {
-    ($($argument:expr),* $(,)?) => { &mut [$($crate::cuda::card::Argument::from($argument)),*] };
+    ($($argument:expr),* $(,)?) => { &mut [$($crate::cuda::gpu::Argument::from($argument)),*] };
 }
 pub(crate) use arguments;
 
 /// A factor of a product.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix {
-    at: Address,
+    at: DevicePointer,
     rows: usize,
     columns: usize,
     /// The number of values from the start of a row to the start of the next one.
@@ -206,7 +206,7 @@ pub(crate) struct Matrix {
 
 impl Matrix {
     /// A matrix of f32, row after row.
-    pub fn new(at: Address, rows: usize, columns: usize) -> Self {
+    pub fn new(at: DevicePointer, rows: usize, columns: usize) -> Self {
         Self { at, rows, columns, stride: columns, transposed: false, half: false }
     }
 
@@ -223,7 +223,7 @@ impl Matrix {
 
     /// The same matrix in bf16, from another buffer.
     fn of_halves(self, halves: &CudaSlice<bf16>) -> Self {
-        Self { at: address(halves), half: true, ..self }
+        Self { at: device_pointer(halves), half: true, ..self }
     }
 
     fn shape(self) -> (usize, usize) {
@@ -234,7 +234,7 @@ impl Matrix {
 /// Where a product is written.
 #[derive(Clone, Copy)]
 struct Out {
-    at: Address,
+    at: DevicePointer,
     /// The number of values from the start of a row to the start of the next one.
     stride: usize,
     half: bool,
@@ -242,7 +242,7 @@ struct Out {
 
 impl Out {
     /// A result of f32, row after row.
-    fn rows(at: Address, columns: usize) -> Self {
+    fn rows(at: DevicePointer, columns: usize) -> Self {
         Self { at, stride: columns, half: false }
     }
 }
@@ -257,8 +257,8 @@ impl Factor {
     /// The values as a matrix, row after row.
     pub fn matrix(&self, rows: usize, columns: usize) -> Matrix {
         match self {
-            Self::Single(values) => Matrix::new(address(values), rows, columns),
-            Self::Half(values) => Matrix { half: true, ..Matrix::new(address(values), rows, columns) },
+            Self::Single(values) => Matrix::new(device_pointer(values), rows, columns),
+            Self::Half(values) => Matrix { half: true, ..Matrix::new(device_pointer(values), rows, columns) },
         }
     }
 
@@ -270,15 +270,15 @@ impl Factor {
         }
     }
 
-    pub fn at(&self) -> Address {
+    pub fn at(&self) -> DevicePointer {
         match self {
-            Self::Single(values) => address(values),
-            Self::Half(values) => address(values),
+            Self::Single(values) => device_pointer(values),
+            Self::Half(values) => device_pointer(values),
         }
     }
 }
 
-impl Card {
+impl Gpu {
     /// The GPU of a device; its kernels are loaded once.
     pub fn of(device: &CudaDevice) -> Result<Self> {
         let mut all = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -306,7 +306,7 @@ impl Card {
 
     /// Uninitialised memory.
     #[allow(unsafe_code, reason = "every kernel that is given fresh memory writes all of it")]
-    pub fn take<T: DeviceRepr>(&self, count: usize) -> Result<CudaSlice<T>> {
+    pub fn allocate<T: DeviceRepr>(&self, count: usize) -> Result<CudaSlice<T>> {
         unsafe { self.device.alloc::<T>(count.max(1)) }
     }
 
@@ -317,9 +317,9 @@ impl Card {
     /// Memory for a factor of products of the given precision.
     pub fn factor(&self, count: usize, precision: Precision) -> Result<Factor> {
         Ok(if precision == Precision::Bf16 {
-            Factor::Half(self.take(count)?)
+            Factor::Half(self.allocate(count)?)
         } else {
-            Factor::Single(self.take(count)?)
+            Factor::Single(self.allocate(count)?)
         })
     }
 
@@ -327,13 +327,13 @@ impl Card {
     #[allow(unsafe_code, reason = "the bytes are within the staging memory, and no copy out of them is under way")]
     pub fn upload<T: DeviceRepr + 'static>(&self, values: &[T]) -> Result<CudaSlice<T>> {
         if values.is_empty() {
-            return self.take(1);
+            return self.allocate(1);
         }
         let bytes = size_of_val(values);
         if bytes > STAGING / 4 {
             return self.device.clone_htod(values);
         }
-        let to = self.take::<T>(values.len())?;
+        let to = self.allocate::<T>(values.len())?;
         let stream = self.device.cuda_stream();
         let mut staging = self.loaded.staging.lock().unwrap_or_else(PoisonError::into_inner);
         if staging.used + bytes > STAGING {
@@ -347,7 +347,7 @@ impl Card {
             let from = from.add(start);
             from.copy_from_nonoverlapping(values.as_ptr().cast(), bytes);
             let staged = std::slice::from_raw_parts(from.cast_const(), bytes);
-            result::memcpy_htod_async(address(&to).0, staged, stream.cu_stream()).w()?;
+            result::memcpy_htod_async(device_pointer(&to).0, staged, stream.cu_stream()).w()?;
         }
         Ok(to)
     }
@@ -370,7 +370,7 @@ impl Card {
     /// Launches a kernel. The arguments must be those that it takes, in its order, and the memory of each must be large enough for what the
     /// kernel reads or writes.
     #[allow(unsafe_code, reason = "a launch is unsafe; the twins compare every kernel with candle's operations")]
-    pub fn launch(&self, name: &str, grid: Grid, arguments: &mut [Argument]) -> Result<()> {
+    pub fn launch(&self, name: &str, grid: LaunchGrid, arguments: &mut [Argument]) -> Result<()> {
         let (x, y) = grid.blocks;
         if x == 0 || y == 0 {
             return Ok(());
@@ -398,16 +398,16 @@ impl Card {
     }
 
     /// Rounds values to bf16.
-    pub fn halves(&self, from: Address, count: usize) -> Result<CudaSlice<bf16>> {
-        let to = self.take::<bf16>(count)?;
+    pub fn halves(&self, from: DevicePointer, count: usize) -> Result<CudaSlice<bf16>> {
+        let to = self.allocate::<bf16>(count)?;
         let count = count as u64;
-        let grid = Grid::threads((count as usize).div_ceil(4));
+        let grid = LaunchGrid::threads((count as usize).div_ceil(4));
         self.launch("to_bf16", grid, arguments![&to, from, count as usize])?;
         Ok(to)
     }
 
     /// out = a b, or out += a b if `add`. `out` is f32, row after row.
-    pub fn product(&self, out: Address, a: Matrix, b: Matrix, add: bool, precision: Precision) -> Result<()> {
+    pub fn product(&self, out: DevicePointer, a: Matrix, b: Matrix, add: bool, precision: Precision) -> Result<()> {
         if precision == Precision::Bf16 && !(a.half && b.half) {
             let rounded = |m: Matrix| if m.half { Ok(None) } else { self.halves(m.at, m.rows * m.columns).map(Some) };
             let (halves_a, halves_b) = (rounded(a)?, rounded(b)?);
@@ -420,7 +420,14 @@ impl Card {
 
     /// out = a b, first for the columns before `split` and then for the others. The time of a product grows by tiles of [`TILE`] columns,
     /// and a few columns after many would take a whole tile.
-    pub fn product_split(&self, out: Address, a: Matrix, b: Matrix, split: usize, precision: Precision) -> Result<()> {
+    pub fn product_split(
+        &self,
+        out: DevicePointer,
+        a: Matrix,
+        b: Matrix,
+        split: usize,
+        precision: Precision,
+    ) -> Result<()> {
         let ((m, k), columns) = (a.shape(), b.columns);
         if !split.is_multiple_of(TILE) || m * k * columns < WORTH_A_CALL || a.half != b.half || b.transposed {
             return self.product(out, a, b, false, precision);
@@ -456,7 +463,7 @@ impl Card {
             _ => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
         };
         let (one, beta) = (1.0f32, if add { 1.0f32 } else { 0.0 });
-        let pointer = |at: Address| at.0 as *const c_void;
+        let pointer = |at: DevicePointer| at.0 as *const c_void;
         let blas = self.device.cublas_handle();
         // cuBLAS stores matrices column after column, so this computes out^T = b^T a^T.
         unsafe {
@@ -486,18 +493,18 @@ impl Card {
     }
 
     /// The sum of `rows` partial results of `columns` values each, in a fixed order.
-    pub fn sum_rows(&self, out: Address, partial: Address, rows: usize, columns: usize) -> Result<()> {
-        let grid = Grid { blocks: (columns.div_ceil(32), 1), threads: (32, 16), shared: 0 };
+    pub fn sum_rows(&self, out: DevicePointer, partial: DevicePointer, rows: usize, columns: usize) -> Result<()> {
+        let grid = LaunchGrid { blocks: (columns.div_ceil(32), 1), threads: (32, 16), shared: 0 };
         self.launch("sum_rows", grid, arguments![out, partial, rows, columns])
     }
 
     /// The sums of the columns of `x` `[rows, columns]`.
-    pub fn column_sums(&self, out: Address, x: Address, rows: usize, columns: usize) -> Result<()> {
+    pub fn column_sums(&self, out: DevicePointer, x: DevicePointer, rows: usize, columns: usize) -> Result<()> {
         let blocks = rows.clamp(1, BLOCKS);
-        let partial = self.take::<f32>(blocks * columns)?;
-        let grid = Grid::blocks(blocks, columns.div_ceil(32 * WARPS));
+        let partial = self.allocate::<f32>(blocks * columns)?;
+        let grid = LaunchGrid::blocks(blocks, columns.div_ceil(32 * WARPS));
         self.launch("column_sums", grid, arguments![&partial, x, rows, columns])?;
-        self.sum_rows(out, address(&partial), blocks, columns)
+        self.sum_rows(out, device_pointer(&partial), blocks, columns)
     }
 }
 
@@ -511,12 +518,12 @@ impl LargeUploads {
     const THREADS: usize = 8;
 
     /// Uploads values. The result may be longer than `values`; what follows them is arbitrary.
-    pub fn upload(&self, card: &Card, values: &[f32]) -> Result<Floats> {
+    pub fn upload(&self, gpu: &Gpu, values: &[f32]) -> Result<Floats> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let earlier = kept.take().filter(|pinned| pinned.len() >= values.len());
         let mut pinned = match earlier {
             Some(pinned) => pinned,
-            None => Self::pinned(card, values.len().max(1))?,
+            None => Self::pinned(gpu, values.len().max(1))?,
         };
         let room = pinned.as_mut_slice().w()?;
         let part = values.len().div_ceil(Self::THREADS).max(1);
@@ -525,8 +532,8 @@ impl LargeUploads {
                 scope.spawn(move || to[..from.len()].copy_from_slice(from));
             }
         });
-        let mut uploaded = card.take::<f32>(pinned.len())?;
-        let stream = card.device.cuda_stream();
+        let mut uploaded = gpu.allocate::<f32>(pinned.len())?;
+        let stream = gpu.device.cuda_stream();
         stream.memcpy_htod(&pinned, &mut uploaded).w()?;
         // The next call overwrites the memory, so the copy must be complete.
         stream.synchronize().w()?;
@@ -535,8 +542,8 @@ impl LargeUploads {
     }
 
     #[allow(unsafe_code, reason = "the memory is written before it is read")]
-    fn pinned(card: &Card, count: usize) -> Result<PinnedHostSlice<f32>> {
-        let mut pinned = unsafe { card.device.cuda_stream().context().alloc_pinned::<f32>(count) }.w()?;
+    fn pinned(gpu: &Gpu, count: usize) -> Result<PinnedHostSlice<f32>> {
+        let mut pinned = unsafe { gpu.device.cuda_stream().context().alloc_pinned::<f32>(count) }.w()?;
         pinned.as_mut_slice().w()?.fill(0.0);
         Ok(pinned)
     }
