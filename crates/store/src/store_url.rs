@@ -15,13 +15,13 @@ pub(crate) fn resolved(written: &StoreUrl) -> Result<Option<String>, StoreError>
     let (url, origin) = if let Some(name) = text.strip_prefix("env:") {
         let value = std::env::var(name).map_err(|_| {
             StoreError::Settings(format!(
-                "`serve.store` is `{text}`, and the environment variable `{name}` is not set; set it to `{FORM}`"
+                "`serve.store` is `{text}`, and the environment variable `{name}` is not set; set it to `{URL_FORMAT}`"
             ))
         })?;
         (value, format!("the variable `{name}`"))
     } else if let Some(path) = text.strip_prefix("file:") {
         let content = files::read_to_string(Path::new(path)).map_err(|error| {
-            StoreError::Settings(format!("`serve.store` is `{text}`, and {error}; write `{FORM}` into that file"))
+            StoreError::Settings(format!("`serve.store` is `{text}`, and {error}; write `{URL_FORMAT}` into that file"))
         })?;
         (content, format!("the file `{path}`"))
     } else {
@@ -34,5 +34,5 @@ pub(crate) fn resolved(written: &StoreUrl) -> Result<Option<String>, StoreError>
     if url.starts_with("postgres://") || url.starts_with("postgresql://") {
         return Ok(Some(url.to_owned()));
     }
-    Err(StoreError::Settings(format!("`serve.store` is `{text}`, and {origin} contains no URL; write `{FORM}`")))
+    Err(StoreError::Settings(format!("`serve.store` is `{text}`, and {origin} contains no URL; write `{URL_FORMAT}`")))
 }
