@@ -32,7 +32,7 @@ pub struct EpochArgs {
     /// The number of items sampled as candidates in addition to the targets; by default, all items are candidates.
     #[arg(long)]
     pub candidates: Option<usize>,
-    /// Epochs.
+    /// The number of epochs.
     #[arg(long, default_value_t = 3)]
     pub epochs: usize,
 }

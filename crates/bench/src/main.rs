@@ -47,7 +47,7 @@ enum What {
     ServeLoad(serve::LoadArgs),
     /// How a step's cost grows with items, batch and length, one line per size.
     Growth {
-        /// Also 500,000 items, which takes 12 GiB.
+        /// Also times 500,000 items, which takes 12 GiB.
         #[arg(long)]
         large: bool,
     },
@@ -70,7 +70,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// Times every size in a separate process, so that the peak of memory belongs to that size.
+/// Times every size in a separate process, so that the peak memory is that of this size alone.
 fn growth(large: bool) -> anyhow::Result<()> {
     let program = std::env::current_exe()?;
     let sizes = |flag: &'static str, values: &[&'static str]| -> Vec<[&'static str; 2]> {

@@ -17,7 +17,7 @@ use crate::{Assignments, Config, Progress, hide_passwords, timing};
 /// `dataset.data` of the sample pipeline. Its raw files are generated inside the artifacts folder, whichever folder that is.
 const SAMPLE_DATA: &str = "artifacts/sample/raw";
 
-/// The flags that every stage has; most have a twin in the environment.
+/// The flags that every stage has; most can also be set by an environment variable.
 #[derive(Debug, clap::Args)]
 struct StageFlags {
     /// The pipeline file. It may be omitted if `--run` is the folder of a run, such as `artifacts/sample/runs/mp4sr`.

@@ -24,7 +24,7 @@ pub struct History {
 /// The format of a file of histories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum HistoryFormat {
-    /// A JSON object per line.
+    /// One JSON object per line.
     Jsonl,
     /// A table with a header.
     Csv,

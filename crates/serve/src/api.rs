@@ -196,7 +196,7 @@ pub struct StatusResponse {
     pub model: Option<String>,
     /// The number of items in service.
     pub items: Option<usize>,
-    /// How the best items are searched.
+    /// How the best items are found.
     pub search: Option<String>,
     /// `reachable` or `unreachable`, if added items are kept in PostgreSQL.
     pub store: Option<String>,

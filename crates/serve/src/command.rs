@@ -38,7 +38,7 @@ pub struct Args {
     /// A file with one key per line; every request must send one, as `Authorization: Bearer KEY`.
     #[arg(long, env = "MP4SR_KEYS", value_name = "FILE")]
     keys: Option<PathBuf>,
-    /// How the best items are searched.
+    /// How the best items are found.
     #[arg(long, env = "MP4SR_INDEX", value_enum, value_name = "INDEX", default_value_t = IndexChoice::Exact)]
     index: IndexChoice,
     /// Reloads the run when its files change.

@@ -32,9 +32,10 @@ pub struct Args {
 /// A phase of training on the command line.
 #[derive(Debug, Subcommand)]
 pub enum PhaseArgument {
-    /// Pre-trains a model that has pre-training, on the dataset and the features, and writes `pretrain.safetensors`.
+    /// Pre-trains the model, if it has pre-training, on the dataset and the features, and writes `pretrain.safetensors`.
     Pretrain(TrainArgs),
-    /// Fine-tunes on the next item, starting from pre-trained weights if the pipeline has them, and writes `finetune.safetensors`.
+    /// Fine-tunes the model to predict the next item, starting from pre-trained weights if the pipeline has them, and writes
+    /// `finetune.safetensors`.
     Finetune(TrainArgs),
 }
 
