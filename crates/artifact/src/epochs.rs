@@ -30,7 +30,7 @@ pub struct EpochLine {
 }
 
 impl EpochLine {
-    /// Reads `metrics.jsonl`. A file that does not exist has no lines: its model is not trained by epochs. `remedy` tells the user what to
+    /// Reads `metrics.jsonl`. A file that does not exist has no lines: its model is not trained in epochs. `remedy` tells the user what to
     /// do about a line that cannot be read.
     pub fn read(path: &Path, remedy: &str) -> Result<Vec<Self>> {
         if path.exists() { read_log(path, remedy) } else { Ok(Vec::new()) }

@@ -160,7 +160,7 @@ impl Default for Config {
 fn check(settings: &ModelSettings<'_>) -> std::result::Result<(), Refused> {
     let config: Config = settings.own().map_err(|e| Refused::new("model.esasrec", &"...", e.to_string()))?;
     if config.loss == Loss::Softmax && config.log_q {
-        let allowed = "false under `loss = \"softmax\"`, which samples nothing that a correction could be for";
+        let allowed = "false under `loss = \"softmax\"`, which does not sample, so that there is nothing to correct";
         return Err(Refused::new("model.esasrec.log_q", &config.log_q, allowed));
     }
     Ok(())

@@ -251,7 +251,7 @@ impl<'a> Flag<'a> {
         };
         anyhow::ensure!(
             self.is_inherited || set == value,
-            "`{} {value}` and `--set {assignment}` contradict each other; give one of them",
+            "`{} {value}` and `--set {assignment}` contradict each other; give only one of them",
             self.name
         );
         Ok(None)

@@ -33,7 +33,7 @@ const MARKERS: usize = 12;
 pub struct TrainingLog {
     /// The name of the run.
     pub run: String,
-    /// The lines of the epochs; empty if the model is not trained by epochs.
+    /// The lines of the epochs; empty if the model is not trained in epochs.
     pub lines: Vec<EpochLine>,
 }
 

@@ -343,8 +343,8 @@ impl PostgresStore {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if roots.is_empty() {
             return Err(StoreError::Settings(format!(
-                "`sslmode=require` in `serve.store`: no certificates of authorities were found to verify {} with; install ca-certificates, or name a \
-                 file of them in `SSL_CERT_FILE`",
+                "`sslmode=require` in `serve.store`: no certificates of authorities were found to verify {}; install ca-certificates, \
+                 or name a file of such certificates in `SSL_CERT_FILE`",
                 self.location
             )));
         }

@@ -145,7 +145,7 @@ fn train_phase(
             "random weights".to_owned()
         };
         let name = &config.run.name;
-        context.progress.log(format!("{phase}: nothing to do, because run `{name}` starts from {start}"));
+        context.progress.log(format!("{phase}: nothing to do, because the run `{name}` starts from {start}"));
         return Ok(());
     }
     let folder = layout.run();
@@ -217,7 +217,8 @@ impl Ready {
         {
             let found = &config.finetune.candidates;
             bail!(
-                "several processes compare with all items, found `finetune.candidates = {found}`; set it to \"all\", or start one process"
+                "several processes can only train with all items as candidates, found `finetune.candidates = {found}`; set it to \
+                 \"all\", or start one process"
             );
         }
         let mut resolved = config.resolved();

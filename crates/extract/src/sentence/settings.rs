@@ -140,7 +140,7 @@ impl Transformer {
         ];
         match lengths.iter().find(|(_, value)| !value.is_null() && *value != &Value::Bool(false)) {
             Some((key, value)) => {
-                Err(format!("{key}: expected none, found {value} (a model of several vectors per text)"))
+                Err(format!("{key}: expected none, found {value} (a model with several vectors per text)"))
             }
             None => Ok(()),
         }

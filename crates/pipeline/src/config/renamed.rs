@@ -42,7 +42,7 @@ pub(super) fn rename(table: &mut Table, renamed: &[RenamedKey], origin: &str) ->
     for key in renamed {
         let Some(value) = take(table, &key.from) else { continue };
         if find(table, &key.to).is_some() {
-            let reason = format!("it has `{}` and `{}`, its earlier name", key.to, key.from);
+            let reason = format!("it sets both `{}` and its earlier name `{}`", key.to, key.from);
             return Err(ConfigError::invalid(origin, &reason));
         }
         warnings.push(key.warning());
