@@ -1,5 +1,5 @@
-//! Comparisons, searches and studies by the real programs on a small world: what they write, share and run again. `make test` builds the
-//! programs first.
+//! Comparisons, searches and studies, run by the real programs on a small world: what they write, share and run again. `make test` builds
+//! the programs first.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

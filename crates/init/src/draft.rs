@@ -46,9 +46,9 @@ pub struct Modalities {
 /// The numbers of events below which users and items are dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CoreThresholds {
-    /// The least number of events per user.
+    /// The minimum number of events per user.
     pub user: u32,
-    /// The least number of events per item.
+    /// The minimum number of events per item.
     pub item: u32,
 }
 

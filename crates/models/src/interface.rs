@@ -42,7 +42,7 @@ pub enum Samples {
     Prefixes,
     /// One sample per user: the user's whole training sequence as the history, without a target.
     Sequences {
-        /// The least number of events for which a user gives a sample.
+        /// The minimum number of events for which a user gives a sample.
         at_least: usize,
         /// What the batch size counts.
         batch: BatchUnit,

@@ -266,7 +266,7 @@ fn sample_world(artifacts: &Path) -> String {
     artifacts.join("sample").join("raw").to_string_lossy().into_owned()
 }
 
-/// A defect of the program, as opposed to something that the user can fix: exit code 2.
+/// A bug in the program, as opposed to an error that the user can fix: exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}; this is a bug in mp4sr, please report it")]
 pub struct Bug(pub String);
@@ -286,7 +286,8 @@ fn end_with_starter() {
     }
 }
 
-/// Runs a program: reports an error once, as one line, and turns it into the exit code (0 done, 1 for the user to fix, 2 a defect).
+/// Runs a program: reports an error once, as one line, and turns it into the exit code (0 for success, 1 for an error that the user can
+/// fix, 2 for a bug).
 pub fn run_main(program: impl FnOnce() -> anyhow::Result<()> + std::panic::UnwindSafe) -> ExitCode {
     std::panic::set_hook(Box::new(|info| {
         // The reader of a damaged file reports the panic of a library as an error.

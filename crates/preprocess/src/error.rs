@@ -23,7 +23,7 @@ pub enum Error {
     TooManyBadLines {
         /// `preprocess.max_bad_lines`.
         limit: u64,
-        /// The file of the line that was one too many.
+        /// The file with the first line beyond the limit.
         path: PathBuf,
         /// The number of the line.
         line: u64,

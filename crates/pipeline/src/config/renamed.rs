@@ -1,4 +1,4 @@
-//! Keys that earlier releases had under another name: they work for one release more, with a warning that names the new key.
+//! Keys that earlier releases had under another name: they keep working for one more release, with a warning that names the new key.
 
 use serde_json::Value as Json;
 use toml::{Table, Value};

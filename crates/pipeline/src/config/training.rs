@@ -43,7 +43,7 @@ impl Default for Train {
     }
 }
 
-/// How long a phase trains, in which steps, and how the optimiser takes them.
+/// The length of a phase, its batch size, and the settings of the optimiser.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PhaseSettings {
     /// The maximum number of epochs.

@@ -44,7 +44,7 @@ impl<'b> Lines<'b> {
         &self.path
     }
 
-    /// The greatest length of a line, and of a record made of several lines.
+    /// The maximum length of a line, and of a record made of several lines.
     pub fn limit(&self) -> usize {
         self.limit
     }

@@ -75,7 +75,7 @@ pub struct FileReading<'f> {
     pub path: &'f Path,
     pub format: &'f FileFormat,
     pub fields: &'f [&'f str],
-    /// The greatest number of rows that are read; `None` means all.
+    /// The maximum number of rows that are read; `None` means all.
     pub limit: Option<u64>,
 }
 

@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use mp4sr_artifact::{ExtractReport, FileCount, PreprocessReport, Rejects, UnusableImage};
 use mp4sr_pipeline::text::count;
 
-/// The greatest number of unusable images that the page names.
+/// The maximum number of unusable images that the page names.
 const IMAGE_EXAMPLES: usize = 3;
 
 pub(super) fn section(found: &PreprocessReport, images: Option<&ExtractReport>) -> Markup {

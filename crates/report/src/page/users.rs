@@ -9,7 +9,7 @@ use super::Page;
 use crate::thumbnail::{Thumbnail, thumbnail};
 use crate::users::{ShownUser, UserCounts};
 
-/// The greatest size of the section in bytes; further users are left out.
+/// The maximum size of the section in bytes; further users are left out.
 const MOST_BYTES: usize = 2_600_000;
 
 impl Page<'_> {

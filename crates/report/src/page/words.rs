@@ -9,7 +9,7 @@ use crate::words::{Described, Words};
 
 /// The number of words that are shown beside an image.
 const SHOWN: usize = 15;
-/// The greatest number of letters of a word or title that are shown, because a dictionary may contain anything.
+/// The maximum number of letters of a word or title that are shown, because a dictionary may contain anything.
 const LETTERS: usize = 60;
 /// The sizes of the letters, in percent.
 const SMALLEST: f64 = 85.0;
