@@ -14,18 +14,18 @@ pub struct EpochLine {
     pub phase: String,
     /// The number of the epoch within its phase, from 1.
     pub epoch: usize,
-    /// Mean training loss of the epoch's samples.
+    /// The mean training loss of the epoch's samples.
     pub loss: f64,
-    /// Mean over steps of the joint gradient norm before clipping.
+    /// The mean over steps of the joint gradient norm before clipping.
     pub gradient_norm: f64,
-    /// Validation metrics after the epoch (`R@K`, `N@K`, `MRR`); empty if the phase has no validation.
+    /// The validation metrics after the epoch (`R@K`, `N@K`, `MRR`); empty if the phase has no validation.
     pub validation: BTreeMap<String, f64>,
-    /// Mean cross-entropy of the test split after the epoch, if `finetune.log_test_loss` is on.
+    /// The mean cross-entropy of the test split after the epoch, if `finetune.log_test_loss` is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_loss: Option<f64>,
     /// Whether this is the best epoch so far.
     pub best: bool,
-    /// Seconds of training and of validation.
+    /// The seconds of training and of validation.
     pub seconds: (f64, f64),
 }
 

@@ -76,7 +76,7 @@ pub struct Draft<'d> {
     pub modalities: Modalities,
     /// The bounds on the numbers of events.
     pub core: CoreThresholds,
-    /// Why the bounds are not the usual ones.
+    /// The reason why the bounds are not the usual ones.
     pub core_reason: String,
     /// The sentence encoder.
     pub encoder: String,

@@ -3,8 +3,8 @@
 //! Hou et al., Towards Universal Sequence Representation Learning for Recommender Systems, KDD 2022 (arXiv 2206.05941), as in the authors'
 //! code: z = sum of g_k (Dropout(x) - c_k) W_k with g = softmax of x G plus noise; a causal transformer over z. Pre-training contrasts a
 //! sequence with its next item, and with an augmented copy of itself, against those of the other samples of the batch. Transductive
-//! fine-tuning adds id embeddings and trains everything except positions and layers. x is the mean of all rows of an item, of whichever
-//! modality. Where sources differ, a key of [`Config`] selects the reading.
+//! fine-tuning adds id embeddings and trains everything except positions and layers. x is the mean of all rows of an item in all
+//! modalities. Where sources differ, a key of [`Config`] selects the reading.
 //!
 //! One operator over the constant features computes the products with the experts' maps: per use of an item if every use draws its own
 //! dropout, per distinct item otherwise.

@@ -21,7 +21,7 @@ const NAMED: usize = 5;
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Lists for given histories")]
 pub struct GivenArgs {
-    /// Recommends for the histories in this file, or in standard input (`-`): JSON lines, CSV or Parquet with the columns `user_id` and
+    /// Recommends for the histories in this file, or on standard input (`-`): JSON lines, CSV or Parquet with the columns `user_id` and
     /// `history`, or with one event per row in the columns `user_id`, `item_id` and, unless rows are in order of time, `timestamp`.
     #[arg(long, value_name = "FILE", conflicts_with = "history")]
     histories: Option<PathBuf>,

@@ -38,7 +38,7 @@ pub enum HistoryFormat {
 pub struct HistoriesError {
     /// The path of the file, or the name of standard input.
     pub origin: String,
-    /// What is wrong, where, and how to fix it.
+    /// A description of the problem: what is wrong, where, and how to fix it.
     pub what: String,
 }
 

@@ -51,7 +51,7 @@ impl Model {
         self.sections.get(name).unwrap_or(&Value::Null)
     }
 
-    /// Names of the modalities, in order.
+    /// The names of the modalities, in order.
     pub fn modality_names(&self) -> Vec<String> {
         self.modalities.iter().map(|modality| modality.name.clone()).collect()
     }

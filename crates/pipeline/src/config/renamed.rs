@@ -70,7 +70,7 @@ pub(super) fn rename_recorded(recorded: Json, renamed: &[RenamedKey]) -> Json {
     serde_json::to_value(table).unwrap_or(recorded)
 }
 
-/// TOML has no null; a key without a value is as good as none.
+/// TOML has no null; a key without a value counts as missing.
 fn without_nulls(value: Json) -> Json {
     match value {
         Json::Object(keys) => keys

@@ -454,7 +454,7 @@ impl EventSink<'_> {
 
     /// Takes the events in memory.
     fn take(&mut self) -> Result<DataFrame> {
-        let stopped = || Error::bug("ids are not numbered any more");
+        let stopped = || Error::bug("the thread that numbers ids has stopped");
         let users = self.user_ids.take().ok_or_else(stopped)?;
         let items = self.item_ids.take().ok_or_else(stopped)?;
         events(users, items, self.times.take())
