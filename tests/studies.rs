@@ -316,7 +316,7 @@ fn every_other_study_has_its_rows_and_its_smoke_run() {
             &["w/o NIP", "w/o CMCL", "w/o C-Mixup", "w/o Proj", "E2E", "Shared", "ResNet"],
         ),
         ("table6", &[], &["MP4SR-T", "MP4SR-V", "| MP4SR "]),
-        ("fig5", &[], &["N = 5 ", "N = 50 ", "these are of its default setting"]),
+        ("fig5", &[], &["N = 5 ", "N = 50 ", "these belong to its default setting"]),
         ("fig6", &[], &["O = 1 ", "O = 16 "]),
         ("fig7", &[], &["rho = 0.0 ", "rho = 0.5 "]),
         ("study-mixup", &[], &["p = 0.9 ", "p from U(0, 0.5)"]),
@@ -408,7 +408,7 @@ fn every_row_has_the_settings_that_its_name_promises() {
     refused(&["table2", "--set", "model.name=\"popularity\""], "the rows of a study differ in `model.name`");
     refused(&["fig6", "--set", "pretrain.enabled=false"], "the rows of a study differ in `pretrain.enabled`");
     let single = ["--set", "preprocess.recent=1", "--set", "preprocess.user_core=1"];
-    refused(&[&["table2", "--seeds", "1"][..], &single].concat(), "no user has an event to be tested on");
+    refused(&[&["table2", "--seeds", "1"][..], &single].concat(), "no user has both a test event");
     world.add("b", 3);
     let (a, b) = (world.pipeline("a"), world.pipeline("b"));
     let (a, b) = (a.to_str().unwrap(), b.to_str().unwrap());
