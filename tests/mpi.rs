@@ -272,7 +272,7 @@ fn unsupported_training_is_refused_once_with_a_message() {
         return;
     }
     let refusals = [
-        (vec!["--set", "model.name=\"sine\""], "`sine` is trained by one process, found 4"),
+        (vec!["--set", "model.name=\"sine\""], "`sine` can be trained by only one process, found 4"),
         (
             vec!["--set", "pretrain.enabled=false", "--set", "finetune.batch=3"],
             "`finetune.batch` is 3, which cannot be divided among 4",
@@ -280,11 +280,11 @@ fn unsupported_training_is_refused_once_with_a_message() {
         (vec!["--set", "run.seeds=3"], "run.seeds"),
         (
             vec!["--set", "pretrain.enabled=false", "--set", "run.device=\"cuda:0\""],
-            "several processes train on the CPU, found `run.device = \"cuda:0\"`",
+            "several processes can train only on the CPU, found `run.device = \"cuda:0\"`",
         ),
         (
             vec!["--set", "pretrain.enabled=false", "--set", "finetune.candidates=64"],
-            "several processes compare with all items, found `finetune.candidates = 64`",
+            "several processes can only train with all items as candidates, found `finetune.candidates = 64`",
         ),
     ];
     // The first process cannot write its log. The others wait for it, and must be stopped.

@@ -1,4 +1,4 @@
-//! Stages that run in parts, in several processes and on machines without a common file system. `make test` builds the program first.
+//! Stages that run in parts, in several processes, and on machines without a shared file system. `make test` builds the program first.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "a test says what it skips")]
@@ -262,7 +262,7 @@ fn copy_dataset(world: &Project, artifacts: &Path) {
     }
 }
 
-/// Two machines without a common file system, each with a copy of the dataset.
+/// Two machines without a shared file system, each with a copy of the dataset.
 #[test]
 fn vectors_of_machines_that_share_nothing_are_merged() {
     let (world, expected) = world_to_extract();

@@ -452,7 +452,7 @@ fn a_shop_s_export_becomes_a_pipeline_that_runs_at_once() {
         "HTML in it is removed",
         "`Preis` (numbers from 0.99 to 23.99)",
         "windows-1252",
-        "100.0 % of the events are of items with a line",
+        "100.0 % of the events have an item with a line",
         "wrote laden.toml",
     ] {
         assert!(printed.contains(expected), "{expected}: {printed}");

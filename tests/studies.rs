@@ -1,5 +1,5 @@
-//! Comparisons, searches and studies by the real programs on a small world: what they write, share and run again. `make test` builds the
-//! programs first.
+//! Comparisons, searches and studies, run by the real programs on a small world: what they write, share and run again. `make test` builds
+//! the programs first.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -71,7 +71,7 @@ fn a_run_that_fails_stops_no_other_and_is_reported() {
     assert_eq!(output.status.code(), Some(1));
     assert!(out.contains("stopped early") || out.contains("at the limit"), "{out}");
     assert!(out.contains("Not finished: ") && out.contains("sound.mine.safetensors"), "{out}");
-    assert!(err.contains("runs that are not finished: 1"), "{err}");
+    assert!(err.contains("unfinished runs: 1"), "{err}");
 }
 
 #[test]
@@ -316,7 +316,7 @@ fn every_other_study_has_its_rows_and_its_smoke_run() {
             &["w/o NIP", "w/o CMCL", "w/o C-Mixup", "w/o Proj", "E2E", "Shared", "ResNet"],
         ),
         ("table6", &[], &["MP4SR-T", "MP4SR-V", "| MP4SR "]),
-        ("fig5", &[], &["N = 5 ", "N = 50 ", "these are of its default setting"]),
+        ("fig5", &[], &["N = 5 ", "N = 50 ", "these belong to its default setting"]),
         ("fig6", &[], &["O = 1 ", "O = 16 "]),
         ("fig7", &[], &["rho = 0.0 ", "rho = 0.5 "]),
         ("study-mixup", &[], &["p = 0.9 ", "p from U(0, 0.5)"]),
@@ -346,7 +346,7 @@ fn every_other_study_has_its_rows_and_its_smoke_run() {
 
     // Figures show R@20 by default, or the largest K of a pipeline that evaluates others.
     let printed = run("fig7", &["--set", "evaluate.k=[1,3]"]);
-    assert!(printed.contains("R@3") && printed.contains("Set for all: `evaluate.k=[1,3]`"), "{printed}");
+    assert!(printed.contains("R@3") && printed.contains("Set for all runs: `evaluate.k=[1,3]`"), "{printed}");
     assert!(world.text("a-quick/studies/fig7/figure.svg").contains("R@3"));
 
     let printed = run("table4", &["--set", "run.preset=\"tuned\""]);
@@ -372,8 +372,8 @@ fn a_grid_over_data_gives_every_run_a_dataset_of_its_own() {
     // A run without epochs cannot be selected by one, and does not affect the others.
     let output = world.output("search", &["--grid", "model.name=\"sasrec\",\"popularity\"", "--name", "models"]);
     let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
-    assert!(out.contains("models.name-_sasrec_") && out.contains("is not trained by epochs"), "{out}");
-    assert!(err.contains("runs that are not finished: 1"), "{err}");
+    assert!(out.contains("models.name-_sasrec_") && out.contains("is not trained in epochs"), "{out}");
+    assert!(err.contains("unfinished runs: 1"), "{err}");
     assert_eq!(world.text("a/searches/models/table.csv").lines().count(), 1 + 1, "{out}");
 
     assert!(printed.contains("different users among different items"), "{printed}");
@@ -408,12 +408,12 @@ fn every_row_has_the_settings_that_its_name_promises() {
     refused(&["table2", "--set", "model.name=\"popularity\""], "the rows of a study differ in `model.name`");
     refused(&["fig6", "--set", "pretrain.enabled=false"], "the rows of a study differ in `pretrain.enabled`");
     let single = ["--set", "preprocess.recent=1", "--set", "preprocess.user_core=1"];
-    refused(&[&["table2", "--seeds", "1"][..], &single].concat(), "no user has an event to be tested on");
+    refused(&[&["table2", "--seeds", "1"][..], &single].concat(), "no user has both a test event");
     world.add("b", 3);
     let (a, b) = (world.pipeline("a"), world.pipeline("b"));
     let (a, b) = (a.to_str().unwrap(), b.to_str().unwrap());
-    refused(&["table5", "--with", b, "--unseen", b], "gives the dataset `b` a second time");
-    refused(&["table5", "--with", a], "gives the dataset `a` a second time");
+    refused(&["table5", "--with", b, "--unseen", b], "names the dataset `b` a second time");
+    refused(&["table5", "--with", a], "names the dataset `a` a second time");
 
     let refused = |words: &[&str], what: &str| {
         let output = world.output("compare", &[words, &["--set", "dataset.name=\"a-quick\""]].concat());
@@ -487,7 +487,8 @@ fn ranks_of_other_events_or_weights_are_refused() {
     let refused = |what: &str| {
         let printed = String::from_utf8(world.output("compare", &["mp4sr"]).stderr).unwrap();
         assert!(
-            printed.contains(what) && printed.contains("has changed since; run `make evaluate RUN=mp4sr`"),
+            printed.contains(what)
+                && printed.contains("has changed since the ranks were computed; run `make evaluate RUN=mp4sr`"),
             "{printed}"
         );
     };

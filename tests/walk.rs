@@ -1,5 +1,5 @@
-//! The whole way from raw files to a report, by the real programs on the sample world: complete, up to date, repeatable, resumable, and
-//! with clear errors. `make test` builds the programs first.
+//! The whole path from raw files to a report, run by the real programs on the sample world: complete, up to date, repeatable, resumable,
+//! and with clear errors. `make test` builds the programs first.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says what it leaves out")]
 

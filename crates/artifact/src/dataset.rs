@@ -49,11 +49,11 @@ pub struct Sequences {
     pub items: Vec<u32>,
     /// `[E]`: Unix seconds, or positions if the source has no times of a clock.
     pub times: Vec<i64>,
-    /// Hash of the ordered original item ids.
+    /// The hash of the ordered original item ids.
     pub item_hash: Fingerprint,
     /// I, the number of items.
     pub item_count: usize,
-    /// Hash of the ordered original user ids; `None` if the program that wrote the file did not give it.
+    /// The hash of the ordered original user ids; `None` if the program that wrote the file did not give it.
     pub user_hash: Option<Fingerprint>,
     /// The kind of `times`.
     pub time_kind: TimeKind,
@@ -215,17 +215,17 @@ impl Sequences {
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Items {
-    /// Original ids.
+    /// The original ids.
     pub ids: Vec<String>,
-    /// Titles; empty for items without one.
+    /// The titles; empty for items without one.
     pub titles: Vec<String>,
-    /// Cleaned sentences, the title's first.
+    /// The cleaned sentences; those of the title come first.
     pub sentences: Vec<Vec<String>>,
-    /// Paths of local images, or URLs of images that the download stage fetches.
+    /// The paths of local images, or the URLs of images that the download stage fetches.
     pub images: Vec<Vec<String>>,
-    /// Names of categories, such as genres or departments. A table in which no item has any may lack the column.
+    /// The names of categories, such as genres or departments. A table in which no item has any may lack the column.
     pub categories: Vec<Vec<String>>,
-    /// Paths of local sound files. A table in which no item has any may lack the column.
+    /// The paths of local sound files. A table in which no item has any may lack the column.
     pub sounds: Vec<Vec<String>>,
 }
 
@@ -346,7 +346,7 @@ impl Items {
 /// Users' original ids (`users.parquet`), in index order: row u-1 is user u.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Users {
-    /// Original ids.
+    /// The original ids.
     pub ids: Vec<String>,
 }
 

@@ -14,23 +14,23 @@ pub struct EpochLine {
     pub phase: String,
     /// The number of the epoch within its phase, from 1.
     pub epoch: usize,
-    /// Mean training loss of the epoch's samples.
+    /// The mean training loss of the epoch's samples.
     pub loss: f64,
-    /// Mean over steps of the joint gradient norm before clipping.
+    /// The mean over steps of the joint gradient norm before clipping.
     pub gradient_norm: f64,
-    /// Validation metrics after the epoch (`R@K`, `N@K`, `MRR`); empty if the phase has no validation.
+    /// The validation metrics after the epoch (`R@K`, `N@K`, `MRR`); empty if the phase has no validation.
     pub validation: BTreeMap<String, f64>,
-    /// Mean cross-entropy of the test split after the epoch, if `finetune.log_test_loss` is on.
+    /// The mean cross-entropy of the test split after the epoch, if `finetune.log_test_loss` is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_loss: Option<f64>,
     /// Whether this is the best epoch so far.
     pub best: bool,
-    /// Seconds of training and of validation.
+    /// The seconds of training and of validation.
     pub seconds: (f64, f64),
 }
 
 impl EpochLine {
-    /// Reads `metrics.jsonl`. A file that does not exist has no lines: its model is not trained by epochs. `remedy` tells the user what to
+    /// Reads `metrics.jsonl`. A file that does not exist has no lines: its model is not trained in epochs. `remedy` tells the user what to
     /// do about a line that cannot be read.
     pub fn read(path: &Path, remedy: &str) -> Result<Vec<Self>> {
         if path.exists() { read_log(path, remedy) } else { Ok(Vec::new()) }

@@ -32,7 +32,7 @@ pub struct Features {
     pub offsets: Vec<i64>,
     /// `[rows, width]`, F16, BF16 or F32.
     pub values: Tensor,
-    /// Hash of the ordered original item ids.
+    /// The hash of the ordered original item ids.
     pub item_hash: Fingerprint,
 }
 
@@ -43,7 +43,7 @@ pub struct RowsHeader<'a> {
     pub stage: &'a str,
     /// The writer's settings.
     pub settings: serde_json::Value,
-    /// Hash of the ordered original item ids.
+    /// The hash of the ordered original item ids.
     pub item_hash: Fingerprint,
     /// `[I+1]`: the offsets of each item's rows.
     pub offsets: &'a [i64],

@@ -203,7 +203,7 @@ pub struct DatasetStatistics {
     /// Items without events, which `preprocess.items_without_events` keeps.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub items_without_events: u64,
-    /// Mean number of events per user.
+    /// The mean number of events per user.
     pub average_length: f64,
     /// The smallest number of events of a user.
     pub shortest: u64,
@@ -328,7 +328,7 @@ pub struct UnusableSound {
     pub item_id: String,
     /// The name of the file in `items.parquet`.
     pub sound: String,
-    /// Why it cannot be used.
+    /// The reason why it cannot be used.
     pub reason: String,
 }
 
@@ -341,7 +341,7 @@ pub struct EncoderAbout {
     pub content: String,
     /// d, the width of a vector.
     pub width: usize,
-    /// How many vectors were computed, by all runs.
+    /// The number of vectors that all runs have computed.
     #[serde(default)]
     pub computed: u64,
     /// The seconds that this took, including reading files and writing the cache.
@@ -361,7 +361,7 @@ pub struct UnusableImage {
     pub item_id: String,
     /// The name of the image in `items.parquet`.
     pub image: String,
-    /// Why the image cannot be used.
+    /// The reason why the image cannot be used.
     pub reason: String,
 }
 

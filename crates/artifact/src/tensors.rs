@@ -31,7 +31,7 @@ pub struct Header {
     pub version: u32,
     /// The stage that wrote it, or the name of a user's own program.
     pub stage: String,
-    /// Hash of the ordered original item ids ([`crate::hash_ids`]) that the rows are about.
+    /// The hash of the ordered original item ids ([`crate::hash_ids`]) that the rows are about.
     pub items: Fingerprint,
     /// The resolved settings of that stage, and anything else that it records.
     #[serde(default)]

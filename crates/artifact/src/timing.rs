@@ -13,17 +13,17 @@ pub struct Timing {
     pub stage: String,
     /// The version of the program.
     pub program: String,
-    /// Seconds since the stage's work started in this process, without the time of earlier processes that were killed.
+    /// The seconds since the stage's work started in this process, without the time of earlier processes that were killed.
     pub seconds: f64,
     /// The peak of the process's memory while the stage ran; null if the system does not report it.
     #[serde(deserialize_with = "Option::deserialize")]
     pub peak_memory_bytes: Option<u64>,
-    /// How many threads the stage could use.
+    /// The number of threads that the stage could use.
     pub threads: usize,
     /// The device that `run.device` names. Records of earlier releases lack it, and are of the CPU.
     #[serde(default = "cpu")]
     pub device: String,
-    /// When the stage finished, in UTC.
+    /// The time at which the stage finished, in UTC.
     pub finished: String,
 }
 

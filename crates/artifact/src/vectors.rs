@@ -15,7 +15,7 @@ use crate::{Error, Fingerprint, Header, Result, files};
 const SHARD: usize = 4096;
 const FORMAT: &str = "vectors";
 const VERSION: u32 = 1;
-const REMEDY: &str = "it was set aside and its vectors are computed again";
+const REMEDY: &str = "it was set aside, and its vectors are computed again";
 const ENDING: &str = "safetensors";
 /// The extension that a damaged shard is given.
 const SET_ASIDE: &str = "damaged";

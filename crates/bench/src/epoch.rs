@@ -32,7 +32,7 @@ pub struct EpochArgs {
     /// The number of items sampled as candidates in addition to the targets; by default, all items are candidates.
     #[arg(long)]
     pub candidates: Option<usize>,
-    /// Epochs.
+    /// The number of epochs.
     #[arg(long, default_value_t = 3)]
     pub epochs: usize,
 }
@@ -67,7 +67,7 @@ pub fn run(args: &EpochArgs) -> anyhow::Result<Option<serde_json::Value>> {
     let group = launch.as_ref().map(Launch::group);
     anyhow::ensure!(
         group.is_none() || args.candidates.is_none(),
-        "several processes compare with all items; leave `--candidates` out"
+        "several processes can only train with all items as candidates; leave `--candidates` out"
     );
     mp4sr_ops::set_precision(args.precision.into());
     let Workload { modalities, .. } = Workload::draw(&args.sizes, false)?;

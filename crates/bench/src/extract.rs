@@ -17,7 +17,7 @@ use crate::{MedianRange, peak_mib, threads};
 const SENTENCES: usize = 4000;
 const IMAGES: usize = 192;
 
-/// What to time.
+/// The encoders to time.
 #[derive(clap::Args)]
 pub struct ExtractArgs {
     /// The folder with `sentences.txt`, `images` and `clip`; if it does not exist, it is created with random weights.
@@ -26,13 +26,13 @@ pub struct ExtractArgs {
     /// A sentence encoder to time over `sentences.txt`: a folder or a name on the hub.
     #[arg(long, value_name = "MODEL")]
     sentences: Option<String>,
-    /// Time an image encoder over `images`.
+    /// Times an image encoder over `images`.
     #[arg(long)]
     images: bool,
     /// The image encoder to time: a folder or a name on the hub; by default, `clip` in the folder.
     #[arg(long, value_name = "MODEL")]
     image_model: Option<String>,
-    /// Time the image encoder over pixels that are in memory, without reading and decoding files.
+    /// Times the image encoder over pixels that are in memory, without reading and decoding files.
     #[arg(long, requires = "images")]
     pixels: bool,
     /// The number of image files to create.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::MedianRange;
 use crate::workload::{Workload, WorkloadSizes};
 
-/// Times training steps, or with `--messages` only messages. Start it by mpirun for several processes.
+/// Times training steps, or with `--messages` only messages. To use several processes, start it with mpirun.
 #[derive(Clone, Debug, clap::Args)]
 pub struct GroupArgs {
     /// The step to time.

@@ -29,25 +29,25 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum What {
-    /// A training step of MP4SR: forward, backward, clipping, Adam.
+    /// Times a training step of MP4SR: forward, backward, clipping, Adam.
     Step(step::StepArgs),
-    /// A training step of a baseline.
+    /// Times a training step of a baseline.
     Baseline(baselines::BaselineArgs),
-    /// Epochs of fine-tuning, as the stage trains: by this process, or by those that mpirun starts.
+    /// Times epochs of fine-tuning, as the stage trains, in this process or in those that mpirun starts.
     Epoch(epoch::EpochArgs),
-    /// A ranking of users' targets among all items.
+    /// Times the ranking of users' targets among all items.
     Rank(rank::RankArgs),
-    /// Encoding of sentences and images.
+    /// Times the encoding of sentences and images.
     Extract(extract::ExtractArgs),
-    /// Training steps of processes that mpirun starts, or the messages between them, one line per size.
+    /// Times training steps of processes that mpirun starts, or the messages between them, one line per size.
     Group(group::GroupArgs),
-    /// An untrained run of a given size for the service.
+    /// Creates an untrained run of a given size for the service.
     ServeWorld(serve::WorldArgs),
-    /// The throughput and latencies of a service under load.
+    /// Measures the throughput and the latencies of a service under load.
     ServeLoad(serve::LoadArgs),
-    /// How a step's cost grows with items, batch and length, one line per size.
+    /// Times how the cost of a step grows with items, batch size and length, one line per size.
     Growth {
-        /// Also 500,000 items, which takes 12 GiB.
+        /// Also times 500,000 items, which takes 12 GiB.
         #[arg(long)]
         large: bool,
     },
@@ -70,7 +70,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// Times every size in a separate process, so that the peak of memory belongs to that size.
+/// Times every size in a separate process, so that the peak memory is that of this size alone.
 fn growth(large: bool) -> anyhow::Result<()> {
     let program = std::env::current_exe()?;
     let sizes = |flag: &'static str, values: &[&'static str]| -> Vec<[&'static str; 2]> {

@@ -105,7 +105,7 @@ pub struct LoadArgs {
     /// The number of measured seconds, after one that is not measured.
     #[arg(long, default_value_t = 5.0)]
     pub seconds: f64,
-    /// Items of the run, whose ids are i0, i1, ...
+    /// The number of items of the run, whose ids are i0, i1, ...
     #[arg(long, default_value_t = 8000)]
     pub items: usize,
 }

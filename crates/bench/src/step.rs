@@ -17,7 +17,7 @@ pub struct StepArgs {
     /// The step to time.
     #[arg(long, value_parser = ["pretrain", "finetune"], default_value = "pretrain")]
     pub stage: String,
-    /// Workload and parameters that `torch_step.py --dump` wrote, in place of drawn ones.
+    /// A file with a workload and parameters, written by `torch_step.py --dump`, to use instead of generated ones.
     #[arg(long, value_name = "FILE")]
     pub workload: Option<PathBuf>,
     #[command(flatten)]

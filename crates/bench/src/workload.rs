@@ -25,9 +25,9 @@ pub struct Workload {
 /// How features are stored.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub enum FeatureType {
-    /// Single.
+    /// Single precision.
     F32,
-    /// IEEE half.
+    /// IEEE half precision.
     F16,
 }
 

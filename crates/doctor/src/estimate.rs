@@ -35,7 +35,7 @@ const REPORT: f64 = 0.5;
 
 /// The memory in bytes of a process that has not read anything yet.
 const PROCESS: f64 = 60e6;
-/// The least share of sentences that must be encoded: sentences that items have in common or that are cached are not encoded again.
+/// The minimum share of sentences that must be encoded: sentences that items have in common or that are cached are not encoded again.
 const DISTINCT: f64 = 0.05;
 
 /// A lower and an upper bound.

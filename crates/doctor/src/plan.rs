@@ -14,7 +14,7 @@ use crate::estimate::{Cost, Estimator};
 use crate::machine::Machine;
 use crate::sizes::{DatasetSizes, InspectedFile, SizeBasis, raw_files};
 
-/// What would happen to a stage.
+/// What a stage would do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StageVerdict {
     /// Its outputs are the same as those that it would write.
@@ -32,7 +32,7 @@ pub enum StageVerdict {
 pub struct StagePlan {
     /// The stage.
     pub stage: StageName,
-    /// What would happen to it.
+    /// What it would do.
     pub verdict: StageVerdict,
     /// The files that it reads, by role.
     pub reads: Vec<(String, PathBuf)>,

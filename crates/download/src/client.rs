@@ -38,7 +38,7 @@ pub struct Client {
 impl Client {
     pub fn new(settings: &Download, kind: ContentKind) -> Self {
         let timeout = Duration::from_secs(settings.timeout_seconds);
-        // A server that sends a byte now and then must not hold a thread for ever.
+        // A server that sends a byte now and then must not hold a thread forever.
         let whole_body = (kind == ContentKind::Image).then(|| timeout * 20);
         let accept = if kind == ContentKind::Image { "image/jpeg,image/png,image/webp,*/*;q=0.5" } else { "*/*" };
         // A proxy resolves host names itself, so private networks could not be excluded.

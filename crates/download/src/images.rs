@@ -92,7 +92,7 @@ fn plan(settings: &Download, downloads: &Downloads, items: &Path, past: &Past) -
     outcome.map(|()| (wanted, tally))
 }
 
-/// The fate of a URL that an earlier run settled, if it still holds.
+/// The outcome of a URL that an earlier run settled, if it still holds.
 fn settled_fate(settings: &Download, downloads: &Downloads, url: &str, known: LastOutcome) -> Result<Option<Fate>> {
     let holds = match known.fate {
         Fate::Done => files::length(&downloads.image(url))? == known.bytes,

@@ -39,7 +39,7 @@ impl Fate {
     }
 }
 
-/// Why nothing was kept for a URL.
+/// The reason why nothing was kept for a URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     pub fate: Fate,
@@ -60,7 +60,7 @@ impl Verdict {
     }
 }
 
-/// Why an attempt did not end with a complete file.
+/// The reason why an attempt did not produce a complete file.
 #[derive(Debug)]
 pub enum Trouble {
     /// Another attempt may succeed, after this wait if the server named one.

@@ -15,22 +15,22 @@ const STYLE: TableStyle =
 /// What a run found and fetched.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DownloadReport {
-    /// Raw files, in the order of `download.files`.
+    /// The raw files, in the order of `download.files`.
     pub files: Vec<RawReport>,
-    /// Images; `None` as long as `items.parquet` does not exist.
+    /// The images; `None` as long as `items.parquet` does not exist.
     pub images: Option<ImageReport>,
 }
 
 /// A raw file that is in place.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RawReport {
-    /// Path below the data folder.
+    /// The path below the data folder.
     pub path: String,
-    /// Whether this run fetched it.
+    /// Whether this run downloaded it.
     pub fetched: bool,
     /// Whether its SHA-256 was compared.
     pub verified: bool,
-    /// Size in bytes.
+    /// The size in bytes.
     pub bytes: u64,
 }
 

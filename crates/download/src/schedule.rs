@@ -5,7 +5,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::Result;
 
-/// The greatest number of waiting jobs.
+/// The maximum number of waiting jobs.
 const WAITING: usize = 1024;
 
 /// A queue of jobs, each of which belongs to one host.

@@ -18,7 +18,7 @@ const NAME: &str = "evaluate";
 /// The version of the stage's output.
 const VERSION: u32 = 2;
 
-/// Ranks the target of every user among all items, from the dataset, the features and the checkpoint, and writes
+/// Ranks the target of every user among all candidates, using the dataset, the features and the checkpoint, and writes
 /// `ranks.<split>.safetensors`.
 #[derive(Debug, clap::Args)]
 pub struct Args {

@@ -34,9 +34,9 @@ pub enum RankError {
 /// One rank per user; 0 for a user whose sequence is too short for the split.
 pub type Ranks = Vec<u32>;
 
-/// Ranks the target of every user among all items. Blocks of users are scored against blocks of items, so that the scores are never all
-/// held at once and the memory beyond the item matrix does not grow with the catalogue. `case(user)` is the case of user `user` (0-based);
-/// a user without a case has the rank 0. `progress` is called with the number of users of each finished block.
+/// Ranks the target of every user among all candidates. Blocks of users are scored against blocks of items, so that the scores are never
+/// all held at once and the memory beyond the item matrix does not grow with the catalogue. `case(user)` is the case of user `user`
+/// (0-based); a user without a case has the rank 0. `progress` is called with the number of users of each finished block.
 ///
 /// ```
 /// use mp4sr_evaluate::{RankOptions, rank_users};

@@ -38,17 +38,17 @@ pub struct Args {
 /// What can be exported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum ExportFormat {
-    /// The best items for every user, a row per user: `lists/lists.parquet`.
+    /// The best items for every user, one row per user: `lists/lists.parquet`.
     ListsParquet,
-    /// The same, a JSON object per user: `lists/lists.jsonl`.
+    /// The same lists, one JSON object per user: `lists/lists.jsonl`.
     ListsJsonl,
-    /// The same, a row per listed item: `lists/lists.csv`.
+    /// The same lists, one row per listed item: `lists/lists.csv`.
     ListsCsv,
-    /// Vectors of items and queries with the histories of queries as `.npy` files: `vectors/`.
+    /// The vectors of items and queries, and the histories of the queries, as `.npy` files: `vectors/`.
     VectorsNpy,
-    /// The same as one safetensors file: `vectors/vectors.safetensors`.
+    /// The same vectors as one safetensors file: `vectors/vectors.safetensors`.
     VectorsSafetensors,
-    /// The same as `vectors/items.parquet` and `vectors/queries.parquet`.
+    /// The same vectors as `vectors/items.parquet` and `vectors/queries.parquet`.
     VectorsParquet,
     /// The dataset and its features as RecBole's atomic files: `recbole/DATASET/`.
     Recbole,

@@ -221,7 +221,9 @@ pub fn expect_plain_ids(ids: &[String], what: &str) -> anyhow::Result<()> {
     for id in ids {
         ensure!(
             !id.contains(['\t', '\n', '\r', '"']) && !MISSING.contains(&id.as_str()) && id != "n/a",
-            "the {what} id {id:?} cannot be a token of RecBole, which reads its files with pandas: ids must not contain tabs, line breaks or quotation marks, nor be a marker of a missing value; rename it in the raw files, or export `mmrec`, which has numbers"
+            "the {what} id {id:?} cannot be a token of RecBole, which reads its files with pandas: ids must not contain tabs, line \
+             breaks or quotation marks, nor be a marker of a missing value; rename it in the raw files, or export \
+             `mmrec`, which uses numbers instead of ids"
         );
     }
     Ok(())

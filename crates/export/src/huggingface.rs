@@ -113,7 +113,8 @@ fn card_text(export: &Export<'_>) -> anyhow::Result<String> {
             let row = |(metric, value): &(Metric, f64)| format!("| {metric} | {value:.4} |\n");
             let rows: String = metrics.values.iter().map(row).collect();
             format!(
-                "## Metrics\n\nThe next item of {} users is ranked among all items; ties count against the model.\n\n| metric | test |\n\
+                "## Metrics\n\nThe next item of {} users is ranked among all candidates; ties count against the model.\n\n| metric | \
+                 test |\n\
                  |---|---|\n{rows}\n",
                 metrics.users
             )

@@ -94,7 +94,7 @@ mod tests {
             }
             files::write_bytes(&written.join("config.json"), b"{").unwrap();
             let again = folder(&format!("data/encoders/{}", encoder.name), cache.path(), Access::Full).unwrap();
-            assert_eq!(again, Some(written.clone()), "unit tests run where no `data` lies");
+            assert_eq!(again, Some(written.clone()), "unit tests run in a folder without `data`");
             assert!(files::read(&written.join("config.json")).unwrap().len() > 1);
         }
     }

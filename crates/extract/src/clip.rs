@@ -20,7 +20,7 @@ use crate::weights::Weights;
 
 /// The number of words that go through the layers together.
 const WORDS: usize = 64;
-/// The number of images that go through the layers together: some 500 tokens with patches of 32 pixels.
+/// The number of images that go through the layers together: about 500 tokens with patches of 32 pixels.
 const IMAGES: usize = 10;
 /// The same for a GPU, which needs many thousands of tokens to be busy.
 const WORDS_ON_GPU: usize = 1024;

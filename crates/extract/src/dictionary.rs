@@ -13,7 +13,7 @@ const VISUAL: &str = include_str!("../../../data/words/visual.txt");
 const STOP: &str = include_str!("../../../data/words/stop.txt");
 /// The number of items that must use a word of the texts for it to count.
 const FEWEST_ITEMS: usize = 3;
-/// The least number of letters in a word; shorter words are mostly units and abbreviations.
+/// The minimum number of letters in a word; shorter words are mostly units and abbreviations.
 const SHORTEST: usize = 3;
 
 /// Reads a dictionary: one word or phrase per line; `#` starts a comment; a repeated word counts once.

@@ -1,7 +1,7 @@
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-/// Why features could not be computed.
+/// The reasons why features could not be computed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file of an encoder cannot be used.

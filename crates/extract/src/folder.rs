@@ -23,7 +23,7 @@ pub(crate) const WEIGHTS: &str = "model.safetensors";
 pub(crate) const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 /// The tokenizer, which splits texts into tokens.
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
-/// The settings by which the Python library changes the tokenizer.
+/// The settings with which the Python library modifies the tokenizer.
 pub(crate) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 /// The processor of images or sounds. Later releases of the Python library write it as a part of [`NESTED_PROCESSOR`].
 pub(crate) const PROCESSOR: &str = "preprocessor_config.json";

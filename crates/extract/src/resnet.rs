@@ -60,7 +60,7 @@ impl Config {
             return Err("expected layer_type bottleneck, hidden_act relu, downsample_in_bottleneck false".to_owned());
         }
         if self.hidden_sizes.is_empty() || self.hidden_sizes.len() != self.depths.len() {
-            return Err("hidden_sizes and depths: expected lists of one length".to_owned());
+            return Err("hidden_sizes and depths: expected lists of equal length".to_owned());
         }
         Ok(())
     }

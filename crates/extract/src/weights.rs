@@ -41,7 +41,7 @@ impl WeightsFile {
         let Some(prefix) = prefixes.iter().find(|prefix| has(prefix)) else {
             return Err(Error::model(
                 self.path(),
-                format!("it has no tensor `{probe}` (is it of the model in config.json?)"),
+                format!("it has no tensor `{probe}` (do the weights belong to the model in config.json?)"),
             ));
         };
         Ok(Weights { path: self.path(), prefix: (*prefix).to_owned(), files })
@@ -82,7 +82,7 @@ impl<'b> Weights<'b> {
         let Some(view) = self.view(&name) else {
             return Err(Error::model(
                 self.path,
-                format!("it has no tensor `{name}` (is it of the model in config.json?)"),
+                format!("it has no tensor `{name}` (do the weights belong to the model in config.json?)"),
             ));
         };
         if view.shape() != shape {

@@ -1,7 +1,7 @@
 //! Draws charts as SVG and PNG.
 //!
 //! The crate takes series of points with ranges of uncertainty, and returns the text of an SVG and the bytes of a PNG. The lines differ in
-//! dash, marker and colour, so that they can be told apart in grey. The crate must not know what is measured.
+//! dash, marker and colour, so that they can be distinguished in greyscale. The crate must not know what is measured.
 
 mod style;
 

@@ -1,4 +1,4 @@
-//! Styles of lines that can be told apart in grey, too.
+//! Line styles that can be distinguished even in greyscale.
 
 use plotters::coord::Shift;
 use plotters::element::DashedPathElement;

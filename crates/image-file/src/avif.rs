@@ -63,7 +63,7 @@ impl<'a> Container<'a> {
             let found = Any::decode_maybe(&mut rest).map_err(|e| ImageError::decode(&e))?;
             match found {
                 Some(Any::Meta(meta)) => {
-                    let primary = meta.get::<Pitm>().ok_or_else(|| broken("no image is the primary one"))?.item_id;
+                    let primary = meta.get::<Pitm>().ok_or_else(|| broken("it has no primary image"))?.item_id;
                     return Ok(Self { bytes, meta, primary });
                 }
                 Some(_) => {}
@@ -301,7 +301,7 @@ fn shares(matrix: u16) -> Result<(f32, f32)> {
         2 | 5 | 6 => (0.299, 0.114),
         7 => (0.212, 0.087),
         9 => (0.2627, 0.0593),
-        other => return Err(broken(&format!("its colour matrix {other} of ITU-T H.273 is not read; convert it"))),
+        other => return Err(broken(&format!("its colour matrix {other} of ITU-T H.273 is not supported; convert it"))),
     })
 }
 
@@ -388,7 +388,7 @@ mod tests {
         assert_eq!(crate::dimensions(&read("turned")).unwrap(), (23, 17));
         let reason = |bytes: &[u8], max_pixels| crate::decode(bytes, max_pixels).unwrap_err().to_string();
         assert_eq!(reason(&read("420"), 23 * 17 - 1), "it has 23 x 17 pixels, more than 390");
-        assert_eq!(reason(&read("tiles"), MAX_PIXELS), "it is an AVIF image in tiles, which is not read; convert it");
+        assert_eq!(reason(&read("tiles"), MAX_PIXELS), "it is a tiled AVIF image, which is not supported; convert it");
     }
 
     #[test]

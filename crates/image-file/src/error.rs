@@ -27,7 +27,7 @@ pub enum ImageError {
     #[error("it is {0:?}, and only JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF are read; convert it")]
     OtherFormat(ImageFormat),
     /// The AVIF file holds its image in tiles.
-    #[error("it is an AVIF image in tiles, which is not read; convert it")]
+    #[error("it is a tiled AVIF image, which is not supported; convert it")]
     AvifGrid,
     /// The header says that the width or the height is zero.
     #[error("it has no pixels")]

@@ -9,7 +9,7 @@ pub const MAX_BYTES: u64 = 256 << 20;
 
 /// Reads the bytes of an image file; a file of more than [`MAX_BYTES`] is never held in memory.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
-    // Opening a pipe would wait for ever.
+    // Opening a pipe would wait forever.
     let metadata = fs::metadata(path)?;
     if !metadata.is_file() {
         return Err(ImageError::NotAFile);

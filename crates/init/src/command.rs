@@ -224,7 +224,7 @@ impl Made {
         if !whole_items(&report) {
             doubts.push(Doubt::new(
                 format!(
-                    "the items' files have more than the {} lines that were read, so more of the events may be of items with a line",
+                    "the items' files have more than the {} lines that were read, so more of the events may have an item with a line",
                     count(ITEM_ROWS)
                 ),
                 "`mp4sr preprocess` checks all of them",
@@ -453,7 +453,7 @@ fn core(
                 return Ok((core, String::new()));
             }
             let reason = format!(
-                "Users and items with fewer events are dropped. The usual 5 and 5 would leave nothing here, and {} and {} do not.",
+                "Users and items with fewer events are dropped. The usual limits, 5 and 5, would leave nothing here; {} and {} leave some.",
                 core.user, core.item
             );
             doubts.push(Doubt::new(
@@ -500,7 +500,7 @@ fn about_trial(report: &Report, is_whole: bool) -> Vec<Doubt> {
     if report.statistics.longest < 3 && is_whole {
         doubts.push(Doubt::new(
             format!(
-                "no user has three events, so no user can be evaluated: the longest history has {}",
+                "no user has three events, so no user can be evaluated: the longest history has {} events",
                 report.statistics.longest
             ),
             "`--user COLUMN`",

@@ -46,9 +46,9 @@ pub struct Modalities {
 /// The numbers of events below which users and items are dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CoreThresholds {
-    /// The least number of events per user.
+    /// The minimum number of events per user.
     pub user: u32,
-    /// The least number of events per item.
+    /// The minimum number of events per item.
     pub item: u32,
 }
 
@@ -76,7 +76,7 @@ pub struct Draft<'d> {
     pub modalities: Modalities,
     /// The bounds on the numbers of events.
     pub core: CoreThresholds,
-    /// Why the bounds are not the usual ones.
+    /// The reason why the bounds are not the usual ones.
     pub core_reason: String,
     /// The sentence encoder.
     pub encoder: String,
@@ -153,7 +153,7 @@ impl Draft<'_> {
         let mut lines = DraftLines::default();
         lines.comment(&format!(
             "Written by `mp4sr init`, which inspected the first lines of the files. `mp4sr doctor --pipeline {0}` checks it, \
-             `mp4sr run --pipeline {0}` runs it; docs/configuration.md has every key.",
+             `mp4sr run --pipeline {0}` runs it; docs/configuration.md describes every key.",
             self.out
         ));
         self.dataset(&mut lines);
@@ -245,11 +245,11 @@ impl Draft<'_> {
         }
         let names = |survey: &Survey| survey.columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>();
         if self.of_events.is_table && !self.of_events.has_header {
-            lines.comment("The first line does not name the columns, so they are named by their position.");
+            lines.comment("The first line does not name the columns, so they are named by their positions.");
             lines.texts("interactions_header", &names(self.of_events));
         }
         if let Some(items) = self.of_items.filter(|items| items.is_table && !items.has_header) {
-            lines.comment("The columns of the items file are also named by their position.");
+            lines.comment("The columns of the items' file are also named by their positions.");
             lines.texts("items_header", &names(items));
         }
     }
@@ -290,12 +290,12 @@ impl Draft<'_> {
         }
         lines.text("title", &items.title);
         if !items.texts.is_empty() {
-            lines.comment("Further texts; the first sentences count (`preprocess.max_sentences`).");
+            lines.comment("Further texts; only the first sentences of an item are used (`preprocess.max_sentences`).");
             items.texts.iter().for_each(|name| lines.comment(&format!("- {name}: {}", seen(name))));
             lines.texts("texts", &items.texts);
         }
         if !items.text_separator.is_empty() {
-            lines.comment("Several texts in a cell.");
+            lines.comment("The separator of several texts in a cell.");
             lines.text("text_separator", &items.text_separator);
         }
         if !items.categories.is_empty() {
@@ -303,7 +303,7 @@ impl Draft<'_> {
             lines.texts("categories", &items.categories);
         }
         if !items.category_separator.is_empty() {
-            lines.comment("Several categories in a cell.");
+            lines.comment("The separator of several categories in a cell.");
             lines.text("category_separator", &items.category_separator);
         }
         if let Some(images) = &items.images {
@@ -360,11 +360,12 @@ impl Draft<'_> {
             lines.section("extract.text");
             if self.encoder == TINY_TEXT {
                 lines.comment(
-                    "Sentences become vectors. This encoder is built into the program. It is meant for a first try; for real results, \
-                     use \"sentence-transformers/all-MiniLM-L6-v2\" (`--encoder minilm`), which is downloaded once, 90 MB.",
+                    "The encoder that turns sentences into vectors. This one is built into the program and meant for a first try; for \
+                     real results, \
+                     use \"sentence-transformers/all-MiniLM-L6-v2\" (`--encoder minilm`), which is downloaded once (90 MB).",
                 );
             } else {
-                lines.comment("Sentences become vectors: a folder, or a model of the hub that is downloaded once.");
+                lines.comment("The encoder that turns sentences into vectors: a folder, or a model of the hub, which is downloaded once.");
             }
             lines.text("model", &self.encoder);
         }
@@ -372,11 +373,12 @@ impl Draft<'_> {
             lines.section("extract.image");
             if self.image_encoder == TINY_IMAGE {
                 lines.comment(
-                    "Images become words. This encoder is built into the program. It is meant for a first try; for real results, use \
-                     \"openai/clip-vit-base-patch32\" (`--image-encoder clip`), which is downloaded once, 600 MB.",
+                    "The encoder that turns images into words. This one is built into the program and meant for a first try; for real \
+                     results, use \
+                     \"openai/clip-vit-base-patch32\" (`--image-encoder clip`), which is downloaded once (600 MB).",
                 );
             } else {
-                lines.comment("Images become words: a folder, or a model of the hub that is downloaded once.");
+                lines.comment("The encoder that turns images into words: a folder, or a model of the hub, which is downloaded once.");
             }
             lines.text("model", &self.image_encoder);
         }

@@ -11,7 +11,7 @@ use crate::{Error, Result};
 const RECENT: f64 = 6e8;
 /// 1973-03-03: the largest number of a column must be at least this if its name suggests a time.
 const EARLY: f64 = 1e8;
-/// The least share of values that a notation must read.
+/// The minimum share of values that a notation must read.
 const MOST: f64 = 0.9;
 /// The largest number of distinct values of a rating.
 const RATINGS: u64 = 101;

@@ -21,7 +21,7 @@ use serde_json::json;
 
 /// The name of the lock on a run's added items.
 const LOCK: &str = "items";
-/// The greatest number of ids that a message names.
+/// The maximum number of ids that a message names.
 const NAMED: usize = 5;
 
 /// An item that a program adds.

@@ -81,7 +81,7 @@ pub struct Config {
     /// d, the width of ids and contents.
     #[schemars(range(min = 1, max = 4096))]
     pub width: usize,
-    /// The width between the two maps of contents.
+    /// The hidden width between the two linear maps that compute contents.
     #[schemars(range(min = 1, max = 16384))]
     pub hidden: usize,
     /// lambda, the weight of R-E; the weight of U-I is 1 - lambda.
@@ -101,7 +101,7 @@ pub struct Config {
     /// The weight of the regularisation.
     #[schemars(range(min = 0.0, max = 1000.0))]
     pub reg_weight: f64,
-    /// An item with fewer training events is cold: it is scored by its content.
+    /// The number of training events below which an item is cold, so that it is scored by its content.
     #[schemars(range(min = 0, max = 1_000_000))]
     pub cold_events: usize,
     /// Which items are ranked.

@@ -28,7 +28,7 @@ use crate::{Batch, Data, Initial, Model, Parameters, Phase, Query, Scorer, Step,
 pub static RECIPE: Recipe = Recipe {
     name: "difsr",
     title: "DIF-SR",
-    summary: "A transformer over items whose attention scores see side information too.",
+    summary: "A transformer over items whose attention scores also use side information.",
     paper: "Xie et al., Decoupled Side Information Fusion for Sequential Recommendation, 2022 (arXiv 2204.11046)",
     reads: Reads { features: true, transformer: true, categories: &[("attributes", "categories")] },
     supports: Supports::NOTHING,
@@ -46,16 +46,16 @@ pub static RECIPE: Recipe = Recipe {
 
 const PHASES: [Phase; 1] = [Phase::of_prefixes(FINETUNE)];
 
-/// How the sources' scores become one.
+/// How the scores of the sources are combined.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Fusion {
-    /// By weights that a small network makes of each source's scores.
+    /// By a weighted sum, whose weights a small network computes from each source's scores.
     #[default]
     Gate,
     /// By their sum.
     Sum,
-    /// By a linear map of all of them.
+    /// By a linear map of all scores.
     Concat,
 }
 
@@ -103,7 +103,7 @@ pub struct Config {
     pub attribute_width: usize,
     /// Whether the embeddings of categories are trained.
     pub category_embedding: CategoryEmbedding,
-    /// How the sources' scores become one.
+    /// How the scores of the sources are combined.
     pub fusion: Fusion,
     /// Which keys' scores the fusion sees.
     pub keys: Keys,

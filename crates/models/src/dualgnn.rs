@@ -30,7 +30,7 @@ use crate::{Batch, Data, Initial, Model, NegativeSampler, Parameters, Phase, Sam
 pub static RECIPE: Recipe = Recipe {
     name: "dualgnn",
     title: "DualGNN",
-    summary: "Graph convolutions over users and items by modality, and over users who share items.",
+    summary: "Graph convolutions over users and items, one per modality, and over users who share items.",
     paper: "Wang et al., DualGNN: Dual Graph Neural Network for Multimedia Recommendation, 2021",
     reads: Reads { features: true, transformer: false, categories: &[] },
     supports: Supports::NOTHING,
@@ -55,7 +55,7 @@ const PHASES: [Phase; 1] = [Phase { name: FINETUNE, samples: Samples::Events, st
 /// The number of hops over the graph of users and items.
 const HOPS: usize = 2;
 
-/// How a user's modalities become one.
+/// How a user's vectors for the modalities are combined.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum UserFusion {
@@ -89,7 +89,7 @@ pub struct Config {
     pub neighbours: usize,
     /// What the list of a user with fewer neighbours holds.
     pub neighbour_lists: NeighbourLists,
-    /// How a user's modalities become one.
+    /// How a user's vectors for the modalities are combined.
     pub user_fusion: UserFusion,
     /// The weight of the regularisation.
     #[schemars(range(min = 0.0, max = 1000.0))]

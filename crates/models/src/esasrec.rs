@@ -121,13 +121,13 @@ pub struct Config {
     pub negatives: usize,
     /// The items that negatives are drawn from.
     pub negative_items: NegativeItems,
-    /// The share of the negatives that is drawn from the distinct items that the batch reads instead. A negative that is the target is
-    /// drawn once more.
+    /// The share of the negatives that are drawn from the distinct items in the batch's inputs, instead of as `negative_items` says. If
+    /// such a draw is the target, it is repeated once.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub in_batch: f64,
     /// Whether the logarithm of an item's share of the training events is subtracted from its logits in training.
     pub log_q: bool,
-    /// t of gBCE: 0 leaves the binary cross-entropy as it is, 1 makes up for the negatives that are not drawn.
+    /// t of gBCE: 0 leaves the binary cross-entropy as it is, 1 fully compensates for the negatives that are not drawn.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub calibration: f64,
     /// Whether dropout applies to the table of item embeddings too, once per step (RecTools 0.13; not in later releases).
@@ -160,7 +160,7 @@ impl Default for Config {
 fn check(settings: &ModelSettings<'_>) -> std::result::Result<(), Refused> {
     let config: Config = settings.own().map_err(|e| Refused::new("model.esasrec", &"...", e.to_string()))?;
     if config.loss == Loss::Softmax && config.log_q {
-        let allowed = "false under `loss = \"softmax\"`, which samples nothing that a correction could be for";
+        let allowed = "false under `loss = \"softmax\"`, which does not sample, so that there is nothing to correct";
         return Err(Refused::new("model.esasrec.log_q", &config.log_q, allowed));
     }
     Ok(())

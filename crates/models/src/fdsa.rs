@@ -63,7 +63,7 @@ pub enum Fields {
     Categories,
 }
 
-/// How a modality's vector becomes a field.
+/// How the vector of a modality is mapped to a field.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Adapter {
@@ -85,14 +85,14 @@ pub enum Norms {
     Separate,
 }
 
-/// What each dropout mask of the adapters is drawn for.
+/// How often the dropout masks of the adapters are drawn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DropoutDraw {
-    /// For every distinct item of a step, so that the adapters run once per item.
+    /// Once for every distinct item of a step, so that the adapters run once per item.
     #[default]
     Item,
-    /// For every position of every history (published code).
+    /// Once for every position of every history (published code).
     Position,
 }
 
@@ -102,13 +102,13 @@ pub enum DropoutDraw {
 pub struct Config {
     /// What the fields of an item are.
     pub fields: Fields,
-    /// How a modality's vector becomes a field.
+    /// How the vector of a modality is mapped to a field.
     pub adapter: Adapter,
     /// How the rows of an item become one vector.
     pub pooling: RowMean,
     /// The LayerNorms in addition to those of the layers.
     pub norms: Norms,
-    /// What each dropout mask of the adapters is drawn for.
+    /// How often the dropout masks of the adapters are drawn.
     pub dropout_draw: DropoutDraw,
 }
 

@@ -168,7 +168,7 @@ pub(crate) fn check_modalities(modalities: &[Modality], items: usize) -> Result<
         Some(other) => {
             let (name, found) = (&other.name, other.features.count());
             Err(Error::Msg(format!(
-                "features of `{name}`: expected an entry for each of {items} items, found {found}; make them again"
+                "features of `{name}`: expected an entry for each of {items} items, found {found}; compute them again"
             )))
         }
         None => Ok(()),

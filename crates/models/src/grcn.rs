@@ -49,7 +49,7 @@ const PHASES: [Phase; 1] = [Phase { name: FINETUNE, samples: Samples::Events, st
 /// The number of layers of the convolution over ids.
 const LAYERS: usize = 2;
 
-/// How the modalities' weights of an edge become one.
+/// How the weights that the modalities give an edge are combined.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Weights {
@@ -86,7 +86,7 @@ pub struct Config {
     /// T, the number of routing rounds; 0 gives what the published code computes.
     #[schemars(range(min = 0, max = 16))]
     pub routing: usize,
-    /// How the modalities' weights of an edge become one.
+    /// How the weights that the modalities give an edge are combined.
     pub weights: Weights,
     /// Whether edges of negative weight are removed.
     pub pruning: bool,

@@ -42,7 +42,7 @@ pub enum Samples {
     Prefixes,
     /// One sample per user: the user's whole training sequence as the history, without a target.
     Sequences {
-        /// The least number of events for which a user gives a sample.
+        /// The minimum number of events for which a user gives a sample.
         at_least: usize,
         /// What the batch size counts.
         batch: BatchUnit,
@@ -65,7 +65,7 @@ pub enum BatchUnit {
 pub enum Stop {
     /// After `patience` epochs without a better validation metric. The best epoch's weights are kept.
     Validation {
-        /// The number of first epochs that neither count for patience nor compete; the search for the best epoch starts after them.
+        /// The number of initial epochs that neither count for patience nor compete; the search for the best epoch starts after them.
         warm_up: usize,
     },
     /// After all epochs, without validation. The last epoch's weights are kept.

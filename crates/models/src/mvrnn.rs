@@ -59,9 +59,9 @@ pub enum Variant {
     Con,
     /// The latent view and the sum of the views.
     Add,
-    /// The same, with hidden views and reconstruction.
+    /// As `add`, with hidden views and reconstruction.
     Fusion,
-    /// The same as `fusion`, with a cell for each of the two parts.
+    /// As `fusion`, with a separate cell for each of the two parts of an item vector.
     Separate,
 }
 
@@ -87,7 +87,7 @@ pub struct Config {
     pub variant: Variant,
     /// The recurrent cell.
     pub cell: Unit,
-    /// The probability that an occurrence of an item lacks a view in training, in `fusion` and `separate`.
+    /// The probability that a view of an occurrence of an item is hidden in training, in `fusion` and `separate`.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub mask: f64,
     /// lambda, the weight of the reconstruction in `fusion` and `separate`.

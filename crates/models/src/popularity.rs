@@ -1,4 +1,4 @@
-//! Popularity: an item's score is its number of training events. It is the reference that every model must beat.
+//! Popularity: an item's score is its number of training events. It is the baseline that every model must beat.
 
 use candle_core::{DType, Device, Tensor};
 use mp4sr_ops::{Error, Result, RngKey};

@@ -71,7 +71,7 @@ pub enum Pair {
     Once,
 }
 
-/// How the losses of a batch become one number.
+/// How the losses of a batch are reduced to one number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reduction {
@@ -115,21 +115,21 @@ pub struct Config {
     pub mask: f64,
     /// Whether the last item of a sample is always masked.
     pub mask_last: bool,
-    /// The weight of AAP, the attributes of items that are not masked.
+    /// The weight of AAP, which predicts the attributes of items that are not masked.
     #[schemars(range(min = 0.0, max = 1000.0))]
     pub aap_weight: f64,
-    /// The weight of MIP, the masked items.
+    /// The weight of MIP, which predicts the masked items.
     #[schemars(range(min = 0.0, max = 1000.0))]
     pub mip_weight: f64,
-    /// The weight of MAP, the attributes of masked items.
+    /// The weight of MAP, which predicts the attributes of masked items.
     #[schemars(range(min = 0.0, max = 1000.0))]
     pub map_weight: f64,
-    /// The weight of SP, the segments.
+    /// The weight of SP, which predicts segments.
     #[schemars(range(min = 0.0, max = 1000.0))]
     pub sp_weight: f64,
     /// Where the logistic function is applied in MIP and SP.
     pub pair: Pair,
-    /// How the losses of a batch become one number.
+    /// How the losses of a batch are reduced to one number.
     pub reduction: Reduction,
     /// What a sample of pre-training holds.
     pub sample: Sample,

@@ -78,8 +78,8 @@ pub struct Config {
     /// rho, the weight of the regulariser, which makes prototypes orthogonal to each other.
     #[schemars(range(min = 0.0, max = 1000.0))]
     pub regularizer: f64,
-    /// Whether learned positions join the scores of the softmaxes over a history (authors' code). Without them the order of a
-    /// history has no effect.
+    /// Whether learned position embeddings are added to the items when the softmaxes over a history are scored (authors' code). Without
+    /// them, the order of a history has no effect.
     pub positions: bool,
     /// Whether padding takes part in the softmaxes over a history.
     pub padding: Padding,

@@ -30,7 +30,7 @@ pub struct TransformerConfig {
     /// n, the number of last items of a history that the model reads.
     #[schemars(range(min = 1, max = 10000))]
     pub max_sequence_length: usize,
-    /// The dropout on inputs, attention weights and residual branches.
+    /// The dropout probability on inputs, attention weights and residual branches.
     #[schemars(range(min = 0.0, max = 0.95))]
     pub dropout: f64,
 }

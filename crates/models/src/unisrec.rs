@@ -3,8 +3,8 @@
 //! Hou et al., Towards Universal Sequence Representation Learning for Recommender Systems, KDD 2022 (arXiv 2206.05941), as in the authors'
 //! code: z = sum of g_k (Dropout(x) - c_k) W_k with g = softmax of x G plus noise; a causal transformer over z. Pre-training contrasts a
 //! sequence with its next item, and with an augmented copy of itself, against those of the other samples of the batch. Transductive
-//! fine-tuning adds id embeddings and trains everything except positions and layers. x is the mean of all rows of an item, of whichever
-//! modality. Where sources differ, a key of [`Config`] selects the reading.
+//! fine-tuning adds id embeddings and trains everything except positions and layers. x is the mean of all rows of an item in all
+//! modalities. Where sources differ, a key of [`Config`] selects the reading.
 //!
 //! One operator over the constant features computes the products with the experts' maps: per use of an item if every use draws its own
 //! dropout, per distinct item otherwise.
@@ -71,14 +71,14 @@ const PRETRAIN_KEYS: [&str; 8] = [
     "select",
 ];
 
-/// What each dropout mask of the experts' input is drawn for.
+/// How often the dropout masks of the experts' input are drawn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DropoutDraw {
-    /// For every use of an item: position, target, candidate (published code).
+    /// Once for every use of an item, as a position, a target or a candidate (published code).
     #[default]
     Use,
-    /// For every distinct item of a step, which costs a fraction of that.
+    /// Once for every distinct item of a step, at a fraction of the cost.
     Item,
 }
 
@@ -100,10 +100,10 @@ pub struct Config {
     /// O, the number of experts.
     #[schemars(range(min = 1, max = 256))]
     pub experts: usize,
-    /// Dropout on the experts' input.
+    /// The dropout probability on the experts' input.
     #[schemars(range(min = 0.0, max = 0.95))]
     pub adaptor_dropout: f64,
-    /// What each dropout mask of the experts' input is drawn for.
+    /// How often the dropout masks of the experts' input are drawn.
     pub dropout_draw: DropoutDraw,
     /// Whether the gate has noise in training.
     pub noise: bool,
@@ -115,25 +115,25 @@ pub struct Config {
     pub lambda: f64,
     /// How samples of the batch that share the sample's target are treated in pre-training.
     pub false_negatives: FalseNegatives,
-    /// The probability that a batch is augmented by dropping items; otherwise by replacing items' vectors.
+    /// The probability that a batch is augmented by dropping items; otherwise, it is augmented by replacing items' vectors.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub item_drop_share: f64,
-    /// The probability that an augmented sequence lacks an item.
+    /// The probability that an item is dropped from an augmented sequence.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub item_drop: f64,
-    /// The probability that an item of an augmented sequence has its second vector, the mean of a part of its rows.
+    /// The probability that an item of an augmented sequence is represented by its second vector, the mean of some of its rows.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub row_replacement: f64,
-    /// The probability that a row is missing from an item's second vector.
+    /// The probability that a row is left out of an item's second vector.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub row_drop: f64,
-    /// Whether items have a second vector; without it, all batches are augmented by dropping items.
+    /// Whether items have a second vector; if not, all batches are augmented by dropping items.
     pub augment_rows: bool,
     /// Which epoch of pre-training is kept.
     pub select: Select,
     /// Whether fine-tuning keeps the positions and layers of pre-training fixed. Without pre-training nothing is fixed.
     pub fix_encoder: bool,
-    /// Whether items have id embeddings in fine-tuning; without them it is the inductive variant.
+    /// Whether items have id embeddings in fine-tuning; without them, the model is the inductive variant.
     pub id_embedding: bool,
 }
 

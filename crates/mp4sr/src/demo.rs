@@ -16,8 +16,8 @@ use crate::run::run_until;
 const PIPELINE: &str = include_str!("../../../pipelines/sample.toml");
 const RUN: &str = "mp4sr";
 
-/// Runs all stages on the built-in sample world for three models, popularity, MP4SR without pre-training and MP4SR, and compares them
-/// on one page.
+/// Runs all stages on the built-in sample world for three models (popularity, MP4SR without pre-training, and MP4SR) and compares them on
+/// one page.
 ///
 /// It needs neither files nor a network, and takes a few minutes.
 #[derive(Debug, clap::Args)]

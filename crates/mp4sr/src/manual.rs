@@ -7,7 +7,7 @@ use clap_complete::Shell;
 use mp4sr_artifact::files;
 use mp4sr_pipeline::print;
 
-/// Prints the completion script of a shell, to be stored where that shell looks for it.
+/// Prints the completion script for a shell; store it where that shell looks for completions.
 #[derive(Debug, clap::Args)]
 pub struct CompletionsArgs {
     /// The shell to complete for.
@@ -18,7 +18,7 @@ pub struct CompletionsArgs {
 /// Writes the manual pages, one per subcommand, into a folder.
 #[derive(Debug, clap::Args)]
 pub struct ManArgs {
-    /// The folder to write to; `man -M` takes the folder above it if it is called `man1`.
+    /// The folder to write to; if it is called `man1`, `man -M` accepts its parent folder.
     #[arg(value_name = "FOLDER")]
     out: PathBuf,
 }

@@ -16,7 +16,7 @@ pub enum StoredValues {
 }
 
 impl StoredValues {
-    /// The size of the values in bytes.
+    /// The size of all values in bytes.
     #[cfg(feature = "cuda")]
     pub(crate) fn bytes(&self) -> usize {
         self.len() * if matches!(self, Self::F32(_)) { 4 } else { 2 }

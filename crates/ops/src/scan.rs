@@ -16,7 +16,7 @@ const COLUMNS: usize = 1024;
 /// The number of rows that are scored together.
 const ROWS: usize = 32;
 
-/// The least number of multiplications in a run of blocks: with fewer, threads wait for each other longer than they work.
+/// The minimum number of multiplications in a run of blocks: with fewer, threads wait for each other longer than they work.
 const RUN: usize = 1 << 21;
 
 /// A matrix `[m, d]` whose rows are the columns of the scores.

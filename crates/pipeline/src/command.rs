@@ -17,7 +17,7 @@ use crate::{Assignments, Config, Progress, hide_passwords, timing};
 /// `dataset.data` of the sample pipeline. Its raw files are generated inside the artifacts folder, whichever folder that is.
 const SAMPLE_DATA: &str = "artifacts/sample/raw";
 
-/// The flags that every stage has; most have a twin in the environment.
+/// The flags that every stage has; most can also be set by an environment variable.
 #[derive(Debug, clap::Args)]
 struct StageFlags {
     /// The pipeline file. It may be omitted if `--run` is the folder of a run, such as `artifacts/sample/runs/mp4sr`.
@@ -251,7 +251,7 @@ impl<'a> Flag<'a> {
         };
         anyhow::ensure!(
             self.is_inherited || set == value,
-            "`{} {value}` and `--set {assignment}` contradict each other; give one of them",
+            "`{} {value}` and `--set {assignment}` contradict each other; give only one of them",
             self.name
         );
         Ok(None)
@@ -266,7 +266,7 @@ fn sample_world(artifacts: &Path) -> String {
     artifacts.join("sample").join("raw").to_string_lossy().into_owned()
 }
 
-/// A defect of the program, as opposed to something that the user can fix: exit code 2.
+/// A bug in the program, as opposed to an error that the user can fix: exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}; this is a bug in mp4sr, please report it")]
 pub struct Bug(pub String);
@@ -286,7 +286,8 @@ fn end_with_starter() {
     }
 }
 
-/// Runs a program: reports an error once, as one line, and turns it into the exit code (0 done, 1 for the user to fix, 2 a defect).
+/// Runs a program: reports an error once, as one line, and turns it into the exit code (0 for success, 1 for an error that the user can
+/// fix, 2 for a bug).
 pub fn run_main(program: impl FnOnce() -> anyhow::Result<()> + std::panic::UnwindSafe) -> ExitCode {
     std::panic::set_hook(Box::new(|info| {
         // The reader of a damaged file reports the panic of a library as an error.

@@ -6,19 +6,19 @@ use crate::config::{ModelCatalog, ModelType};
 /// A stage between raw files and the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum StageName {
-    /// Raw files to a dataset.
+    /// Converts raw files to a dataset.
     Preprocess,
-    /// Sentences and images to features.
+    /// Computes features from sentences, images and sounds.
     Extract,
-    /// Pre-training.
+    /// Pre-trains the model.
     Pretrain,
-    /// Fine-tuning.
+    /// Fine-tunes the model.
     Finetune,
-    /// Ranks of every user's next item, and their metrics.
+    /// Ranks every user's next item and computes the metrics.
     Evaluate,
-    /// Lists of the best items for every user.
+    /// Lists the best items for every user.
     Recommend,
-    /// One page with tables, curves and lists.
+    /// Writes one page with tables, curves and lists.
     Report,
 }
 
@@ -29,7 +29,7 @@ pub struct StageRow {
     pub stage: StageName,
     /// Its name in messages, records and make targets.
     pub name: &'static str,
-    /// The words that run it on the command line, after `mp4sr`.
+    /// The words that start it on the command line, after `mp4sr`.
     pub words: &'static [&'static str],
     /// The stages whose files it reads, without those that these need in turn.
     pub needs: &'static [StageName],
@@ -72,7 +72,7 @@ impl StageName {
         self.row().name
     }
 
-    /// The words that run it on the command line, after `mp4sr`.
+    /// The words that start it on the command line, after `mp4sr`.
     pub fn words(self) -> &'static [&'static str] {
         self.row().words
     }

@@ -257,7 +257,7 @@ fn with_range(expected: &str, schema: &Json) -> String {
     let noun = match expected {
         "integer" => "a whole number",
         "number" => "a number",
-        "string" => "a text in quotes",
+        "string" => "a quoted string",
         "boolean" => "true or false",
         "array" => "a list",
         "object" => "a section",

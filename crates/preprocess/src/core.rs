@@ -8,7 +8,7 @@ use crate::Result;
 use crate::filters::{ITEM, USER, added_up, frequency, small, without};
 use crate::partitions::{Partition, Partitions};
 
-/// The least number of events per user and per item; 0 and 1 keep all.
+/// The minimum number of events per user and per item; 0 and 1 keep all.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     pub user: u32,

@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-/// Why a dataset cannot be made. The message of every variant is one sentence that says what to do.
+/// The reasons why a dataset cannot be made. The message of every variant is one sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Reading or writing a file failed.
@@ -23,7 +23,7 @@ pub enum Error {
     TooManyBadLines {
         /// `preprocess.max_bad_lines`.
         limit: u64,
-        /// The file of the line that was one too many.
+        /// The file with the first line beyond the limit.
         path: PathBuf,
         /// The number of the line.
         line: u64,

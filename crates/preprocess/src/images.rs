@@ -319,7 +319,7 @@ fn piece(id: &str, count: Option<i32>) -> &str {
 fn stays_in(folder: &Path, path: &Path) -> std::result::Result<(), Fault> {
     if path.is_symlink() && !path.canonicalize().is_ok_and(|file| file.starts_with(folder)) {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        return Err(Fault::new("image is a link out of its folder", name));
+        return Err(Fault::new("image is a link that leads out of its folder", name));
     }
     Ok(())
 }
@@ -566,7 +566,7 @@ mod tests {
             assert_eq!(images.of("a").unwrap(), [path("a.jpg"), path("a_3.jpg")]);
             assert_eq!(images.of("b").unwrap(), [path("b.jpg")]);
             assert_eq!(images.of("c"), None);
-            let refused = &images.refused().0["image is a link out of its folder"];
+            let refused = &images.refused().0["image is a link that leads out of its folder"];
             assert_eq!(images.refused().total(), 2);
             assert_eq!(refused.examples.iter().map(|e| e.found.as_str()).collect::<Vec<_>>(), ["a_2.jpg", "c.png"]);
         }

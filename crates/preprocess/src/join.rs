@@ -82,7 +82,7 @@ pub fn shares(events: &Partitions, catalogue: &ItemCatalogue, used: u64, lines: 
 pub fn described(shares: &JoinShares) -> String {
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     format!(
-        "{} of the events are of items with a line, {} of the lines are of items with events; of the items, {} have a title, \
+        "{} of the events have an item with a line, {} of the lines have an item with events; of the items, {} have a title, \
          {} a text, {} an image",
         percent(shares.events_with_line),
         percent(shares.lines_used),
@@ -119,10 +119,10 @@ pub fn judge(
     let percent = 100.0 * shares.events_with_line;
     if below {
         return Err(Error::Setting(format!(
-            "only {percent:.1} % of the events are of items with a line, less than `preprocess.min_described` = {bound}: {why}"
+            "only {percent:.1} % of the events have an item with a line, less than `preprocess.min_described` = {bound}: {why}"
         )));
     }
-    Ok(Some(format!("{percent:.1} % of the events are of items with a line: {why}")))
+    Ok(Some(format!("{percent:.1} % of the events have an item with a line: {why}")))
 }
 
 struct Mismatch<'a> {

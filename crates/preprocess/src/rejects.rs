@@ -10,7 +10,7 @@ const EXAMPLES: usize = 3;
 /// The number of characters that are shown of a text.
 const SHOWN: usize = 60;
 
-/// What is wrong with one line.
+/// A problem with one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// The reason under which it is counted.

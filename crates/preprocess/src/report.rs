@@ -278,7 +278,7 @@ fn statistics_table(report: &Report) -> Table {
     let mut more = |name, value| rows.push((name, value, None));
     more("shortest, median, longest", format!("{}, {}, {}", found.shortest, found.median_length, found.longest));
     more("density", format!("{:.4} %", found.density * 100.0));
-    more("events ordered by input", count(found.ties));
+    more("events ordered by their position in the input", count(found.ties));
     more("titles with markup removed", count(report.items.cleaned_titles));
     more("items with markup removed from texts", count(report.items.cleaned_texts));
     more("items without text", count(found.items_without_text));

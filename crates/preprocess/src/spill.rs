@@ -13,7 +13,7 @@ use crate::{Error, Result};
 const EVENT: u64 = 16;
 /// The memory that a partition takes while it is ordered and filtered, as a multiple of its size, with room for everything else.
 const WORKSPACE: u64 = 16;
-/// The least number of events that are written at once, however small the limit is.
+/// The minimum number of events that are written at once, however small the limit is.
 const LEAST_ROWS: u64 = 1 << 12;
 
 /// A limit of memory, and the folder for the events beyond it.

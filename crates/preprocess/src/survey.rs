@@ -1,7 +1,7 @@
 //! Inspects a file of unknown format: its dialect, its columns, and what their first values look like.
 //!
-//! In: a file that no pipeline describes yet. Out: a [`Survey`], from which a pipeline can be guessed. Everything is recognised by the
-//! functions that read the file later.
+//! The input is a file that no pipeline describes yet; the output is a [`Survey`], from which a pipeline can be guessed. Everything is
+//! recognised by the functions that read the file later.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ pub const ROWS: u64 = 5000;
 const EXAMPLES: usize = 3;
 /// The longest name of a column.
 const LONGEST_NAME: usize = 64;
-/// The least share of values that a notation must be able to read.
+/// The minimum share of values that a notation must be able to read.
 const MOST: f64 = 0.9;
 /// Possible separators of several values in a cell.
 const SEPARATORS: [&str; 6] = ["|", " > ", ";", ", ", ",", " "];

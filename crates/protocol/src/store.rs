@@ -84,13 +84,13 @@ impl StoredRanks {
         for (role, source) in sources.into_iter().filter(|(_, source)| source.exists()) {
             let Some(then) = file.header().inputs.get(role) else { continue };
             if Fingerprint::of_file(&source)? != *then {
-                let reason = format!("`{}` has changed since", source.display());
+                let reason = format!("`{}` has changed since the ranks were computed", source.display());
                 let remedy = format!("run `make evaluate RUN={}` with the run's own settings", layout.run_name());
                 return Err(Error::unusable(&path, reason, remedy));
             }
         }
         if let Some(features) = changed_features(layout)? {
-            let reason = format!("the {features} have changed since");
+            let reason = format!("the {features} have changed since the ranks were computed");
             let remedy = format!("run `make evaluate RUN={}` with the run's own settings", layout.run_name());
             return Err(Error::unusable(&path, reason, remedy));
         }

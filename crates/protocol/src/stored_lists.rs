@@ -15,9 +15,11 @@ pub fn expect_weights_of_lists(source: Option<&Value>, layout: &Layout, path: &P
     let weights = layout.checkpoint("finetune");
     let then = source.and_then(|source| source["inputs"][WEIGHTS].as_str());
     match then.filter(|_| weights.exists()) {
-        Some(then) if Fingerprint::of_file(&weights)?.as_str() != then => {
-            Err(Error::unusable(path, format!("`{}` has changed since", weights.display()), REMEDY))
-        }
+        Some(then) if Fingerprint::of_file(&weights)?.as_str() != then => Err(Error::unusable(
+            path,
+            format!("`{}` has changed since the lists were computed", weights.display()),
+            REMEDY,
+        )),
         _ => Ok(()),
     }
 }

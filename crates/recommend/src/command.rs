@@ -18,7 +18,7 @@ const NAME: &str = "recommend";
 /// The version of the stage's output.
 const VERSION: u32 = 1;
 
-/// Lists the best items for every user, from the dataset, the features and the checkpoint, and writes `recommendations.parquet`.
+/// Lists the best items for every user, using the dataset, the features and the checkpoint, and writes `recommendations.parquet`.
 ///
 /// With `--histories` or `--history`, lists the best items for the given histories instead, and leaves the run unchanged.
 #[derive(Debug, clap::Args)]

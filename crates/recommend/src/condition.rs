@@ -205,7 +205,7 @@ fn evaluate<'a>(expression: &'a Expr, row: &ItemRow<'a>) -> Evaluated<ItemValue<
         Expr::AnyOp { left, compare_op, right, .. } => {
             let (value, list) = (evaluate(left, row)?, evaluate(right, row)?);
             let ItemValue::Texts(texts) = list else {
-                return Err(format!("asks for ANY of `{right}`, which is {} and not a list", list.kind()));
+                return Err(format!("uses ANY with `{right}`, which is {} and not a list", list.kind()));
             };
             let mut any = false;
             for text in texts {

@@ -14,15 +14,15 @@ use crate::histories::{self, History, HistoryFormat};
 use crate::lists::{self, ListFormat, ListRow};
 use crate::{LoadedRun, Request};
 
-/// The greatest number of ids that a message names.
+/// The maximum number of ids that a message names.
 const NAMED: usize = 5;
 
 /// The flags of lists for given histories.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Lists for given histories")]
 pub struct GivenArgs {
-    /// Recommends for the histories in this file, or in standard input (`-`): JSON lines, CSV or Parquet with the columns `user_id`
-    /// and `history`, or with one event per row in the columns `user_id`, `item_id` and `timestamp`.
+    /// Recommends for the histories in this file, or on standard input (`-`): JSON lines, CSV or Parquet with the columns `user_id` and
+    /// `history`, or with one event per row in the columns `user_id`, `item_id` and, unless rows are in order of time, `timestamp`.
     #[arg(long, value_name = "FILE", conflicts_with = "history")]
     histories: Option<PathBuf>,
     /// Recommends for one history: ids of items separated by commas, oldest first.
@@ -136,7 +136,7 @@ fn request(history: &History, k: usize, allowed: Option<&Arc<Vec<bool>>>) -> Req
 struct Selection {
     /// For each item, whether it may be listed; `None` means every item.
     allowed: Option<Arc<Vec<bool>>>,
-    /// Notes about ids that are not items of the run.
+    /// Notes on ids that are not items of the run.
     notes: Vec<String>,
 }
 

@@ -1,7 +1,7 @@
 //! Reads the histories of users that need not be in the dataset, from a file or from standard input.
 //!
 //! Three formats: JSON lines with `user_id` and the list `history`; CSV and Parquet with the columns `user_id` and `history`; or CSV and
-//! Parquet with one event per row in `user_id`, `item_id` and, if the rows are not in order, `timestamp`.
+//! Parquet with one event per row in `user_id`, `item_id` and, unless the rows are in order of time, `timestamp`.
 
 use std::fmt;
 use std::io::Read as _;
@@ -24,7 +24,7 @@ pub struct History {
 /// The format of a file of histories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum HistoryFormat {
-    /// A JSON object per line.
+    /// One JSON object per line.
     Jsonl,
     /// A table with a header.
     Csv,
@@ -38,7 +38,7 @@ pub enum HistoryFormat {
 pub struct HistoriesError {
     /// The path of the file, or the name of standard input.
     pub origin: String,
-    /// What is wrong, where, and how to fix it.
+    /// A description of the problem: what is wrong, where, and how to fix it.
     pub what: String,
 }
 
@@ -214,7 +214,7 @@ impl HistoryLayout {
             return Ok(Self::Events);
         }
         Err(format!(
-            "its columns are {}; expected `{USER}` and `{HISTORY}`, or an event per row in `{USER}`, `{ITEM}` and `{TIME}`",
+            "its columns are {}; expected `{USER}` and `{HISTORY}`, or one event per row in `{USER}`, `{ITEM}` and optionally `{TIME}`",
             names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
         ))
     }

@@ -17,11 +17,11 @@ const STYLE: TableStyle =
 pub enum ListFormat {
     /// A table for reading.
     Table,
-    /// A JSON object per history.
+    /// One JSON object per history.
     Jsonl,
-    /// A row per listed item.
+    /// One row per listed item.
     Csv,
-    /// A row per history, with lists.
+    /// One row per history, with list columns.
     Parquet,
 }
 

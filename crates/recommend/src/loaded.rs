@@ -97,7 +97,7 @@ pub struct Request {
     pub removed: Vec<u32>,
 }
 
-/// Why a list does not come from the model.
+/// The reason why a list does not come from the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fallback {
     /// The history has no known item, so the items with the most training events are listed.

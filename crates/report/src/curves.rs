@@ -1,4 +1,4 @@
-//! Draws loss and validation metrics by epoch. The lines differ in dash, marker and colour, so that they can be told apart in grey.
+//! Draws loss and validation metrics by epoch. The lines differ in dash, marker and colour, so that they can be distinguished in greyscale.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::{Error, Result};
 
 const WIDTH: u32 = 460;
 const PLOT_HEIGHT: u32 = 290;
-/// The approximate greatest number of markers on a line.
+/// The approximate maximum number of markers on a line.
 const MARKERS: usize = 12;
 
 /// The training log of a run.
@@ -33,7 +33,7 @@ const MARKERS: usize = 12;
 pub struct TrainingLog {
     /// The name of the run.
     pub run: String,
-    /// The lines of the epochs; empty if the model is not trained by epochs.
+    /// The lines of the epochs; empty if the model is not trained in epochs.
     pub lines: Vec<EpochLine>,
 }
 

@@ -74,9 +74,9 @@ impl Page<'_> {
                             @if !self.breakdowns.is_empty() { a href="#groups" { "Groups of users" } }
                             @if !self.panels.is_empty() { a href="#training" { "Training" } }
                             @if self.counts.is_some() { a href="#dataset" { "Dataset" } }
-                            @if self.words.is_some() { a href="#words" { "What CLIP saw" } }
+                            @if self.words.is_some() { a href="#words" { "Words that CLIP chose" } }
                             @if !self.users.is_empty() { a href="#users" { "Recommendations" } }
-                            a href="#made" { "How it was made" }
+                            a href="#made" { "How this report was made" }
                         }
                     }
                     (self.metrics_section())

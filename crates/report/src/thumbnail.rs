@@ -9,7 +9,7 @@ use image::{DynamicImage, Rgb, RgbImage};
 use mp4sr_artifact::Downloads;
 use mp4sr_image::MAX_PIXELS;
 
-/// The greatest side length in pixels.
+/// The maximum side length in pixels.
 const SIDE: u32 = 96;
 /// The JPEG quality.
 const QUALITY: u8 = 80;

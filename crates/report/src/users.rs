@@ -85,7 +85,8 @@ impl UserLists {
     }
 
     /// Chooses `count` users: half of them (the larger half) from those whose next item is in their list, and half from the others, each
-    /// evenly spaced over the table. If one kind has too few users, the other fills up. If no next item is known, all are evenly spaced.
+    /// evenly spaced over the table. If one group has too few users, more of the other are chosen. If no next item is known, all are evenly
+    /// spaced.
     pub(crate) fn choose(&self, count: usize) -> (Vec<usize>, UserCounts) {
         let rows = 0..self.user.len();
         let is_hit = |&row: &usize| self.items[row].contains(&self.target[row]);

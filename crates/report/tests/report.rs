@@ -184,7 +184,7 @@ fn the_page_tables_and_curves_are_self_contained() {
     assert_eq!(page.matches("<svg").count(), 6);
     assert!(page.contains("without a curve: popular"), "popularity is not trained in epochs");
     assert!(page.len() < 3_000_000);
-    assert!(!page.contains("What CLIP saw") && !page.contains("peak memory"), "there are no such files");
+    assert!(!page.contains("Words that CLIP chose") && !page.contains("peak memory"), "there are no such files");
 
     // One of the 12 users has no rank. Of the other 11, 5 are within the first 5 ranks, against 1 (rank 3) for popularity.
     let markdown = world.text("metrics.md");
@@ -262,7 +262,7 @@ fn words_and_times_are_shown_where_there_are_files_and_follow_their_changes() {
     world.write_words(|item| vec![format!("word{}", item % 4), if item == 7 { "once" } else { hostile }.to_owned()]);
     assert!(world.is_stale() && !world.is_stale());
     let page = world.text("index.html");
-    assert!(page.contains("What CLIP saw") && page.contains("39 of 40 items have such words"));
+    assert!(page.contains("Words that CLIP chose") && page.contains("39 of 40 items have such words"));
     assert!(!page.contains("<img src=x") && page.contains("&lt;img src=x onerror=alert(1)&gt;"));
     assert!(page.contains("title=\"38 items\" style=\"font-size:220%\">&lt;img") && page.contains("title=\"1 items\""));
     let section = page.split("id=\"words\"").nth(1).unwrap().split("</section>").next().unwrap();

@@ -88,7 +88,8 @@ impl ModelType for RecipeEntry {
                 settings.transformer().map_err(|e| unreadable(&e)).and_then(|transformer| transformer.check())?;
             }
             if let Some(drawn) = settings.candidates.filter(|_| !self.0.supports.candidates) {
-                let allowed = format!("\"all\": {} compares with all items, or draws its own negatives", self.0.title);
+                let allowed =
+                    format!("\"all\": {} ranks the target among all items, or draws its own negatives", self.0.title);
                 return Err(Refused::new("finetune.candidates", &drawn, allowed));
             }
             (self.0.check)(settings)?;

@@ -94,7 +94,7 @@ impl CheckpointInfo {
         let other =
             inputs.encoders.iter().find(|(name, now)| self.encoders.get(*name).is_some_and(|then| then != *now));
         let Some((modality, _)) = other else { return Ok(()) };
-        let reason = format!("its weights were trained on the features of another encoder of `{modality}`");
+        let reason = format!("its weights were trained on features of `{modality}` from a different encoder");
         Err(Error::unusable(path, reason, "use the encoder of its training in `[extract]`, or train with this one"))
     }
 }

@@ -29,7 +29,7 @@ pub fn build_model_in_group(
     // This is checked first, because opening a GPU fails for other reasons where there is none.
     ensure!(
         group.is_none() || matches!(config.run.device.parse(), Ok(ComputeDevice::Cpu) | Err(_)),
-        "several processes train on the CPU, found `run.device = {:?}`; set `run.device = \"cpu\"`, or start one process",
+        "several processes can train only on the CPU, found `run.device = {:?}`; set `run.device = \"cpu\"`, or start one process",
         config.run.device
     );
     let data = Data { group: group.cloned(), ..inputs.data(&device(config)?) };
@@ -39,7 +39,7 @@ pub fn build_model_in_group(
             let able = RECIPES.iter().filter(|recipe| recipe.supports.processes);
             let able: Vec<String> = able.map(|recipe| format!("`{}`", recipe.name)).collect();
             bail!(
-                "`{name}` is trained by one process, found {size}; start `mp4sr train` without mpirun, or train {}",
+                "`{name}` can be trained by only one process, found {size}; start `mp4sr train` without mpirun, or train {}",
                 able.join(" or ")
             );
         }

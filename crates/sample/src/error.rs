@@ -1,7 +1,7 @@
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-/// Why the sample world could not be written.
+/// The reasons why the sample world could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file or folder could not be written.

@@ -4,8 +4,8 @@
 //! and in either format `images/<asin>.jpg|png`, and `truth.json` with everything that only the generator knows. The same seed gives the same
 //! bytes. The crate must not know how any stage reads what is written here.
 //!
-//! Every item has latent attributes: colour, pattern and shape are only in its image, brand, material, use and style only in its texts, its
-//! kind is in both. Users have a taste in colour, pattern, use and style that drifts along fixed cycles, and the kind of the last purchase
+//! Every item has latent attributes: colour, pattern and shape appear only in its image; brand, material, use and style only in its texts;
+//! its kind in both. Users have a taste in colour, pattern, use and style that drifts along fixed cycles, and the kind of the last purchase
 //! influences what is bought next. The order therefore matters, and each modality contains something that the other lacks. The files have
 //! the faults of real ones, in numbers that `truth.json` states.
 

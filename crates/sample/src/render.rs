@@ -35,7 +35,7 @@ fn paint<'a>(rgb: Rgb, alpha: f64) -> Paint<'a> {
     paint
 }
 
-/// Half width and half height of the body in units of the object's radius, per shape.
+/// The half width and half height of the body in units of the object's radius, per shape.
 const EXTENT: [[f32; 2]; 5] = [[0.92, 0.92], [0.86, 0.86], [0.56, 1.08], [1.16, 0.56], [0.98, 0.88]];
 
 fn rounded(cx: f32, cy: f32, half_width: f32, half_height: f32, corner: f32) -> Option<Path> {
@@ -134,7 +134,7 @@ fn linear<'a>(from: (f32, f32), to: (f32, f32), stops: &[(f32, Rgb, f64)]) -> Op
     LinearGradient::new(from, to, stops, SpreadMode::Pad, Transform::identity())
 }
 
-/// The body's placement.
+/// The position of the body.
 #[derive(Clone, Copy)]
 struct Body {
     cx: f32,
@@ -233,7 +233,7 @@ fn draw_pattern(canvas: &mut Canvas, body: Body, pattern: usize, accent: Rgb, ma
     }
 }
 
-/// Parts behind the body.
+/// Draws the parts behind the body.
 fn draw_behind(canvas: &mut Canvas, kind: usize, body: Body, base: Rgb) {
     let Body { cx, cy, w, h, .. } = body;
     let dark = blend(base, BLACK, 0.3);
@@ -317,7 +317,7 @@ fn draw_behind(canvas: &mut Canvas, kind: usize, body: Body, base: Rgb) {
     }
 }
 
-/// Parts on the body.
+/// Draws the parts on the body.
 fn draw_front(canvas: &mut Canvas, kind: usize, body: Body, base: Rgb, mask: &Mask, rng: &mut Rng) {
     let Body { cx, cy, w, h, .. } = body;
     let (dark, light) = (blend(base, BLACK, 0.45), blend(base, WHITE, 0.5));

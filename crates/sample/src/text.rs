@@ -4,7 +4,7 @@ use crate::random::Rng;
 use crate::vocabulary::{BRAND_SENTENCES, BRANDS, FILLER_SENTENCES, KINDS, MATERIAL_SENTENCES, STYLES, USES};
 use crate::world::Item;
 
-/// Title, description paragraphs and bullet points of one item.
+/// The title, description paragraphs and bullet points of one item.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Texts {
     pub(crate) title: String,

@@ -65,7 +65,7 @@ impl Vocabulary {
     }
 }
 
-/// Counts of what was written.
+/// The counts of what was written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Raw {
     /// Lines of `reviews.json.gz`: events, repeats and cut lines.

@@ -236,7 +236,7 @@ pub(crate) const BRANDS: [&str; 20] = [
     "Thistledown",
 ];
 
-/// Sentences on the material; `{m}` is the material, `{n}` the noun.
+/// Sentences about the material; `{m}` is the material, `{n}` the noun.
 pub(crate) const MATERIAL_SENTENCES: [&str; 5] = [
     "The {n} is made of {m} from a small family workshop.",
     "We chose {m} because it ages well.",
@@ -245,7 +245,7 @@ pub(crate) const MATERIAL_SENTENCES: [&str; 5] = [
     "Every {n} starts as a piece of selected {m}.",
 ];
 
-/// Sentences on the brand; `{b}` is the brand, `{n}` the noun.
+/// Sentences about the brand; `{b}` is the brand, `{n}` the noun.
 pub(crate) const BRAND_SENTENCES: [&str; 4] = [
     "{b} has been making things for the home since 1974.",
     "Another {n} that {b} can be proud of.",

@@ -8,7 +8,7 @@ fn ten() -> usize {
     10
 }
 
-/// Asks for the best items for a user or a history.
+/// A request for the best items for a user or a history.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RecommendRequest {
@@ -17,7 +17,7 @@ pub struct RecommendRequest {
     #[serde(default)]
     #[schema(example = json!(["B09P5O2CH9", "B0YU0S2NF7"]))]
     pub history: Vec<String>,
-    /// The id of a user of the dataset, if the request is about one.
+    /// The id of a user of the dataset, if the request is for one.
     #[serde(default)]
     pub user_id: Option<String>,
     /// The length of the list.
@@ -27,7 +27,7 @@ pub struct RecommendRequest {
     /// The ids of items that must not be listed.
     #[serde(default)]
     pub exclude: Vec<String>,
-    /// The ids of the only items that may be listed; if empty, every item may.
+    /// The ids of the only items that may be listed; if empty, every item may be listed.
     #[serde(default)]
     pub only: Vec<String>,
 }
@@ -58,7 +58,7 @@ pub struct ListResponse {
     pub generation: u64,
 }
 
-/// Asks for the items that are similar to an item (`item_id`) or to a description (`text`, `image` or both).
+/// A request for the items that are similar to an item (`item_id`) or to a description (`text`, `image` or both).
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SimilarRequest {
@@ -78,7 +78,7 @@ pub struct SimilarRequest {
     /// The ids of items that must not be listed.
     #[serde(default)]
     pub exclude: Vec<String>,
-    /// The ids of the only items that may be listed; if empty, every item may.
+    /// The ids of the only items that may be listed; if empty, every item may be listed.
     #[serde(default)]
     pub only: Vec<String>,
 }
@@ -196,7 +196,7 @@ pub struct StatusResponse {
     pub model: Option<String>,
     /// The number of items in service.
     pub items: Option<usize>,
-    /// How the best items are searched.
+    /// How the best items are found.
     pub search: Option<String>,
     /// `reachable` or `unreachable`, if added items are kept in PostgreSQL.
     pub store: Option<String>,

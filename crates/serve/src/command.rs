@@ -35,10 +35,11 @@ pub struct Args {
     /// The port to listen on; 0 picks a free one. The address is printed on standard output.
     #[arg(long, env = "MP4SR_PORT", value_name = "PORT", default_value_t = 8080)]
     port: u16,
-    /// A file with one key per line; every request must send one, as `Authorization: Bearer KEY`.
+    /// A file with one key per line. Requests must send one of the keys as `Authorization: Bearer KEY`, except for the page, /openapi.json,
+    /// /healthz and /readyz.
     #[arg(long, env = "MP4SR_KEYS", value_name = "FILE")]
     keys: Option<PathBuf>,
-    /// How the best items are searched.
+    /// How the best items are found.
     #[arg(long, env = "MP4SR_INDEX", value_enum, value_name = "INDEX", default_value_t = IndexChoice::Exact)]
     index: IndexChoice,
     /// Reloads the run when its files change.
@@ -50,7 +51,7 @@ pub struct Args {
     /// The maximum number of requests that are answered together.
     #[arg(long, env = "MP4SR_BATCH", value_name = "REQUESTS", default_value_t = 64, value_parser = at_least_one)]
     batch: usize,
-    /// The number of milliseconds after which a request is answered with 503.
+    /// The number of milliseconds after which a request is answered with 503; requests that add or remove items may take 10 minutes.
     #[arg(long, env = "MP4SR_TIME_LIMIT", value_name = "MILLISECONDS", default_value_t = 5000, value_parser = at_least_one)]
     time_limit: usize,
     /// The maximum number of bytes of a request's body.

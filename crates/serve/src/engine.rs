@@ -54,7 +54,7 @@ struct Job {
 
 /// A run in service.
 pub struct Generation {
-    /// The number of this generation. It counts from 1 and rises with every attempt to load a run, also with those that fail.
+    /// The number of this generation. It starts at 1 and increases with every attempt to load a run, including failed ones.
     pub number: u64,
     /// The items and users of the run by their ids.
     pub catalogue: Arc<RunCatalogue>,
@@ -73,9 +73,9 @@ pub struct Generation {
 /// The options of an engine.
 #[derive(Clone)]
 pub struct EngineOptions {
-    /// The greatest number of requests that wait for the model.
+    /// The maximum number of requests that wait for the model.
     pub queue: usize,
-    /// The greatest number of requests that are answered together.
+    /// The maximum number of requests that are answered together.
     pub batch: usize,
     /// How candidates are found.
     pub index: IndexChoice,

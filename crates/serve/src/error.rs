@@ -95,7 +95,7 @@ impl ApiError {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "the path does not support this method")
     }
 
-    /// A defect, or a run that cannot answer.
+    /// A bug, or a run that cannot answer.
     pub fn internal(message: &str) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
     }

@@ -7,17 +7,17 @@ use std::time::Duration;
 pub struct ServiceLimits {
     /// The time that a request may take.
     pub time: Duration,
-    /// The greatest number of bytes of a request's body.
+    /// The maximum number of bytes of a request's body.
     pub body: usize,
-    /// The greatest number of bytes of a body that changes items or has an image.
+    /// The maximum number of bytes of a body that changes items or has an image.
     pub item_body: usize,
-    /// The greatest length of a list.
+    /// The maximum length of a list.
     pub top: usize,
-    /// The greatest number of ids in a history.
+    /// The maximum number of ids in a history.
     pub history: usize,
-    /// The greatest number of ids in `exclude`, and in `only`.
+    /// The maximum number of ids in `exclude`, and in `only`.
     pub ids: usize,
-    /// The greatest number of simultaneous connections.
+    /// The maximum number of simultaneous connections.
     pub connections: usize,
 }
 
@@ -27,7 +27,7 @@ pub const HEAD_TIME: Duration = Duration::from_secs(10);
 pub const WRITE_TIME: Duration = Duration::from_secs(30);
 /// The time that a request which changes items may take.
 pub const ITEM_TIME: Duration = Duration::from_mins(10);
-/// The greatest number of simultaneous requests with bodies larger than [`ServiceLimits::body`].
+/// The maximum number of simultaneous requests with bodies larger than [`ServiceLimits::body`].
 pub const LARGE_BODIES: usize = 8;
 /// The time that open requests have to finish when the service stops.
 pub const STOP_TIME: Duration = Duration::from_secs(30);

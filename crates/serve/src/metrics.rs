@@ -78,12 +78,16 @@ impl Metrics {
         };
         let registry = &mut own.registry;
         registry.register("http_requests", "Requests that were answered", own.requests.clone());
-        registry.register("http_request_seconds", "Seconds from a request's head to its answer", own.seconds.clone());
+        registry.register(
+            "http_request_seconds",
+            "Seconds from the head of a request to its answer",
+            own.seconds.clone(),
+        );
         registry.register("queued_requests", "Requests that wait for the model", own.queued.clone());
         registry.register("batch_size", "Requests that were answered together", own.batches.clone());
         registry.register("connections", "Open connections", own.connections.clone());
         registry.register("reloads", "Runs that were loaded or failed to load", own.reloads.clone());
-        registry.register("generation", "The number of the run in service", own.generation.clone());
+        registry.register("generation", "The number of the generation in service", own.generation.clone());
         registry.register("items", "Items in service", own.items.clone());
         registry.register("store_up", "Whether the store of the added items could be reached", own.store_up.clone());
         own.store_up.set(1);

@@ -35,7 +35,7 @@ use crate::state::{App, log};
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The route label of requests to paths that the service does not have.
 const UNKNOWN_ROUTE: &str = "unknown";
-/// The greatest length of a text whose similar items are listed, in bytes.
+/// The maximum length of a text whose similar items are listed, in bytes.
 const TEXT_LIMIT: usize = 100_000;
 
 type Result<T> = std::result::Result<T, ApiError>;
@@ -265,7 +265,7 @@ async fn delete_items(
     work.await.map_err(|e| ApiError::internal(&e.to_string()))?.map(Json)
 }
 
-/// An item of the run.
+/// Returns an item of the run.
 #[utoipa::path(
     get, path = "/v1/items/{id}", params(("id" = String, Path, description = "The item's id")),
     responses(
@@ -293,7 +293,7 @@ async fn item(
     }))
 }
 
-/// An image of an item, as it was stored.
+/// Returns an image of an item, as it was stored.
 #[utoipa::path(
     get, path = "/v1/items/{id}/images/{number}",
     params(("id" = String, Path, description = "The item's id"), ("number" = usize, Path, description = "From 0")),
@@ -383,14 +383,14 @@ async fn search(
     Ok(Json(SearchResponse { items }))
 }
 
-/// Whether the service is alive.
+/// Reports whether the service is alive.
 #[utoipa::path(get, path = "/healthz", responses((status = 200, body = StatusResponse)))]
 async fn healthz() -> Json<StatusResponse> {
     let status = "ok".to_owned();
     Json(StatusResponse { status, generation: None, model: None, items: None, search: None, store: None })
 }
 
-/// Whether a run is in service, and which one.
+/// Reports whether a run is in service, and which one.
 #[utoipa::path(
     get, path = "/readyz",
     responses((status = 200, body = StatusResponse), (status = 500, body = ErrorBody), (status = 503, body = ErrorBody))
@@ -416,7 +416,7 @@ async fn readyz(State(app): Shared) -> Result<Json<StatusResponse>> {
     }))
 }
 
-/// Metrics for Prometheus.
+/// Returns metrics for Prometheus.
 #[utoipa::path(
     get, path = "/metrics",
     responses((status = 200, description = "OpenMetrics", content_type = "application/openmetrics-text"), (status = 401, body = ErrorBody))

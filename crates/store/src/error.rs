@@ -2,7 +2,7 @@
 
 use postgres::error::SqlState;
 
-/// Why a store could not be used. No message contains a password.
+/// The reasons why a store could not be used. No message contains a password.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// `serve.store` is not a valid URL.

@@ -26,7 +26,7 @@ const MAKING_TABLES: i64 = 0x6d70_3473_7231;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The time limit of a statement, including the time that it waits for locks.
 const STATEMENT: &str = "set statement_timeout = '60s'";
-/// The greatest number of ids that a message names.
+/// The maximum number of ids that a message names.
 const NAMED: usize = 5;
 
 /// The result of adding items.
@@ -343,8 +343,8 @@ impl PostgresStore {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if roots.is_empty() {
             return Err(StoreError::Settings(format!(
-                "`sslmode=require` in `serve.store`: no certificates of authorities were found to verify {} with; install ca-certificates, or name a \
-                 file of them in `SSL_CERT_FILE`",
+                "`sslmode=require` in `serve.store`: no certificates of authorities were found to verify {}; install ca-certificates, \
+                 or name a file of such certificates in `SSL_CERT_FILE`",
                 self.location
             )));
         }

@@ -160,18 +160,20 @@ impl Study<'_> {
         let words = ["5", "10", "15", "30", "50"];
         match self.experiment {
             E::Table1 => self.statistics(),
-            E::Table2 => self.table("Table 2: models side by side", &self.all_models(), Some(PaperTable::whole(2))),
+            E::Table2 => {
+                self.table("Table 2: comparison of the models", &self.all_models(), Some(PaperTable::whole(2)))
+            }
             E::Table3 => self.cold(false),
             E::ColdStart => self.cold(true),
             E::Table4 => {
                 let rows = self.variants()?;
                 let rows = self.without_repeats(rows)?;
-                self.table("Table 4: MP4SR without its parts", &rows, Some(PaperTable::whole(4)))
+                self.table("Table 4: ablations of MP4SR", &rows, Some(PaperTable::whole(4)))
             }
             E::Table5 => self.larger(),
             E::Table6 => {
                 let rows = self.modalities();
-                self.table("Table 6: one modality and all", &rows, Some(PaperTable::whole(6)))
+                self.table("Table 6: one modality alone, and all of them", &rows, Some(PaperTable::whole(6)))
             }
             E::Fig3 => self.losses(),
             E::Fig4 => {
@@ -183,10 +185,15 @@ impl Study<'_> {
             }
             E::Fig5 => {
                 self.expect_words()?;
-                self.sweep("Figure 5: impact of N, the words per image", "N", "extract.image.words", &words)
+                self.sweep("Figure 5: impact of N, the number of words per image", "N", "extract.image.words", &words)
             }
-            E::Fig6 => self.sweep("Figure 6: impact of O, the experts", "O", "model.mp4sr.experts", &experts),
-            E::Fig7 => self.sweep("Figure 7: impact of rho, sequence dropout", "rho", "model.mp4sr.rho", &rho),
+            E::Fig6 => self.sweep("Figure 6: impact of O, the number of experts", "O", "model.mp4sr.experts", &experts),
+            E::Fig7 => self.sweep(
+                "Figure 7: impact of rho, the probability of sequence dropout",
+                "rho",
+                "model.mp4sr.rho",
+                &rho,
+            ),
             E::Fig8 => self.user_groups(),
             E::StudyMixup => self.mixup(),
             E::StudyImageFeatures => {

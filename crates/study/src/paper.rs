@@ -76,7 +76,7 @@ fn statistics(folder: Option<&Path>) -> anyhow::Result<TextTable> {
 }
 
 fn unreadable(path: &Path, error: &csv::Error) -> Error {
-    Error::unusable(path, error.to_string(), "restore it, or name another folder with --paper")
+    Error::unusable(path, error.to_string(), "restore it, or name another folder with `--paper`")
 }
 
 #[cfg(test)]

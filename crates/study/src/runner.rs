@@ -215,7 +215,7 @@ impl Runner {
             return failed;
         }
         let rest = open(&failed);
-        self.parallel(&rest, &mut failed, "made", |at| {
+        self.parallel(&rest, &mut failed, "finished", |at| {
             self.stage(&runs[at], StageName::Pretrain)?;
             self.stage(&runs[at], StageName::Finetune)?;
             if [Until::Evaluated, Until::Listed].contains(&until) {

@@ -138,7 +138,8 @@ pub fn search(runner: &Runner, name: &str, grids: &[SearchGrid]) -> anyhow::Resu
     for run in &runs {
         if let Some(key) = runner.trained_otherwise(run) {
             anyhow::bail!(
-                "the run `{}` was trained with another `{key}` than this search has, by another search or manually; give this search its own name (`--name`, `NAME=`), or delete `{}`",
+                "the run `{}` was trained with a different `{key}` from that of this search, by another search or manually; give this \
+                 search its own name (`--name`, `NAME=`), or delete `{}`",
                 run.spec().name,
                 run.layout.run().display()
             );
@@ -163,13 +164,13 @@ pub fn search(runner: &Runner, name: &str, grids: &[SearchGrid]) -> anyhow::Resu
         let run = runs[best.at].spec();
         let _ = writeln!(
             text,
-            "\nBest on validation: `{}`; its figures on the test split: `{}`",
+            "\nBest on validation: `{}`; to evaluate it on the test split, run `{}`",
             run.name,
             runner.command(run)
         );
     }
     if grids.iter().any(|grid| grid.values.len() > 1 && EVENTS.iter().any(|section| grid.key.starts_with(section))) {
-        text += "\nNote: runs of different events rank different users among different items; their values cannot be compared directly.\n";
+        text += "\nNote: runs on different events rank different users among different items; their values cannot be compared directly.\n";
     }
     for (run, error) in runs.iter().zip(&failed) {
         if let Some(error) = error {
@@ -185,7 +186,7 @@ pub fn search(runner: &Runner, name: &str, grids: &[SearchGrid]) -> anyhow::Resu
 fn best_epoch(at: usize, run: &ResolvedRun) -> anyhow::Result<BestEpoch> {
     let path: PathBuf = run.layout.metrics_log();
     let metric = &run.config.train.metric;
-    anyhow::ensure!(path.exists(), "the model is not trained by epochs; compare its ranks with `make compare`");
+    anyhow::ensure!(path.exists(), "the model is not trained in epochs; compare its ranks with `make compare`");
     let wrong = |reason: &str| Error::unusable(&path, reason, REMEDY);
     let lines = EpochLine::read(&path, REMEDY)?;
     let phase = || lines.iter().filter(|line| line.phase == "finetune");

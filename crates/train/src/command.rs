@@ -32,9 +32,10 @@ pub struct Args {
 /// A phase of training on the command line.
 #[derive(Debug, Subcommand)]
 pub enum PhaseArgument {
-    /// Pre-trains a model that has pre-training, on the dataset and the features, and writes `pretrain.safetensors`.
+    /// Pre-trains the model, if it has pre-training, on the dataset and the features, and writes `pretrain.safetensors`.
     Pretrain(TrainArgs),
-    /// Fine-tunes on the next item, starting from pre-trained weights if the pipeline has them, and writes `finetune.safetensors`.
+    /// Fine-tunes the model to predict the next item, starting from pre-trained weights if the pipeline has them, and writes
+    /// `finetune.safetensors`.
     Finetune(TrainArgs),
 }
 
@@ -144,7 +145,7 @@ fn train_phase(
             "random weights".to_owned()
         };
         let name = &config.run.name;
-        context.progress.log(format!("{phase}: nothing to do, because run `{name}` starts from {start}"));
+        context.progress.log(format!("{phase}: nothing to do, because the run `{name}` starts from {start}"));
         return Ok(());
     }
     let folder = layout.run();
@@ -216,7 +217,8 @@ impl Ready {
         {
             let found = &config.finetune.candidates;
             bail!(
-                "several processes compare with all items, found `finetune.candidates = {found}`; set it to \"all\", or start one process"
+                "several processes can only train with all items as candidates, found `finetune.candidates = {found}`; set it to \
+                 \"all\", or start one process"
             );
         }
         let mut resolved = config.resolved();

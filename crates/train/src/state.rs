@@ -65,7 +65,7 @@ pub struct StateIdentity<'a> {
 pub struct PhaseLimits {
     /// The name of the phase.
     pub phase: &'static str,
-    /// The greatest number of epochs.
+    /// The maximum number of epochs.
     pub epochs: usize,
     /// The number of epochs without a better value after which the phase stops.
     pub patience: usize,

@@ -423,7 +423,7 @@ fn a_model_that_one_process_trains_and_too_few_items_are_refused_with_a_message(
     };
     let message = refused("sine", &inputs);
     assert!(
-        message.starts_with("`sine` is trained by one process, found 2; start `mp4sr train` without mpirun"),
+        message.starts_with("`sine` can be trained by only one process, found 2; start `mp4sr train` without mpirun"),
         "{message}"
     );
     let few = Inputs { sequences: Sequences { item_count: 1, ..sequences() }, ..inputs };

@@ -1,4 +1,4 @@
-//! Artifacts with impossible content.
+//! Replaces artifacts by ones with impossible content.
 
 use std::fs;
 

@@ -102,7 +102,7 @@ pub fn check_rest(checks: &mut MessageChecks) {
     let alike = ["--grid", "finetune.batch=32,32"];
     checks.case("runs of one name", "search", &alike, "same name");
     let failing = ["--grid", "finetune.learning_rate=1e-4", "--set", sound];
-    checks.case("a search whose runs fail", "search", &failing, "runs that are not finished");
+    checks.case("a search whose runs fail", "search", &failing, "unfinished runs");
     checks.case("a study without what it needs", "study", &["table5"], "WITH");
     let alone = ["--set", "model.modalities=[{name=\"text\"}]"];
     for (what, study, names) in [

@@ -38,7 +38,7 @@ pub struct BaselineArgs {
     /// The number of steps before the timed ones.
     #[arg(long, default_value_t = 3)]
     pub warmup: usize,
-    /// Writes inputs and initial parameters for the peer, one safetensors file.
+    /// Writes the inputs and the initial parameters for the PyTorch peer to one safetensors file.
     #[arg(long, value_name = "FILE")]
     pub dump: Option<PathBuf>,
 }

@@ -8,22 +8,22 @@ use crate::workload::{FeatureType, modality};
 /// Sizes of the world; the defaults are near those of the recent events of MovieLens 1M.
 #[derive(Clone, Debug, clap::Args)]
 pub struct WorldSizes {
-    /// Users.
+    /// The number of users.
     #[arg(long, default_value_t = 6040)]
     pub users: usize,
-    /// Items.
+    /// The number of items.
     #[arg(long, default_value_t = 3400)]
     pub items: usize,
-    /// Mean number of training events per user, at least 5.
+    /// The mean number of training events per user, at least 5.
     #[arg(long, default_value_t = 30.0)]
     pub events: f64,
-    /// Samples per step, in place of the model's default.
+    /// The number of samples per step, instead of the model's default.
     #[arg(long)]
     pub batch: Option<usize>,
-    /// Width of the features.
+    /// The width of the features.
     #[arg(long, default_value_t = 384)]
     pub dim: usize,
-    /// Seed of the world and of all draws.
+    /// The seed of the world and of all random draws.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
 }

@@ -108,7 +108,7 @@ impl World {
         assert!(std::fs::read(self.downloads().image(url)).unwrap() == content, "{url}: not what the server has");
     }
 
-    /// Checks that a URL has this fate, for a reason that contains these words.
+    /// Checks that a URL has this outcome, for a reason that contains these words.
     pub fn is_lost(&self, url: &str, fate: Fate, words: &str) {
         let found = self.fate(url);
         assert!(found.0 == fate && found.1.contains(words), "{url}: {found:?}");

@@ -29,7 +29,7 @@ pub fn read(args: &ImportArgs) -> anyhow::Result<Imported> {
     let (time, part) = (table.find("timestamp"), table.find("x_label"));
     if part.is_none() {
         notes.push(
-            "the interactions have no `x_label`: each user's last event is for the test, the one before for validation"
+            "the interactions have no `x_label`: each user's last event is for the test, and the one before it for validation"
                 .to_owned(),
         );
     }

@@ -240,7 +240,7 @@ fn value_of(cell: &str) -> Value {
 
 fn described(division: &Division, clock: ImportClock) -> String {
     let parts = match division {
-        Division::LeaveOneOut => "each user's last event is for the test and the one before for validation".to_owned(),
+        Division::LeaveOneOut => "each user's last event is for the test, and the one before it for validation".to_owned(),
         Division::Ratio(shares) => format!("each user's events are divided in the shares {shares:?}, in their original order"),
         Division::Time { validation, test } => {
             let (validation, test) = (written(*validation), written(*test));

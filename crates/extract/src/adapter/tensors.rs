@@ -68,13 +68,14 @@ impl Tensors {
         let taken = Arc::new(Mutex::new(BTreeSet::new()));
         let source = Recorded { tensors: self.tensors.clone(), taken: Arc::clone(&taken) };
         let builder = VarBuilder::from_backend(Box::new(source), DType::F32, Device::Cpu);
-        let model = make(builder).map_err(|e| self.error(format!("{e} (is it of the model in config.json?)")))?;
+        let model = make(builder)
+            .map_err(|e| self.error(format!("{e} (do the weights belong to the model in config.json?)")))?;
         let taken = taken.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let is_left = |name: &&String| !taken.contains(*name) && !unused.iter().any(|start| name.starts_with(start));
         match self.tensors.keys().filter(is_left).min() {
             None => Ok(model),
             Some(name) => Err(self.error(format!(
-                "it has a tensor `{name}`, which the layers of config.json's model_type do not use here"
+                "it has a tensor `{name}`, which the implementation of config.json's model_type does not use"
             ))),
         }
     }

@@ -20,7 +20,7 @@ const RATES: std::ops::RangeInclusive<u32> = 4000..=384_000;
 /// The number of samples that the resampler takes at once.
 const BLOCK: usize = 1024;
 
-/// Why a sound file cannot be used.
+/// The reasons why a sound file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum AudioError {
     /// The file is empty.

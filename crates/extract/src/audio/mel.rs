@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use realfft::{RealFftPlanner, RealToComplex};
 
-/// Lowest and highest frequency of the bands, in hertz.
+/// The lowest and the highest frequency of the bands, in hertz.
 const RANGE: (f64, f64) = (0.0, 8000.0);
-/// The least power, which replaces smaller ones before the logarithm.
+/// The minimum power, which replaces smaller values before the logarithm is taken.
 const SMALLEST: f64 = 1e-10;
 
 /// Computes log-mel spectrograms.
@@ -22,13 +22,13 @@ pub(crate) struct LogMel {
 }
 
 impl LogMel {
-    /// Samples per second.
+    /// The number of samples per second.
     pub const RATE: usize = 16_000;
-    /// Samples from one step to the next.
+    /// The number of samples from one step to the next.
     pub const HOP: usize = 160;
-    /// Samples of a step's window.
+    /// The number of samples in a step's window.
     pub const WINDOW: usize = 400;
-    /// Frequencies of a window's transform.
+    /// The number of frequencies in the transform of a window.
     const FREQUENCIES: usize = Self::WINDOW / 2 + 1;
 
     pub fn new(bands: usize) -> Self {

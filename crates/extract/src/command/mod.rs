@@ -7,11 +7,12 @@ use std::sync::Arc;
 use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{Shard, StageArgs};
 
-/// Encodes items' sentences and images and writes artifacts/DATASET/features.
+/// Encodes the sentences, images and sounds of items, and writes artifacts/DATASET/features.
 ///
 /// Sentences go through the sentence encoder; for each image, CLIP chooses the nearest words of a dictionary, which go through the same
-/// sentence encoder, or the vector of the image encoder is used. Vectors are computed once for all datasets (`mp4sr cache`). If dataset,
-/// images, encoders and settings have not changed since the last run, the stage reports that and does nothing.
+/// sentence encoder, or the image encoder computes a vector; sounds go through the audio encoder. Vectors are computed once for all
+/// datasets (`mp4sr cache`). If the dataset, its image and sound files, the encoders and the settings have not changed since the last run,
+/// the stage reports that and does nothing.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The flags of every stage.

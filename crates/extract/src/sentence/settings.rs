@@ -42,7 +42,7 @@ struct Transformer {
     query_length: Value,
     document_length: Value,
     query_expansion: Value,
-    // None of these changes a vector.
+    // None of these keys changes a vector.
     #[serde(rename = "unpad_inputs")]
     _unpad_inputs: Value,
     #[serde(rename = "model_name_or_path")]
@@ -61,7 +61,7 @@ struct Whole {
     model_type: Option<String>,
     #[serde(rename = "__version__")]
     _version: Value,
-    // How vectors are compared, which this crate does not do.
+    // This key says how vectors are compared, which this crate does not do.
     #[serde(rename = "similarity_fn_name")]
     _similarity_fn_name: Value,
 }
@@ -140,7 +140,7 @@ impl Transformer {
         ];
         match lengths.iter().find(|(_, value)| !value.is_null() && *value != &Value::Bool(false)) {
             Some((key, value)) => {
-                Err(format!("{key}: expected none, found {value} (a model of several vectors per text)"))
+                Err(format!("{key}: expected none, found {value} (a model with several vectors per text)"))
             }
             None => Ok(()),
         }

@@ -85,7 +85,7 @@ pub struct Config {
     /// The probability that a position of a training sequence is a target.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub mask: f64,
-    /// The share of the items, those with most training events, that are head items; the others are tail items.
+    /// The share of the items that are head items: those with the most training events. The others are tail items.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub head_share: f64,
     /// The number of states in the bank of head items.

@@ -94,7 +94,7 @@ pub struct Config {
     /// O, the number of experts of a modality's encoder.
     #[schemars(range(min = 1, max = 256))]
     pub experts: usize,
-    /// The dropout of the experts.
+    /// The dropout probability of the experts.
     #[schemars(range(min = 0.0, max = 0.95))]
     pub expert_dropout: f64,
     /// tau, the temperature of all similarities.
@@ -245,7 +245,7 @@ fn check(settings: &ModelSettings<'_>) -> std::result::Result<(), Refused> {
 const PRESETS: [Preset; 3] = [
     Preset {
         name: "paper",
-        summary: "The paper, where it differs from the defaults: same-target negatives are kept, and logits are inner products.",
+        summary: "The paper's settings where they differ from the defaults: false negatives are kept, and logits are inner products.",
         keys: r#"
             [model.mp4sr]
             pooling_gradient = "learned"
@@ -291,8 +291,8 @@ const PRESETS: [Preset; 3] = [
     },
     Preset {
         name: "tuned",
-        summary: "The hyper-parameters selected on the validation splits of docs/results.md: no projection heads, twice the \
-                  learning rate of pre-training, no weight decay.",
+        summary: "The hyper-parameters selected on the validation splits of docs/results.md: no projection heads, twice the default \
+             learning rate in pre-training, no weight decay in fine-tuning.",
         keys: r#"
             [model.mp4sr]
             projection = "off"

@@ -27,7 +27,7 @@ struct Convolution {
 fn threads(count: usize) -> Result<LaunchGrid> {
     // The last block must fit as a whole.
     if count > u32::MAX as usize - COLUMNS {
-        bail!("images of too many pixels: {count} values at once");
+        bail!("images with too many pixels: {count} values");
     }
     Ok(LaunchGrid::threads(count))
 }

@@ -1,4 +1,4 @@
-//! Scores of rows against all columns, as many rows at once as fit.
+//! Scores of rows against all columns, for as many rows at a time as fit.
 
 use candle_core::cuda_backend::WrapErr;
 use candle_core::{Result, Tensor};

@@ -231,7 +231,7 @@ impl UploadedGatherIndex {
     /// Pointers to the starts of the rows' uses, and of the uses by row.
     pub fn by_row(&self, gpu: &Gpu) -> Result<(DevicePointer, DevicePointer)> {
         match &*self.order(gpu)? {
-            Uploaded::Once => bail!("uses whose order was not asked for"),
+            Uploaded::Once => bail!("the order of these uses was not requested"),
             Uploaded::Index { values, .. } => {
                 let starts = device_pointer(values);
                 Ok((starts, starts.plus(self.rows + 1)))

@@ -8,7 +8,7 @@ use super::{Fused, Gradients, View, apply1, apply2};
 use crate::COSINE_EPS;
 use crate::kernel::dot;
 
-/// The least number of items in a parallel piece.
+/// The minimum number of items in a parallel piece.
 const ITEMS: usize = 64;
 
 pub(crate) fn candidates(

@@ -204,7 +204,7 @@ pub enum WithoutEvents {
     Keep,
 }
 
-/// What the numbers of items follow.
+/// The order in which items are numbered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ItemOrder {
@@ -270,7 +270,7 @@ pub struct Preprocess {
     pub missing: Option<Missing>,
     /// What happens to items of the items' files that have no event left after the filters.
     pub items_without_events: WithoutEvents,
-    /// What the numbers of items follow: the order of events, or the order of lines in the items' files.
+    /// The order in which items are numbered: that of events, or that of lines in the items' files.
     pub item_order: ItemOrder,
     /// The minimum share of events whose item has a line in the items' files. Below it, the stage stops, because the ids in the files
     /// do not match. 0 disables the check.

@@ -34,10 +34,10 @@ pub struct Download {
     /// The number of seconds within which a connection must be established, and within which the next byte must arrive.
     #[schemars(range(min = 1, max = 3600))]
     pub timeout_seconds: u64,
-    /// Images of more bytes are not kept.
+    /// The maximum size of an image in bytes; larger images are not kept.
     #[schemars(range(min = 1))]
     pub max_bytes: u64,
-    /// Images of more pixels are neither decoded nor kept.
+    /// The maximum number of pixels of an image; larger images are neither decoded nor kept.
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub max_pixels: u64,
     /// Whether to retry URLs that were gone, refused, too large or not an image.

@@ -1,7 +1,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Whether items of the history are candidates.
+/// Whether items of the history are candidates in rankings and lists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SeenItems {
@@ -24,13 +24,13 @@ pub struct Evaluate {
     /// Further columns of the tables: `Hit@K`, `P@K` (precision), `MAP@K`, `MRR@K`, or R@K and N@K of other K. They are computed from the
     /// stored ranks, so no earlier stage has to run again.
     pub metrics: Vec<String>,
-    /// Whether items of the history are candidates.
+    /// Whether items of the history are candidates in rankings and lists.
     pub seen_items: SeenItems,
     /// The number of users that are scored at once.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub batch: usize,
-    /// For each of these numbers, the test split is ranked again from only that many last events of every history, as if the users
-    /// were new.
+    /// Numbers of events. For each of them, the test split is ranked again with only that many of the most recent events of every history,
+    /// as if the users were new.
     pub short_histories: Vec<usize>,
 }
 

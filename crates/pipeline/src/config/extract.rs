@@ -29,11 +29,11 @@ pub struct Extract {
     pub storage: Storage,
     /// The precision of the encoders' matrix products. `tf32` and `bf16` are faster and change the vectors slightly.
     pub precision: Precision,
-    /// How sentences become vectors.
+    /// How sentences are converted to vectors.
     pub text: TextExtract,
-    /// How images become words or vectors.
+    /// How images are converted to words or vectors.
     pub image: ImageExtract,
-    /// How sounds become vectors.
+    /// How sounds are converted to vectors.
     pub audio: AudioExtract,
 }
 

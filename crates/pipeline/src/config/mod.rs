@@ -319,7 +319,7 @@ const LONGEST_NAME: usize = 200;
 pub(crate) fn check_name(name: &str) -> Result<(), String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if name.is_empty() || name.starts_with('.') || !name.chars().all(allowed) {
-        return Err("letters, digits, `-`, `_`, `.`, with no `.` in front".to_owned());
+        return Err("letters, digits, `-`, `_` and `.`, with no `.` at the start".to_owned());
     }
     if name.len() > LONGEST_NAME {
         return Err(format!("a shorter name: it has {} characters, and {LONGEST_NAME} are allowed", name.len()));

@@ -12,7 +12,7 @@ pub struct Modality {
     pub name: String,
     /// The encoder part of `features/<name>.<encoder>.safetensors`. Empty: what `[extract]` writes.
     pub features: String,
-    /// The share of items that lose their features of this modality, chosen by `run.seed`; for studies of noise.
+    /// The share of items that lose their features of this modality, for studies of noise. `run.seed` determines which ones.
     pub lost: f64,
     /// The share of items whose features are replaced by those of another item; for studies of noise.
     pub swapped: f64,
@@ -26,8 +26,8 @@ pub struct Model {
     pub name: String,
     /// The modalities of the items, in order.
     pub modalities: Vec<Modality>,
-    /// Sections of models, `[model.<name>]`, and of what several models share. Which there are, and their keys, the
-    /// [`ModelCatalog`](super::ModelCatalog) says.
+    /// Sections of models, `[model.<name>]`, and of what several models share. The [`ModelCatalog`](super::ModelCatalog) defines which
+    /// sections and keys exist.
     #[serde(flatten)]
     #[schemars(skip)]
     pub sections: BTreeMap<String, Value>,
@@ -51,7 +51,7 @@ impl Model {
         self.sections.get(name).unwrap_or(&Value::Null)
     }
 
-    /// Names of the modalities, in order.
+    /// The names of the modalities, in order.
     pub fn modality_names(&self) -> Vec<String> {
         self.modalities.iter().map(|modality| modality.name.clone()).collect()
     }

@@ -1,4 +1,4 @@
-//! Keys that earlier releases had under another name: they work for one release more, with a warning that names the new key.
+//! Keys that earlier releases had under another name: they keep working for one more release, with a warning that names the new key.
 
 use serde_json::Value as Json;
 use toml::{Table, Value};
@@ -42,7 +42,7 @@ pub(super) fn rename(table: &mut Table, renamed: &[RenamedKey], origin: &str) ->
     for key in renamed {
         let Some(value) = take(table, &key.from) else { continue };
         if find(table, &key.to).is_some() {
-            let reason = format!("it has `{}` and `{}`, its earlier name", key.to, key.from);
+            let reason = format!("it sets both `{}` and its earlier name `{}`", key.to, key.from);
             return Err(ConfigError::invalid(origin, &reason));
         }
         warnings.push(key.warning());
@@ -70,7 +70,7 @@ pub(super) fn rename_recorded(recorded: Json, renamed: &[RenamedKey]) -> Json {
     serde_json::to_value(table).unwrap_or(recorded)
 }
 
-/// TOML has no null; a key without a value is as good as none.
+/// TOML has no null; a key without a value counts as missing.
 fn without_nulls(value: Json) -> Json {
     match value {
         Json::Object(keys) => keys

@@ -13,7 +13,7 @@ pub enum PretrainItems {
     Warm,
 }
 
-/// What the large products of training or of encoders are computed from and in. Parameters, Adam, LayerNorm and softmax stay f32.
+/// The precision of the large matrix products in training or in encoders. Parameters, Adam, LayerNorm and softmax stay f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -43,7 +43,7 @@ impl Default for Train {
     }
 }
 
-/// How long a phase trains, in which steps, and how the optimiser takes them.
+/// The length of a phase, its batch size, and the settings of the optimiser.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PhaseSettings {
     /// The maximum number of epochs.
@@ -116,10 +116,10 @@ pub struct Finetune {
 const ALL: &str = "all";
 
 impl Finetune {
-    /// Items that are drawn for every step; `None` if all items are compared with.
+    /// The number of items that are drawn for every step; `None` if all items are candidates.
     ///
     /// # Errors
-    /// What would be allowed, where the key has neither.
+    /// If the key is neither, the error describes what is allowed.
     pub fn drawn_candidates(&self) -> Result<Option<usize>, &'static str> {
         match self.candidates.as_str() {
             ALL => Ok(None),

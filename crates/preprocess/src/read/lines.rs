@@ -44,7 +44,7 @@ impl<'b> Lines<'b> {
         &self.path
     }
 
-    /// The greatest length of a line, and of a record made of several lines.
+    /// The maximum length of a line, and of a record made of several lines.
     pub fn limit(&self) -> usize {
         self.limit
     }
@@ -96,7 +96,7 @@ impl<'b> Lines<'b> {
             return Err(Error::raw(
                 &self.path,
                 format!(
-                    "is not UTF-8: {} of its {} lines with other than ASCII characters are not; save it as UTF-8, or name its \
+                    "is not UTF-8: {} of its {} lines with non-ASCII characters are invalid; save it as UTF-8, or name its \
                      encoding, as in `source.encoding = \"latin-1\"`",
                     self.invalid,
                     self.invalid + self.valid

@@ -75,7 +75,7 @@ pub struct FileReading<'f> {
     pub path: &'f Path,
     pub format: &'f FileFormat,
     pub fields: &'f [&'f str],
-    /// The greatest number of rows that are read; `None` means all.
+    /// The maximum number of rows that are read; `None` means all.
     pub limit: Option<u64>,
 }
 
@@ -454,7 +454,7 @@ impl EventSink<'_> {
 
     /// Takes the events in memory.
     fn take(&mut self) -> Result<DataFrame> {
-        let stopped = || Error::bug("ids are not numbered any more");
+        let stopped = || Error::bug("the thread that numbers ids has stopped");
         let users = self.user_ids.take().ok_or_else(stopped)?;
         let items = self.item_ids.take().ok_or_else(stopped)?;
         events(users, items, self.times.take())

@@ -511,6 +511,6 @@ mod tests {
         let (catalogue, read, _) =
             ItemCatalogue::read(&[], &reading, &mut Budget::new(9), &Progress::new(true)).unwrap();
         assert_eq!((catalogue.records[&0].images.len(), catalogue.records[&1].images.len()), (1, 0));
-        assert_eq!(read.refused_images.most_frequent(), Some(("image is a link out of its folder", 1)));
+        assert_eq!(read.refused_images.most_frequent(), Some(("image is a link that leads out of its folder", 1)));
     }
 }

@@ -28,7 +28,8 @@ impl Times {
         std::mem::take(&mut self.units)
     }
 
-    /// Adds a time. One with more digits than fit beside the greatest time is an error, because it could not be ordered.
+    /// Adds a time. A time with more digits than can be represented together with the greatest time is an error, because it could not be
+    /// ordered.
     pub fn push(&mut self, field: &str, time: Decimal) -> Result<()> {
         if time.digits > self.digits {
             self.refine(field, time)?;

@@ -160,7 +160,7 @@ fn gather_images(value: &Value, found: &mut Vec<String>) {
         Value::String(name) => found.push(name.clone()),
         Value::Array(values) => values.iter().for_each(|value| gather_images(value, found)),
         Value::Object(sizes) => {
-            // `large` has some 500 pixels, enough for every image encoder, and is always there; `hi_res` often is not.
+            // `large` has about 500 pixels, enough for every image encoder, and is always there; `hi_res` often is not.
             let filled = |value: &&Value| match value {
                 Value::String(name) => !name.is_empty(),
                 Value::Array(names) => names.iter().any(|name| name.as_str().is_some_and(|name| !name.is_empty())),

@@ -412,7 +412,7 @@ fn ids_that_do_not_match_are_reported_with_the_cause() {
         "",
     );
     assert!(
-        reported.contains("50.0 % of the events are of items with a line")
+        reported.contains("50.0 % of the events have an item with a line")
             && reported.contains("`110065001.0` in line 3"),
         "{reported}"
     );

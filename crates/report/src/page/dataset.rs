@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use mp4sr_artifact::{ExtractReport, FileCount, PreprocessReport, Rejects, UnusableImage};
 use mp4sr_pipeline::text::count;
 
-/// The greatest number of unusable images that the page names.
+/// The maximum number of unusable images that the page names.
 const IMAGE_EXAMPLES: usize = 3;
 
 pub(super) fn section(found: &PreprocessReport, images: Option<&ExtractReport>) -> Markup {
@@ -25,14 +25,14 @@ pub(super) fn section(found: &PreprocessReport, images: Option<&ExtractReport>) 
     ];
     let share = |name: &'static str, share: Option<f64>| share.map(|share| (name, format!("{:.1} %", 100.0 * share)));
     let joined = [
-        share("events of items with a line", found.join.map(|join| join.events_with_line)),
-        share("lines of items with events", found.join.map(|join| join.lines_used)),
+        share("events whose item has a line", found.join.map(|join| join.events_with_line)),
+        share("lines whose item has events", found.join.map(|join| join.lines_used)),
         share("items with a title", found.join.map(|join| join.items_with_title)),
     ];
     let more = [
         ("shortest, median, longest", format!("{}, {}, {}", counts.shortest, counts.median_length, counts.longest)),
         ("density", format!("{:.4} %", 100.0 * counts.density)),
-        ("events ordered by input", count(counts.ties)),
+        ("events ordered by their position in the input", count(counts.ties)),
         ("titles with markup removed", count(found.items.cleaned_titles)),
         ("items with markup removed from texts", count(found.items.cleaned_texts)),
         ("items without text", count(counts.items_without_text)),
@@ -79,9 +79,9 @@ fn images_part(images: &ExtractReport) -> Markup {
     html! {
         h3 { "Images" }
         p {
-            (count(images.described as u64)) " of " (count(images.images as u64)) " described, "
-            (count(images.unusable.len() as u64)) " that cannot be used, "
-            (count(images.items_without_image as u64)) " items left without."
+            (count(images.described as u64)) " of " (count(images.images as u64)) " images have vectors, "
+            (count(images.unusable.len() as u64)) " cannot be used; "
+            (count(images.items_without_image as u64)) " items have no usable image."
         }
         @if !images.unusable.is_empty() {
             div.wide { table {
@@ -148,7 +148,7 @@ fn rejects(what: &str, rejected: &Rejects) -> Markup {
     html! {
         h3 { (what) }
         div.wide { table {
-            thead { tr { th { "reason" } th { "number" } th.text { "first occurrences" } } }
+            thead { tr { th { "reason" } th { "count" } th.text { "first occurrences" } } }
             tbody { @for (reason, rejected) in &rejected.0 {
                 tr {
                     td { (reason) }

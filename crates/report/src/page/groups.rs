@@ -103,8 +103,8 @@ fn differences(run: &str, found: &Comparison, others: &[ComparedModel]) -> Marku
             } }
         } }
         p.soft {
-            "Two-sided tests over pairs of values of the same user: Student's t of the means, Wilcoxon's signed ranks. p is "
-            "corrected by Holm over the other runs: a p-value below 0.01 marks a difference that is unlikely to come from the "
+            "Two-sided paired tests over users: Student's t-test and Wilcoxon's signed-rank test. p-values "
+            "are Holm-corrected over the other runs: a p-value below 0.01 marks a difference that is unlikely to come from the "
             "choice of users. It says nothing about other seeds."
         }
     }

@@ -8,7 +8,7 @@ impl Page<'_> {
     pub(super) fn made_section(&self) -> Markup {
         html! {
             section #made {
-                h2 { "How it was made" }
+                h2 { "How this report was made" }
                 @if !self.timings.is_empty() { (times::table(self.timings)) }
                 div.wide { table {
                     @for (what, which) in self.made_from { tr { th.text { (what) } td.text { code { (which) } } } }

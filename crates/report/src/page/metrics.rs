@@ -14,8 +14,8 @@ impl Page<'_> {
             section #metrics {
                 h2 { "Metrics" }
                 p {
-                    "Each user's next item is ranked among all items; ties count against the model. "
-                    "R@K is the share of users whose item is among the first K, in N@K rank r counts "
+                    "Each user's next item is ranked among all candidates (`evaluate.seen_items`); ties count against the model. "
+                    "R@K is the share of users whose item is among the first K; in N@K, an item of rank r counts "
                     "1\u{a0}/\u{a0}log" sub { "2" } "(r\u{a0}+\u{a0}1) instead of 1. Both are means over users; the best of a column is bold."
                 }
                 @for table in self.tables {
@@ -35,11 +35,11 @@ fn lists_table(own: &str, rows: &[ListStatisticsRow]) -> Markup {
         h3 { "The lists, independently of accuracy" }
         p {
             "Coverage is the share of all items that is in any list of K. The Gini index is 0 if all items are listed equally "
-            "often and nearly 1 if a few take all list positions; entropy is that of the listed items in nats, over the number of "
-            "different ones. Popularity is the mean number of training events of a listed item, tail the share of list positions that go "
+            "often and nearly 1 if a few take all list positions; entropy is that of the listed items in nats, divided by the number of "
+            "distinct ones. Popularity is the mean number of training events of a listed item, tail the share of list positions that go "
             "to the tenth of the items with the fewest events, novelty the mean of \u{2212}log" sub { "2" } " of the share of users "
             "that have the item, diversity the mean over pairs of listed items of 1 \u{2212} the cosine similarity of their features. "
-            "Coverage to tail are defined as in RecBole's evaluator."
+            "The columns from coverage to tail are defined as in RecBole's evaluator."
         }
         div.wide { table {
             thead { tr { th { "run" } th { "K" } @for name in COLUMNS { th { (name) } } } }

@@ -17,7 +17,7 @@ impl Page<'_> {
                     " on the validation split, or the last epoch of a phase without validation."
                 }
                 @if !self.untrained.is_empty() {
-                    p.soft { "Not trained in epochs, so without a curve: " (self.untrained.join(", ")) "." }
+                    p.soft { "These runs have no curve, because they are not trained in epochs: " (self.untrained.join(", ")) "." }
                 }
                 div.charts {
                     @for panel in self.panels {

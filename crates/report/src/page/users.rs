@@ -9,7 +9,7 @@ use super::Page;
 use crate::thumbnail::{Thumbnail, thumbnail};
 use crate::users::{ShownUser, UserCounts};
 
-/// The greatest size of the section in bytes; further users are left out.
+/// The maximum size of the section in bytes; further users are left out.
 const MOST_BYTES: usize = 2_600_000;
 
 impl Page<'_> {
@@ -36,12 +36,13 @@ impl Page<'_> {
                         "The true next item is in the list of " (count(hits as u64)) " of " (count(known as u64))
                         " users (" (format!("{:.1}", 100.0 * hits as f64 / known as f64)) " %). "
                         "The users below are not hand-picked: half of them are taken from those, half from the others, "
-                        "each evenly spaced over the user numbers (if one kind has too few users, the other fills up), so hits are "
+                        "each evenly spaced over the user numbers (if one group has too few users, more of the other are shown), so \
+                         hits are "
                         "over-represented."
                     }
                 } @else {
                     p {
-                        "The next items are not known: lists follow whole sequences. The users below are not hand-picked "
+                        "The next items are not known, because the lists follow whole sequences. The users below are not hand-picked "
                         "but evenly spaced over all " (count(users as u64)) "."
                     }
                 }
@@ -61,7 +62,7 @@ impl Page<'_> {
                 h3 { "User " (user.user) " " span.soft { "(" (user.user_id) ")" } }
                 @if user.target.is_some() {
                     p {
-                        @if let Some(at) = hit { "The true next item is number " (at + 1) " of the list." }
+                        @if let Some(at) = hit { "The true next item is in position " (at + 1) " of the list." }
                         @else { "The true next item is not in the list" @if let Some(rank) = user.rank {
                             "; its rank is " (count(rank.into())) " of " (count(self.items.len() as u64)) } "." }
                     }

@@ -9,7 +9,7 @@ use crate::words::{Described, Words};
 
 /// The number of words that are shown beside an image.
 const SHOWN: usize = 15;
-/// The greatest number of letters of a word or title that are shown, because a dictionary may contain anything.
+/// The maximum number of letters of a word or title that are shown, because a dictionary may contain anything.
 const LETTERS: usize = 60;
 /// The sizes of the letters, in percent.
 const SMALLEST: f64 = 85.0;
@@ -18,14 +18,15 @@ const LARGEST: f64 = 220.0;
 pub(super) fn section(words: &Words, items: &Items) -> Markup {
     html! {
         section #words {
-            h2 { "What CLIP saw" }
+            h2 { "Words that CLIP chose" }
             p {
                 "Each image becomes those words of a dictionary that are nearest to it in CLIP's space; the sentence encoder "
                 "reads them. " (count(words.items as u64)) " of " (count(items.len() as u64)) " items have such words."
             }
             @if !words.samples.is_empty() {
                 p.soft {
-                    "The best words of images, with their cosines. The images are evenly spaced over the items below; if an item "
+                    "The best words for some images, with their cosine similarities. The images are evenly spaced over the items below; \
+                     if an item "
                     "has several, the first is shown."
                 }
                 ul.seen { @for described in &words.samples { (sample(described, items)) } }

@@ -27,7 +27,7 @@ async function showImage(path, element) {
     image.src = address;
     element.replaceWith(image);
   } catch {
-    // The title stands for an image that cannot be shown.
+    // The title is enough if the image cannot be shown.
   }
 }
 

@@ -43,7 +43,7 @@ pub fn run(args: Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     print(&text)?;
     anyhow::ensure!(
         failures == 0,
-        "runs that are not finished: {failures}, see the table; finished runs are kept, so run the command again"
+        "unfinished runs: {failures} (see the table); finished runs are kept, so run the command again"
     );
     Ok(())
 }

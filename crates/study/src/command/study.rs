@@ -66,7 +66,7 @@ pub fn run(args: Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     print(&text)?;
     anyhow::ensure!(
         failures == 0,
-        "rows that are missing: {failures}, see the notes; finished runs are kept, so run the command again"
+        "missing rows: {failures} (see the notes); finished runs are kept, so run the command again"
     );
     Ok(())
 }

@@ -110,7 +110,7 @@ pub(super) fn groups(
 ) -> anyhow::Result<Vec<SeedRuns>> {
     anyhow::ensure!(
         (0..sequences.user_count()).any(|user| sequences.of(user).len() > 1),
-        "no user has an event to be tested on and one before it; use a dataset with longer sequences"
+        "no user has both a test event and an event before it; use a dataset with longer sequences"
     );
     made.iter()
         .map(|(row, runs)| {
@@ -129,7 +129,7 @@ pub(super) fn add_details(all: &mut TextTable, of: &str, comparison: &Comparison
     all.rows.extend(own.rows.into_iter().map(|row| [of.to_owned()].into_iter().chain(row).collect()));
 }
 
-/// Reads the log of a run; it is empty if the model is not trained by epochs.
+/// Reads the log of a run; it is empty if the model is not trained in epochs.
 pub(super) fn log(layout: &Layout) -> mp4sr_artifact::Result<Vec<EpochLine>> {
     EpochLine::read(&layout.metrics_log(), "delete the run's folder and study again")
 }

@@ -24,7 +24,7 @@ impl Study<'_> {
         let comparison = Comparison::new(&groups, &self.metrics(), Reference::Best);
         let mut text = self.head("Encoders of texts and images", comparison.users);
         text += &markdown(&comparison, "encoders");
-        text += "\nVectors and the time that they took, by all runs that share the cache:\n\n";
+        text += "\nThe encoders' vectors, and the time to compute them in all runs that share the cache:\n\n";
         text += &encoder_table(&made)?.markdown();
         self.finish(text, None, &details(&comparison), None)
     }
@@ -57,7 +57,7 @@ impl Study<'_> {
         for (at, row) in rows.iter().enumerate() {
             anyhow::ensure!(
                 rows[..at].iter().all(|other| other.slug != row.slug),
-                "two encoders would have runs of one name, `{}`; rename the folder of one",
+                "the runs of two encoders would have the same name, `{}`; rename the folder of one encoder",
                 row.slug
             );
         }

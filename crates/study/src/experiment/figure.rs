@@ -66,7 +66,7 @@ impl Study<'_> {
     fn range(&self) -> String {
         match self.options.seeds {
             1 => "with 95 % interval".to_owned(),
-            seeds => format!("± 1 deviation of {seeds} seeds"),
+            seeds => format!("± 1 standard deviation over {seeds} seeds"),
         }
     }
 }

@@ -21,7 +21,7 @@ impl Study<'_> {
     pub(super) fn larger(&mut self) -> anyhow::Result<String> {
         anyhow::ensure!(
             !self.options.with.is_empty(),
-            "a larger pre-training needs other pipelines; name them with WITH=\"pipelines/b.toml ...\""
+            "pre-training on several datasets needs further pipelines; name them with WITH=\"pipelines/b.toml ...\""
         );
         let own = self.runner.args().pipeline.clone();
         let seen: Vec<PathBuf> = [own].into_iter().chain(self.options.with.clone()).collect();
@@ -44,11 +44,11 @@ impl Study<'_> {
         }
         let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
         let union = names.join("_");
-        merge(&sources, &self.layout.of(&union, "study")).context("failed to join the datasets")?;
+        merge(&sources, &self.layout.of(&union, "study")).context("failed to merge the datasets")?;
         let mut text = self.head("Table 5: pre-training on several datasets", 0);
         let _ = writeln!(
             text,
-            "Pre-trained on {} together. All datasets get the model of {}; runs of the others are called `alike.*`.",
+            "Pre-trained on {} together. All datasets use the model of {}; runs of the other datasets are called `alike.*`.",
             names.join(", "),
             names[0]
         );
@@ -66,7 +66,7 @@ impl Study<'_> {
             let name = self.study_run(pipeline, &[], &full(), 0)?.config.dataset.name;
             anyhow::ensure!(
                 !names.contains(&name),
-                "`{}` gives the dataset `{name}` a second time; name each dataset once in the pipeline, --with and --unseen",
+                "`{}` names the dataset `{name}` a second time; name each dataset only once in the pipeline, `--with` and `--unseen`",
                 pipeline.display()
             );
             names.push(name);

@@ -114,7 +114,7 @@ impl Study<'_> {
             let unnamed = StudyRow { slug: "row".to_owned(), ..row.clone() };
             let config = self.study_run(&pipeline, &self.common, &unnamed, 0)?.config;
             if kept.iter().any(|(_, other)| *other == config) {
-                self.notes.push(format!("the pipeline is {} itself: the row is left out", row.label));
+                self.notes.push(format!("the pipeline itself is {}, so this row is left out", row.label));
             } else {
                 kept.push((row, config));
             }

@@ -68,7 +68,7 @@ impl Study<'_> {
     }
 
     pub(super) fn noise(&mut self) -> anyhow::Result<String> {
-        let title = "Noise: items that lose features, or get those of others";
+        let title = "Noise: items that lose their features, or get those of other items";
         const SHARES: [f64; 4] = [0.1, 0.2, 0.4, 0.8];
         let names: Vec<String> = self.config.model.modalities.iter().map(|m| m.name.clone()).collect();
         let (mut rows, mut kinds) = (vec![row("no noise", "mp4sr", &[])], Vec::new());

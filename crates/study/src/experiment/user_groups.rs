@@ -18,7 +18,7 @@ use crate::runner::Until;
 impl Study<'_> {
     /// Makes Figure 8: users grouped by the length of their sequence.
     pub(super) fn user_groups(&mut self) -> anyhow::Result<String> {
-        let title = "Figure 8: users by the length of their sequence";
+        let title = "Figure 8: users by the length of their sequences";
         let made = self.make(&self.all_models(), Until::Evaluated)?;
         let sequences = self.sequences()?;
         let groups = groups(&made, &sequences, None)?;
@@ -86,8 +86,8 @@ impl Study<'_> {
             }
         }
         let mut text = self.head(title, facts.len());
-        text += "MP4SR is pre-trained on sequences of warm items and fine-tuned without item ids, MP4SR w/o Pre-train the same \
-                 without the first.\n";
+        text += "MP4SR is pre-trained on sequences of warm items and fine-tuned without item ids; MP4SR w/o Pre-train is only \
+             fine-tuned, also without item ids.\n";
         let mut details = TextTable::default();
         for (what, users, history) in parts {
             if users.is_empty() {

@@ -31,7 +31,7 @@ impl PaperTable {
 pub(super) const DEFAULTS: PaperTable = PaperTable {
     table: 4,
     models: &["MP4SR"],
-    note: "The figure prints no values; these are of its default setting (lambda 0.01, N 15, O 8, rho 0.2).",
+    note: "The figure prints no values; these belong to its default setting (lambda 0.01, N 15, O 8, rho 0.2).",
 };
 pub(super) const IMAGES: PaperTable =
     PaperTable { table: 4, models: &["MP4SR[ResNet]", "MP4SR"], note: "Vectors of ResNet, and words of CLIP." };
@@ -44,10 +44,10 @@ impl Study<'_> {
         }
         let _ = write!(
             text,
-            ". Best bold, second underlined; \\* where the best is better than the best other with p < {SIGNIFICANT} (paired t-test \
-             over users, Holm-corrected over the others)"
+            ". The best value is bold and the second best underlined; \\* marks a best value that is higher than the second best with p \
+             < {SIGNIFICANT} (paired t-test over users, Holm-corrected over the other rows)"
         );
-        text + if self.options.seeds > 1 { "; ± is the deviation over seeds.\n\n" } else { ".\n\n" }
+        text + if self.options.seeds > 1 { "; ± is the standard deviation over seeds.\n\n" } else { ".\n\n" }
     }
 
     pub(super) fn settings(&self) -> String {
@@ -55,10 +55,13 @@ impl Study<'_> {
         let first = self.config.run.seed;
         let seeds =
             if seeds == 1 { format!("seed {first}") } else { format!("seeds {first} to {}", first + seeds as u64 - 1) };
-        let quick =
-            if self.options.quick { " A smoke run: 12 events per user and a few epochs, not a result." } else { "" };
+        let quick = if self.options.quick {
+            " This is a smoke run (12 events per user, a few epochs), not a result."
+        } else {
+            ""
+        };
         let set = &self.runner.args().overrides;
-        let set = if set.is_empty() { String::new() } else { format!(" Set for all: `{}`.", set.join("`, `")) };
+        let set = if set.is_empty() { String::new() } else { format!(" Set for all runs: `{}`.", set.join("`, `")) };
         format!("Dataset `{name}`, {seeds}.{quick}{set}")
     }
 

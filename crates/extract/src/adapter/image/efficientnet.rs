@@ -122,7 +122,7 @@ fn blocks(settings: &ArchitectureSettings<'_>) -> Result<Vec<BlockSizes>> {
     let lists = keys.map(|key| settings.sizes(key));
     let lists = lists.into_iter().collect::<Result<Vec<_>>>()?;
     if lists.iter().any(|list| list.len() != lists[0].len() || list.contains(&0)) {
-        return Err(settings.error(format!("{}: expected lists of one length, of positive numbers", keys.join(", "))));
+        return Err(settings.error(format!("{}: expected lists of positive numbers, of equal length", keys.join(", "))));
     }
     if let Some(stride) = lists[3].iter().find(|&&stride| stride > 2) {
         return Err(settings.error(format!("strides: expected 1 and 2, found {stride}")));
