@@ -1,6 +1,6 @@
 //! `mp4sr`: the program. Each subcommand is the command line of the crate that does the work.
 //!
-//! The program takes arguments. It leaves the files of the stages and an exit code. It must not know how any stage does its work.
+//! The program takes arguments, runs stages, which write their files, and returns an exit code. It must not know how a stage does its work.
 
 mod demo;
 mod dry_run;

@@ -1,5 +1,5 @@
 /// A key from which random numbers are derived: it depends on a seed, a name, an epoch, a step and so on, and each of its numbers has an
-/// index. There is no generator state, so any part of a run can be computed again by itself.
+/// index. Keys have no state that advances, so any part of a run can be recomputed independently.
 ///
 /// ```
 /// use mp4sr_ops::RngKey;

@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(own.seeds, [5.5, 6.0]);
         assert!((own.interval.mean - 5.75).abs() < 1e-12 && (other.interval.mean - 1.5).abs() < 1e-12);
         assert!((own.tests.unwrap().difference + 4.25).abs() < 1e-12, "against the last");
-        assert!(other.tests.is_none() && a.of_lists[3].is_none(), "there are no features");
+        assert!(other.tests.is_none() && a.of_lists[3].is_none(), "diversity requires features");
     }
 
     #[test]

@@ -194,7 +194,7 @@ mod tests {
         let expected = f64::midpoint(f64::midpoint((16.0f64 / 12.0).log2(), 4.0), 4.0);
         let novelty = statistics.means[2].unwrap();
         assert!((novelty - expected).abs() < 1e-12, "{novelty}");
-        assert_eq!(statistics.means[3], None, "there are no features");
+        assert_eq!(statistics.means[3], None, "diversity requires features");
     }
 
     #[test]
