@@ -405,7 +405,7 @@ fn errors_of_a_store_are_one_line_without_the_password() {
         ),
         (
             format!("postgres://reader:s3cret@127.0.0.1:{port}/postgres"),
-            ["`reader` lacks the permission", "`deploy/store.sql`"],
+            ["`reader` lacks a permission", "`deploy/store.sql`"],
         ),
         (format!("postgres://mp4sr:{ENCODED}@127.0.0.1:{port}/postgres?sslmode=require"), ["TLS", "`serve.store`"]),
         (

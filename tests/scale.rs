@@ -381,25 +381,35 @@ fn ranks_and_lists_of_parts_are_those_of_the_whole_and_old_parts_are_not_used() 
     };
     forget();
     let stage = |name: &str, more: &[&str]| world.run_stderr(name, &[&short[..], more].concat());
+    let of_parts =
+        || content(&run, |name| name.contains("-of-") && Path::new(name).extension().is_none_or(|end| end != "lock"));
     for part in ["1/3", "3/3"] {
         stage("evaluate", &["--shard", part]);
         stage("recommend", &["--shard", part]);
     }
-    // If a part is missing, everything is computed.
+    // If a part is missing, everything is computed, and the other parts are no longer needed.
     assert!(!stage("evaluate", &[]).contains("merged") && !stage("recommend", &[]).contains("merged"));
     assert_eq!(results(), expected);
+    assert!(of_parts().is_empty(), "{:?}", of_parts().iter().map(|(name, _)| name).collect::<Vec<_>>());
     forget();
-    stage("evaluate", &["--shard", "2/3"]);
-    stage("recommend", &["--shard", "2/3"]);
+    for part in ["3/3", "1/3", "2/3"] {
+        stage("evaluate", &["--shard", part]);
+        stage("recommend", &["--shard", part]);
+    }
     assert!(stage("evaluate", &["--shard", "2/3"]).contains("up to date"));
+    let parts = of_parts();
     assert!(stage("evaluate", &[]).contains("merged 3 parts"));
     assert!(stage("recommend", &[]).contains("merged 3 parts"));
     assert_eq!(results(), expected);
     // The files of parts are removed, and a part of what is there is up to date.
-    let of_parts =
-        || content(&run, |name| name.contains("-of-") && Path::new(name).extension().is_none_or(|end| end != "lock"));
     assert!(of_parts().is_empty(), "{:?}", of_parts().iter().map(|(name, _)| name).collect::<Vec<_>>());
     assert!(stage("evaluate", &["--shard", "2/3"]).contains("up to date"));
+    assert!(of_parts().is_empty());
+    // If the process that merged them was killed before it removed them, the next one does.
+    for (name, bytes) in &parts {
+        files::write_bytes(&run.join(name), bytes).unwrap();
+    }
+    assert!(stage("evaluate", &[]).contains("up to date") && stage("recommend", &[]).contains("up to date"));
     assert!(of_parts().is_empty());
     forget();
     for part in ["1/2", "2/2"] {
@@ -411,6 +421,7 @@ fn ranks_and_lists_of_parts_are_those_of_the_whole_and_old_parts_are_not_used() 
     world.run("run", &[&["--until", "finetune", "--set", "run.seed=7"][..], &short].concat());
     assert!(!stage("evaluate", &["--set", "run.seed=7"]).contains("merged"));
     assert!(!stage("recommend", &["--set", "run.seed=7", "--set", "recommend.top=3"]).contains("merged"));
+    assert!(!of_parts().is_empty(), "parts of other weights are kept");
     assert_ne!(results(), expected);
 }
 

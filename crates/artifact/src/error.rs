@@ -25,21 +25,13 @@ pub enum Error {
         remedy: String,
     },
     /// Another process is working on the same artifacts.
-    #[error("`{}` is in use by {holder}; wait for it to end{}", path.display(), other_than_waiting(path))]
+    #[error("`{}` is in use by {holder}; wait for it to end", path.display())]
     Locked {
         /// The lock file.
         path: PathBuf,
         /// The process, host and start time that the holder wrote.
         holder: String,
     },
-}
-
-/// What the user can do in place of waiting for a lock. Another run name helps only in the folder of a run, and not for a part of a stage,
-/// which belongs to that run.
-fn other_than_waiting(lock: &Path) -> &'static str {
-    let is_of_run = lock.parent().and_then(Path::parent).is_some_and(|folder| folder.ends_with("runs"));
-    let is_part = lock.file_name().is_some_and(|name| name.to_string_lossy().contains("-of-"));
-    if is_of_run && !is_part { ", or use another run name" } else { "" }
 }
 
 /// What the user can do about an error of the operating system.
@@ -53,7 +45,7 @@ fn remedy(answer: &io::Error) -> &'static str {
         io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory => {
             "remove or rename the existing file or folder, or use another name"
         }
-        _ => "resolve this and run it again",
+        _ => "fix the cause and run it again",
     }
 }
 

@@ -254,7 +254,7 @@ impl Stage {
             }
             let now = FileRecord::of(&path, Some(&FileRecord { path: path.clone(), ..record.clone() }))?;
             if now.fingerprint != record.fingerprint {
-                return stale(format!("output `{name}` was changed by another program"));
+                return stale(format!("output `{name}` was changed after it was written"));
             }
         }
         Ok(Status::UpToDate)
@@ -372,7 +372,7 @@ mod tests {
         let settings = json!({"a": {"b": 0.1}});
         world.run();
         files::write_bytes(&world.path("out/result"), b"mAde").unwrap();
-        assert_eq!(world.why_stale(1, &settings), "output `result` was changed by another program");
+        assert_eq!(world.why_stale(1, &settings), "output `result` was changed after it was written");
         files::remove_if_present(&world.path("out/result")).unwrap();
         assert_eq!(world.why_stale(1, &settings), "output `result` is missing");
     }

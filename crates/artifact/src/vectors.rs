@@ -175,7 +175,7 @@ pub struct MergedVectors {
     /// The errors of shards that cannot be used, which were not copied.
     pub damaged: Vec<String>,
     /// The errors of damaged shards of the cache that is merged into, which were set aside.
-    pub replaced: Vec<String>,
+    pub set_aside: Vec<String>,
     /// The number of vectors that differ from the cache's vector of the same content.
     pub differing: usize,
     /// The shard with the first of these.
@@ -200,7 +200,7 @@ impl MergedVectors {
 }
 
 /// Copies the shards of one encoder's folder, whose vectors are `width` wide, into the folder `into` of another cache. Shards are named by
-/// their content, so one that is there already is not copied again; it is read, and replaced if it is damaged. The name of `into` is that
+/// their content, so one that is there already is not copied again; it is read, and if it is damaged, it is set aside and copied again. The name of `into` is that
 /// of the encoder, and shards of other encoders are not copied.
 pub fn merge_vectors(from: &Path, into: &Path, width: usize) -> Result<MergedVectors> {
     let mut merged = MergedVectors::default();
@@ -220,11 +220,11 @@ pub fn merge_vectors(from: &Path, into: &Path, width: usize) -> Result<MergedVec
             Some(cache) => cache,
             None => {
                 let opened = VectorCache::open(into, &shard.encoder, width)?;
-                merged.replaced = opened.damaged.iter().map(ToString::to_string).collect();
+                merged.set_aside = opened.damaged.iter().map(ToString::to_string).collect();
                 cache.insert(opened)
             }
         };
-        // The cache sets damaged shards aside, so that this one is whole if it is still there.
+        // Opening the cache has set damaged shards aside, so a shard that is still there is complete.
         let to = into.join(path.file_name().unwrap_or_default());
         if to.exists() {
             merged.known += 1;
@@ -417,8 +417,8 @@ mod tests {
         *bytes.last_mut().unwrap() ^= 1;
         files::write_bytes(&known, &bytes).unwrap();
         let merged = merge();
-        assert_eq!((merged.new, merged.known, merged.replaced.len()), (1, 1, 1));
-        assert!(merged.replaced[0].contains(&known.display().to_string()), "{merged:?}");
+        assert_eq!((merged.new, merged.known, merged.set_aside.len()), (1, 1, 1));
+        assert!(merged.set_aside[0].contains(&known.display().to_string()), "{merged:?}");
         assert_eq!((open(&into).len(), open(&into).damaged().len()), (3, 0));
 
         // The same content with another vector.

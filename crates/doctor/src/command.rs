@@ -50,7 +50,9 @@ fn refuse(problems: &[String]) -> anyhow::Result<()> {
     match problems {
         [] => Ok(()),
         [one] => anyhow::bail!("found a problem: {one}"),
-        [first, others @ ..] => anyhow::bail!("found problems: {first}; and {} more, see above", others.len()),
+        [first, others @ ..] => {
+            anyhow::bail!("found {} problems: {first}; for the others, see above", others.len() + 1)
+        }
     }
 }
 

@@ -310,7 +310,8 @@ impl Plan {
         let written: f64 = self.stages.iter().filter_map(|planned| planned.cost).map(|cost| cost.disk).sum();
         if let Some(free) = self.machine.disk.filter(|&free| written > free as f64) {
             self.problems.push(format!(
-                "up to {} will be written, and {} are available on the disk of the artifacts; free disk space, or name another disk with `--artifacts`",
+                "up to {} will be written, and {} are available on the disk of the artifacts; free disk space, or name another disk \
+                 with `--artifacts`",
                 bytes(written as u64),
                 bytes(free)
             ));
@@ -360,7 +361,7 @@ impl Plan {
             return;
         }
         let fetch = if sizes.image_urls > 0.0 {
-            "; they are URLs: `mp4sr download` downloads them once the dataset exists"
+            "; its images are URLs, which `mp4sr download` downloads once the dataset exists"
         } else {
             "; name files with images in `[source]`"
         };

@@ -146,7 +146,7 @@ fn next_hop(from: &Url, headers: &HeaderMap) -> Result<Url, Trouble> {
     let location = headers.get(header::LOCATION).map(|value| String::from_utf8_lossy(value.as_bytes()));
     let location = location.ok_or_else(|| Trouble::lasting(Fate::Failed, "a redirect without a target"))?;
     urls::follow(from, &location).map_err(|mut verdict| {
-        verdict.reason = format!("redirected to a URL that was refused: {}", verdict.reason);
+        verdict.reason = format!("its redirect was refused: {}", verdict.reason);
         Trouble::Final(verdict)
     })
 }

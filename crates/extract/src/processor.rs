@@ -45,7 +45,7 @@ pub struct Processor {
     /// transformers.
     #[serde(skip)]
     rounds_middle: bool,
-    /// Keys that are not supported; they must be known to change nothing.
+    /// All other keys; each must be known to change nothing.
     #[serde(flatten)]
     others: Map<String, Value>,
 }

@@ -281,7 +281,8 @@ fn clock(
             problem.split(';').next().unwrap_or(problem)
         ))),
         None => Err(Error::Unknown(format!(
-            "`{name}` of `{}` has no time that can be recognised, such as `{}`; name the format with `--time-format`, or use the order of the lines with `--line-order`",
+            "`{name}` of `{}` has no time that can be recognised, such as `{}`; name the format with `--time-format`, or use the \
+             order of the lines with `--line-order`",
             survey.path.display(),
             column.examples.first().map_or("", String::as_str)
         ))),

@@ -122,7 +122,7 @@ pub struct Config {
     /// The items that negatives are drawn from.
     pub negative_items: NegativeItems,
     /// The share of the negatives that are drawn from the distinct items in the batch's inputs, instead of as `negative_items` says. If
-    /// such a draw is the target, it is repeated once.
+    /// such a draw is the target, it is drawn once more, and that result is kept.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub in_batch: f64,
     /// Whether the logarithm of an item's share of the training events is subtracted from its logits in training.
@@ -160,7 +160,7 @@ impl Default for Config {
 fn check(settings: &ModelSettings<'_>) -> std::result::Result<(), Refused> {
     let config: Config = settings.own().map_err(|e| Refused::new("model.esasrec", &"...", e.to_string()))?;
     if config.loss == Loss::Softmax && config.log_q {
-        let allowed = "false under `loss = \"softmax\"`, which does not sample, so that there is nothing to correct";
+        let allowed = "false under `loss = \"softmax\"`, which does not sample, so nothing has to be corrected";
         return Err(Refused::new("model.esasrec.log_q", &config.log_q, allowed));
     }
     Ok(())

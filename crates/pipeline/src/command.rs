@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Context as _;
 use clap::builder::{FalseyValueParser, OsStringValueParser, TypedValueParser};
 use clap::parser::ValueSource;
-use mp4sr_artifact::{Layout, Lock, Stage, Status, Timing, files, is_guarded};
+use mp4sr_artifact::{Layout, Lock, Manifest, Stage, Status, Timing, files, is_guarded};
 
 use crate::config::ModelCatalog;
 use crate::shard::Shard;
@@ -353,7 +353,7 @@ pub fn print(text: &str) -> anyhow::Result<()> {
 
 /// Brings a stage that can be divided into shards up to date: only `shard`, or all of it. The whole is merged by `put_together`, which gets
 /// the number of shards, if all shards of one division are up to date, and otherwise made by `work`. `make_stage` creates a stage by name.
-/// The files of shards are removed once they are merged; after that, a shard is up to date as long as the whole is.
+/// The files of shards are removed as soon as the whole is up to date; from then on, a shard is up to date as long as the whole is.
 pub fn run_stage_in_parts(
     context: &Context,
     name: &str,
@@ -365,27 +365,39 @@ pub fn run_stage_in_parts(
 ) -> anyhow::Result<()> {
     if let Some(shard) = shard {
         let part = shard.stage_name(name);
-        if make_stage(name)?.status()? == Status::UpToDate {
+        // Without a manifest, the inputs need not be hashed to see that the whole is not up to date.
+        if Manifest::find(folder, name).is_some() && make_stage(name)?.status()? == Status::UpToDate {
             context.progress.log(format!("{part}: up to date, as part of all of `{name}` ({})", folder.display()));
             return Ok(());
         }
         return run_stage(context, &part, folder, || make_stage(&part), work);
     }
     let made = || make_stage(name);
-    let mut merged = None;
     run_stage(context, name, folder, made, |stage| match Shard::finished(name, folder, &make_stage)? {
         Some(parts) => {
             let outputs = put_together(stage, parts)?;
             context.progress.log(format!("{name}: merged {parts} parts"));
-            merged = Some(parts);
             Ok(outputs)
         }
         None => work(stage),
     })?;
-    for part in merged.into_iter().flat_map(Shard::all) {
-        let part = part.stage_name(name);
-        make_stage(&part)?.remove()?;
-        files::remove_if_present(&Timing::path(folder, &part))?;
+    for shard in Shard::recorded(name, folder)? {
+        remove_part(&shard.stage_name(name), folder, &make_stage)?;
+    }
+    Ok(())
+}
+
+/// Removes the files of a part of a stage that is up to date as a whole. A part that another process works on, or that was made from other
+/// inputs or settings, is kept.
+fn remove_part(part: &str, folder: &Path, make_stage: impl Fn(&str) -> anyhow::Result<Stage>) -> anyhow::Result<()> {
+    let _lock = match Lock::acquire(folder, part) {
+        Err(mp4sr_artifact::Error::Locked { .. }) => return Ok(()),
+        lock => lock?,
+    };
+    let stage = make_stage(part)?;
+    if stage.status()? == Status::UpToDate {
+        stage.remove()?;
+        files::remove_if_present(&Timing::path(folder, part))?;
     }
     Ok(())
 }

@@ -36,6 +36,16 @@ impl Shard {
         format!("{stage}.{}", self.file_name())
     }
 
+    /// The parts of the stage `name` that have a manifest in `folder`, of all divisions.
+    pub fn recorded(name: &str, folder: &Path) -> anyhow::Result<Vec<Self>> {
+        let start = format!("{name}.");
+        let shard = |path: &PathBuf| -> Option<Self> {
+            let shard = path.file_name()?.to_str()?.strip_prefix(&start)?.strip_suffix(".manifest.json")?;
+            shard.replacen("-of-", "/", 1).parse().ok()
+        };
+        Ok(files::list(folder)?.iter().filter_map(shard).collect())
+    }
+
     /// The number of parts of the stage `name` in `folder`, if all parts of one division are up to date. `make_stage` creates the stage of
     /// a part by its name.
     pub fn finished(
@@ -43,11 +53,7 @@ impl Shard {
         folder: &Path,
         make_stage: impl Fn(&str) -> anyhow::Result<Stage>,
     ) -> anyhow::Result<Option<usize>> {
-        let start = format!("{name}.1-of-");
-        let count = |path: &PathBuf| -> Option<usize> {
-            path.file_name()?.to_str()?.strip_prefix(&start)?.strip_suffix(".manifest.json")?.parse().ok()
-        };
-        for count in files::list(folder)?.iter().filter_map(count) {
+        for Self { count, .. } in Self::recorded(name, folder)?.into_iter().filter(|shard| shard.number == 1) {
             let is_done = |shard: Self| Ok(make_stage(&shard.stage_name(name))?.status()? == Status::UpToDate);
             let mut rest = Self::all(count).map(is_done);
             if rest.try_fold(true, |all, done: anyhow::Result<bool>| done.map(|done| all && done))? {

@@ -112,7 +112,8 @@ pub fn judge(
             "`{without_line}` of `{interactions}` has no line, and `{items}` has `{unused}` in line {line}: {cause}"
         ),
         Some(Mismatch { without_line, unused, line, cause: None }) => format!(
-            "`{without_line}` of `{interactions}` has no line, and `{unused}` in line {line} of `{items}` has no event; check that both files belong to one dataset and that the id columns are correct"
+            "`{without_line}` of `{interactions}` has no line, and `{unused}` in line {line} of `{items}` has no event; check that \
+             both files belong to one dataset and that the id columns are correct"
         ),
         None => format!("`{items}` has no line for the others"),
     };

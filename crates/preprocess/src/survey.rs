@@ -179,10 +179,13 @@ impl Survey {
             }
         }
         if rows.count() == 0 {
-            let why = rows.first_fault.map_or("it has no line after its header".to_owned(), |fault| {
-                format!("none of its first {} lines could be read, the first for: {fault}", rows.unreadable)
+            let why = rows.first_fault.map_or("none follows its header".to_owned(), |fault| {
+                format!("its first {} lines were rejected, the first for: {fault}", rows.unreadable)
             });
-            return Err(Error::raw(path, format!("contains no data: {why}; correct the file, or name another one")));
+            return Err(Error::raw(
+                path,
+                format!("has no line that can be read: {why}; correct the file, or name another one"),
+            ));
         }
         let comma = file.dialect.decimal_comma;
         let surveyed =

@@ -469,7 +469,8 @@ impl ReportStage<'_> {
         let missing = shown.iter().filter(is_missing).count();
         if missing > 0 {
             self.context.progress.log(format!(
-                "report: the images of {missing} of {} shown items are not at the paths that `{}` names; the paths are relative to the data folder (`--data`, `dataset.data`)",
+                "report: the images of {missing} of {} shown items are not at the paths that `{}` names; \
+                 paths within the data folder are relative to it (`--data`, `dataset.data`)",
                 shown.len(),
                 self.context.layout.items().display()
             ));

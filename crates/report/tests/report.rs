@@ -184,7 +184,10 @@ fn the_page_tables_and_curves_are_self_contained() {
     assert_eq!(page.matches("<svg").count(), 6);
     assert!(page.contains("without a curve: popular"), "popularity is not trained in epochs");
     assert!(page.len() < 3_000_000);
-    assert!(!page.contains("Words that CLIP chose") && !page.contains("peak memory"), "the run has neither words nor timings");
+    assert!(
+        !page.contains("Words that CLIP chose") && !page.contains("peak memory"),
+        "the run has neither words nor timings"
+    );
 
     // One of the 12 users has no rank. Of the other 11, 5 are within the first 5 ranks, against 1 (rank 3) for popularity.
     let markdown = world.text("metrics.md");

@@ -70,9 +70,8 @@ impl Inputs {
         let reported = |Modality { name, features }: &Modality| {
             let (count, covered) =
                 (features.count(), (0..features.count()).filter(|&i| features.rows_of(i) > 0).count());
-            ((covered as f64) < SPARSE * count as f64).then(|| {
-                format!("only {covered} of {count} items have a row of `{name}`; the others have no features of it")
-            })
+            ((covered as f64) < SPARSE * count as f64)
+                .then(|| format!("only {covered} of {count} items have a row of `{name}`; the others have none"))
         };
         self.modalities.iter().filter_map(reported).collect()
     }

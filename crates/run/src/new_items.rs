@@ -55,7 +55,8 @@ pub fn item_tables(config: &Config) -> anyhow::Result<&'static [&'static str]> {
     let recipe = recipe(name).with_context(|| format!("unknown model `{name}`"))?;
     with_settings(config, |settings| (recipe.item_tables)(settings)).with_context(|| {
         format!(
-            "`{name}` needs a trained id embedding for every item, so it cannot rank new items; use a model that reads item features, such as `mp4sr`"
+            "`{name}` needs a trained id embedding for every item, so it cannot rank new items; use a model that reads item \
+             features, such as `mp4sr`"
         )
     })
 }
@@ -98,7 +99,8 @@ impl Inputs {
         let other = |(name, encoder): &(&String, &String)| new.encoders.get(*name).is_some_and(|own| own != *encoder);
         if let Some((name, _)) = self.encoders.iter().find(other) {
             bail!(
-                "the new items' features of `{name}` come from a different encoder than the dataset's; add the items again with `mp4sr items add`"
+                "the new items' features of `{name}` come from a different encoder than the dataset's; add the items again with \
+                 `mp4sr items add`"
             );
         }
         for (own, other) in self.modalities.iter_mut().zip(&new.modalities) {

@@ -143,7 +143,7 @@ async fn similar(State(app): Shared, body: std::result::Result<Bytes, BytesRejec
             let record = ItemRecord { id: "asked".to_owned(), texts, images, ..ItemRecord::default() };
             encoded(&app, &generation, record).await?
         }
-        _ => return Err(ApiError::invalid("give either `item_id`, or `text`, `image` or both")),
+        _ => return Err(ApiError::invalid("give either `item_id`, or at least one of `text` and `image`")),
     };
     let answer = generation.ask(Task::Similar(Similar { of, k: asked.k, allowed, removed }), deadline).await?;
     Ok(Json(listed(&generation, answer, unknown)))

@@ -40,7 +40,8 @@ impl StoreError {
         let Some(own) = error.as_db_error() else {
             let cause = std::error::Error::source(error).map_or(String::new(), |cause| format!(": {cause}"));
             if cause.contains("password missing") {
-                let remedy = "give it in `serve.store`, or, if the configuration of a run is read back, which never contains a password, through `env:NAME` or `file:PATH`";
+                let remedy = "give it in `serve.store`; the configuration of a run never contains a password, so use `env:NAME` or \
+                              `file:PATH` there";
                 return unavailable("PostgreSQL requires a password, but none is given".to_owned(), remedy);
             }
             return unavailable(format!("{error}{cause}"), start);
@@ -57,7 +58,7 @@ impl StoreError {
         }
         if is(&[&SqlState::INSUFFICIENT_PRIVILEGE]) {
             let remedy = "let the owner of the database run `deploy/store.sql` and grant the tables to this user";
-            return unavailable(format!("the user `{user}` lacks the permission ({message})"), remedy);
+            return unavailable(format!("the user `{user}` lacks a permission ({message})"), remedy);
         }
         if is(&[&SqlState::UNDEFINED_TABLE, &SqlState::UNDEFINED_COLUMN]) {
             let reason = format!("its tables are missing or were changed ({message})");

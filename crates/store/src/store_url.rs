@@ -18,12 +18,12 @@ pub(crate) fn resolved(written: &StoreUrl) -> Result<Option<String>, StoreError>
                 "`serve.store` is `{text}`, and the environment variable `{name}` is not set; set it to `{URL_FORMAT}`"
             ))
         })?;
-        (value, format!("the variable `{name}`"))
+        (value, format!("the value of the variable `{name}`"))
     } else if let Some(path) = text.strip_prefix("file:") {
         let content = files::read_to_string(Path::new(path)).map_err(|error| {
             StoreError::Settings(format!("`serve.store` is `{text}`, and {error}; write `{URL_FORMAT}` into that file"))
         })?;
-        (content, format!("the file `{path}`"))
+        (content, format!("the content of the file `{path}`"))
     } else {
         (text.to_owned(), "it".to_owned())
     };
@@ -34,5 +34,7 @@ pub(crate) fn resolved(written: &StoreUrl) -> Result<Option<String>, StoreError>
     if url.starts_with("postgres://") || url.starts_with("postgresql://") {
         return Ok(Some(url.to_owned()));
     }
-    Err(StoreError::Settings(format!("`serve.store` is `{text}`, and {origin} contains no URL; write `{URL_FORMAT}`")))
+    Err(StoreError::Settings(format!(
+        "`serve.store` is `{text}`, and {origin} is not a PostgreSQL URL; write `{URL_FORMAT}`"
+    )))
 }

@@ -38,7 +38,8 @@ pub fn markdown(comparison: &Comparison, what: &str) -> String {
 }
 
 /// The message if no K is reached.
-pub const NO_K: &str = "the lists do not reach the smallest K of `evaluate.k`; set `recommend.top` to a larger number and compute the lists again";
+pub const NO_K: &str = "the lists do not reach the smallest K of `evaluate.k`; set `recommend.top` to a larger number and compute \
+ the lists again";
 
 /// The note on the values of K that not all lists reach; `None` if all do.
 pub fn left_out(comparisons: &[ListComparison], ks: &[usize]) -> Option<String> {

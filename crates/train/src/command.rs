@@ -303,7 +303,8 @@ fn metric(context: &Context, items: usize) -> anyhow::Result<Metric> {
         Metric::Recall(k) | Metric::Hit(k) | Metric::Precision(k) if k >= items => {
             let other = Metric::ReciprocalRank;
             context.progress.log(format!(
-                "train: warning: {metric} is the same for every ranking of {items} items; epochs are selected by {other} instead (`train.metric`)"
+                "train: warning: {metric} is the same for every ranking of {items} items; epochs are selected by {other} instead \
+                 (`train.metric`)"
             ));
             Ok(other)
         }

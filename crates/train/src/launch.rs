@@ -42,6 +42,7 @@ impl Launch {
     }
 
     /// Gives the first process time to report an error that all processes have, such as a message that is too long, and to end them.
+    /// An error that only this process has is reported after that time.
     #[cfg_attr(not(feature = "mpi"), allow(clippy::unused_self, reason = "without MPI there is no launch to end"))]
     pub fn wait_for_first(&self) {
         #[cfg(feature = "mpi")]

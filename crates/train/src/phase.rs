@@ -208,7 +208,7 @@ impl Training<'_> {
             _ => started?,
         };
         self.train(state, &samples, &mut log, &mut steps).map_err(|error| match error {
-            // All processes see the same loss, norm and scores, so that the first one reports them.
+            // All processes see the same loss, norm and scores, so only the first one reports them.
             TrainError::Diverged { .. } | TrainError::Rank(RankError::Score { .. }) if !group.is_first() => {
                 TrainError::Elsewhere
             }

@@ -62,7 +62,8 @@ fn append(
         sequence.push((item, part));
     } else {
         bail!(
-            "`{}`, line {}: the items before the event do not continue the user's earlier lines; all lines of a user must belong to one sequence",
+            "`{}`, line {}: the items before the event do not continue the user's earlier lines; all lines of a user must belong to \
+             one sequence",
             location.0.display(),
             location.1
         );

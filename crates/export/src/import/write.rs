@@ -247,7 +247,8 @@ fn described(division: &Division, clock: ImportClock) -> String {
             format!("events from {validation} on are for validation, those from {test} on for the test, in their original order")
         }
         Division::Positions => {
-            "the parts are not in order of time: they are kept, each user's events are ordered part by part, and times are discarded".to_owned()
+            "the parts are not in order of time: they are kept, each user's events are ordered part by part, and times are \
+             discarded".to_owned()
         }
     };
     match clock {

@@ -20,7 +20,7 @@ use crate::folder::{CONFIG, JsonFile, ModelFolder, PROCESSOR};
 /// The values of `model_type` that are supported.
 pub(crate) const MODEL_TYPES: [&str; 1] = ["whisper"];
 const KEYS: ArchitectureKeys = ArchitectureKeys {
-    followed: &[
+    supported: &[
         "d_model",
         "encoder_attention_heads",
         "encoder_ffn_dim",

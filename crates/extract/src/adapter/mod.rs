@@ -1,8 +1,8 @@
 //! Encoders on candle-transformers and candle-nn, for every `model_type` that has no hand-written fast path.
 //!
-//! Every architecture is one small file. It says which keys of `config.json` it follows, which it accepts because they do not change a
+//! Every architecture is one small file. It says which keys of `config.json` it supports, which it accepts because they do not change a
 //! vector, and how the model is built from the tensors of the folder. Everything else is refused by name: a key of the configuration that
-//! is not known, a value that the layers do not follow, and a tensor that they do not read ([`ArchitectureSettings`], [`Tensors`]).
+//! is not known, a value that the layers do not support, and a tensor that they do not read ([`ArchitectureSettings`], [`Tensors`]).
 //! Layers of candle without a backward pass are fine here, because nothing is trained.
 //!
 //! Nothing is padded, and every text, image and window of sound goes through the layers alone, so that its vector is exactly the same

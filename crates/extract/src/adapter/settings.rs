@@ -87,8 +87,8 @@ const HARMLESS: [&str; 74] = [
 /// How an architecture treats the keys of its configuration.
 pub(crate) struct ArchitectureKeys {
     /// Keys that the layers follow, whatever their value.
-    pub followed: &'static [&'static str],
-    /// Keys of which only some values are followed, as JSON. The first value is what a missing key means.
+    pub supported: &'static [&'static str],
+    /// Keys of which only some values are supported, as JSON. The first value is what a missing key means.
     pub only: &'static [(&'static str, &'static [&'static str])],
     /// Keys that do not change a vector, in addition to those of any model.
     pub harmless: &'static [&'static str],
@@ -126,7 +126,7 @@ impl<'f> ArchitectureSettings<'f> {
     ) -> Result<Self> {
         let settings = Self { file, section, values };
         for (key, value) in &settings.values {
-            let known = [keys.followed, keys.harmless, &HARMLESS].iter().any(|keys| keys.contains(&key.as_str()));
+            let known = [keys.supported, keys.harmless, &HARMLESS].iter().any(|keys| keys.contains(&key.as_str()));
             match keys.only.iter().find(|(only, _)| only == key) {
                 Some((_, values)) => settings.check_value(key, value, values)?,
                 None if known => {}
@@ -140,9 +140,9 @@ impl<'f> ArchitectureSettings<'f> {
     }
 
     fn check_value(&self, key: &str, value: &Value, values: &[&str]) -> Result<()> {
-        let followed =
+        let supported =
             values.iter().any(|text| serde_json::from_str::<Value>(text).is_ok_and(|known| same(&known, value)));
-        if followed { Ok(()) } else { Err(self.refused(key, &values.join(" or "), value)) }
+        if supported { Ok(()) } else { Err(self.refused(key, &values.join(" or "), value)) }
     }
 
     /// The error for a key whose value is not supported.
@@ -205,12 +205,12 @@ impl<'f> ArchitectureSettings<'f> {
         };
         let Value::Object(parameters) = parameters else { return self.number_or(key, default) };
         for (name, value) in parameters {
-            let followed = match name.as_str() {
+            let supported = match name.as_str() {
                 "rope_theta" => value.is_number(),
                 "rope_type" | "type" => value == "default",
                 _ => false,
             };
-            if !followed {
+            if !supported {
                 return Err(self.refused(&format!("rope_parameters.{name}"), "rope_theta and the default type", value));
             }
         }

@@ -60,7 +60,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                     shards.new,
                     shards.known
                 ))?;
-                for damage in &shards.replaced {
+                for damage in &shards.set_aside {
                     print(&format!("{}: in the cache itself, {damage}, unless they were just added\n", title(share)))?;
                 }
                 if let Some(path) = &shards.first_differing {

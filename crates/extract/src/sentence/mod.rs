@@ -1,7 +1,7 @@
 //! Computes the vectors of sentences as the Python library sentence-transformers does.
 //!
 //! Reimers and Gurevych, Sentence-BERT, 2019 (arXiv 1908.10084). `modules.json` with the modules that it names,
-//! `sentence_bert_config.json` and `config_sentence_transformers.json` of a model are followed; its `config.json` says which
+//! `sentence_bert_config.json` and `config_sentence_transformers.json` of a model are supported; its `config.json` says which
 //! language model it uses.
 
 mod head;
@@ -159,7 +159,8 @@ impl SentenceEncoder {
         head.check(folder, model.width())?;
         if model.gpu().is_some() && head.poolings.iter().any(|pooling| pooling.readout().is_none()) {
             return Err(Error::Device(format!(
-                "extract.text.model: on a GPU, only the pooling modes mean, cls and max are supported, and this model uses {:?}; set run.device to \"cpu\"",
+                "extract.text.model: on a GPU, only the pooling modes mean, cls and max are supported, and this model uses {:?}; \
+                 set run.device to \"cpu\"",
                 head.poolings
             )));
         }

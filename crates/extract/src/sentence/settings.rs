@@ -126,7 +126,7 @@ impl Transformer {
             ("tokenizer_args", &self.tokenizer_args),
             ("config_args", &self.config_args),
         ] {
-            // These say where the reference loads from and in which type it computes, which is not supported here.
+            // These say where the reference loads from and in which type it computes; they are ignored here.
             let harmless = ["torch_dtype", "dtype", "trust_remote_code", "attn_implementation", "revision"];
             let mut others = arguments.iter().flatten().filter(|(name, _)| !harmless.contains(&name.as_str()));
             if let Some((name, value)) = others.next() {

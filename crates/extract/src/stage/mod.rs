@@ -73,7 +73,8 @@ pub fn run_shard(context: Context, shard: Shard) -> anyhow::Result<()> {
     Extraction { context: &own, items: &items, dictionary_items, files: &files, keep: true }.run(&mut encoders)?;
     files::remove_dir_if_present(&scratch)?;
     own.progress.log(format!(
-        "extract: the vectors of part {shard}, {} of {} items, are in the cache; `mp4sr extract` without `--shard` writes the features once all parts are done",
+        "extract: the vectors of part {shard}, {} of {} items, are in the cache; `mp4sr extract` without `--shard` writes the \
+         features once all parts are done",
         items.len(),
         all.len()
     ));

@@ -263,7 +263,7 @@ fn check_pages(path: &Path) -> Result<()> {
         Ok(Ok(None)) => Ok(()),
         Ok(Ok(Some(name))) => Err(damaged(
             path,
-            &format!("the pages of `{name}` have a different number of values than the header states"),
+            &format!("the pages of `{name}` have a different number of values than the footer states"),
         )),
         Ok(Err(error)) => Err(damaged(path, &error.to_string())),
         Err(_) => Err(damaged(path, "its metadata is inconsistent")),

@@ -165,7 +165,10 @@ fn notation(path: &Path, format: &SourceFormat, file: &FileFormat, by_polars: bo
         let recognised = recognised.map_err(|problem| {
             Error::raw(
                 path,
-                format!("has times in more than one notation in `{}`: {problem}; see `source.time`", format.time),
+                format!(
+                    "has times in `{}` whose notation cannot be determined: {problem}; see `source.time`",
+                    format.time
+                ),
             )
         })?;
         return Ok(recognised.unwrap_or(Notation::Unix(0)));

@@ -53,7 +53,7 @@ impl Times {
 
 fn too_long(field: &str, time: Decimal) -> Error {
     Error::Setting(format!(
-        "`{field}` has values that cannot be represented together: one, {}, has {} decimal places; round them",
+        "`{field}` has values that cannot be represented together: {} has {} decimal places; round them",
         time.value, time.digits
     ))
 }

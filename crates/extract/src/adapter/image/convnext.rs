@@ -18,7 +18,7 @@ pub(super) const ARCHITECTURE: Architecture =
     Architecture { model_types: &["convnext", "convnextv2"], files: &[CONFIG, PROCESSOR], load };
 
 const KEYS: ArchitectureKeys = ArchitectureKeys {
-    followed: &["depths", "hidden_sizes", "layer_norm_eps", "patch_size"],
+    supported: &["depths", "hidden_sizes", "layer_norm_eps", "patch_size"],
     only: &[("hidden_act", &["\"gelu\""]), ("num_channels", &["3"]), ("num_stages", &["4"])],
     // The model takes images of any size; the others are about training and about backbones.
     harmless: &["drop_path_rate", "image_size", "layer_scale_init_value", "out_features", "out_indices", "stage_names"],

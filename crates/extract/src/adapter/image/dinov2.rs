@@ -19,7 +19,7 @@ pub(super) const ARCHITECTURE: Architecture =
     Architecture { model_types: &["dinov2"], files: &[CONFIG, PROCESSOR], load };
 
 const KEYS: ArchitectureKeys = ArchitectureKeys {
-    followed: &[
+    supported: &[
         "hidden_size",
         "image_size",
         "layer_norm_eps",

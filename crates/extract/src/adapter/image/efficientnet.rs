@@ -17,7 +17,7 @@ pub(super) const ARCHITECTURE: Architecture =
     Architecture { model_types: &["efficientnet"], files: &[CONFIG, PROCESSOR], load };
 
 const KEYS: ArchitectureKeys = ArchitectureKeys {
-    followed: &[
+    supported: &[
         "batch_norm_eps",
         "depth_coefficient",
         "depth_divisor",

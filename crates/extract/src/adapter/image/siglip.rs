@@ -17,7 +17,7 @@ pub(super) const ARCHITECTURE: Architecture =
     Architecture { model_types: &["siglip", "siglip_vision_model"], files: &[CONFIG, PROCESSOR], load };
 
 const KEYS: ArchitectureKeys = ArchitectureKeys {
-    followed: &[
+    supported: &[
         "hidden_size",
         "image_size",
         "intermediate_size",
@@ -32,7 +32,7 @@ const KEYS: ArchitectureKeys = ArchitectureKeys {
 
 /// The keys of the whole model, which contains the image tower as a section.
 const WHOLE: ArchitectureKeys =
-    ArchitectureKeys { followed: &["text_config", "vision_config"], only: &[], harmless: &[] };
+    ArchitectureKeys { supported: &["text_config", "vision_config"], only: &[], harmless: &[] };
 
 fn load(folder: &ModelFolder) -> Result<ImageModel> {
     let settings = if folder.model_type()? == "siglip" {

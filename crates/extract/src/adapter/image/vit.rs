@@ -17,7 +17,7 @@ use crate::folder::{CONFIG, ModelFolder, PROCESSOR};
 pub(super) const ARCHITECTURE: Architecture = Architecture { model_types: &["vit"], files: &[CONFIG, PROCESSOR], load };
 
 const KEYS: ArchitectureKeys = ArchitectureKeys {
-    followed: &[
+    supported: &[
         "hidden_size",
         "image_size",
         "intermediate_size",

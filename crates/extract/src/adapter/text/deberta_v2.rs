@@ -15,7 +15,7 @@ use crate::folder::ModelFolder;
 pub(super) const ARCHITECTURE: Architecture = Architecture { model_types: &["deberta-v2"], load };
 
 const KEYS: ArchitectureKeys = ArchitectureKeys {
-    followed: &[
+    supported: &[
         "attention_head_size",
         "embedding_size",
         "hidden_size",

@@ -21,7 +21,7 @@ pub(crate) const MODEL_TYPE: &str = "jina_bert";
 pub(super) const ARCHITECTURE: Architecture = Architecture { model_types: &[MODEL_TYPE], load };
 
 const KEYS: ArchitectureKeys = ArchitectureKeys {
-    followed: &[
+    supported: &[
         "hidden_size",
         "intermediate_size",
         "layer_norm_eps",

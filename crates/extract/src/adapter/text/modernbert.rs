@@ -15,7 +15,7 @@ use crate::folder::ModelFolder;
 pub(super) const ARCHITECTURE: Architecture = Architecture { model_types: &["modernbert"], load };
 
 const KEYS: ArchitectureKeys = ArchitectureKeys {
-    followed: &[
+    supported: &[
         "global_attn_every_n_layers",
         "global_rope_theta",
         "hidden_size",

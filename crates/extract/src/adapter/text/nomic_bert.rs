@@ -16,7 +16,7 @@ use crate::folder::ModelFolder;
 pub(super) const ARCHITECTURE: Architecture = Architecture { model_types: &["nomic_bert"], load };
 
 const KEYS: ArchitectureKeys = ArchitectureKeys {
-    followed: &[
+    supported: &[
         "head_dim",
         "hidden_size",
         "intermediate_size",

@@ -15,7 +15,7 @@ use crate::folder::ModelFolder;
 pub(super) const ARCHITECTURE: Architecture = Architecture { model_types: &["qwen3"], load };
 
 const KEYS: ArchitectureKeys = ArchitectureKeys {
-    followed: &[
+    supported: &[
         "attention_bias",
         "head_dim",
         "hidden_size",

@@ -16,7 +16,7 @@ use crate::folder::ModelFolder;
 pub(super) const ARCHITECTURE: Architecture = Architecture { model_types: &["t5", "mt5"], load };
 
 const KEYS: ArchitectureKeys = ArchitectureKeys {
-    followed: &[
+    supported: &[
         "d_ff",
         "d_kv",
         "d_model",
