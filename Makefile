@@ -3,7 +3,7 @@
 # Values may contain spaces and quotes. Switches (QUIET, CUDA, MPI, QUICK) accept 1, true, yes, on and 0, false, no, off.
 # DATA=folder                 the folder of the raw files, instead of the pipeline's dataset.data
 # RUN=name                    the run, instead of the pipeline's run.name
-# ARTIFACTS=folder            the folder that everything is written to, in place of artifacts
+# ARTIFACTS=folder            the folder that everything is written to, instead of artifacts
 # SET='a.b=1 c.d=["x", "y"]'  replaces keys of the pipeline; spaces within quotes and brackets belong to the value
 # QUIET=1                     prints only results and errors
 # CUDA=1                      also builds for NVIDIA GPUs (run.device=cuda:0), which requires the CUDA toolkit
@@ -65,7 +65,7 @@ preprocess extract pretrain finetune evaluate recommend report: build
 	@$(MP4SR) run --until $@ $(FLAGS)
 
 # FORMAT="a,b"   the formats: lists-parquet, vectors-npy, recbole, huggingface, ... (mp4sr export --help)
-# OUT=folder     the folder to write, in place of `export` in the folder of the run
+# OUT=folder     the folder to write, instead of `export` in the folder of the run
 # TOP=k          the length of a list
 export: build ## Export lists, vectors, datasets or a model folder of a run for other programs
 	@$(MP4SR) run --until finetune $(FLAGS)
@@ -215,7 +215,7 @@ bench: build ## Time operators, training steps and ranking; one JSON object per 
 bench-growth: build ## Time steps over items, batch and length
 	@$(BIN)/mp4sr-bench growth $(if $(call on,$(LARGE)),--large)
 
-# MODEL=folder   a sentence encoder in place of all-MiniLM-L6-v2, which comes from a Python package
+# MODEL=folder   a sentence encoder instead of all-MiniLM-L6-v2, which comes from a Python package
 # PYTHON=python   a Python with torch, sentence-transformers, transformers and Pillow; times the same work with them, in turn
 BENCH_EXTRACT := artifacts/.bench-extract
 bench-extract: build ## Time encoders of sentences and images; one JSON object per line
@@ -226,7 +226,7 @@ bench-extract: build ## Time encoders of sentences and images; one JSON object p
 bench-peer: build ## Time steps and ranking against PyTorch, in turn
 	@$(or $(PYTHON),python3) tools/bench_peer/compare.py --ours $(BIN)/mp4sr-bench $(PEER_FLAGS)
 
-# MODEL=name   one step in place of all: lightgcn, sine, ..., unisrec-pretrain, unisrec-finetune
+# MODEL=name   one step instead of all: lightgcn, sine, ..., unisrec-pretrain, unisrec-finetune
 # QUICK=1      uses a small world and one round
 # GROWTH=1     times how steps grow with users, items and events
 bench-baselines: build ## Time a step of each baseline of the paper against PyTorch, in turn

@@ -1,4 +1,4 @@
-"""Writes the dataset of a pipeline whose interactions are too many for one machine, with Spark (docs/scale.md).
+"""Reduces interactions that are too many for one machine, with Spark, and can then write the dataset (docs/scale.md).
 
     spark-submit deploy/spark_interactions.py --pipeline shop.toml --data hdfs:///shop/raw --out hdfs:///shop/reduced --preprocess mp4sr
 
@@ -9,7 +9,8 @@ are those of the events that are kept, and the first line of every user and item
 dataset from them as from all lines.
 
 The files must be JSON lines, or delimited text with a header and without quotation marks, in UTF-8, with or without gzip (`.gz`). Times
-must be Unix times. Whatever `mp4sr preprocess` would read differently is refused.
+must be Unix times. Other formats and settings are refused; docs/scale.md says which single lines may still be read differently. The job
+requires Spark 4.
 """
 import argparse, collections, datetime, decimal, gzip, json, os, subprocess, sys, tomllib
 from pyspark import StorageLevel
@@ -32,8 +33,8 @@ SUPPORTED = {
     "preprocess.where": ("",), "preprocess.since": ("",), "preprocess.until": ("",), "preprocess.recent": (0,),
     "preprocess.items_without_events": ("drop",), "preprocess.repeated": ("last", "first", "all"), "preprocess.preset": tuple(PRESETS),
 }
-# The number of lines from which the unit of time is recognised.
-SAMPLED = 1000
+# The number of lines after the header from which the unit of time is recognised, and the percentage of them that may have another unit.
+SAMPLED, STRAYS = 1000, 5
 BLANK = r"^\p{IsWhite_Space}*$"
 
 
@@ -57,6 +58,9 @@ def main():
     spark = SparkSession.builder.appName("mp4sr interactions").getOrCreate()
     # By default, Spark 4 fails on a time that is not a number. With this setting, the time is null and the line is rejected.
     spark.conf.set("spark.sql.ansi.enabled", "false")
+    for path in (spark._jvm.org.apache.hadoop.fs.Path(f"{args.out}/{name}") for name in files):
+        if path.getFileSystem(spark._jsc.hadoopConfiguration()).exists(path):
+            refuse(f"`{path}` exists", "remove it, or name another folder with `--out`")
 
     # Identifies a line by the number of its file, the start of its block and its position there, which also orders all lines.
     position = F.struct(F.col("file"), F.col("_metadata.file_block_start").alias("block"), F.monotonically_increasing_id().alias("row"))
@@ -79,6 +83,9 @@ def main():
     counts["rejected"] = counts["lines"] - counts["raw"]["events"]
     if counts["raw"]["events"] == 0:
         refuse(f"none of the {counts['lines']} lines has a user, an item and a Unix time", "correct `source.columns` or `source.time`")
+    limit = settings.get("max_bad_lines", 1_000_000)
+    if counts["rejected"] > limit:
+        refuse(f"{counts['rejected']} lines cannot be used, more than `preprocess.max_bad_lines` = {limit}", "correct the files, or raise the limit")
 
     events = accepted
     repeated = setting(pipeline, "preprocess.repeated")
@@ -103,16 +110,20 @@ def main():
     for key in bounds:
         firsts = accepted.join(events.select(key).distinct(), key, "left_semi").groupBy(key).agg(F.min("at").alias("at"))
         kept = kept.unionAll(firsts.select("at"))
+    # `mp4sr preprocess` refuses an empty file, so each file keeps a line.
+    kept = kept.unionAll(accepted.groupBy("at.file").agg(F.min("at").alias("at")).select("at"))
     kept = lines.join(kept.distinct(), "at", "left_semi").select(lines.columns).unionAll(lines.where(is_header))
-    for number, name in enumerate(files):
-        of_file = kept.where(F.col("file") == number).orderBy("at").select("value")
+    of_files = {name: kept.where(F.col("file") == number).orderBy("at").select("value") for number, name in enumerate(files)}
+    for name, of_file in of_files.items():
         of_file.write.text(f"{args.out}/{name}", compression="gzip" if name.endswith(".gz") else "none", lineSep="\n")
-        if args.preprocess:
-            copy(of_file, copies[name])
     print(json.dumps(counts))
     if args.preprocess:
-        # Standard output has only the counts.
-        sys.exit(subprocess.run([args.preprocess, "preprocess", "--pipeline", args.pipeline], stdout=sys.stderr).returncode)
+        for name, of_file in of_files.items():
+            copy(of_file, copies[name])
+        # The reduction has read the pipeline file alone. Standard output has only the counts.
+        environment = {key: value for key, value in os.environ.items() if key not in ("MP4SR_SET", "MP4SR_DATA")}
+        command = [args.preprocess, "preprocess", "--pipeline", args.pipeline]
+        sys.exit(subprocess.run(command, stdout=sys.stderr, env=environment).returncode)
 
 
 def copies_of(files, pipeline):
@@ -121,7 +132,7 @@ def copies_of(files, pipeline):
     copies = {name: os.path.join(data, name) for name in files}
     for path in copies.values():
         if os.path.exists(path):
-            refuse(f"`{path}` exists and would be replaced by the remaining lines", "remove it, or name another folder in `dataset.data`")
+            refuse(f"`{path}` exists and would be replaced by the remaining lines", "remove it (an earlier job may have written it), or name another folder in `dataset.data`")
     return copies
 
 
@@ -168,6 +179,8 @@ def parsed(spark, path, pipeline):
         user, item, time = found[user], F.coalesce(*(found[name] for name in items)), found[time]
         refused = F.when(F.col("value").rlike(r"^\s*\{\s*u?'"), F.lit(f"`{path}` has Python dictionaries, which are not supported here"))
     else:
+        if not text.first()[0].strip():
+            refuse(f"`{path}` has a blank line where its header belongs", "correct the header")
         separator, named = header_of(header, path, source, (user, items[0], time))
         found = F.split(F.regexp_replace("value", "\r$", ""), f"\\Q{separator}\\E", -1)
         user, item, time = (found[named.index(name)] for name in (user, items[0], time))
@@ -176,10 +189,12 @@ def parsed(spark, path, pipeline):
         refused = F.when(quoted, F.lit(f"`{path}` has quotation marks, which are not supported here"))
         # `mp4sr preprocess` reads a decimal comma if semicolons separate the columns.
         time = F.regexp_replace(time, ",", ".") if separator == ";" else time
-    lists = F.when(F.ltrim(item).startswith("["), F.lit(f"`{path}` has lists of items, which are not supported here"))
+    problem = F.when(~F.is_valid_utf8("value"), F.lit("not UTF-8")).otherwise(problem)
+    # Lists, tuples and arrays of NumPy, as Python writes them.
+    lists = F.when(F.ltrim(item).rlike(r"""^\[|^\(\s*['"]|\(\["""), F.lit(f"`{path}` has lists of items, which are not supported here"))
     refused = F.coalesce(refused, lists)
     if not unit:
-        sample = text.select(F.when(problem.isNull(), time)).take(SAMPLED)
+        sample = text.select(F.when(problem.isNull(), time)).take(SAMPLED + 1)
         unit = unit_of([row[0] for row in sample if row[0] and row[0].strip()], path)
     digits = DIGITS[unit]
     number = time.cast("decimal(38, 9)")
@@ -208,12 +223,19 @@ def header_of(header, path, source, wanted):
 
 def unit_of(times, path):
     """The unit that most of the first times have, as `mp4sr preprocess` recognises it."""
-    numbers = [number for number in map(number_of, times) if number is None or number > 0]
+    # Zero is a missing time, and a negative number is not a time.
+    times = [time for time in times if (number := number_of(time)) is None or number > 0]
+    numbers = [number_of(time) for time in times]
     if numbers and (numbers.count(None) * 2 > len(numbers) or all(map(is_day, times))):
         refuse(f"the times of `{path}`, such as `{times[0]}`, are not Unix times; other notations are not supported here")
     votes = collections.Counter(next((unit for unit, digits in DIGITS.items() if number <= LATEST * 10**digits), "s")
                                 for number in numbers if number is not None)
-    return max(votes, key=votes.get, default="s")
+    unit = max(votes, key=votes.get, default="s")
+    dates = sum(number is None and any(map(str.isdigit, time)) for time, number in zip(times, numbers))
+    strays = sum(votes.values()) - votes[unit] + dates
+    if strays > 1 and strays * 100 > len(times) * STRAYS:
+        refuse(f"`{path}` has times in more than one notation", "convert them to Unix times in one unit")
+    return unit
 
 
 def number_of(text):

@@ -528,12 +528,13 @@ fn spark_writes_the_dataset_that_preprocess_makes_of_all_lines() {
 
 /// Files with columns in different orders and with Windows line ends, a user whose events are in several files, repeated events of which
 /// the last file, whose times are in milliseconds, has the latest, a user below the core, a user whose id differs from another one only by
-/// blanks around it, an id of blanks, and a line without a time.
+/// blanks around it, an id of blanks, a line without a time, a line that is not
+/// UTF-8, and a file of which no event remains.
 #[test]
 fn several_files_are_reduced_together_by_spark() {
     let Some(python) = python_with_spark() else { return };
     let world = Project::small();
-    let names = ["a.tsv", "more.tsv", "old.ndjson", "last.csv"];
+    let names = ["a.tsv", "more.tsv", "old.ndjson", "last.csv", "lone.ndjson"];
     let pipeline = files::read_to_string(&world.pipeline("a")).unwrap();
     let listed = format!("interactions = {names:?}");
     world.write(
@@ -558,7 +559,10 @@ fn several_files_are_reduced_together_by_spark() {
         ));
     }
     more.push_str("1700000000\ti3\tseldom\r\n\ti4\tseldom\r\n1700000000\ti3\t\u{2003}\r\n");
+    let mut more = more.into_bytes();
+    more.extend(b"1700000000\ti3\tspl\xefit\r\n");
     world.write("more.tsv", more).write("old.ndjson", old).write("last.csv", last);
+    world.write("lone.ndjson", "{\"user_id\": \"lone\", \"item_id\": \"i1\", \"timestamp\": 1700000000}\n");
     world.run("preprocess", &[]);
     let (expected, counted) = (dataset(&world, "a"), report(&world, "a"));
     expect_counts(&reduce(&python, &world, "a", world.folder(), &names), &counted);
@@ -584,7 +588,7 @@ for pipeline in pipelines:
         print(json.dumps(end.code))
 "#;
 
-/// What Spark would read differently than `mp4sr preprocess`, it refuses.
+/// Each format and setting that the job does not support is refused in one sentence, and so is a folder that is in use.
 #[test]
 fn spark_refuses_what_it_does_not_read() {
     let Some(python) = python_with_spark() else { return };
@@ -605,17 +609,34 @@ fn spark_refuses_what_it_does_not_read() {
         ("preprocess.since", "\"2018-01-01\""),
         ("preprocess.until", "\"2018-01-01\""),
         ("preprocess.recent", "5"),
+        ("preprocess.max_bad_lines", "0"),
         ("preprocess.items_without_events", "\"keep\""),
     ] {
         let format = if key == "source.format" { "" } else { "source.format = \"tabular\"\n" };
         let pipeline = format!("source.interactions = [\"a.tsv\"]\n{format}{key} = {value}\n");
         cases.push((pipeline, format!("`{key}` = ")));
     }
+    world.write("a.tsv", format!("{}no\tline\n", world.raw_text("a.tsv")));
     let time = |time: &str| format!("user_id\titem_id\ttimestamp\nu\ti\t{time}\n");
     for (name, content, expected) in [
         ("dates.tsv", time("2018-09-30 12:00:00"), "dates.tsv`, such as `2018-09-30 12:00:00`, are not Unix times"),
         ("days.tsv", time("20180930"), "days.tsv`, such as `20180930`, are not Unix times"),
         ("none.tsv", time(""), "none of the 1 lines has a user, an item and a Unix time"),
+        (
+            "zero.tsv",
+            "user_id\titem_id\ttimestamp\nu\ti\t20180930\nu\tj\t20180929\nu\tj\t20181001\nu\tk\t0\n".to_owned(),
+            "zero.tsv`, such as `20180930`, are not Unix times",
+        ),
+        (
+            "units.tsv",
+            "user_id\titem_id\ttimestamp\nu\ti\t1600000000\nu\tj\t1600000001\nu\tk\t1600000002\nu\tl\t1600000003000\n\
+             u\tm\t1600000004000\n"
+                .to_owned(),
+            "units.tsv` has times in more than one notation",
+        ),
+        ("blank.tsv", format!("\n{}", time("9")), "has a blank line where its header belongs"),
+        ("out.tsv", time("1600000000"), "out.tsv` exists"),
+        ("tuples.tsv", "user_id\titem_id\ttimestamp\nu\t('i', 'j')\t9\n".to_owned(), "has lists of items"),
         ("lists.tsv", "user_id\titem_id\ttimestamp\nu\t['i', 'j']\t9\n".to_owned(), "has lists of items"),
         ("quotes.csv", "user_id,item_id,timestamp\nu,\"i,j\",9\n".to_owned(), "quotes.csv` has quotation marks"),
         ("other.csv", "user,item_id,timestamp\nu,i,9\n".to_owned(), "does not name each of the columns"),
@@ -627,6 +648,7 @@ fn spark_refuses_what_it_does_not_read() {
         let pipeline = format!("source.interactions = [\"{name}\"]\nsource.format = \"tabular\"\n");
         cases.push((pipeline, expected.to_owned()));
     }
+    std::fs::create_dir_all(world.folder().join("reduced/out.tsv")).unwrap();
     let mut command = spark_command(&python, &world);
     command.args(["-c", CALLS]).arg(root().join("deploy")).arg(world.folder());
     for (number, (pipeline, _)) in cases.iter().enumerate() {
@@ -641,7 +663,7 @@ fn spark_refuses_what_it_does_not_read() {
         let sentence: Value = serde_json::from_str(sentence).unwrap();
         assert!(sentence.as_str().is_some_and(|sentence| sentence.contains(expected)), "{pipeline}: {sentence}");
     }
-    assert!(!world.folder().join("reduced").exists(), "something was written");
+    assert_eq!(files::list(&world.folder().join("reduced")).unwrap().len(), 1, "something was written");
 }
 
 fn report(world: &Project, name: &str) -> Value {

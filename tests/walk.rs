@@ -85,6 +85,8 @@ fn shared() -> &'static Path {
             copy_files(&whole.path(".cache"), &few_users.path(".cache"));
             few_users.run("preprocess", &["--set", "preprocess.where=reviewerID < 'AA'"]);
             few_users.run("extract", &[]);
+            let sequences = Sequences::read(&few_users.path("sample/dataset/sequences.safetensors")).unwrap();
+            assert!(sequences.user_count() > 800, "{} users are too few for several threads", sequences.user_count());
         })
     })
 }
