@@ -304,7 +304,7 @@ fn earlier_names_of_keys_work_with_a_warning_in_files_and_overrides() {
     assert_eq!(warnings.len(), 6, "{warnings:?}");
     assert!(warnings.iter().any(|w| w.contains("`model.positions` is now `model.transformer.max_sequence_length`")));
     let both = message(&format!("{text}[model.mp4sr]\nrho = 0.1\n"), &[]);
-    assert!(both.contains("`model.mp4sr.rho` and `pretrain.rho`"), "{both}");
+    assert!(both.contains("both `model.mp4sr.rho` and its earlier name `pretrain.rho`"), "{both}");
 }
 
 #[test]
