@@ -198,7 +198,7 @@ fn a_search_does_not_train_over_the_runs_of_another() {
     ] {
         let refused = world.run_failing("search", other);
         assert!(
-            refused.contains("`search.learning_rate-0.01` was trained with another") && refused.contains("--name"),
+            refused.contains("`search.learning_rate-0.01` was trained with a different") && refused.contains("--name"),
             "{refused}"
         );
     }

@@ -337,7 +337,7 @@ fn every_other_study_has_its_rows_and_its_smoke_run() {
             assert!(printed.contains(row), "{study}: {row}: {printed}");
         }
         assert!(
-            !printed.contains("not run") && printed.contains("A smoke run") == (study != "table1"),
+            !printed.contains("not run") && printed.contains("a smoke run") == (study != "table1"),
             "{study}: {printed}"
         );
         assert_eq!(world.text(&format!("a-quick/studies/{study}/table.md")), printed);
