@@ -260,6 +260,38 @@ fn every_function_and_test_that_the_paper_s_tables_name_exists() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
+/// The text of every file below `folder`, except binary files.
+fn texts_below(folder: &Path) -> Vec<String> {
+    let below = |path: PathBuf| {
+        if path.is_dir() { texts_below(&path) } else { files::read_to_string(&path).into_iter().collect() }
+    };
+    entries(folder).into_iter().flat_map(below).collect()
+}
+
+/// A checklist that names a type, a constant or a function under an earlier name cannot be followed.
+#[test]
+fn every_identifier_that_the_contributors_documents_name_is_in_the_code() {
+    let code: Vec<String> =
+        ["crates", "tests", "tools", "examples"].iter().flat_map(|folder| texts_below(&root().join(folder))).collect();
+    let is_of_identifier = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words: BTreeSet<&str> = code.iter().flat_map(|text| text.split(|c| !is_of_identifier(c))).collect();
+    let (mut seen, mut missing) = (0, Vec::new());
+    for name in ["CONTRIBUTING.md", "ARCHITECTURE.md"] {
+        let text = files::read_to_string(&root().join(name)).unwrap();
+        for span in text.lines().flat_map(code_spans) {
+            let identifier = span.trim_end_matches("()").rsplit("::").next().unwrap_or_default();
+            if identifier.len() > 2 && identifier.chars().all(is_of_identifier) {
+                seen += 1;
+                if !words.contains(identifier) {
+                    missing.push(format!("{name}: `{span}`"));
+                }
+            }
+        }
+    }
+    assert!(seen > 60, "{seen}");
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
 #[test]
 fn the_book_lists_every_document() {
     let summary = files::read_to_string(&root().join("docs/SUMMARY.md")).unwrap();
