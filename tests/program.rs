@@ -2,11 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use mp4sr_artifact::{FeatureType, Features, Items, files};
-use mp4sr_tests::{Project, command, program, root, stderr_of};
+use mp4sr_tests::{Project, command, copy_folder, program, root, stderr_of};
 
 /// A command of the program in a folder outside of the repository.
 fn elsewhere(folder: &Path, stage: &str) -> Command {
@@ -21,20 +21,27 @@ fn run(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// A folder in which the demo has run, and what it printed.
+fn demo() -> (PathBuf, String) {
+    let folder = mp4sr_tests::shared(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("demo"), |folder| {
+        let mut demo = elsewhere(folder, "demo");
+        let printed = run(demo.args(SHORT.split(' ').flat_map(|assignment| ["--set", assignment])));
+        files::write_bytes(&folder.join("printed.txt"), printed.as_bytes()).unwrap();
+    });
+    let printed = files::read_to_string(&folder.join("printed.txt")).unwrap();
+    (folder, printed)
+}
+
 #[test]
 fn the_demo_runs_in_an_empty_folder() {
-    let folder = tempfile::tempdir().unwrap();
-    let short =
-        ["pretrain.epochs=1", "finetune.epochs=1", "model.mp4sr.experts=2", "model.transformer.feed_forward=16"];
-    let mut demo = elsewhere(folder.path(), "demo");
-    let printed = run(demo.args(short.iter().flat_map(|assignment| ["--set", assignment])));
+    let (folder, printed) = demo();
     for row in ["| popularity | test ", "| mp4sr-without-pretraining | test ", "| mp4sr | test ", "over the best other"]
     {
         assert!(printed.contains(row), "{row}: {printed}");
     }
     let last = printed.lines().last().unwrap();
     assert_eq!(last, "The page: artifacts/sample/runs/mp4sr/report/index.html");
-    let page = files::read_to_string(&folder.path().join(last.trim_start_matches("The page: "))).unwrap();
+    let page = files::read_to_string(&folder.join(last.trim_start_matches("The page: "))).unwrap();
     assert!(page.contains("data:image/"), "with images");
 }
 
@@ -224,6 +231,7 @@ fn a_pipeline_reads_sounds_as_a_modality() {
 #[test]
 fn the_commands_of_the_guides_to_serving_and_exports_work_as_written() {
     let folder = tempfile::tempdir().unwrap();
+    copy_folder(&demo().0.join("artifacts"), &folder.path().join("artifacts"));
     let write = |name: &str, text: &str| files::write_bytes(&folder.path().join(name), text.as_bytes()).unwrap();
     write("pipelines/sample.toml", &files::read_to_string(&root().join("pipelines/sample.toml")).unwrap());
     write("new.jsonl", "{\"user_id\": \"u\", \"history\": [\"B09P5O2CH9\"]}\n");
@@ -275,7 +283,8 @@ fn run_as_shown(folder: &Path, line: &str) {
 }
 
 /// Settings that shorten training.
-const SHORT: &str = "pretrain.epochs=1 finetune.epochs=1 model.transformer.feed_forward=16";
+const SHORT: &str = "pretrain.epochs=1 finetune.epochs=1 model.mp4sr.experts=2 model.transformer.width=16 \
+                     model.transformer.feed_forward=16";
 
 /// Runs the ten commands of docs/guide.md, and the others that it shows, from the generated shop to the service.
 #[test]
@@ -311,6 +320,7 @@ fn make_commands(line: &str) -> Vec<String> {
 fn every_command_of_the_readme_works() {
     let world = Project::small();
     let folder = world.folder();
+    copy_folder(&demo().0.join("artifacts"), &folder.join("artifacts"));
     let every_stage = mp4sr_tests::stages().chain(["download"]).collect::<Vec<_>>().join(" | ");
     let text = files::read_to_string(&root().join("README.md")).unwrap().replace("\n         ", " ");
     let text = text.replace("make <stage> ", &format!("make {every_stage} "));

@@ -13,7 +13,7 @@ use mp4sr_artifact::{FeatureType, Features, Items, Sequences, files};
 use mp4sr_ops::{ComputeDevice, Precision, check_precision};
 use mp4sr_pipeline::Config;
 use mp4sr_run::model_catalog;
-use mp4sr_tests::{Project, command, root, stderr_of};
+use mp4sr_tests::{Project, command, copy_folder, root, stderr_of};
 
 /// Settings that shorten training.
 const SHORT: &[&str] = &[
@@ -24,7 +24,9 @@ const SHORT: &[&str] = &[
     "--set",
     "model.mp4sr.experts=2",
     "--set",
-    "model.transformer.feed_forward=64",
+    "model.transformer.width=32",
+    "--set",
+    "model.transformer.feed_forward=32",
 ];
 
 /// A project of the sample pipeline, over raw files that all tests share.
@@ -44,27 +46,22 @@ fn after_extract_of_few_users() -> Project {
 
 fn copy_of(made: &str) -> Project {
     let (made, project) = (Project::of_pipeline_in(&shared().join(made), "sample", &raw()), sample());
+    std::fs::create_dir_all(project.path("sample")).unwrap();
     for folder in ["sample/dataset", "sample/features"] {
-        copy_files(&made.path(folder), &project.path(folder));
+        copy_folder(&made.path(folder), &project.path(folder));
     }
     project
 }
 
-fn copy_files(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for path in files::list(from).unwrap() {
-        let copy = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy_files(&path, &copy);
-        } else {
-            std::fs::copy(&path, copy).unwrap();
-        }
-    }
-}
-
-/// The raw sample world, generated once.
+/// The raw sample world, which tests of other crates read, too.
 fn raw() -> PathBuf {
-    shared().join("raw")
+    static RAW: OnceLock<PathBuf> = OnceLock::new();
+    let made = RAW.get_or_init(|| {
+        mp4sr_tests::shared(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("sample"), |folder| {
+            assert!(command("sample").arg("--out").arg(folder.join("raw")).status().unwrap().success());
+        })
+    });
+    made.join("raw")
 }
 
 /// The project with the dataset and the features of the whole sample world, which is made once.
@@ -76,13 +73,12 @@ fn shared() -> &'static Path {
     static SHARED: OnceLock<PathBuf> = OnceLock::new();
     SHARED.get_or_init(|| {
         mp4sr_tests::shared(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("walk"), |folder| {
-            let raw = folder.join("raw");
-            assert!(command("sample").arg("--out").arg(&raw).status().unwrap().success());
-            let whole = Project::of_pipeline_in(&folder.join("whole"), "sample", &raw);
-            let few_users = Project::of_pipeline_in(&folder.join("few-users"), "sample", &raw);
+            let whole = Project::of_pipeline_in(&folder.join("whole"), "sample", &raw());
+            let few_users = Project::of_pipeline_in(&folder.join("few-users"), "sample", &raw());
             whole.run("preprocess", &[]);
             whole.run("extract", &[]);
-            copy_files(&whole.path(".cache"), &few_users.path(".cache"));
+            std::fs::create_dir_all(few_users.path("")).unwrap();
+            copy_folder(&whole.path(".cache"), &few_users.path(".cache"));
             few_users.run("preprocess", &["--set", "preprocess.where=reviewerID < 'AA'"]);
             few_users.run("extract", &[]);
             let sequences = Sequences::read(&few_users.path("sample/dataset/sequences.safetensors")).unwrap();
@@ -250,16 +246,18 @@ fn a_training_killed_five_times_in_each_phase_ends_with_the_same_bytes() {
 /// moments are shares of the time that the stage takes on this machine. If it ends before it is killed, it starts from the beginning.
 #[test]
 fn an_extraction_killed_many_times_ends_with_the_same_bytes() {
-    let (whole, killed) = (extracted(), sample());
-    killed.run("preprocess", &[]);
+    // A quarter of the items.
+    let few_items = ["--set", "preprocess.where=asin < 'B09'", "--set", "preprocess.user_core=1"];
+    let (whole, killed) = (sample(), sample());
+    whole.run("preprocess", &few_items);
+    killed.run("preprocess", &few_items);
     let restart = || {
         files::remove_dir_if_present(&killed.path("sample/features")).unwrap();
         files::remove_dir_if_present(&killed.path(".cache")).unwrap();
     };
     let started = Instant::now();
-    killed.run("extract", &[]);
+    whole.run("extract", &[]);
     let takes = started.elapsed();
-    restart();
     let mut kills = 0;
     for share in shares().take(200) {
         let started = Instant::now();
@@ -432,8 +430,8 @@ path = sys.argv[1]
 with safetensors.safe_open(path, "numpy") as file:
     header = json.loads(file.metadata()["mp4sr"])
     tensors = {{name: file.get_tensor(name) for name in file.keys()}}
-assert tensors["layer.0.attention.query.weight"].shape == (64, 64)
-tensors["encoder.text.pool.b1"] = numpy.ones(64, numpy.float32)
+assert tensors["layer.0.attention.query.weight"].shape == (32, 32)
+tensors["encoder.text.pool.b1"] = numpy.ones(32, numpy.float32)
 {change}
 own = {{"format": "checkpoint", "version": 1, "stage": "my-script", "items": header["items"]}}
 safetensors.numpy.save_file(tensors, path, {{"mp4sr": json.dumps(own)}})

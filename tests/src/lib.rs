@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 use mp4sr_artifact::files;
 use mp4sr_pipeline::STAGES;
@@ -291,11 +291,22 @@ fn fill_once(parent: &Path, folder: &Path, make: impl FnOnce(&Path)) -> std::io:
         make(folder);
         std::fs::write(done, "")?;
     }
-    // The lock is held until this process ends, so that another run does not remove the folder.
-    static IN_USE: OnceLock<File> = OnceLock::new();
+    // The locks are held until this process ends, so that another run does not remove the folders.
+    static IN_USE: Mutex<Vec<File>> = Mutex::new(Vec::new());
     lock.lock_shared()?;
-    IN_USE.get_or_init(|| lock);
+    IN_USE.lock().unwrap_or_else(PoisonError::into_inner).push(lock);
     Ok(())
+}
+
+/// Copies a folder with everything below it.
+///
+/// # Panics
+///
+/// If files cannot be read or written.
+pub fn copy_folder(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").arg(from).arg(to).output();
+    let is_copied = copied.as_ref().is_ok_and(|output| output.status.success());
+    assert!(is_copied, "failed to copy `{}` to `{}`: {copied:?}", from.display(), to.display());
 }
 
 fn temporary_folder() -> Folder {

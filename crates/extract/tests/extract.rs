@@ -14,8 +14,9 @@ use mp4sr_pipeline::{Config, Context, Progress};
 use mp4sr_sample::{SampleFormat, TRUTH, Truth, TruthItem, ensure};
 use tempfile::TempDir;
 
+/// The sample world, which tests of other crates read, too.
 static WORLD: LazyLock<PathBuf> = LazyLock::new(|| {
-    mp4sr_tests::shared(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("extract"), |folder| {
+    mp4sr_tests::shared(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("sample"), |folder| {
         ensure(&folder.join("raw"), 1, SampleFormat::Amazon).unwrap();
     })
 });

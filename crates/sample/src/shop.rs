@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::io::{Cursor, Write};
 use std::path::Path;
-use std::thread;
 
 use flate2::{Compression, GzBuilder};
 use image::ImageFormat;
 use image::codecs::jpeg::JpegEncoder;
+use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -347,28 +347,13 @@ fn write_images(folder: &Path, seed: u64, items: &[Item], faulty: &FaultyItems) 
     let with_image: Vec<usize> = (0..items.len())
         .filter(|index| !faulty.without_image.contains(index) && !faulty.without_metadata.contains(index))
         .collect();
-    let workers = thread::available_parallelism().map_or(1, usize::from);
-    let share = with_image.len().div_ceil(workers).max(1);
-    thread::scope(|scope| {
-        let handles: Vec<_> = with_image
-            .chunks(share)
-            .map(|chunk| {
-                scope.spawn(move || -> Result<()> {
-                    for &index in chunk {
-                        let path = folder.join(file_name(index, &items[index]));
-                        let mut bytes = encode(seed, index, &items[index], &path)?;
-                        if faulty.broken_image.contains(&index) {
-                            break_image(&mut bytes, index);
-                        }
-                        put(&path, &bytes)?;
-                    }
-                    Ok(())
-                })
-            })
-            .collect();
-        handles.into_iter().try_for_each(|handle| {
-            handle.join().unwrap_or_else(|_| Err(Error::write(folder, "a drawing thread failed")))
-        })
+    with_image.par_iter().try_for_each(|&index| {
+        let path = folder.join(file_name(index, &items[index]));
+        let mut bytes = encode(seed, index, &items[index], &path)?;
+        if faulty.broken_image.contains(&index) {
+            break_image(&mut bytes, index);
+        }
+        put(&path, &bytes)
     })?;
     Ok(with_image.len())
 }

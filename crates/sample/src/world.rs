@@ -1,5 +1,7 @@
 //! Items with latent attributes, and users whose taste drifts over them.
 
+use rayon::prelude::*;
+
 use crate::random::Rng;
 use crate::vocabulary::{BRANDS, COLOURS, KINDS, PATTERNS, SHAPES, STYLES, USES};
 
@@ -181,52 +183,63 @@ impl Taste {
     }
 }
 
-/// Draws the world of `seed`.
+/// The events of one user, and the number of items that were at least as likely as the last one. Only usual users have such a number.
+struct Purchases {
+    events: Vec<Event>,
+    oracle_rank: Option<usize>,
+}
+
+/// Draws the world of `seed`. Every user has random numbers of their own, so that threads do not change the world.
 pub(crate) fn draw(seed: u64) -> World {
     let items = make_items(seed);
-    let mut weights = vec![0.0; items.len()];
-    let (mut hits, mut asked) = (0_usize, 0_usize);
-    let mut users = Vec::with_capacity(USUAL_USERS + SHORT_USERS);
-    for user in 0..USUAL_USERS + SHORT_USERS {
-        let mut rng = Rng::new(seed, "user", user);
-        let length = if user < USUAL_USERS {
-            // One event more than the 5-core requires, so that dropping a rare item does not drop its buyers.
-            6 + rng.exponential(4.9).floor().min(44.0) as usize
-        } else {
-            1 + rng.below(4)
-        };
-        let mut taste = Taste::draw(&mut rng);
-        let mut day = rng.range(0.0, 0.9 * DAYS);
-        let mut events: Vec<Event> = Vec::with_capacity(length);
-        for position in 0..length {
-            let mut total = 0.0;
-            for (weight, item) in weights.iter_mut().zip(&items) {
-                *weight = taste.weigh(item, day);
-                total += *weight;
-            }
-            for event in &events {
-                total -= std::mem::take(&mut weights[event.item]);
-            }
-            let mut left = rng.unit() * total;
-            let chosen = weights.iter().position(|weight| {
-                left -= weight;
-                left < 0.0
-            });
-            // Rounding errors can leave a small rest after the last item.
-            let Some(chosen) = chosen.or_else(|| weights.iter().rposition(|weight| *weight > 0.0)) else { break };
-            if position + 1 == length && user < USUAL_USERS {
-                asked += 1;
-                hits += usize::from(weights.iter().filter(|weight| **weight >= weights[chosen]).count() <= 10);
-            }
-            events.push(Event { user, item: chosen, day: day as u32, matches: taste.matches(&items[chosen]) });
-            taste.last_kind = Some(items[chosen].kind);
-            taste.drift(&mut rng);
-            // At least a day passes, so that a user's order never depends on the order of lines in the file.
-            day += 1.0 + rng.exponential(7.0);
+    let of_user = |weights: &mut Vec<f64>, user: usize| draw_purchases(seed, user, &items, weights);
+    let all: Vec<Purchases> =
+        (0..USUAL_USERS + SHORT_USERS).into_par_iter().map_init(|| vec![0.0; items.len()], of_user).collect();
+    let ranks: Vec<usize> = all.iter().filter_map(|purchases| purchases.oracle_rank).collect();
+    let hits = ranks.iter().filter(|&&rank| rank <= 10).count();
+    let users = all.into_iter().map(|purchases| purchases.events).collect();
+    World { items, users, oracle_recall_10: hits as f64 / ranks.len().max(1) as f64 }
+}
+
+/// Draws the events of one user. `weights` has room for one number per item.
+fn draw_purchases(seed: u64, user: usize, items: &[Item], weights: &mut [f64]) -> Purchases {
+    let mut rng = Rng::new(seed, "user", user);
+    let length = if user < USUAL_USERS {
+        // One event more than the 5-core requires, so that dropping a rare item does not drop its buyers.
+        6 + rng.exponential(4.9).floor().min(44.0) as usize
+    } else {
+        1 + rng.below(4)
+    };
+    let mut taste = Taste::draw(&mut rng);
+    let mut day = rng.range(0.0, 0.9 * DAYS);
+    let mut purchases = Purchases { events: Vec::with_capacity(length), oracle_rank: None };
+    for position in 0..length {
+        let mut total = 0.0;
+        for (weight, item) in weights.iter_mut().zip(items) {
+            *weight = taste.weigh(item, day);
+            total += *weight;
         }
-        users.push(events);
+        for event in &purchases.events {
+            total -= std::mem::take(&mut weights[event.item]);
+        }
+        let mut left = rng.unit() * total;
+        let chosen = weights.iter().position(|weight| {
+            left -= weight;
+            left < 0.0
+        });
+        // Rounding errors can leave a small rest after the last item.
+        let Some(chosen) = chosen.or_else(|| weights.iter().rposition(|weight| *weight > 0.0)) else { break };
+        if position + 1 == length && user < USUAL_USERS {
+            purchases.oracle_rank = Some(weights.iter().filter(|weight| **weight >= weights[chosen]).count());
+        }
+        let matches = taste.matches(&items[chosen]);
+        purchases.events.push(Event { user, item: chosen, day: day as u32, matches });
+        taste.last_kind = Some(items[chosen].kind);
+        taste.drift(&mut rng);
+        // At least a day passes, so that a user's order never depends on the order of lines in the file.
+        day += 1.0 + rng.exponential(7.0);
     }
-    World { items, users, oracle_recall_10: hits as f64 / asked.max(1) as f64 }
+    purchases
 }
 
 /// The numbers of users, items and events in the 5-core of distinct (user, item) pairs.

@@ -10,9 +10,10 @@ use std::sync::LazyLock;
 use flate2::read::GzDecoder;
 use mp4sr_artifact::{Fingerprint, files};
 use mp4sr_sample::{IMAGES, META, PRODUCTS, PURCHASES, REVIEWS, SampleFormat, SampleOutcome, TRUTH, Truth, ensure};
+use mp4sr_tests::copy_folder;
 use serde_json::Value;
 
-/// One world for all tests that only read.
+/// One world for all tests that only read it, here and in other crates.
 static WORLD: LazyLock<PathBuf> = LazyLock::new(|| {
     mp4sr_tests::shared(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("sample"), |folder| {
         assert_eq!(ensure(&folder.join("raw"), 1, SampleFormat::Amazon).unwrap(), SampleOutcome::Written);
@@ -88,11 +89,12 @@ fn fingerprints(folder: &Path) -> Vec<(String, Fingerprint)> {
 #[test]
 fn the_same_seed_gives_the_same_bytes_and_another_seed_another_world() {
     let folder = tempfile::tempdir().unwrap();
-    let again = folder.path().join("again");
-    ensure(&again, 1, SampleFormat::Amazon).unwrap();
-    assert_eq!(fingerprints(&raw()), fingerprints(&again));
-    ensure(&again, 2, SampleFormat::Amazon).unwrap();
+    let again = folder.path().join("raw");
+    copy_folder(&raw(), &again);
+    assert_eq!(ensure(&again, 2, SampleFormat::Amazon).unwrap(), SampleOutcome::Written);
     assert_ne!(truth(&raw()).items, truth(&again).items);
+    assert_eq!(ensure(&again, 1, SampleFormat::Amazon).unwrap(), SampleOutcome::Written);
+    assert_eq!(fingerprints(&raw()), fingerprints(&again));
 }
 
 #[test]
@@ -129,19 +131,22 @@ fn tables_hold_the_purchases_and_products_of_the_reviews() {
         truth(&raw()).raw.image_files
     );
     assert_eq!(ensure(&out, 1, SampleFormat::Tables).unwrap(), SampleOutcome::UpToDate);
-    assert_eq!(ensure(&out, 1, SampleFormat::Amazon).unwrap(), SampleOutcome::Written);
-    assert!(out.join(REVIEWS).exists() && !out.join(PURCHASES).exists());
 }
 
 #[test]
-fn a_finished_world_is_left_alone_and_a_damaged_one_is_written_again() {
+fn a_finished_world_is_left_alone_and_one_that_is_damaged_or_in_another_format_is_written_again() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("raw");
-    assert_eq!(ensure(&out, 1, SampleFormat::Amazon).unwrap(), SampleOutcome::Written);
+    copy_folder(&raw(), &out);
     assert_eq!(ensure(&out, 1, SampleFormat::Amazon).unwrap(), SampleOutcome::UpToDate);
     files::remove_if_present(&out.join(META)).unwrap();
+    files::write_bytes(&folder.path().join("raw.mp4sr-tmp-1/reviews.json.gz"), b"half").unwrap();
     assert_eq!(ensure(&out, 1, SampleFormat::Amazon).unwrap(), SampleOutcome::Written);
     assert!(out.join(META).exists());
+    let names: Vec<_> = files::list(folder.path()).unwrap();
+    assert!(names.iter().all(|path| !path.to_string_lossy().contains("mp4sr-tmp")), "a killed run left {names:?}");
+    assert_eq!(ensure(&out, 1, SampleFormat::Tables).unwrap(), SampleOutcome::Written);
+    assert!(out.join(PURCHASES).exists() && !out.join(REVIEWS).exists());
 }
 
 #[test]
@@ -151,15 +156,6 @@ fn a_folder_with_other_content_is_refused_and_kept() {
     let message = ensure(&folder.path().join("raw"), 1, SampleFormat::Amazon).unwrap_err().to_string();
     assert!(message.contains("is not a sample world"), "{message}");
     assert!(folder.path().join("raw/thesis.tex").exists());
-}
-
-#[test]
-fn leftovers_of_a_killed_run_are_removed() {
-    let folder = tempfile::tempdir().unwrap();
-    files::write_bytes(&folder.path().join("raw.mp4sr-tmp-1/reviews.json.gz"), b"half").unwrap();
-    ensure(&folder.path().join("raw"), 1, SampleFormat::Amazon).unwrap();
-    let names: Vec<_> = files::list(folder.path()).unwrap();
-    assert!(names.iter().all(|path| !path.to_string_lossy().contains("mp4sr-tmp")), "{names:?}");
 }
 
 #[test]
