@@ -86,6 +86,9 @@ def main():
     limit = settings.get("max_bad_lines", 1_000_000)
     if counts["rejected"] > limit:
         refuse(f"{counts['rejected']} lines cannot be used, more than `preprocess.max_bad_lines` = {limit}", "correct the files, or raise the limit")
+    share = settings.get("max_bad_share", 0.5)
+    if counts["rejected"] > share * counts["lines"]:
+        refuse(f"{counts['rejected']} of {counts['lines']} lines cannot be used, a larger share than `preprocess.max_bad_share` = {share}", "correct the files, or raise the share")
 
     events = accepted
     repeated = setting(pipeline, "preprocess.repeated")

@@ -155,6 +155,87 @@ fn candidates_are_limited_unknown_ids_are_named_and_every_user_gets_a_list() {
     }
 }
 
+/// Histories, lists of ids and conditions as shells and editors give them.
+#[test]
+fn nothing_of_what_is_given_is_left_out_in_silence() {
+    let world = Project::small();
+    world.run("run", &["--until", "finetune"]);
+    let list = |words: &[&str]| lists(&world.run("recommend", words))[0].1.clone();
+    assert_eq!(list(&["--history", "i3\ni4, i5\n"]), list(&["--history", "i3,i4,i5"]));
+    world.write("ids.txt", "\u{feff}i7\ni9\n");
+    let only = ["--history", "i3", "--only", &world.folder().join("ids.txt").display().to_string()];
+    assert_eq!(list(&only).len(), 2);
+    world.write("h.jsonl", "\u{feff}{\"user_id\": \"u\", \"history\": [\"i3\"]}\n");
+    let histories = world.folder().join("h.jsonl").display().to_string();
+    assert_eq!(list(&["--histories", &histories]), list(&["--history", "i3"]));
+    world.write("h.jsonl", "[\"u\", [\"i3\"]]\n");
+    assert!(world.run_failing("recommend", &["--histories", &histories]).contains("line 1: not an object"));
+    let escape = ["--history", "i3", "--exclude-where", "item_id LIKE 'x_' ESCAPE 'x'"];
+    assert!(world.run_failing("recommend", &escape).contains("`ESCAPE`, which is not supported"));
+    let empty = world.folder().join("empty.parquet");
+    let column = mp4sr_artifact::Column::Texts(Vec::new());
+    Table::new(vec![("history", column)]).write(&empty).unwrap();
+    let empty = ["--histories", &empty.display().to_string()];
+    assert!(world.run_failing("recommend", &empty).contains("it has no history"));
+}
+
+/// A link or a pipe at the place of the output is written to and not replaced.
+#[test]
+fn lists_are_written_to_what_stands_at_the_path() {
+    let world = Project::small();
+    world.run("run", &["--until", "finetune", "--set", "model.name=popularity"]);
+    let path = |name: &str| world.folder().join(name).display().to_string();
+    let write = |name: &str| {
+        let words = ["--set", "model.name=popularity", "--history", "i3", "--format", "csv", "--out", &path(name)];
+        world.run("recommend", &words);
+    };
+    write("list.csv");
+    let expected = files::read(&world.folder().join("list.csv")).unwrap();
+    assert!(!expected.is_empty());
+    world.write("folder/target.csv", "earlier");
+    std::os::unix::fs::symlink("folder/target.csv", world.folder().join("link.csv")).unwrap();
+    write("link.csv");
+    assert!(world.folder().join("link.csv").is_symlink());
+    assert_eq!(files::read(&world.folder().join("folder/target.csv")).unwrap(), expected);
+    assert!(std::process::Command::new("mkfifo").arg(path("pipe")).status().unwrap().success());
+    let pipe = world.folder().join("pipe");
+    let reader = std::thread::spawn(move || std::fs::read(pipe).unwrap());
+    write("pipe");
+    assert_eq!(reader.join().unwrap(), expected);
+}
+
+/// Users without a known item are ranked by the latest events only, if the share is set, as the popularity model is.
+#[test]
+fn the_fallback_counts_the_latest_events() {
+    let world = Project::small();
+    world.run("run", &["--until", "finetune", "--set", "model.name=popularity"]);
+    let sequences = Sequences::read(&world.path("a/dataset/sequences.safetensors")).unwrap();
+    let items = Items::read(&world.path("a/dataset/items.parquet")).unwrap();
+    // The training events, which are all but the last two of each user, in the order of time.
+    let mut events: Vec<(i64, u32)> = Vec::new();
+    for user in 0..sequences.user_count() {
+        let range = sequences.offsets[user] as usize..sequences.offsets[user + 1] as usize - 2;
+        events.extend(range.map(|at| (sequences.times[at], sequences.items[at])));
+    }
+    events.sort_unstable();
+    let first = events[events.len() - events.len().div_ceil(10)].0;
+    let mut counts: BTreeMap<&str, f32> = items.ids.iter().map(|id| (id.as_str(), 0.0)).collect();
+    for (_, item) in events.iter().filter(|(time, _)| *time >= first) {
+        *counts.get_mut(items.ids[*item as usize - 1].as_str()).unwrap() += 1.0;
+    }
+    let share = ["--set", "model.name=popularity", "--history", "nope", "--top", "30", "--set"];
+    let fallback = |key: &str| lists(&world.run("recommend", &[&share[..], &[key]].concat()))[0].1.clone();
+    let latest = fallback("recommend.fallback_share=0.1");
+    assert_eq!(latest.len(), 30);
+    assert!(latest.is_sorted_by(|a, b| a.1 >= b.1) && latest.iter().all(|(id, count)| counts[id.as_str()] == *count));
+    assert_ne!(latest, fallback("recommend.fallback_share=1"));
+
+    let of_model = ["--set", "model.name=popularity", "--set", "model.popularity.latest_share=0.1", "--run", "latest"];
+    world.run("run", &[&["--until", "finetune"][..], &of_model].concat());
+    let seen = ["--history", "i3", "--top", "30", "--set", "evaluate.seen_items=keep"];
+    assert_eq!(lists(&world.run("recommend", &[&of_model[..], &seen].concat()))[0].1, latest);
+}
+
 #[test]
 fn general_models_fold_in_new_users_or_refuse_them() {
     let world = Project::small();

@@ -83,6 +83,19 @@ fn pretrained_weights_of_another_encoder_or_reading_are_refused() {
     assert_eq!(settings_of_ranks(&world, "target")["pretrain"]["learning_rate"], 0.001);
 }
 
+/// Other settings are refused before anything of the finished run changes.
+#[test]
+fn a_refused_command_leaves_a_finished_run_finished() {
+    let world = Project::small();
+    world.run("run", &[]);
+    let config = world.text("a/runs/mp4sr/config.toml");
+    for stage in ["finetune", "evaluate", "recommend"] {
+        world.run_failing(stage, &["--set", "model.transformer.width=32"]);
+    }
+    assert_eq!(world.text("a/runs/mp4sr/config.toml"), config);
+    assert_eq!(stderr_of(&world.output("run", &[])).matches("up to date").count(), 7);
+}
+
 #[test]
 fn incomparable_runs_are_refused_or_marked() {
     let world = Project::small();

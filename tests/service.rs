@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use mp4sr_artifact::{Table, files};
 use mp4sr_ops::ComputeDevice;
 use mp4sr_tests::service::{Service, base64, parse};
-use mp4sr_tests::{Project, root};
+use mp4sr_tests::{Project, command, root};
 use serde_json::{Value, json};
 
 fn trained() -> Project {
@@ -129,6 +129,9 @@ fn requests_that_cannot_be_answered_are_refused_with_the_reason() {
         ("POST", "/v1/similar", json!({ "item_id": "nope" }).to_string(), 404, "`nope` is not an item"),
         ("POST", "/v1/similar", json!({ "image": "???" }).to_string(), 400, "`image` is not base64"),
         ("POST", "/v1/similar", json!({ "image": "AAAA" }).to_string(), 422, "no usable text or image"),
+        ("POST", "/v1/similar", json!({ "text": "x", "image": "AAAA" }).to_string(), 422, "the image cannot be used"),
+        ("POST", "/v1/recommend", "[]".to_owned(), 400, "the body is not a JSON object"),
+        ("PUT", "/v1/items", json!({ "items": [["X5", "arr"]] }).to_string(), 400, "invalid type: sequence"),
         ("PUT", "/v1/items", json!({ "items": [] }).to_string(), 400, "`items` is empty"),
         ("PUT", "/v1/items", json!({ "items": [{ "item_id": " " }] }).to_string(), 400, "empty `item_id`"),
         ("PUT", "/v1/items", json!({ "items": [{ "item_id": "n" }] }).to_string(), 422, "no usable text or image"),
@@ -165,6 +168,26 @@ fn requests_that_cannot_be_answered_are_refused_with_the_reason() {
     stream.read_to_end(&mut Vec::new()).unwrap();
     assert_eq!(service.get("/healthz").status, 200);
     assert_eq!(service.send("GET", "/healthz", "x-request-id: mine-1\r\n", b"").headers["x-request-id"], "mine-1");
+}
+
+/// The run is named relative to a working directory that is not that of the data.
+#[test]
+fn images_of_new_items_are_read_from_any_working_directory() {
+    let world = trained();
+    let name = world.folder().file_name().unwrap().to_string_lossy().into_owned();
+    let mut serve = command("serve");
+    serve.current_dir(world.folder().parent().unwrap()).env_remove("CARGO_MANIFEST_DIR");
+    let service = Service::spawn({
+        serve.args(["--port", "0", "--run", &format!("{name}/artifacts/a/runs/mp4sr")]);
+        serve
+    });
+    let image = base64(&files::read(&root().join("fuzz/seeds/image/one.png")).unwrap());
+    let items = json!({ "items": [{ "item_id": "new", "title": "A thing", "images": [image] }] });
+    let answer = service.send("PUT", "/v1/items", "", items.to_string().as_bytes());
+    assert_eq!((answer.status, &answer.json()["notes"]), (200, &json!([])), "{}", answer.body);
+    assert_eq!(service.get("/v1/items/new/images/0").status, 200);
+    let both = json!({ "text": "A thing", "image": image, "k": 2 });
+    assert_eq!(service.post("/v1/similar", &both).list()[0].0, "new");
 }
 
 #[test]

@@ -578,6 +578,35 @@ fn parquet_gives_the_pipeline_of_the_table_that_it_holds() {
 }
 
 #[test]
+fn what_would_give_another_order_or_replace_the_data_is_refused() {
+    let table = |time: &dyn Fn(usize) -> String| {
+        format!("user_id,item_id,timestamp\n{}", events(|u, i, at| format!("u{u},i{i},{}\n", time(at)))).into_bytes()
+    };
+    let folder = Folder::new(&[
+        ("years.csv", table(&|at| format!("year {at}"))),
+        ("seconds.csv", table(&|at| format!("{}", 1_500_000_000 + 86_400 * at))),
+        ("days.csv", table(&|at| format!("2018-02-0{}", at + 1))),
+    ]);
+    let refused = folder.fails("init", &["--interactions", "years.csv", "--out", "p.toml"]);
+    assert!(
+        refused.contains("`timestamp` has values such as `year") && refused.contains("`--line-order`"),
+        "{refused}"
+    );
+    let config = folder.pipeline(&["--interactions", "years.csv", "--line-order"]);
+    assert_eq!(&*config.source.time, "line-order");
+    // Each file has a notation of its own, which no key may fix.
+    let both = ["--interactions", "seconds.csv", "--interactions", "days.csv", "--force"];
+    let config = folder.pipeline(&both);
+    assert_eq!(&*config.source.time, "");
+    let made = folder.dataset(&folder.path("p.toml"), "made", &[]);
+    assert!(made.sequences.times.iter().all(|&time| time >= 1_500_000_000));
+    let before = files::read(&folder.path("days.csv")).unwrap();
+    let refused = folder.fails("init", &["--interactions", "days.csv", "--out", "days.csv", "--force"]);
+    assert!(refused.contains("is a file of the data"), "{refused}");
+    assert_eq!(files::read(&folder.path("days.csv")).unwrap(), before);
+}
+
+#[test]
 fn unrecognised_columns_are_refused_with_a_message_and_nothing_is_written() {
     let header = "user_id,item_id,when\n";
     let ambiguous = format!("{header}{}", events(|u, i, at| format!("u{u},{i},0{}/0{}/2023\n", at + 1, u % 9 + 1)));

@@ -95,6 +95,11 @@ impl Sequences {
         &self.items[self.offsets[user] as usize..self.offsets[user + 1] as usize]
     }
 
+    /// The times of the events of user `user` (0-based row), oldest first.
+    pub fn times_of(&self, user: usize) -> &[i64] {
+        &self.times[self.offsets[user] as usize..self.offsets[user + 1] as usize]
+    }
+
     /// Where the validation part and the test part of user `user` (0-based row) begin, counted from the user's first event.
     pub fn parts_of(&self, user: usize) -> (usize, usize) {
         match &self.parts {

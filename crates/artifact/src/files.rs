@@ -92,7 +92,8 @@ pub fn list(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Writes a file so that its final name only ever refers to complete content: temporary sibling, fsync, rename.
+/// Writes a file so that its final name only ever refers to complete content: temporary sibling, fsync, rename. A link is followed; a
+/// device or a pipe, which cannot be replaced, is written to directly.
 pub fn write_atomic<E>(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> std::result::Result<(), E>,
@@ -100,14 +101,22 @@ pub fn write_atomic<E>(
 where
     E: Into<io::Error>,
 {
+    let fill = |file: File| -> io::Result<File> {
+        let mut out = BufWriter::with_capacity(1 << 20, file);
+        write(&mut out).map_err(Into::into)?;
+        out.into_inner().map_err(io::IntoInnerError::into_error)
+    };
+    if fs::metadata(path).is_ok_and(|about| !about.is_file() && !about.is_dir()) {
+        let written = File::options().write(true).open(path).and_then(fill);
+        return written.map(|_| ()).map_err(|e| Error::io("write", path, e));
+    }
+    let target = if path.is_symlink() { fs::canonicalize(path).ok() } else { None };
+    let path = target.as_deref().unwrap_or(path);
     let folder = folder_of(path);
     create_dir_all(folder)?;
     let temporary = temporary_of(path);
     let outcome = (|| -> io::Result<()> {
-        let mut out = BufWriter::with_capacity(1 << 20, File::create(&temporary)?);
-        write(&mut out).map_err(Into::into)?;
-        let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
-        file.sync_all()?;
+        fill(File::create(&temporary)?)?.sync_all()?;
         fs::rename(&temporary, path)?;
         File::open(folder)?.sync_all()
     })();

@@ -247,23 +247,40 @@ impl Stage {
         if let Some(role) = before.inputs.keys().find(|role| !self.inputs.contains_key(*role)) {
             return stale(format!("input `{role}` is no longer used"));
         }
+        Ok(self.changed_output(before)?.map_or(Status::UpToDate, Status::Stale))
+    }
+
+    /// What happened to an output since `before` was written; `None` if all outputs are as they were.
+    fn changed_output(&self, before: &Manifest) -> Result<Option<String>> {
         for (name, record) in &before.outputs {
             let path = self.folder.join(name);
             if !path.exists() {
-                return stale(format!("output `{name}` is missing"));
+                return Ok(Some(format!("output `{name}` is missing")));
             }
             let now = FileRecord::of(&path, Some(&FileRecord { path: path.clone(), ..record.clone() }))?;
             if now.fingerprint != record.fingerprint {
-                return stale(format!("output `{name}` was changed after it was written"));
+                return Ok(Some(format!("output `{name}` was changed after it was written")));
             }
         }
-        Ok(Status::UpToDate)
+        Ok(None)
     }
 
     /// Removes the manifest of the last run, so that a stage that is killed while it replaces its outputs never counts as finished.
     pub fn begin(&self) -> Result<()> {
         files::create_dir_all(&self.folder)?;
         files::remove_if_present(&self.manifest_path())
+    }
+
+    /// Puts the manifest of the last run back after the stage failed, if it failed before it replaced an output, so that a command that was
+    /// refused leaves a finished stage finished. Returns whether it did.
+    pub fn give_up(&self) -> Result<bool> {
+        match &self.before {
+            Some(before) if self.changed_output(before)?.is_none() => {
+                files::write_json(&self.manifest_path(), before)?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
     }
 
     /// Writes the manifest, after all `outputs` (inside the stage's folder) are complete.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use mp4sr_artifact::{Manifest, Stage, Status, Timing, files};
 use mp4sr_extract::{EncoderFacts, EncoderLocation, encoder_device, encoders, local_stage};
 use mp4sr_ops::ComputeDevice;
-use mp4sr_pipeline::config::{FINETUNE, PRETRAIN};
+use mp4sr_pipeline::config::{FINETUNE, ModelType, PRETRAIN};
 use mp4sr_pipeline::text::bytes;
 use mp4sr_pipeline::{Config, Context, StageName};
 use mp4sr_run::{Inputs, TrainedModel};
@@ -352,9 +352,12 @@ impl Plan {
         }
     }
 
-    /// Reports modalities that no item has, because they stop training.
+    /// Reports modalities that no item has, because they stop the training of models that read them.
     fn judge_modalities(&mut self, context: &Context) {
         let Some(sizes) = self.sizes else { return };
+        if !context.models.model(&context.config.model.name).is_none_or(ModelType::reads_features) {
+            return;
+        }
         let extracted = context.config.extracted();
         let trains = self.runs(StageName::Pretrain) || self.runs(StageName::Finetune);
         if !trains && !self.runs(StageName::Extract) {

@@ -308,7 +308,7 @@ fn a_fetched_image_is_found_by_its_url_and_a_missing_one_is_reported() {
     let features = Features::read(&feature_files(&context)[1], &items.hash(), 5).unwrap();
     assert_eq!(features.offsets, [0, 1, 1, 1, 1, 1]);
     let report = files::read_to_string(&context.layout.extract_report()).unwrap();
-    assert!(report.contains("it was not downloaded; run `make download`"), "{report}");
+    assert!(report.contains("it was not downloaded; run `mp4sr download`"), "{report}");
 }
 
 #[test]

@@ -163,7 +163,7 @@ struct Inspected {
 impl Made {
     fn of(args: &Args, models: &Arc<ModelCatalog>) -> Result<Self> {
         if let Some(out) = &args.out {
-            expect_free(out, args.force)?;
+            expect_free(out, args)?;
         }
         if let Some(folder) = args.images.as_deref().filter(|folder| !folder.is_dir()) {
             return Err(Error::Unknown(format!("`--images {0}`: `{0}` is not a folder", folder.display())));
@@ -175,7 +175,7 @@ impl Made {
         let title = args.name.clone().map_or_else(title, |name| Ok(Some(name)))?;
         let name = dataset_name(&title.unwrap_or_else(|| stem(&args.interactions[0])));
         let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("{name}.toml")));
-        expect_free(&out, args.force)?;
+        expect_free(&out, args)?;
         let beside = inspected.images_are_beside();
         let mut draft = Draft {
             name,
@@ -189,6 +189,7 @@ impl Made {
             of_events: &inspected.events,
             of_items: inspected.items.as_ref(),
             columns: inspected.columns.clone(),
+            time_is_given: args.time_format.is_some(),
             encoding: inspected.encoding.clone(),
             modalities: Modalities::default(),
             core: CORES[3],
@@ -238,9 +239,17 @@ impl Made {
     }
 }
 
-/// Fails if the file exists and must not be replaced.
-fn expect_free(out: &Path, force: bool) -> Result<()> {
-    if out.exists() && !force { Err(Error::Exists(out.to_owned())) } else { Ok(()) }
+/// Fails if the file exists and must not be replaced, or is one of the files that are inspected.
+fn expect_free(out: &Path, args: &Args) -> Result<()> {
+    let is_out =
+        |path: &&PathBuf| out.canonicalize().is_ok_and(|out| path.canonicalize().is_ok_and(|path| path == out));
+    if args.interactions.iter().chain(&args.items).any(|path| is_out(&path)) {
+        return Err(Error::Unknown(format!(
+            "`--out {0}`: `{0}` is a file of the data; give another name",
+            out.display()
+        )));
+    }
+    if out.exists() && !args.force { Err(Error::Exists(out.to_owned())) } else { Ok(()) }
 }
 
 fn stem(path: &Path) -> String {

@@ -70,6 +70,8 @@ pub struct Draft<'d> {
     pub of_items: Option<&'d Survey>,
     /// The meaning of the columns.
     pub columns: ColumnRoles,
+    /// Whether the user named the notation of times, which then applies to all files.
+    pub time_is_given: bool,
     /// The value of `source.encoding`.
     pub encoding: String,
     /// The modalities of the items.
@@ -218,8 +220,16 @@ impl Draft<'_> {
         if let ColumnRoles::Guessed { events: InteractionColumns { clock, .. }, .. } = &self.columns {
             match clock {
                 EventOrder::Time { notation, .. } if !notation.key.is_empty() => {
-                    lines.comment(&format!("Times are {}.", notation.described));
-                    lines.text("time", &notation.key);
+                    let described = &notation.described;
+                    if self.interactions.len() == 1 || self.time_is_given {
+                        lines.comment(&format!("Times are {described}."));
+                        lines.text("time", &notation.key);
+                    } else {
+                        let first = &self.interactions[0];
+                        lines.comment(&format!(
+                            "Times of `{first}` are {described}. Each file has a notation of its own."
+                        ));
+                    }
                 }
                 EventOrder::LineOrder => {
                     lines.comment("The data has no timestamps: the last line of a user is the latest event.");

@@ -245,7 +245,7 @@ fn clock(
             scored.first().map(|(_, column)| *column)
         }
     };
-    let Some(column) = chosen else { return Ok(without_time(survey, others, doubts)) };
+    let Some(column) = chosen else { return without_time(survey, others, doubts) };
     let name = column.name.clone();
     if let Some(format) = &named_columns.time_format {
         let described = format!("times written as `{format}`");
@@ -320,7 +320,9 @@ fn time_score(column: &ColumnSurvey, survey: &Survey) -> Option<f64> {
     Some(if is_other { score - 8.0 } else { score })
 }
 
-fn without_time(survey: &Survey, others: &[&ColumnSurvey], doubts: &mut Vec<Doubt>) -> EventOrder {
+/// The order of events without a column of times. A column that is called a time is not left aside, because the order of lines may be
+/// another one.
+fn without_time(survey: &Survey, others: &[&ColumnSurvey], doubts: &mut Vec<Doubt>) -> Result<EventOrder> {
     let position = others.iter().find(|column| {
         Role::Position.fits(&column.name) && column.filled == survey.rows && column.whole == column.filled
     });
@@ -332,20 +334,19 @@ fn without_time(survey: &Survey, others: &[&ColumnSurvey], doubts: &mut Vec<Doub
             ),
             "`--time COLUMN`, `source.columns.position`",
         ));
-        return EventOrder::Position(position.name.clone());
+        return Ok(EventOrder::Position(position.name.clone()));
     }
-    let named = others.iter().find(|column| Role::Time.fits(&column.name) && column.filled > 0);
-    let why = match named {
-        Some(column) => format!(
-            "`{}` has values such as `{}`, which are not recognised as times",
-            column.name,
-            column.examples.first().map_or("", String::as_str)
-        ),
-        None => "no column has times".to_owned(),
-    };
+    if let Some(column) = others.iter().find(|column| Role::Time.fits(&column.name) && column.filled > 0) {
+        let examples = column.examples.iter().map(|example| format!("`{example}`")).collect::<Vec<_>>().join(", ");
+        return Err(Error::Unknown(format!(
+            "`{}` has values such as {examples}, not all of which are recognised as times of one notation; name the notation with \
+             `--time-format`, another column with `--time`, or give `--line-order` if each user's events are in the order of their lines",
+            column.name
+        )));
+    }
     doubts.push(Doubt::new(
-        format!("{why}: the events of a user are in the order of their lines, and the last line is the latest event"),
+        "no column has times: the events of a user are in the order of their lines, and the last line is the latest event".to_owned(),
         "`--time COLUMN`, `--time-format FORMAT`, `source.time`",
     ));
-    EventOrder::LineOrder
+    Ok(EventOrder::LineOrder)
 }

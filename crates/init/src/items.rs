@@ -179,11 +179,12 @@ impl ItemColumns {
         };
         let Some(column) = column else { return Ok(()) };
         let beside = survey.path.parent().unwrap_or(Path::new(".")).to_owned();
-        let there = |folder: &Path| column.images.iter().any(|name| folder.join(name).is_file());
+        let there = |folder: &Path| column.images.iter().filter(|name| folder.join(name).is_file()).count();
         let kind = if column.image_files > column.image_urls {
             match &named_columns.images {
-                _ if there(&beside) => ImageKind::Files,
-                Some(folder) if there(folder) => ImageKind::FilesOfFolder,
+                // Names are looked up beside the items, too, if the pipeline names a folder.
+                Some(folder) if there(folder) > there(&beside) => ImageKind::FilesOfFolder,
+                _ if there(&beside) > 0 => ImageKind::Files,
                 _ => {
                     self.doubts.push(Doubt::new(
                         format!(

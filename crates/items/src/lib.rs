@@ -7,9 +7,9 @@
 pub mod command;
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use mp4sr_artifact::{Downloads, ExtractReport, Items, Layout, Lock, files};
 use mp4sr_extract::Encoders;
 use mp4sr_pipeline::config::{Columns, Format, Source};
@@ -107,7 +107,8 @@ impl Editor<'_> {
     pub fn add_files(&mut self, paths: &[PathBuf]) -> anyhow::Result<Added> {
         let context = self.context;
         expect_addable(&context.config)?;
-        let (items, read) = read_items(&context.config, paths, &context.progress)?;
+        let (mut items, read) = read_items(&context.config, paths, &context.progress)?;
+        name_outside_files(&mut items, Path::new(&context.config.dataset.data))?;
         let mut notes = Vec::new();
         let mut note = |count: u64, what: &str, reason: Option<(&str, u64)>| {
             if count > 0 {
@@ -243,8 +244,19 @@ impl Editor<'_> {
     }
 }
 
+/// Gives files that are outside of the data folder their absolute paths, because tables name all other files relative to that folder.
+fn name_outside_files(items: &mut Items, data: &Path) -> anyhow::Result<()> {
+    for name in items.images.iter_mut().chain(&mut items.sounds).flatten() {
+        if !Downloads::is_url(name) && !Path::new(name).starts_with(data) {
+            *name = absolute(&*name)?.to_string_lossy().into_owned();
+        }
+    }
+    Ok(())
+}
+
 /// Converts records to items of a dataset; their images are written to `folder`.
 fn of_records(context: &Context, records: &[ItemRecord], folder: &Path) -> anyhow::Result<Items> {
+    let folder = &absolute(folder)?;
     let mut lines = String::new();
     for record in records {
         let mut images = Vec::new();
@@ -362,6 +374,17 @@ fn some_of(ids: &[&String]) -> String {
     named.join(", ")
 }
 
+/// Refuses an item whose image does not contribute to its features.
+fn expect_image(new: &NewItems) -> anyhow::Result<()> {
+    let image = new.modalities.iter().find(|modality| modality.name == "image");
+    let image = image.context("the model reads no images; give only a text")?;
+    ensure!(
+        image.features.rows_of(0) > 0,
+        "the image cannot be used; give a complete image file, such as a JPEG or PNG file"
+    );
+    Ok(())
+}
+
 /// Encodes one item without adding it, and without leaving anything in the cache. Its features are written to `folder`, which the caller
 /// removes.
 pub fn encode_alone(
@@ -382,5 +405,8 @@ pub fn encode_alone(
     encoders.extract_once(context, &own)?;
     let new = NewItems::read_from(&own.layout, &context.config)?;
     expect_something(&new)?;
+    if !item.images.is_empty() {
+        expect_image(&new)?;
+    }
     Ok(new)
 }

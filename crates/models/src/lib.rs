@@ -62,7 +62,7 @@ pub use mp4sr_ops::{
 pub use mvrnn::MvRnn;
 pub use negatives::NegativeSampler;
 pub use parameters::{Initial, PackedParameter, Parameters, Stored, TableShare};
-pub use popularity::Popularity;
+pub use popularity::{Config as PopularityConfig, Popularity, count_latest};
 pub use recipe::{
     Data, Modality, ModelSettings, Preset, RECIPES, Reads, Recipe, Refused, Renamed, Section, Supports,
     TrainingSequences, recipe,

@@ -1,9 +1,11 @@
-//! Popularity: an item's score is its number of training events. It is the baseline that every model must beat.
+//! Popularity: an item's score is its number of training events, or of the latest of them. It is the baseline that every model must beat.
 
 use candle_core::{DType, Device, Tensor};
 use mp4sr_ops::{Error, Result, RngKey};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use crate::recipe::{NoKeys, Reads, Recipe, Section, Supports};
+use crate::recipe::{Reads, Recipe, Section, Supports};
 use crate::{Batch, Data, Initial, Model, Parameters, Phase, Query, Scorer, Step, TrainingSequences};
 
 /// How popularity is named and built.
@@ -14,7 +16,7 @@ pub static RECIPE: Recipe = Recipe {
     paper: "",
     reads: Reads { features: false, transformer: false, categories: &[] },
     supports: Supports::NOTHING,
-    section: Section::of::<NoKeys>(),
+    section: Section::of::<Config>(),
     phase_reads: |_, _, _| true,
     defaults: "",
     presets: &[],
@@ -23,12 +25,48 @@ pub static RECIPE: Recipe = Recipe {
     item_tables: |_| None,
     check: |_| Ok(()),
     phases: |_| Ok(PHASES.to_vec()),
-    build: |_, data: Data, _| Ok(Box::new(Popularity::new(data.items, &data.training, &data.device)?)),
+    build: |settings, data: Data, _| {
+        Ok(Box::new(Popularity::new(settings.own()?, data.items, &data.training, &data.device)?))
+    },
 };
+
+/// `[model.popularity]`: the events that are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The share of the training events that are counted, the latest ones; 1 counts all of them. Less than 1 needs data with times.
+    #[schemars(range(min = 0.000001, max = 1.0))]
+    pub latest_share: f64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { latest_share: 1.0 }
+    }
+}
+
+/// Counts the training events of items `1..=items`: of the share `latest_share` of all events, the latest ones and all that happened at the
+/// same time as the earliest of these. `None` if the share is less than 1 and the data has no clock.
+pub fn count_latest(training: &TrainingSequences, items: usize, latest_share: f64) -> Option<Vec<u32>> {
+    let mut counts = vec![0; items];
+    let mut count = |item: u32| counts[item as usize - 1] += 1;
+    if latest_share >= 1.0 {
+        training.items.iter().copied().for_each(count);
+        return Some(counts);
+    }
+    let times = training.times.as_ref()?;
+    let counted = (latest_share * times.len() as f64).ceil() as usize;
+    let mut latest_first = times.clone();
+    latest_first.sort_unstable_by(|a, b| b.cmp(a));
+    let earliest = latest_first.get(counted.max(1) - 1);
+    let is_counted = |time: &i64| earliest.is_some_and(|earliest| time >= earliest);
+    training.items.iter().zip(times).filter(|(_, time)| is_counted(time)).for_each(|(&item, _)| count(item));
+    Some(counts)
+}
 
 const PHASES: [Phase; 1] = [Phase::untrained()];
 
-/// Ranks items by their number of training events.
+/// Ranks items by their number of training events, or of the latest of them.
 #[derive(Debug)]
 pub struct Popularity {
     parameters: Parameters,
@@ -36,11 +74,15 @@ pub struct Popularity {
 
 impl Popularity {
     /// Counts the events of items `1..=items` in the training parts.
-    pub fn new(items: usize, training: &TrainingSequences, device: &Device) -> Result<Self> {
-        let mut counts = vec![0.0f32; items];
-        for item in &training.items {
-            counts[*item as usize - 1] += 1.0;
-        }
+    pub fn new(config: Config, items: usize, training: &TrainingSequences, device: &Device) -> Result<Self> {
+        let counts = count_latest(training, items, config.latest_share).ok_or_else(|| {
+            let share = config.latest_share;
+            Error::Msg(format!(
+                "`model.popularity.latest_share` = {share} needs the times of events, and this dataset has only their order; \
+                 set it to 1, or preprocess data with timestamps"
+            ))
+        })?;
+        let counts: Vec<f32> = counts.into_iter().map(|count| count as f32).collect();
         let mut parameters = Parameters::new(device);
         parameters.add("counts", &[items, 1], Initial::Zeros, RngKey::new(0))?;
         parameters.set("counts", &counts, &[items, 1])?;
@@ -80,5 +122,37 @@ impl Scorer for Counts {
 
     fn queries(&self, queries: &[Query<'_>]) -> Result<Tensor> {
         Tensor::ones((queries.len(), 1), DType::F32, self.0.device())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    /// Items 1 2 1 | 2 3 | 3, whose events happen at 10 20 50 | 30 40 | 40.
+    fn training() -> TrainingSequences {
+        let users: [&[u32]; 3] = [&[1, 2, 1], &[2, 3], &[3]];
+        TrainingSequences { times: Some(vec![10, 20, 50, 30, 40, 40]), ..TrainingSequences::new(users) }
+    }
+
+    #[test]
+    fn the_latest_events_are_counted_with_all_of_the_same_time() {
+        let counts = |share: f64| count_latest(&training(), 4, share).unwrap();
+        assert_eq!(counts(1.0), [2, 2, 2, 0]);
+        assert_eq!(counts(0.1), [1, 0, 0, 0], "one event of six, rounded up");
+        assert_eq!(counts(0.3), [1, 0, 2, 0], "two events, and a third one at the time of the second");
+        assert_eq!(counts(0.6), [1, 1, 2, 0]);
+    }
+
+    #[test]
+    fn without_a_clock_only_all_events_can_be_counted() {
+        let training = TrainingSequences { times: None, ..training() };
+        assert_eq!(count_latest(&training, 3, 1.0).unwrap(), [2, 2, 2]);
+        let error = Popularity::new(Config { latest_share: 0.5 }, 3, &training, &Device::Cpu).unwrap_err().to_string();
+        assert!(error.contains("`model.popularity.latest_share` = 0.5"), "{error}");
+        let empty = TrainingSequences { times: Some(Vec::new()), ..TrainingSequences::new([]) };
+        assert_eq!(count_latest(&empty, 2, 0.5).unwrap(), [0, 0]);
     }
 }

@@ -273,12 +273,14 @@ pub struct TrainingSequences {
     pub offsets: Vec<usize>,
     /// The items, 1-based, oldest first.
     pub items: Vec<u32>,
+    /// The times of the events in Unix seconds; `None` if the data has no clock.
+    pub times: Option<Vec<i64>>,
 }
 
 impl TrainingSequences {
-    /// Joins the training parts of users, in the dataset's order.
+    /// Joins the training parts of users, in the dataset's order, without their times.
     pub fn new<'a>(users: impl IntoIterator<Item = &'a [u32]>) -> Self {
-        let mut sequences = Self { offsets: vec![0], items: Vec::new() };
+        let mut sequences = Self { offsets: vec![0], items: Vec::new(), times: None };
         for items in users {
             sequences.items.extend_from_slice(items);
             sequences.offsets.push(sequences.items.len());

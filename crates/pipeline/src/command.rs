@@ -427,11 +427,21 @@ pub fn run_stage(
     }
     stage.begin()?;
     let timing_path = Timing::path(folder, name);
+    let earlier_timing = timing_path.exists().then(|| files::read(&timing_path)).transpose()?;
     // The timing of earlier outputs must not stay beside new ones.
     files::remove_if_present(&timing_path)?;
     timing::start();
     let started = std::time::Instant::now();
-    let outputs = work(&stage)?;
+    let outputs = match work(&stage) {
+        Ok(outputs) => outputs,
+        Err(error) => {
+            // The error of the stage is the one to report. If nothing can be put back, the stage runs again.
+            if let (Ok(true), Some(timing)) = (stage.give_up(), earlier_timing) {
+                let _ = files::write_bytes(&timing_path, &timing);
+            }
+            return Err(error);
+        }
+    };
     stage.finish(&outputs)?;
     let took = started.elapsed();
     files::write_json(&timing_path, &timing::finished(name, took, &context.config.run.device))?;
@@ -493,10 +503,18 @@ mod tests {
         files::remove_if_present(&path).unwrap();
         run(&context, folder, 1, true).unwrap();
         assert!(!path.exists(), "the stage was up to date");
-        // A stage that fails leaves no timing of an earlier run.
+        // A stage that fails before it replaces an output leaves the earlier run finished, and one that fails later does not.
         run(&context, folder, 2, false).unwrap();
-        assert!(path.exists());
         run(&context, folder, 3, true).unwrap_err();
+        assert!(path.exists());
+        run(&context, folder, 2, true).unwrap();
+        let make_stage = || Ok(Stage::new("work", 1, folder, StageSettings::of(3_u32), &[])?);
+        let late = run_stage(&context, "work", folder, make_stage, |_| {
+            files::write_bytes(&folder.join("made"), b"other")?;
+            anyhow::bail!("no luck")
+        });
+        late.unwrap_err();
         assert!(!path.exists());
+        run(&context, folder, 2, true).unwrap_err();
     }
 }

@@ -7,8 +7,9 @@ use polars::prelude::*;
 use polars::sql::sql_expr;
 use sqlparser::ast;
 use sqlparser::dialect::GenericDialect;
+use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
-use sqlparser::tokenizer::{Location, Token};
+use sqlparser::tokenizer::{Location, Token, Tokenizer};
 
 use crate::partitions::collect_streaming;
 use crate::source::{NamedFrame, TextLocation};
@@ -36,6 +37,7 @@ impl Condition {
             return Ok(None);
         }
         let refuse = |what: String| Error::Setting(format!("`preprocess.where` = {text:?} {what}"));
+        check_length(text).map_err(refuse)?;
         let columns = columns(text).map_err(refuse)?;
         let expression = sql_expr(text).map_err(|e| refuse(format!("cannot be evaluated: {}", first_line(&e))))?;
         if columns.is_empty() {
@@ -131,6 +133,27 @@ impl Condition {
     }
 }
 
+/// The greatest number of AND and OR in a condition. Each is a level of the parsed expression, and polars handles an expression by
+/// recursion, for which a thread has only so much room.
+const MOST_JOINED: usize = 50;
+
+/// Refuses a condition that joins too many parts.
+fn check_length(text: &str) -> std::result::Result<(), String> {
+    let Ok(tokens) = Tokenizer::new(&GenericDialect {}, text).tokenize() else { return Ok(()) };
+    let joins = tokens
+        .iter()
+        .filter(|token| matches!(token, Token::Word(word) if [Keyword::AND, Keyword::OR].contains(&word.keyword)));
+    match joins.count() {
+        count if count > MOST_JOINED => Err(format!(
+            "joins {} parts by AND or OR, and at most {} are possible; compare a column with several values as in \
+             `item_id IN ('a', 'b')`",
+            count + 1,
+            MOST_JOINED + 1
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// The columns of an expression with the positions of their first uses; the error says what is wrong with the expression and where.
 fn columns(text: &str) -> std::result::Result<Vec<ColumnUse>, String> {
     let dialect = GenericDialect {};
@@ -155,6 +178,13 @@ fn columns(text: &str) -> std::result::Result<Vec<ColumnUse>, String> {
             ast::Expr::CompoundIdentifier(names) => {
                 let joined = names.iter().map(|name| name.value.as_str()).collect::<Vec<_>>().join(".");
                 problem = Some(format!("names `{joined}`; put a column whose name has a full stop into double quotes"));
+                return ControlFlow::Break(());
+            }
+            // In SQL they are never null, but polars gives null for a missing value.
+            ast::Expr::IsTrue(_) | ast::Expr::IsNotTrue(_) | ast::Expr::IsFalse(_) | ast::Expr::IsNotFalse(_) => {
+                problem = Some(format!(
+                    "has `{part}`, which is not supported; use `COALESCE`, as in `NOT COALESCE(verified, FALSE)`"
+                ));
                 return ControlFlow::Break(());
             }
             ast::Expr::Subquery(_) | ast::Expr::InSubquery { .. } | ast::Expr::Exists { .. } => {

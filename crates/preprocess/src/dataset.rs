@@ -125,6 +125,7 @@ impl Dataset {
                 })?;
             }
         }
+        split.check(&sequences)?;
         Ok(Self { sequences, items, users })
     }
 

@@ -30,6 +30,29 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// Too large a share of the lines cannot be used.
+    #[error(
+        "{total} of {lines} lines of `{}`{} cannot be used, {count} of them for: {reason}; correct the file or `[source]`, or \
+         raise `preprocess.max_bad_share` above {share}",
+        path.display(),
+        if *others > 0 { format!(" and {others} more") } else { String::new() }
+    )]
+    TooLargeShare {
+        /// The first file.
+        path: PathBuf,
+        /// The number of further files.
+        others: usize,
+        /// The number of lines that cannot be used.
+        total: u64,
+        /// The number of lines.
+        lines: u64,
+        /// The number of lines that cannot be used for the most frequent reason.
+        count: u64,
+        /// The most frequent reason.
+        reason: String,
+        /// `preprocess.max_bad_share`.
+        share: f64,
+    },
     /// The pipeline asks for something that cannot be done.
     #[error("{0}")]
     Setting(String),

@@ -32,7 +32,12 @@ pub fn read_items(config: &Config, paths: &[PathBuf], progress: &Progress) -> Re
         limit: None,
     };
     let read = |reading: &Reading<'_>, progress: &Progress| {
-        ItemCatalogue::read(paths, reading, &mut Budget::new(preprocess.max_bad_lines), progress)
+        ItemCatalogue::read(
+            paths,
+            reading,
+            &mut Budget::new(preprocess.max_bad_lines, preprocess.max_bad_share),
+            progress,
+        )
     };
     // Images in a folder are found by the ids of items, so these come first.
     let (found, ..) = read(&first, &Progress::new(true))?;

@@ -1,5 +1,6 @@
 //! Where the training, validation and test parts of each user's events begin.
 
+use mp4sr_artifact::{Sequences, TimeKind};
 use mp4sr_pipeline::config::{Preprocess, SplitBy};
 use polars::prelude::*;
 
@@ -76,6 +77,36 @@ impl SplitRule {
     /// Whether a dataset has to record where the parts begin.
     pub fn is_stored(&self) -> bool {
         *self != Self::LeaveOneOut
+    }
+
+    /// Refuses a split by ratio or time that leaves no user with an event of validation, or of the test, after an earlier event.
+    pub fn check(&self, sequences: &Sequences) -> Result<()> {
+        if !self.is_stored() || sequences.items.is_empty() {
+            return Ok(());
+        }
+        let users = 0..sequences.user_count();
+        let (mut validation, mut test) = (0, 0);
+        for (starts, length) in users.map(|user| (sequences.parts_of(user), sequences.of(user).len())) {
+            validation += usize::from(0 < starts.0 && starts.0 < starts.1);
+            test += usize::from(0 < starts.1 && starts.1 < length);
+        }
+        let (part, key) = match (validation, test) {
+            (0, _) => ("validation part", "split_at"),
+            (_, 0) => ("test part", "split_test_at"),
+            _ => return Ok(()),
+        };
+        let why = match self {
+            Self::Time { .. } => {
+                let last = sequences.times.iter().max().copied().unwrap_or_default();
+                let last = TimeScale::unknown(sequences.time_kind == TimeKind::Positions).shown(last);
+                format!("the last event is at {last}; choose another `preprocess.{key}`")
+            }
+            _ => "sequences are too short for `preprocess.split_ratio`; keep longer ones, or choose other shares"
+                .to_owned(),
+        };
+        Err(Error::Setting(format!(
+            "`preprocess.split` leaves no user with an event in the {part} and an event before it: {why}"
+        )))
     }
 
     /// Calls `each` with each user's number and the starts of the validation part and the test part. The events must be ordered.

@@ -163,7 +163,7 @@ fn read(
     let inputs = PreprocessInputs::resolve(config)?;
     let format = SourceFormat::new(&config.source)?;
     let preprocess = &config.preprocess;
-    let mut budget = Budget::new(preprocess.max_bad_lines);
+    let mut budget = Budget::new(preprocess.max_bad_lines, preprocess.max_bad_share);
     let mut warnings = Vec::new();
 
     let condition = Condition::parse(&preprocess.r#where)?;

@@ -64,10 +64,15 @@ impl UserFacts {
     }
 }
 
+/// Whether the times of events are Unix seconds, rather than positions.
+pub fn has_clock(sequences: &Sequences) -> bool {
+    let is_stated_otherwise = sequences.time_kind == TimeKind::Positions;
+    !is_stated_otherwise && sequences.times.iter().max().is_some_and(|&last| last >= CLOCK)
+}
+
 /// The time of every item's first event; `None` if times are positions.
 fn first_times(sequences: &Sequences) -> Option<Vec<i64>> {
-    let is_clock = sequences.time_kind != TimeKind::Positions;
-    if !is_clock || sequences.times.iter().max().is_none_or(|&last| last < CLOCK) {
+    if !has_clock(sequences) {
         return None;
     }
     let mut first = vec![i64::MAX; sequences.item_count];

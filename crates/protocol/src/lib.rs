@@ -15,7 +15,7 @@ mod split;
 mod store;
 mod stored_lists;
 
-pub use breakdown::{Breakdown, COLD_EVENTS, UserFacts, UserGroup, breakdowns, training_events};
+pub use breakdown::{Breakdown, COLD_EVENTS, UserFacts, UserGroup, breakdowns, has_clock, training_events};
 pub use comparison::{
     BOOTSTRAP_ROUNDS, ComparedModel, ComparedValue, Comparison, PairTests, Reference, SIGNIFICANT, SeedRuns,
 };
@@ -23,6 +23,6 @@ pub use list_comparison::{ComparedLists, ListComparison, SeedLists};
 pub use lists::{ItemFacts, ListStatistic, ListStatistics};
 pub use metric::{BadScore, Metric, MetricMeans, means, rank};
 pub use significance::{Interval, Test, mean_and_deviation};
-pub use split::{EvalCase, Split, training_part};
+pub use split::{EvalCase, Split, training_part, training_times};
 pub use store::{OtherSetting, RanksInfo, StoredRanks, WEIGHTS};
 pub use stored_lists::{expect_weights_of_lists, read_lists};

@@ -128,7 +128,8 @@ impl FromStr for Metric {
 /// The mean of each metric over ranks; zeros if there are no ranks.
 pub fn means(ranks: &[u32], metrics: &[Metric]) -> Vec<f64> {
     let users = ranks.len().max(1) as f64;
-    metrics.iter().map(|metric| ranks.iter().map(|&rank| metric.of(rank)).sum::<f64>() / users).collect()
+    // The sum of no numbers is -0.0.
+    metrics.iter().map(|metric| ranks.iter().fold(0.0, |sum, &rank| sum + metric.of(rank)) / users).collect()
 }
 
 /// The means of metrics over the users that have a rank.

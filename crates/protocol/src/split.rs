@@ -66,6 +66,11 @@ pub fn training_part(sequences: &Sequences, user: usize) -> &[u32] {
     &sequences.of(user)[..sequences.parts_of(user).0]
 }
 
+/// The times of the events in [`training_part`].
+pub fn training_times(sequences: &Sequences, user: usize) -> &[i64] {
+    &sequences.times_of(user)[..sequences.parts_of(user).0]
+}
+
 #[cfg(test)]
 mod tests {
     use mp4sr_artifact::{SequenceParts, hash_ids};

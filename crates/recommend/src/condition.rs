@@ -131,6 +131,9 @@ fn check(expression: &Expr) -> Evaluated<()> {
             check(inner)
         }
         Expr::BinaryOp { left, right, .. } | Expr::AnyOp { left, right, .. } => all(&[left, right]),
+        Expr::Like { escape_char: Some(_), .. } | Expr::ILike { escape_char: Some(_), .. } => {
+            Err("has `ESCAPE`, which is not supported; `_` and `%` always are wildcards".to_owned())
+        }
         Expr::Like { expr, pattern, .. } | Expr::ILike { expr, pattern, .. } => all(&[expr, pattern]),
         Expr::Between { expr, low, high, .. } => all(&[expr, low, high]),
         Expr::InList { expr, list, .. } => {

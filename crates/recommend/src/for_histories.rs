@@ -175,6 +175,7 @@ fn selected_by(items: &Items, events: &[u32], text: &str) -> anyhow::Result<Vec<
 
 fn of_file(run: &LoadedRun, path: &Path) -> anyhow::Result<(Vec<bool>, Option<String>)> {
     let text = files::read_to_string(path)?;
+    let text = text.trim_start_matches('\u{feff}');
     let ids: Vec<&str> = text.lines().map(str::trim).filter(|id| !id.is_empty()).collect();
     ensure!(!ids.is_empty(), "`{}` has no id; write one per line", path.display());
     let mut selected = vec![false; run.catalogue.items.len()];

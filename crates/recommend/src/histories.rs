@@ -67,7 +67,7 @@ pub fn read(path: &Path, format: Option<HistoryFormat>) -> Result<Vec<History>, 
         if is_input {
             return Err(refuse("Parquet cannot be read from a pipe; give the name of a file".to_owned()));
         }
-        return of_parquet(path).map_err(refuse);
+        return of_parquet(path).and_then(some_of_them).map_err(refuse);
     }
     let text = if is_input {
         let mut text = String::new();
@@ -76,12 +76,13 @@ pub fn read(path: &Path, format: Option<HistoryFormat>) -> Result<Vec<History>, 
     } else {
         files::read_to_string(path).map_err(|e| refuse(e.to_string()))?
     };
-    let histories = if format == HistoryFormat::Jsonl { of_json_lines(&text) } else { of_csv(&text) };
-    let histories = histories.map_err(refuse)?;
-    if histories.is_empty() {
-        return Err(refuse("it has no history".to_owned()));
-    }
-    Ok(histories)
+    let text = text.trim_start_matches('\u{feff}');
+    let histories = if format == HistoryFormat::Jsonl { of_json_lines(text) } else { of_csv(text) };
+    histories.and_then(some_of_them).map_err(refuse)
+}
+
+fn some_of_them(histories: Vec<History>) -> Result<Vec<History>, String> {
+    if histories.is_empty() { Err("it has no history".to_owned()) } else { Ok(histories) }
 }
 
 fn format_of(path: &Path) -> Option<HistoryFormat> {
@@ -93,12 +94,13 @@ fn format_of(path: &Path) -> Option<HistoryFormat> {
     }
 }
 
-/// Parses a history that is typed on the command line: one CSV record of ids.
+/// Parses a history that is given on the command line: ids as in CSV, in one line or several.
 pub fn of_argument(text: &str) -> Result<History, HistoriesError> {
     let refuse = |what: String| HistoriesError { origin: "--history".to_owned(), what };
-    let mut reader = csv::ReaderBuilder::new().has_headers(false).trim(csv::Trim::All).from_reader(text.as_bytes());
-    let record = reader.records().next().transpose().map_err(|e| refuse(e.to_string()))?.unwrap_or_default();
-    let items: Vec<String> = record.iter().filter(|id| !id.is_empty()).map(str::to_owned).collect();
+    let mut reader = csv::ReaderBuilder::new();
+    let mut reader = reader.has_headers(false).flexible(true).trim(csv::Trim::All).from_reader(text.as_bytes());
+    let records = reader.records().collect::<Result<Vec<_>, _>>().map_err(|e| refuse(e.to_string()))?;
+    let items: Vec<String> = records.iter().flatten().filter(|id| !id.is_empty()).map(str::to_owned).collect();
     if items.is_empty() {
         return Err(refuse("it names no item; give ids separated by commas, oldest first".to_owned()));
     }
@@ -134,6 +136,9 @@ fn of_json_lines(text: &str) -> Result<Vec<History>, String> {
     const EXPECTED: &str = r#"expected `{"user_id": "u", "history": ["a", "b"]}` with ids as texts or whole numbers"#;
     let mut histories = Vec::new();
     for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
+        if !line.trim_start().starts_with('{') {
+            return Err(format!("line {number}: not an object; {EXPECTED}"));
+        }
         let read: Line =
             serde_json::from_str(line).map_err(|e| format!("line {number}: {}; {EXPECTED}", json_problem(&e)))?;
         let is_named = read.user_id.is_some();
@@ -144,7 +149,7 @@ fn of_json_lines(text: &str) -> Result<Vec<History>, String> {
 }
 
 fn of_csv(text: &str) -> Result<Vec<History>, String> {
-    let mut reader = csv::Reader::from_reader(text.trim_start_matches('\u{feff}').as_bytes());
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
     let header = reader.headers().map_err(|e| csv_problem(&e))?.clone();
     let names: Vec<&str> = header.iter().map(str::trim).collect();
     let column = |name: &str| names.iter().position(|own| *own == name);

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use mp4sr_artifact::{Items, Layout, Users};
-use mp4sr_models::{Query, Scorer};
+use mp4sr_models::{Query, Scorer, count_latest};
 use mp4sr_pipeline::Config;
 use mp4sr_protocol::training_events;
-use mp4sr_run::{NewItems, TrainedModel, removes_seen};
+use mp4sr_run::{NewItems, TrainedModel, removes_seen, training_sequences};
 
 use crate::top::{CandidateItems, ListQuery, order};
 use crate::{RecommendError, Recommender, Scored};
@@ -24,6 +25,8 @@ pub struct RunCatalogue {
     pub new_items: usize,
     rows: HashMap<String, u32>,
     users: HashMap<String, u32>,
+    by_events: Vec<Scored>,
+    /// The items with the numbers of their events that the fallback counts, most events first, ties by item.
     popular: Vec<Scored>,
 }
 
@@ -50,10 +53,10 @@ impl RunCatalogue {
 
     /// All items, 1-based, with their numbers of training events, most events first, ties by item.
     pub fn by_events(&self) -> impl Iterator<Item = Scored> {
-        self.popular.iter().copied()
+        self.by_events.iter().copied()
     }
 
-    /// The `k` candidates with the most training events, ties by item.
+    /// The `k` candidates with the most events that the fallback counts, ties by item.
     fn popular(&self, k: usize, candidates: CandidateItems<'_>) -> Vec<Scored> {
         self.popular.iter().filter(|(item, _)| candidates.has(*item)).take(k).copied().collect()
     }
@@ -100,7 +103,7 @@ pub struct Request {
 /// The reason why a list does not come from the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fallback {
-    /// The history has no known item, so the items with the most training events are listed.
+    /// The history has no known item, so the items with the most training events are listed (`recommend.fallback_share`).
     Popular,
 }
 
@@ -138,11 +141,18 @@ impl LoadedRun {
         let rows = (1..).zip(&items.ids).map(|(row, id)| (id.clone(), row)).collect();
         let mut events = training_events(sequences);
         events.resize(items.len(), 0);
-        let mut popular: Vec<Scored> = (1..).zip(events.iter().map(|&count| count as f32)).collect();
-        popular.sort_by(order(None));
+        let popular = count_latest(&training_sequences(sequences), items.len(), config.recommend.fallback_share)
+            .with_context(|| {
+                format!(
+                    "`recommend.fallback_share` = {} needs the times of events, and this dataset has only their order; set it to 1, or \
+                     preprocess data with timestamps",
+                    config.recommend.fallback_share
+                )
+            })?;
         let users = (0..).zip(users.ids).map(|(row, id)| (id, row)).collect();
         let new_items = trained.new_items.as_ref().map_or(0, |new| new.items.len());
-        let catalogue = Arc::new(RunCatalogue { items, events, new_items, rows, users, popular });
+        let (by_events, popular) = (most_first(&events), most_first(&popular));
+        let catalogue = Arc::new(RunCatalogue { items, events, new_items, rows, users, by_events, popular });
         Ok(Self { config: config.clone(), trained, catalogue })
     }
 
@@ -150,6 +160,13 @@ impl LoadedRun {
     pub fn answerer(&self) -> anyhow::Result<Answerer<'_>> {
         Ok(Answerer { run: self, scorer: self.trained.scorer()? })
     }
+}
+
+/// The items, 1-based, with their numbers, greatest first, ties by item.
+fn most_first(numbers: &[u32]) -> Vec<Scored> {
+    let mut items: Vec<Scored> = (1..).zip(numbers.iter().map(|&number| number as f32)).collect();
+    items.sort_by(order(None));
+    items
 }
 
 /// A run whose item matrix is computed.

@@ -15,7 +15,7 @@ mod trained;
 pub use catalog::model_catalog;
 pub use checkpoint::{Checkpoint, CheckpointInfo, TrainedPhase, buffer_tensor, take_buffer};
 pub use divided::{ParameterTensor, write_divided};
-pub use inputs::Inputs;
+pub use inputs::{Inputs, training_sequences};
 pub use new_items::{CurrentItems, NewItems, item_tables};
 pub use registry::{build_model, build_model_in_group, last_phase, removes_seen};
 pub use trained::TrainedModel;

@@ -1,11 +1,19 @@
 //! The bodies and parameters of requests, and the bodies of responses.
 
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 /// The length of a list if the request gives none.
 fn ten() -> usize {
     10
+}
+
+/// Reads a list of objects. Structs can also be read from arrays, which the description does not allow.
+fn objects<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    let objects = Vec::<serde_json::Map<String, serde_json::Value>>::deserialize(deserializer)?;
+    let read = |object| serde_json::from_value(serde_json::Value::Object(object)).map_err(D::Error::custom);
+    objects.into_iter().map(read).collect()
 }
 
 /// A request for the best items for a user or a history.
@@ -110,6 +118,7 @@ pub struct NewItem {
 pub struct PutItemsRequest {
     /// The items; an item that was added earlier is replaced.
     #[schema(min_items = 1)]
+    #[serde(deserialize_with = "objects")]
     pub items: Vec<NewItem>,
 }
 

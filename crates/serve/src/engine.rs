@@ -195,8 +195,14 @@ impl Engine<'_> {
                     }
                 },
                 Task::Similar(similar) => {
-                    let answer = self.similar(&similar);
-                    send(reply, answer.map_err(|error| ApiError::internal(&format!("{error:#}"))));
+                    // Popularity has a number per item, which says nothing about how similar two items are.
+                    let answer = if self.answerer.scorer().items().dims()[1] > 1 {
+                        self.similar(&similar).map_err(|error| ApiError::internal(&format!("{error:#}")))
+                    } else {
+                        let model = &self.run.config.model.name;
+                        Err(ApiError::refused(format!("`{model}` has no vectors of items to compare")))
+                    };
+                    send(reply, answer);
                 }
             }
         }

@@ -535,6 +535,10 @@ fn parse<T: DeserializeOwned>(body: std::result::Result<Bytes, BytesRejection>, 
         StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(limit),
         _ => ApiError::invalid(error.body_text()),
     })?;
+    // Structs can also be read from arrays, which the description does not allow.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(ApiError::invalid("the body is not a JSON object"));
+    }
     serde_json::from_slice(&body).map_err(|error| ApiError::invalid(format!("the body: {}", json_problem(&error))))
 }
 

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use mp4sr_artifact::{EpochLine, Error, files};
+use mp4sr_pipeline::config::SeenItems;
 use mp4sr_pipeline::text::TextTable;
 
 use crate::runner::{ResolvedRun, Runner, Until};
@@ -171,6 +172,12 @@ pub fn search(runner: &Runner, name: &str, grids: &[SearchGrid]) -> anyhow::Resu
     }
     if grids.iter().any(|grid| grid.values.len() > 1 && EVENTS.iter().any(|section| grid.key.starts_with(section))) {
         text += "\nNote: runs on different events rank different users among different items; their values cannot be compared directly.\n";
+    }
+    let by_model = base.config.evaluate.seen_items == SeenItems::ByModel;
+    let decides = |key: &str| key == "evaluate.seen_items" || key == "model.name" && by_model;
+    if grids.iter().any(|grid| grid.values.len() > 1 && decides(&grid.key)) {
+        text += "\nNote: items of the history are candidates in some of these runs and not in others, or may be; values of runs with other \
+                 candidates cannot be compared directly. `mp4sr compare` says which runs differ.\n";
     }
     for (run, error) in runs.iter().zip(&failed) {
         if let Some(error) = error {

@@ -163,9 +163,13 @@ fn train_stage(
 ) -> anyhow::Result<Vec<PathBuf>> {
     let Context { config, layout, .. } = context;
     let writes = group.is_none_or(ProcessGroup::is_first);
-    let record = || Ok(files::write_bytes(&layout.run_config(), config.to_toml()?.as_bytes())?);
-    let recorded = if writes { record() } else { Ok(()) };
-    let ready = recorded.and_then(|()| Ready::new(context, stage, phase, group));
+    // A refused command must not change what the run says about itself.
+    let ready = Ready::new(context, stage, phase, group).and_then(|ready| {
+        if writes {
+            files::write_bytes(&layout.run_config(), config.to_toml()?.as_bytes())?;
+        }
+        Ok(ready)
+    });
     let ready = match group {
         Some(group) => agree(group, ready)?,
         None => ready?,

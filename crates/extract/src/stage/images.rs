@@ -120,7 +120,7 @@ impl Extraction<'_> {
 /// The key of an image file's content.
 fn key_of(name: &str, path: &Path) -> ImageKey {
     if Downloads::is_url(name) && !path.is_file() {
-        return Err("it was not downloaded; run `make download`".to_owned());
+        return Err("it was not downloaded; run `mp4sr download`".to_owned());
     }
     Ok(vector_key(&mp4sr_image::read(path).map_err(|e| e.to_string())?))
 }

@@ -301,6 +301,10 @@ pub struct Preprocess {
     pub max_images: usize,
     /// The maximum number of rejected lines; with more, the stage stops.
     pub max_bad_lines: u64,
+    /// The maximum share of rejected lines among those of interactions, and among those of items; with more, the stage stops, because the
+    /// files are probably written in another way than was assumed.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub max_bad_share: f64,
 }
 
 impl Default for Preprocess {
@@ -327,6 +331,7 @@ impl Default for Preprocess {
             max_sentences: 10,
             max_images: 10,
             max_bad_lines: 1_000_000,
+            max_bad_share: 0.5,
         }
     }
 }

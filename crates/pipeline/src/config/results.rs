@@ -11,11 +11,15 @@ pub struct Recommend {
     /// Whether histories end before the test item, so that lists can be evaluated against it; otherwise a history is the user's whole
     /// sequence.
     pub before_test_item: bool,
+    /// The share of the training events that are counted for the list of a user without a known item, the latest ones; 1 counts all of
+    /// them. Less than 1 needs data with times.
+    #[schemars(range(min = 0.000001, max = 1.0))]
+    pub fallback_share: f64,
 }
 
 impl Default for Recommend {
     fn default() -> Self {
-        Self { top: 10, before_test_item: true }
+        Self { top: 10, before_test_item: true, fallback_share: 1.0 }
     }
 }
 

@@ -22,11 +22,22 @@ pub struct Lines<'b> {
     invalid: u64,
     /// The number of the last line that is read.
     last: u64,
+    /// The number of arrays around the next element that were opened and not closed.
+    open_arrays: i64,
 }
 
 impl<'b> Lines<'b> {
     pub fn new(path: &Path, reader: Box<dyn BufRead + 'b>) -> Self {
-        Self { path: path.to_owned(), reader, number: 0, limit: LIMIT, valid: 0, invalid: 0, last: u64::MAX }
+        Self {
+            path: path.to_owned(),
+            reader,
+            number: 0,
+            limit: LIMIT,
+            valid: 0,
+            invalid: 0,
+            last: u64::MAX,
+            open_arrays: 0,
+        }
     }
 
     #[cfg(test)]
@@ -165,6 +176,18 @@ impl<'b> Lines<'b> {
                 break;
             }
         }
+        self.open_arrays += scan.open_arrays;
+        if !scan.is_over && (scan.depth > 0 || scan.quote.is_some() || element.is_empty() && self.open_arrays > 0) {
+            let place = if element.is_empty() {
+                "its array is not closed".to_owned()
+            } else {
+                format!("the object that begins in line {started} is not closed")
+            };
+            return Err(Error::raw(
+                &self.path,
+                format!("is truncated or damaged: {place}; fetch it again, or correct it"),
+            ));
+        }
         if element.trim_ascii().is_empty() {
             return Ok(None);
         }
@@ -188,6 +211,8 @@ struct ElementScan {
     is_over: bool,
     quote: Option<u8>,
     is_escaped: bool,
+    /// The number of arrays around the element that were opened, less those that were closed.
+    open_arrays: i64,
 }
 
 impl ElementScan {
@@ -206,6 +231,7 @@ impl ElementScan {
         let parts =
             byte.is_ascii_whitespace() || matches!(byte, b',' | b'[' | b']') || !byte.is_ascii() && self.depth == 0;
         if self.depth == 0 && parts {
+            self.open_arrays += i64::from(byte == b'[') - i64::from(byte == b']');
             // Anything but an object, such as a number, ends here.
             self.is_over = self.is_inside;
             return false;
@@ -272,22 +298,25 @@ mod tests {
             let mut lines =
                 Lines::new(Path::new("x"), Box::new(std::io::BufReader::with_capacity(3, bytes))).with_limit(30);
             let (mut element, mut all) = (Vec::new(), Vec::new());
-            while let Some((number, outcome)) = lines.next_element(&mut element).unwrap() {
+            while let Some((number, outcome)) = lines.next_element(&mut element).map_err(|e| e.to_string())? {
                 let text = String::from_utf8_lossy(&element).into_owned();
                 all.push(
                     outcome.map_or_else(|fault| format!("{number} {}", fault.reason), |()| format!("{number} {text}")),
                 );
             }
-            all
+            Ok::<_, String>(all)
         };
         assert_eq!(
-            read(b"\xef\xbb\xbf[\n {\"a\": \"}],\\\"\"},\n{\n\"b\": [{}]\n}, 17,\n{'c': '\"'}]\n[{}]"),
+            read(b"\xef\xbb\xbf[\n {\"a\": \"}],\\\"\"},\n{\n\"b\": [{}]\n}, 17,\n{'c': '\"'}]\n[{}]").unwrap(),
             ["2 {\"a\": \"}],\\\"\"}", "3 {\n\"b\": [{}]\n}", "5 17", "6 {'c': '\"'}", "7 {}"]
         );
-        assert_eq!(read(b"[]\n"), Vec::<String>::new());
-        assert_eq!(read(b"[{\"a\": \"cut"), ["1 {\"a\": \"cut"]);
+        assert_eq!(read(b"[]\n").unwrap(), Vec::<String>::new());
+        let truncated = |bytes| read(bytes).unwrap_err();
+        assert!(truncated(b"[{},\n{\"a\": \"cut").contains("the object that begins in line 2 is not closed"));
+        assert!(truncated(b"[{},\n{\"a\": [1").contains("the object that begins in line 2 is not closed"));
+        assert!(truncated(b"[{\"a\": 1},\n").contains("its array is not closed"));
         assert_eq!(
-            read(b"[{\"a\": \"longer than thirty bytes, all in all\"}, {}]"),
+            read(b"[{\"a\": \"longer than thirty bytes, all in all\"}, {}]").unwrap(),
             ["1 object longer than 30 bytes", "1 {}"]
         );
     }

@@ -25,6 +25,7 @@ pub use open::{open as open_lines, unmarked_utf_16};
 pub use parquet_events::{
     EventColumns, TimeType, for_each as for_each_event_rows, is_known as polars_knows, time_type,
 };
+pub use parquet_rows::holds_times;
 
 use crate::Result;
 use crate::rejects::Fault;

@@ -158,9 +158,18 @@ pub fn for_each(
     let mut wanted = vec![
         id(path, &schema, columns.user)?.alias(user),
         items(path, &schema, columns.item)?.alias(item),
-        if columns.time.is_empty() { lit(0_i64).alias(time) } else { clock(path, &schema, columns.time)?.alias(time) },
+        if columns.time.is_empty() {
+            lit(0_i64).cast(DataType::Int64).alias(time)
+        } else {
+            clock(path, &schema, columns.time)?.alias(time)
+        },
     ];
-    wanted.extend(columns.named.iter().map(|name| col(name.as_str())));
+    // NaN counts as a missing value. In polars it is greater than every number.
+    let named = |name: &String| match schema.get(name.as_str()) {
+        Some(kind) if kind.is_float() => col(name.as_str()).fill_nan(lit(NULL)),
+        _ => col(name.as_str()),
+    };
+    wanted.extend(columns.named.iter().map(named));
     let query = scan(path)?.select(wanted);
     let bytes = path.metadata().map_or(0, |about| about.len());
     let rows = open_parquet(files::open(path)?).map_err(|e| damaged(path, &e))?.metadata().file_metadata().num_rows();

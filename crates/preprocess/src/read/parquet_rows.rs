@@ -30,9 +30,7 @@ pub fn for_each(
     bar: &Bar,
     visit: &mut dyn FnMut(RawRow<'_, '_>) -> Result<()>,
 ) -> Result<()> {
-    let damaged = |e: String| {
-        Error::raw(path, format!("cannot be read as Parquet: {e}; fetch it again, or write it with snappy or zstd"))
-    };
+    let damaged = |e: String| damaged(path, &e);
     let file = files::open(path)?;
     let bytes = file.metadata().map_or(0, |about| about.len());
     let mut builder = open_parquet(file).map_err(damaged)?;
@@ -62,6 +60,10 @@ pub fn for_each(
         bar.add(bytes * batch.num_rows() as u64 / rows);
     }
     Ok(())
+}
+
+fn damaged(path: &Path, problem: &str) -> Error {
+    Error::raw(path, format!("cannot be read as Parquet: {problem}; fetch it again, or write it with snappy or zstd"))
 }
 
 /// The position of a wanted column; an empty name is one that is not wanted.
@@ -182,6 +184,10 @@ fn value(array: &ArrayRef, row: usize) -> std::result::Result<Value, Fault> {
             Value::Object(named.collect::<std::result::Result<_, Fault>>()?)
         }
         DataType::Dictionary(_, values) => return value(&cast(values)?, 0),
+        // Values are in UTC, and the formatter does not know the names of zones.
+        DataType::Timestamp(unit, Some(zone)) if !is_offset(zone) => {
+            return value(&cast(&DataType::Timestamp(*unit, Some("+00:00".into())))?, 0);
+        }
         kind if kind.is_integer() => return value(&cast(&DataType::Int64)?, 0),
         DataType::Null => Value::Null,
         // Dates, times and decimals become text.
@@ -194,6 +200,21 @@ fn value(array: &ArrayRef, row: usize) -> std::result::Result<Value, Fault> {
             let formatter = ArrayFormatter::try_new(array, &options).map_err(failed)?;
             formatter.value(row).try_to_string().map_err(failed)?.into()
         }
+    })
+}
+
+fn is_offset(zone: &str) -> bool {
+    zone.starts_with(['+', '-'])
+}
+
+/// Whether the values of a column are dates or times by their type, which rows have as text in ISO 8601.
+pub fn holds_times(path: &Path, name: &str) -> Result<bool> {
+    let builder = open_parquet(files::open(path)?).map_err(|e| damaged(path, &e))?;
+    let kind = builder.schema().field_with_name(name).ok().map(|field| field.data_type().clone());
+    Ok(match kind {
+        Some(DataType::List(field) | DataType::LargeList(field)) => field.data_type().is_temporal(),
+        Some(kind) => kind.is_temporal(),
+        None => false,
     })
 }
 

@@ -180,7 +180,7 @@ impl Notation {
                 }
                 None => return refuse(&format!("is not a date like `{pattern}`")),
             },
-            Self::Mixed => match &of_cell(cell, comma)[..] {
+            Self::Mixed => match &without_fractions(of_cell(cell, comma))[..] {
                 [notation] => return notation.read(field, cell, comma),
                 [] => return refuse("is not a recognised time"),
                 _ => return refuse("may have the day or the month first"),
@@ -219,12 +219,12 @@ impl Notation {
             |notation: &Self| matches!(notation, Self::Pattern(p) if DIGITS.iter().any(|(_, day)| *day == &**p));
         votes.retain(|notation, _| !is_day(notation));
         let Some(most) = votes.values().max().copied() else { return Ok(None) };
-        let best: Vec<&Self> =
-            votes.iter().filter(|(_, count)| **count == most).map(|(notation, _)| *notation).collect();
-        let chosen = best[0];
+        let best = votes.iter().filter(|(_, count)| **count == most).map(|(notation, _)| (*notation).clone());
+        let best = without_fractions(best.collect());
+        let chosen = &best[0];
         let same_values =
-            |other: &Self| values.iter().all(|(_, notations)| notations.contains(chosen) == notations.contains(other));
-        if best.len() > 1 && best[1..].iter().all(|other| same_values(other)) {
+            |other: &&Self| values.iter().all(|(_, notations)| notations.contains(chosen) == notations.contains(other));
+        if best.len() > 1 && best[1..].iter().all(|other| same_values(&other)) {
             let shown = values.iter().find(|(_, notations)| notations.contains(chosen));
             let shown = shown.map_or(String::new(), |(cell, _)| excerpt(&cell.shown()));
             let ways = best.iter().map(|way| way.described()).collect::<Vec<_>>().join(" or ");
@@ -303,6 +303,17 @@ fn of_cell(cell: &RawCell<'_>, comma: bool) -> Vec<Notation> {
         }
     }
     found
+}
+
+/// Leaves out patterns with a fraction of a second beside the same pattern without one, which says the same about values that both read.
+fn without_fractions(mut notations: Vec<Notation>) -> Vec<Notation> {
+    let all = notations.clone();
+    let plain = |pattern: &str| pattern.strip_suffix("%.f").map(|plain| Notation::Pattern(plain.into()));
+    notations.retain(|notation| match notation {
+        Notation::Pattern(pattern) => plain(pattern).is_none_or(|plain| !all.contains(&plain)),
+        _ => true,
+    });
+    notations
 }
 
 fn is_recent(time: Option<Decimal>) -> bool {

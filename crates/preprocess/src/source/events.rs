@@ -18,8 +18,8 @@ use super::{SourceFormat, times::Times};
 use crate::condition::Condition;
 use crate::decimal::Decimal;
 use crate::read::{
-    EventColumns, FileFormat, RawCell, Shape, TimeType, columns, for_each_event_rows, for_each_row, literal_of,
-    polars_knows, sample, time_type,
+    EventColumns, FileFormat, RawCell, Shape, TimeType, columns, for_each_event_rows, for_each_row, holds_times,
+    literal_of, polars_knows, sample, time_type,
 };
 use crate::rejects::{Fault, reject};
 use crate::spill::{Chunks, MemoryLimit, Spill, events};
@@ -48,11 +48,30 @@ pub struct Events {
 pub struct Budget {
     limit: u64,
     left: u64,
+    /// The greatest share of the lines of interactions, and of those of items.
+    share: f64,
 }
 
 impl Budget {
-    pub fn new(limit: u64) -> Self {
-        Self { limit, left: limit }
+    pub fn new(limit: u64, share: f64) -> Self {
+        Self { limit, left: limit, share }
+    }
+
+    /// Refuses files of which too large a share was rejected: their format is probably another one than was assumed.
+    pub fn check_share(&self, files: &[FileCount], rejected: &Rejects) -> Result<()> {
+        let (total, lines) = (rejected.total(), files.iter().map(|file| file.lines).sum::<u64>());
+        match rejected.most_frequent() {
+            Some((reason, count)) if total as f64 > self.share * lines as f64 => Err(Error::TooLargeShare {
+                path: files[0].file.clone(),
+                others: files.len() - 1,
+                total,
+                lines,
+                count,
+                reason: reason.to_owned(),
+                share: self.share,
+            }),
+            _ => Ok(()),
+        }
     }
 
     fn spend(&mut self, path: &Path, line: u64, reason: &str) -> Result<()> {
@@ -131,9 +150,16 @@ struct EventFile {
 }
 
 impl EventFile {
-    fn new(path: &Path, format: &SourceFormat, fields: &[&str], progress: &Progress) -> Result<Self> {
+    fn new(
+        path: &Path,
+        format: &SourceFormat,
+        fields: &[&str],
+        limit: Option<u64>,
+        progress: &Progress,
+    ) -> Result<Self> {
         let file = resolved(path, &format.file(path, false)?, fields, progress)?;
-        let by_polars = file.shape == Shape::Parquet && polars_knows(path, &format.item)?;
+        // polars reads whole files, whereas reading by rows can stop at the limit.
+        let by_polars = file.shape == Shape::Parquet && limit.is_none() && polars_knows(path, &format.item)?;
         let notation = notation(path, format, &file, by_polars)?;
         let has_lists =
             format.item_separator.is_empty() && file.shape != Shape::Parquet && holds_lists(path, format, &file)?;
@@ -173,13 +199,18 @@ fn notation(path: &Path, format: &SourceFormat, file: &FileFormat, by_polars: bo
         })?;
         return Ok(recognised.unwrap_or(Notation::Unix(0)));
     };
-    if by_polars
-        && !known.is_position()
-        && let TimeType::Unix(digits) = time_type(path, &format.time)?
-    {
-        return Ok(Notation::Typed(digits));
+    if known.is_position() || file.shape != Shape::Parquet {
+        return Ok(known.clone());
     }
-    Ok(known.clone())
+    // The type of a column is certain, whatever the key says. Rows have times as text.
+    Ok(match by_polars {
+        true => match time_type(path, &format.time)? {
+            TimeType::Unix(digits) => Notation::Typed(digits),
+            TimeType::Other => known.clone(),
+        },
+        false if holds_times(path, &format.time)? => Notation::Iso,
+        false => known.clone(),
+    })
 }
 
 /// Whether the items of a file are lists that are written as text.
@@ -236,12 +267,10 @@ impl Events {
         let (fields, indices) = fields(format, &names);
         // Fields of the condition are not checked here: JSON fields may first occur late in a file, and the condition reports them better.
         let of_event = &fields[..2 + format.item.len()];
-        let mut files = paths
+        let files = paths
             .iter()
-            .map(|path| EventFile::new(path, format, of_event, progress))
+            .map(|path| EventFile::new(path, format, of_event, limit, progress))
             .collect::<Result<Vec<EventFile>>>()?;
-        // polars reads whole files, whereas reading by rows can stop at the limit.
-        files.iter_mut().for_each(|file| file.by_polars &= limit.is_none());
         let known = condition.map(|condition| known_columns(paths, &files, condition)).transpose()?.unwrap_or_default();
         let recognised = format.clock == TimeSetting::Recognised;
         let mut times = Vec::new();
@@ -284,6 +313,7 @@ impl Events {
         if held.count == 0 {
             return Err(nothing_usable(&paths[0], format, &read.rejected));
         }
+        budget.check_share(&read.files, &read.rejected)?;
         let mut units = files.iter().map(|file| file.notation.unit());
         let unit = units.next().filter(|unit| units.all(|other| other == *unit));
         let scale = TimeScale { positions: format.clock.is_position(), unit, digits: held.digits };
@@ -611,7 +641,7 @@ pub fn count(path: &Path, format: &SourceFormat) -> Result<(u64, u64)> {
     let fields = fields(format, &[]).0;
     let users = [format.user.clone()];
     let progress = Progress::new(true);
-    let file = EventFile::new(path, format, &fields, &progress)?;
+    let file = EventFile::new(path, format, &fields, None, &progress)?;
     let comma = file.format.dialect.decimal_comma;
     let mut visit = |_: u64, cells: &[RawCell<'_>]| {
         let read = id(&users, &cells[..1]).and_then(|_| items(format, &file, &cells[2..]));
@@ -623,7 +653,7 @@ pub fn count(path: &Path, format: &SourceFormat) -> Result<(u64, u64)> {
         })
     };
     let mut rejected = Rejects::default();
-    let budget = &mut Budget::new(u64::MAX);
+    let budget = &mut Budget::new(u64::MAX, 1.0);
     let reading = FileReading { path, format: &file.format, fields: &fields, limit: None };
     let count = read_file(reading, &mut rejected, budget, &progress, &mut visit)?;
     Ok((count.lines, count.accepted))
@@ -646,7 +676,7 @@ pub(crate) mod tests {
             None,
             None,
             None,
-            &mut Budget::new(3),
+            &mut Budget::new(3, 1.0),
             &Progress::new(true),
         )?;
         let (Chunks::Memory(frame), UserIds::InMemory(user_ids)) = (events.chunks, events.user_ids) else { panic!() };

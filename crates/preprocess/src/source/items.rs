@@ -84,7 +84,7 @@ pub fn count(path: &Path, format: &SourceFormat) -> Result<(u64, u64)> {
         may_lack_fields: true,
         limit: None,
     };
-    let budget = &mut Budget::new(u64::MAX);
+    let budget = &mut Budget::new(u64::MAX, 1.0);
     let (_, read, _) = ItemCatalogue::read(&[path.to_owned()], &reading, budget, &Progress::new(true))?;
     Ok((read.files[0].lines, read.files[0].accepted))
 }
@@ -138,6 +138,7 @@ impl ItemCatalogue {
             warnings.extend(fields.never_filled(path, &file_format, reading)?);
             read.files.push(counted);
         }
+        budget.check_share(&read.files, &read.rejected)?;
         for item in 0..count {
             if catalogue.has_line[item] {
                 continue;
@@ -406,7 +407,7 @@ mod tests {
             limit: None,
         };
         let (mut catalogue, read, _) =
-            ItemCatalogue::read(&[path], &reading, &mut Budget::new(9), &Progress::new(true)).unwrap();
+            ItemCatalogue::read(&[path], &reading, &mut Budget::new(9, 1.0), &Progress::new(true)).unwrap();
         let records = (0..ids.len()).map(|item| catalogue.records.remove(&(item as u32)).unwrap()).collect();
         (records, catalogue, read)
     }
@@ -509,7 +510,7 @@ mod tests {
             limit: None,
         };
         let (catalogue, read, _) =
-            ItemCatalogue::read(&[], &reading, &mut Budget::new(9), &Progress::new(true)).unwrap();
+            ItemCatalogue::read(&[], &reading, &mut Budget::new(9, 1.0), &Progress::new(true)).unwrap();
         assert_eq!((catalogue.records[&0].images.len(), catalogue.records[&1].images.len()), (1, 0));
         assert_eq!(read.refused_images.most_frequent(), Some(("image is a link that leads out of its folder", 1)));
     }

@@ -110,12 +110,18 @@ fn what_is_wrong_with_a_condition_is_reported_with_its_position() {
         ("rating >= 4)", "has `)` at character 12 where the condition should end"),
         ("1 = 1", "names no column"),
         ("rating IN (SELECT 1)", "has a subquery"),
+        ("verified IS NOT TRUE", "has `verified IS NOT TRUE`, which is not supported; use `COALESCE`"),
         ("frobnicate(rating)", "cannot be evaluated"),
     ] {
         let error = refused(&project, &[&format!("preprocess.where={condition}")]);
         assert!(error.contains(expected) && error.contains("`preprocess.where` ="), "{condition}: {error}");
         assert_eq!(error.trim().lines().count(), 1, "{error}");
     }
+    assert_eq!(left(&project, &["preprocess.where=NOT COALESCE(rating > 4, FALSE)"]).0, ["b", "c", "d"]);
+    let joined = |count: usize| format!("preprocess.where={}", vec!["rating = 5"; count].join(" OR "));
+    assert_eq!(left(&project, &[&joined(51)]).0, ["a"]);
+    let error = refused(&project, &[&joined(400)]);
+    assert!(error.contains("joins 400 parts by AND or OR") && error.contains("IN ("), "{error}");
     let error = refused(&project, &["preprocess.where=rating > 9"]);
     assert!(error.contains("the filter `where rating > 9` dropped the last 5 events; change the condition"), "{error}");
 }
@@ -210,6 +216,51 @@ fn parquet_columns_of_every_type_mean_the_same() {
     }
 }
 
+/// The first rows, which are checked before the stage runs, are read in another way than whole files.
+#[test]
+fn the_first_rows_have_the_times_of_typed_columns_in_any_zone() {
+    let text = || -> ArrayRef { Arc::new(StringArray::from(vec!["7", "8"])) };
+    let instants = || TimestampMicrosecondArray::from(vec![1_500_000_000_000_000, 1_500_086_400_000_000]);
+    let mut times: Vec<ArrayRef> = vec![Arc::new(Date32Array::from(vec![17_361, 17_362])), Arc::new(instants())];
+    for zone in ["UTC", "Europe/Berlin", "+02:00"] {
+        times.push(Arc::new(instants().with_timezone(zone)));
+    }
+    for time in times {
+        let kind = time.data_type().to_string();
+        let project = parquet_of(text(), text(), time);
+        for key in ["source.time=", "source.time=s"] {
+            let said = project.output("doctor", &["--set", "model.name=sasrec", "--set", key]);
+            assert!(said.status.success(), "{kind}, {key}: {}", mp4sr_tests::stderr_of(&said));
+        }
+        project.run_stderr("preprocess", &["--set", "source.time=s"]);
+        let days: Vec<i64> = dataset_of(&project).sequences.times.iter().map(|time| time / 86_400).collect();
+        assert_eq!(days, [17_361, 17_362], "{kind}");
+    }
+}
+
+#[test]
+fn a_parquet_file_without_times_is_in_the_order_of_its_rows() {
+    let text = |values: [&str; 3]| -> ArrayRef { Arc::new(StringArray::from(values.to_vec())) };
+    let project = table("e.parquet");
+    write_parquet(&project, "e.parquet", [("user_id", text(["u", "u", "u"])), ("item_id", text(["b", "a", "c"]))]);
+    assert_eq!(left(&project, &["source.time=line-order", "source.columns.time="]).0, ["b", "a", "c"]);
+}
+
+#[test]
+fn a_number_that_is_not_one_satisfies_no_condition() {
+    let text = |values: [&str; 3]| -> ArrayRef { Arc::new(StringArray::from(values.to_vec())) };
+    let columns: [(&str, ArrayRef); 4] = [
+        ("user_id", text(["u", "u", "u"])),
+        ("item_id", text(["a", "b", "c"])),
+        ("timestamp", Arc::new(Int64Array::from(vec![1, 2, 3]))),
+        ("rating", Arc::new(Float64Array::from(vec![5.0, f64::NAN, 3.0]))),
+    ];
+    let project = table("e.parquet");
+    write_parquet(&project, "e.parquet", columns);
+    let (items, dropped) = left(&project, &["preprocess.where=rating >= 4"]);
+    assert_eq!((items, dropped["condition on a missing value"]), (vec!["a".to_owned()], 1));
+}
+
 #[test]
 fn a_parquet_column_without_a_meaning_is_refused_and_rows_without_a_value_are_counted() {
     let text = || -> ArrayRef { Arc::new(StringArray::from(vec!["7", "8"])) };
@@ -229,7 +280,9 @@ fn a_parquet_column_without_a_meaning_is_refused_and_rows_without_a_value_are_co
     let users: ArrayRef = Arc::new(BinaryArray::from(vec![Some(b"\xff".as_slice()), None, Some(b"u")]));
     let items: ArrayRef = Arc::new(StringArray::from(vec!["a", "b", "c"]));
     let project = parquet_of(users, items, Arc::new(Int64Array::from(vec![1, 2, 3])));
-    project.run_stderr("preprocess", &[]);
+    let error = refused(&project, &[]);
+    assert!(error.contains("2 of 3 lines of") && error.contains("`preprocess.max_bad_share` above 0.5"), "{error}");
+    project.run_stderr("preprocess", &["--set", "preprocess.max_bad_share=1"]);
     let report = dataset_of(&project).report;
     let reasons: Vec<(&str, u64)> =
         report.interactions.rejected.0.iter().map(|(reason, rejected)| (reason.as_str(), rejected.count)).collect();

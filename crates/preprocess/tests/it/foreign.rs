@@ -118,6 +118,9 @@ fn notations_of_time_are_recognised_and_reported_or_named_by_a_key() {
         (["01/02/2018", "01/03/2018"], "%d/%m/%Y", ""),
         (["06 17, 2018", "06 18, 2018"], "", "dates written as `%m %d, %Y`"),
         (["1500000000", "2018-01-01"], "mixed", ""),
+        (["14.07.2017 02:40:00", "15.07.2017 02:40:00"], "", "dates written as `%d.%m.%Y %H:%M:%S`"),
+        (["07/14/2017 02:40:00.5", "07/15/2017 02:40:00"], "", "dates written as `%m/%d/%Y %H:%M:%S%.f`"),
+        (["2017-07-14 02:40:00", "15.07.2017 02:40:00"], "mixed", ""),
     ] {
         let content = events(&[("b", times[1]), ("a", times[0])]);
         let keys = format!("{}\ntime = \"{key}\"", tabular("e.csv"));

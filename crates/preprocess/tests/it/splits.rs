@@ -57,6 +57,20 @@ fn nothing_after_the_cut_off_is_used_for_training() {
 }
 
 #[test]
+fn a_split_that_leaves_nobody_to_evaluate_is_refused() {
+    let shop = shop_of(TABLE);
+    shop.write_raw("e.tsv", lines(&[("a", "x", 10), ("a", "y", 20), ("b", "x", 30), ("b", "z", 40)]));
+    let refused = |keys: &[&str]| {
+        let keys: Vec<&str> = keys.iter().flat_map(|key| ["--set", key]).collect();
+        shop.run_failing("preprocess", &keys)
+    };
+    let late = refused(&["preprocess.split=time", "preprocess.split_at=50", "preprocess.split_test_at=60"]);
+    assert!(late.contains("no user with an event in the validation part") && late.contains("00:00:40Z"), "{late}");
+    let late = refused(&["preprocess.split=time", "preprocess.split_at=15", "preprocess.split_test_at=60"]);
+    assert!(late.contains("no user with an event in the test part") && late.contains("split_test_at"), "{late}");
+}
+
+#[test]
 fn shares_of_each_users_events() {
     let shop = shop_of(TABLE);
     let events: Vec<(String, u32)> = (0..30).map(|event| (format!("i{event}"), event)).collect();

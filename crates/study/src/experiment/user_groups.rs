@@ -4,16 +4,24 @@ use std::fmt::Write as _;
 
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_protocol::{
-    COLD_EVENTS, Comparison, Reference, SeedRuns, Split, UserFacts, UserGroup, breakdowns, training_events,
+    COLD_EVENTS, Comparison, Reference, SeedRuns, Split, UserFacts, UserGroup, breakdowns, has_clock, training_events,
 };
 
 use super::Study;
 use super::comparisons::{add_details, groups, times};
 use super::figure::{StudyCurve, values};
-use super::rows::{own_key, row};
+use super::rows::{StudyRow, own_key, row};
 use super::write::PaperTable;
 use crate::comparison_text::markdown;
 use crate::runner::Until;
+
+/// Popularity, which is the fallback for users without events, over the latest training events only.
+fn popularity_of_the_latest_events() -> [StudyRow; 2] {
+    [("10 %", "popularity-latest-10", 0.1), ("1 %", "popularity-latest-1", 0.01)].map(|(share, slug, value)| {
+        let key = format!("model.popularity.latest_share={value}");
+        row(&format!("popularity, latest {share}"), slug, &["model.name=\"popularity\"", &key])
+    })
+}
 
 impl Study<'_> {
     /// Makes Figure 8: users grouped by the length of their sequence.
@@ -62,8 +70,11 @@ impl Study<'_> {
             let with_ids = row("MP4SR with ids", slug, &["model.mp4sr.id_embedding=true"]);
             rows.splice(0..0, self.baselines().into_iter().chain([with_ids]));
         }
-        let made = self.make(&rows, Until::Evaluated)?;
+        let mut made = self.make(&rows, Until::Evaluated)?;
         let sequences = self.sequences()?;
+        if beyond && has_clock(&sequences) {
+            made.extend(self.make(&popularity_of_the_latest_events(), Until::Evaluated)?);
+        }
         let facts = UserFacts::of(&sequences, Split::Test);
         let users = |belongs: &dyn Fn(&UserFacts) -> bool| -> Vec<usize> {
             facts.iter().filter(|f| belongs(f)).map(|f| f.user).collect()

@@ -7,7 +7,7 @@ use mp4sr_figure::Figure;
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_protocol::SIGNIFICANT;
 
-use super::Study;
+use super::{SMOKE, Study};
 use crate::paper::printed;
 
 /// The part of the paper's numbers that is shown below a study's own.
@@ -36,6 +36,11 @@ pub(super) const DEFAULTS: PaperTable = PaperTable {
 pub(super) const IMAGES: PaperTable =
     PaperTable { table: 4, models: &["MP4SR[ResNet]", "MP4SR"], note: "Vectors of ResNet, and words of CLIP." };
 
+/// The key of an assignment.
+fn key_of(assignment: &str) -> &str {
+    assignment.split('=').next().unwrap_or_default().trim()
+}
+
 impl Study<'_> {
     pub(super) fn head(&self, title: &str, users: usize) -> String {
         let mut text = format!("# {title}\n\n{} Test split", self.settings());
@@ -60,7 +65,9 @@ impl Study<'_> {
         } else {
             ""
         };
-        let set = &self.runner.args().overrides;
+        // A smoke run has epochs and limits of its own.
+        let is_used = |set: &&String| !self.options.quick || !SMOKE.iter().any(|own| key_of(own) == key_of(set));
+        let set: Vec<&str> = self.runner.args().overrides.iter().filter(is_used).map(String::as_str).collect();
         let set = if set.is_empty() { String::new() } else { format!(" Set for all runs: `{}`.", set.join("`, `")) };
         format!("Dataset `{name}`, {seeds}.{quick}{set}")
     }
