@@ -219,15 +219,17 @@ fn the_fallback_counts_the_latest_events() {
     }
     events.sort_unstable();
     let first = events[events.len() - events.len().div_ceil(10)].0;
-    let mut counts: BTreeMap<&str, f32> = items.ids.iter().map(|id| (id.as_str(), 0.0)).collect();
+    let mut counts: BTreeMap<&str, u32> = items.ids.iter().map(|id| (id.as_str(), 0)).collect();
     for (_, item) in events.iter().filter(|(time, _)| *time >= first) {
-        *counts.get_mut(items.ids[*item as usize - 1].as_str()).unwrap() += 1.0;
+        *counts.get_mut(items.ids[*item as usize - 1].as_str()).unwrap() += 1;
     }
     let share = ["--set", "model.name=popularity", "--history", "nope", "--top", "30", "--set"];
     let fallback = |key: &str| lists(&world.run("recommend", &[&share[..], &[key]].concat()))[0].1.clone();
     let latest = fallback("recommend.fallback_share=0.1");
     assert_eq!(latest.len(), 30);
-    assert!(latest.is_sorted_by(|a, b| a.1 >= b.1) && latest.iter().all(|(id, count)| counts[id.as_str()] == *count));
+    assert!(
+        latest.is_sorted_by(|a, b| a.1 >= b.1) && latest.iter().all(|(id, count)| counts[id.as_str()] == *count as u32)
+    );
     assert_ne!(latest, fallback("recommend.fallback_share=1"));
 
     let of_model = ["--set", "model.name=popularity", "--set", "model.popularity.latest_share=0.1", "--run", "latest"];

@@ -35,7 +35,7 @@ pub static RECIPE: Recipe = Recipe {
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The share of the training events that are counted, the latest ones; 1 counts all of them. Less than 1 needs data with times.
-    #[schemars(range(min = 0.000001, max = 1.0))]
+    #[schemars(range(min = 0.000_001, max = 1.0))]
     pub latest_share: f64,
 }
 

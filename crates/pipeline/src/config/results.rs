@@ -13,7 +13,7 @@ pub struct Recommend {
     pub before_test_item: bool,
     /// The share of the training events that are counted for the list of a user without a known item, the latest ones; 1 counts all of
     /// them. Less than 1 needs data with times.
-    #[schemars(range(min = 0.000001, max = 1.0))]
+    #[schemars(range(min = 0.000_001, max = 1.0))]
     pub fallback_share: f64,
 }
 

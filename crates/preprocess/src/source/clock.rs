@@ -227,7 +227,7 @@ impl Notation {
         if best.len() > 1 && best[1..].iter().all(|other| same_values(&other)) {
             let shown = values.iter().find(|(_, notations)| notations.contains(chosen));
             let shown = shown.map_or(String::new(), |(cell, _)| excerpt(&cell.shown()));
-            let ways = best.iter().map(|way| way.described()).collect::<Vec<_>>().join(" or ");
+            let ways = best.iter().map(Self::described).collect::<Vec<_>>().join(" or ");
             return Err(format!(
                 "`{shown}` may be {ways}; name the pattern in `source.time`, as in `source.time = \"%d/%m/%Y\"`"
             ));
