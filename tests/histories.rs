@@ -197,6 +197,9 @@ fn lists_are_written_to_what_stands_at_the_path() {
     write("link.csv");
     assert!(world.folder().join("link.csv").is_symlink());
     assert_eq!(files::read(&world.folder().join("folder/target.csv")).unwrap(), expected);
+    std::os::unix::fs::symlink("nowhere.csv", world.folder().join("dangling.csv")).unwrap();
+    let dangling = ["--set", "model.name=popularity", "--history", "i3", "--out", &path("dangling.csv")];
+    assert!(world.run_failing("recommend", &dangling).contains("failed to follow the link `"));
     assert!(std::process::Command::new("mkfifo").arg(path("pipe")).status().unwrap().success());
     let pipe = world.folder().join("pipe");
     let reader = std::thread::spawn(move || std::fs::read(pipe).unwrap());

@@ -110,8 +110,12 @@ where
         let written = File::options().write(true).open(path).and_then(fill);
         return written.map(|_| ()).map_err(|e| Error::io("write", path, e));
     }
-    let target = if path.is_symlink() { fs::canonicalize(path).ok() } else { None };
-    let path = target.as_deref().unwrap_or(path);
+    let target = if path.is_symlink() {
+        fs::canonicalize(path).map_err(|e| Error::io("follow the link", path, e))?
+    } else {
+        path.to_owned()
+    };
+    let path = target.as_path();
     let folder = folder_of(path);
     create_dir_all(folder)?;
     let temporary = temporary_of(path);

@@ -46,22 +46,27 @@ impl Default for Config {
 }
 
 /// Counts the training events of items `1..=items`: of the share `latest_share` of all events, the latest ones and all that happened at the
-/// same time as the earliest of these. `None` if the share is less than 1 and the data has no clock.
-pub fn count_latest(training: &TrainingSequences, items: usize, latest_share: f64) -> Option<Vec<u32>> {
+/// same time as the earliest of these. It is an error, which names the share's `key`, if the share is less than 1 and the data has no clock.
+pub fn count_latest(training: &TrainingSequences, items: usize, latest_share: f64, key: &str) -> Result<Vec<u32>> {
     let mut counts = vec![0; items];
     let mut count = |item: u32| counts[item as usize - 1] += 1;
     if latest_share >= 1.0 {
         training.items.iter().copied().for_each(count);
-        return Some(counts);
+        return Ok(counts);
     }
-    let times = training.times.as_ref()?;
+    let times = training.times.as_ref().ok_or_else(|| {
+        Error::Msg(format!(
+            "`{key}` = {latest_share} needs the times of events, and this dataset has only their order; set it to 1, or preprocess \
+             data with timestamps"
+        ))
+    })?;
     let counted = (latest_share * times.len() as f64).ceil() as usize;
     let mut latest_first = times.clone();
     latest_first.sort_unstable_by(|a, b| b.cmp(a));
     let earliest = latest_first.get(counted.max(1) - 1);
     let is_counted = |time: &i64| earliest.is_some_and(|earliest| time >= earliest);
     training.items.iter().zip(times).filter(|(_, time)| is_counted(time)).for_each(|(&item, _)| count(item));
-    Some(counts)
+    Ok(counts)
 }
 
 const PHASES: [Phase; 1] = [Phase::untrained()];
@@ -75,13 +80,7 @@ pub struct Popularity {
 impl Popularity {
     /// Counts the events of items `1..=items` in the training parts.
     pub fn new(config: Config, items: usize, training: &TrainingSequences, device: &Device) -> Result<Self> {
-        let counts = count_latest(training, items, config.latest_share).ok_or_else(|| {
-            let share = config.latest_share;
-            Error::Msg(format!(
-                "`model.popularity.latest_share` = {share} needs the times of events, and this dataset has only their order; \
-                 set it to 1, or preprocess data with timestamps"
-            ))
-        })?;
+        let counts = count_latest(training, items, config.latest_share, "model.popularity.latest_share")?;
         let counts: Vec<f32> = counts.into_iter().map(|count| count as f32).collect();
         let mut parameters = Parameters::new(device);
         parameters.add("counts", &[items, 1], Initial::Zeros, RngKey::new(0))?;
@@ -139,7 +138,7 @@ mod tests {
 
     #[test]
     fn the_latest_events_are_counted_with_all_of_the_same_time() {
-        let counts = |share: f64| count_latest(&training(), 4, share).unwrap();
+        let counts = |share: f64| count_latest(&training(), 4, share, "key").unwrap();
         assert_eq!(counts(1.0), [2, 2, 2, 0]);
         assert_eq!(counts(0.1), [1, 0, 0, 0], "one event of six, rounded up");
         assert_eq!(counts(0.3), [1, 0, 2, 0], "two events, and a third one at the time of the second");
@@ -149,10 +148,10 @@ mod tests {
     #[test]
     fn without_a_clock_only_all_events_can_be_counted() {
         let training = TrainingSequences { times: None, ..training() };
-        assert_eq!(count_latest(&training, 3, 1.0).unwrap(), [2, 2, 2]);
+        assert_eq!(count_latest(&training, 3, 1.0, "key").unwrap(), [2, 2, 2]);
         let error = Popularity::new(Config { latest_share: 0.5 }, 3, &training, &Device::Cpu).unwrap_err().to_string();
         assert!(error.contains("`model.popularity.latest_share` = 0.5"), "{error}");
         let empty = TrainingSequences { times: Some(Vec::new()), ..TrainingSequences::new([]) };
-        assert_eq!(count_latest(&empty, 2, 0.5).unwrap(), [0, 0]);
+        assert_eq!(count_latest(&empty, 2, 0.5, "key").unwrap(), [0, 0]);
     }
 }

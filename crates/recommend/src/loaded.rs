@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use mp4sr_artifact::{Items, Layout, Users};
 use mp4sr_models::{Query, Scorer, count_latest};
 use mp4sr_pipeline::Config;
@@ -141,17 +140,16 @@ impl LoadedRun {
         let rows = (1..).zip(&items.ids).map(|(row, id)| (id.clone(), row)).collect();
         let mut events = training_events(sequences);
         events.resize(items.len(), 0);
-        let popular = count_latest(&training_sequences(sequences), items.len(), config.recommend.fallback_share)
-            .with_context(|| {
-                format!(
-                    "`recommend.fallback_share` = {} needs the times of events, and this dataset has only their order; set it to 1, or \
-                     preprocess data with timestamps",
-                    config.recommend.fallback_share
-                )
-            })?;
+        let share = config.recommend.fallback_share;
+        let popular = if share < 1.0 {
+            let latest = count_latest(&training_sequences(sequences), items.len(), share, "recommend.fallback_share")?;
+            most_first(&latest)
+        } else {
+            most_first(&events)
+        };
         let users = (0..).zip(users.ids).map(|(row, id)| (id, row)).collect();
         let new_items = trained.new_items.as_ref().map_or(0, |new| new.items.len());
-        let (by_events, popular) = (most_first(&events), most_first(&popular));
+        let by_events = most_first(&events);
         let catalogue = Arc::new(RunCatalogue { items, events, new_items, rows, users, by_events, popular });
         Ok(Self { config: config.clone(), trained, catalogue })
     }

@@ -176,8 +176,8 @@ pub fn search(runner: &Runner, name: &str, grids: &[SearchGrid]) -> anyhow::Resu
     let by_model = base.config.evaluate.seen_items == SeenItems::ByModel;
     let decides = |key: &str| key == "evaluate.seen_items" || key == "model.name" && by_model;
     if grids.iter().any(|grid| grid.values.len() > 1 && decides(&grid.key)) {
-        text += "\nNote: items of the history are candidates in some of these runs and not in others, or may be; values of runs with other \
-                 candidates cannot be compared directly. `mp4sr compare` says which runs differ.\n";
+        text += "\nNote: items of the history may be candidates in some of these runs and not in others; the values of such runs cannot be \
+                 compared directly. `mp4sr compare` says which runs differ.\n";
     }
     for (run, error) in runs.iter().zip(&failed) {
         if let Some(error) = error {

@@ -279,7 +279,8 @@ fn check_pages(path: &Path) -> Result<()> {
     }
 }
 
-fn damaged(path: &Path, problem: &str) -> Error {
+/// The error of a file that cannot be read.
+pub(super) fn damaged(path: &Path, problem: &str) -> Error {
     let problem = problem.lines().next().unwrap_or_default();
     Error::raw(path, format!("cannot be read as Parquet: {problem}; fetch it again, or write it with snappy or zstd"))
 }

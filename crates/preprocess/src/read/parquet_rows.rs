@@ -14,6 +14,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::errors::ParquetError;
 use serde_json::{Map, Number, Value};
 
+use super::parquet_events::damaged;
 use super::{RawCell, RawRow};
 use crate::images::{data_url, ending};
 use crate::rejects::{Fault, excerpt};
@@ -60,10 +61,6 @@ pub fn for_each(
         bar.add(bytes * batch.num_rows() as u64 / rows);
     }
     Ok(())
-}
-
-fn damaged(path: &Path, problem: &str) -> Error {
-    Error::raw(path, format!("cannot be read as Parquet: {problem}; fetch it again, or write it with snappy or zstd"))
 }
 
 /// The position of a wanted column; an empty name is one that is not wanted.

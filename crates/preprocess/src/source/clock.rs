@@ -223,8 +223,8 @@ impl Notation {
         let best = without_fractions(best.collect());
         let chosen = &best[0];
         let same_values =
-            |other: &&Self| values.iter().all(|(_, notations)| notations.contains(chosen) == notations.contains(other));
-        if best.len() > 1 && best[1..].iter().all(|other| same_values(&other)) {
+            |other: &Self| values.iter().all(|(_, notations)| notations.contains(chosen) == notations.contains(other));
+        if best.len() > 1 && best[1..].iter().all(same_values) {
             let shown = values.iter().find(|(_, notations)| notations.contains(chosen));
             let shown = shown.map_or(String::new(), |(cell, _)| excerpt(&cell.shown()));
             let ways = best.iter().map(Self::described).collect::<Vec<_>>().join(" or ");

@@ -203,14 +203,13 @@ fn notation(path: &Path, format: &SourceFormat, file: &FileFormat, by_polars: bo
         return Ok(known.clone());
     }
     // The type of a column is certain, whatever the key says. Rows have times as text.
-    Ok(match by_polars {
-        true => match time_type(path, &format.time)? {
-            TimeType::Unix(digits) => Notation::Typed(digits),
-            TimeType::Other => known.clone(),
-        },
-        false if holds_times(path, &format.time)? => Notation::Iso,
-        false => known.clone(),
-    })
+    if by_polars && let TimeType::Unix(digits) = time_type(path, &format.time)? {
+        return Ok(Notation::Typed(digits));
+    }
+    if !by_polars && holds_times(path, &format.time)? {
+        return Ok(Notation::Iso);
+    }
+    Ok(known.clone())
 }
 
 /// Whether the items of a file are lists that are written as text.
