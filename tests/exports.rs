@@ -557,7 +557,7 @@ fn folders_that_cannot_be_imported_are_refused_by_file_and_line() {
         (
             "mmrec",
             &[("a.inter", &format!("{inter}0\t9\t1\t5\t0\n")), ("i_id_mapping.csv", "asin\titemID\na\t0\n")],
-            "has no id for the number 1",
+            "has ids for the numbers up to 0 only, and the interactions use numbers up to 9",
         ),
         ("mmrec", &[("a.inter", &format!("{inter}0\t0\t1\t5\t0\n")), ("text_feat.npy", "x")], "is not a `.npy` file"),
         ("recbole", &[("a.inter", typed), ("b.inter", typed)], "has 2 files of interactions"),

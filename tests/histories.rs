@@ -333,7 +333,10 @@ fn items_that_a_run_cannot_use_are_refused_together() {
     world.run("run", &["--until", "finetune", "--run", "sasrec", "--set", "model.name=sasrec"]);
     world.write("new.jsonl", "{\"item_id\": \"n1\", \"title\": \"A thing of group 3\"}\n");
     world.write("known.jsonl", "{\"item_id\": \"i5\", \"title\": \"y\"}\n");
-    world.write("both.jsonl", "{\"item_id\": \"n2\", \"title\": \"x\"}\n{\"item_id\": \"i5\", \"title\": \"y\"}\n");
+    world.write(
+        "both.jsonl",
+        "{\"item_id\": \"n2\", \"title\": \"x\"}\n{\"item_id\": \"i5\", \"title\": \"y\"}\nnot an object\n",
+    );
     world.write(
         "empty.jsonl",
         "{\"item_id\": \"n3\", \"title\": \"A thing\"}\n{\"item_id\": \"n4\", \"title\": \" \"}\n",
@@ -353,8 +356,13 @@ fn items_that_a_run_cannot_use_are_refused_together() {
         reported.contains("1 items are already in the dataset and are not changed") && reported.contains("1 added"),
         "{reported}"
     );
+    assert!(reported.contains("1 lines could not be read and are not added: 1 for: broken JSON, first in line 3 of `"));
     assert_eq!(world.run("items", &["list"]), "n2\tx\n");
+    // What a killed process left is removed by the next change.
+    let folder = world.path("a/runs/mp4sr/new-items");
+    std::fs::create_dir(folder.join("000099")).unwrap();
     world.run("items", &["remove", "--item", "n2"]);
+    assert!(!folder.join("000099").exists());
     // In a model with id embeddings, a new item is ranked by its features alone, and is a candidate like all others.
     world.run("items", &["add", "--items", &path("new.jsonl")]);
     let list = &lists(&world.run("recommend", &["--history", "i3,n1", "--top", "40"]))[0].1;

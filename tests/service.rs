@@ -186,6 +186,10 @@ fn images_of_new_items_are_read_from_any_working_directory() {
     let answer = service.send("PUT", "/v1/items", "", items.to_string().as_bytes());
     assert_eq!((answer.status, &answer.json()["notes"]), (200, &json!([])), "{}", answer.body);
     assert_eq!(service.get("/v1/items/new/images/0").status, 200);
+    let broken = json!({ "items": [{ "item_id": "other", "title": "A thing", "images": ["AAAA"] }] });
+    let notes = service.send("PUT", "/v1/items", "", broken.to_string().as_bytes()).json()["notes"].to_string();
+    assert!(notes.contains("image 1 of `other` cannot be used"), "{notes}");
+    assert_eq!(service.get("/v1/items/other").json()["images"], json!([]));
     let both = json!({ "text": "A thing", "image": image, "k": 2 });
     assert_eq!(service.post("/v1/similar", &both).list()[0].0, "new");
 }
@@ -449,6 +453,8 @@ fn logs_have_ids_and_no_histories_unless_they_are_asked_for() {
         let body = json!({ "history": ["i17"] }).to_string();
         let answer = service.send("POST", "/v1/recommend", "x-request-id: asked-1\r\n", body.as_bytes());
         assert_eq!((answer.status, answer.headers["x-request-id"].as_str()), (200, "asked-1"));
+        let items = json!({ "items": [{ "item_id": "new", "title": "A thing" }] });
+        assert_eq!(service.send("PUT", "/v1/items", "", items.to_string().as_bytes()).status, 200);
         drop(service);
         let text = files::read_to_string(&log).unwrap();
         let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

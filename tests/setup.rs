@@ -440,6 +440,19 @@ fn german() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 #[test]
+fn an_id_may_be_the_word_true() {
+    let id = |item: usize| if item == 3 { "TRUE".to_owned() } else { format!("c{item}") };
+    let purchases = events(|u, i, at| {
+        let time = 1_500_000_000 + u * 1000 + at;
+        format!("{{\"user_id\": \"u{u}\", \"item_id\": \"{}\", \"timestamp\": {time}}}\n", id(i))
+    });
+    let cups = items(|i| format!("{{\"item_id\": \"{}\", \"title\": \"Cup {i}\", \"categories\": [\"x\"]}}\n", id(i)));
+    let folder = Folder::new(&[("e.jsonl", purchases.into()), ("i.jsonl", cups.into())]);
+    let config = folder.pipeline(&["--interactions", "e.jsonl", "--items", "i.jsonl"]);
+    assert_eq!(config.source.columns.item_id, "item_id");
+}
+
+#[test]
 fn a_shop_s_export_becomes_a_pipeline_that_runs_at_once() {
     let folder = Folder::new(&german());
     let words = ["init", "--interactions", "laden/kaeufe.csv", "--items", "laden/artikel.csv"];

@@ -50,6 +50,19 @@ fn a_search_is_resumed_sorts_by_validation_and_never_reads_the_test_split() {
     assert!(files::read(&runs[1].join("finetune.safetensors")).unwrap() == bytes);
     assert_eq!(world.text("a/searches/lr/table.csv").lines().count(), 5);
 
+    // Runs that select their epoch by other metrics are compared by the metric of the search.
+    let by_metric =
+        ["--set", "finetune.epochs=2", "--set", "model.name=sasrec", "--grid", "train.metric=R@5,N@20", "--name", "m"];
+    let printed = world.run("search", &by_metric);
+    for run in ["m.metric-R_5", "m.metric-N_20"] {
+        let row = printed.lines().find(|line| line.contains(run)).unwrap();
+        let log = world.text(&format!("a/runs/{run}/metrics.jsonl"));
+        let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let best = lines.filter(|line| line["best"] == true).last().unwrap();
+        let expected = format!("{:.4}", best["validation"]["R@20"].as_f64().unwrap());
+        assert_eq!(row.split('|').nth(2).unwrap().trim(), expected, "{printed}");
+    }
+
     let without_grid = ["--set", "model.name=\"popularity\""];
     let refused = world.output("search", &without_grid);
     let message = String::from_utf8(refused.stderr).unwrap();

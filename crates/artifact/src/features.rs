@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 use safetensors::Dtype;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::map::MappedFile;
 use crate::tensors::{check_offsets, other_items, parse, write_ragged};
@@ -14,13 +16,15 @@ use crate::{Error, Fingerprint, Header, Result, Tensor, TensorFile, write_tensor
 const REMEDY: &str = "run `make extract` again, or the program that wrote it";
 
 /// How feature values are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum FeatureType {
-    /// IEEE half precision.
+    /// IEEE half precision, 2 bytes per value.
+    #[default]
     F16,
-    /// The bfloat16 format.
+    /// bfloat16, 2 bytes per value.
     Bf16,
-    /// IEEE single precision.
+    /// Single precision, 4 bytes per value.
     F32,
 }
 

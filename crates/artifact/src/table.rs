@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow_array::builder::{Float32Builder, ListBuilder, StringBuilder};
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Float32Type, UInt32Type};
+use arrow_array::types::{Float32Type, Float64Type, UInt32Type};
 use arrow_array::{Array, ArrayRef, Float32Array, RecordBatch, StringArray, UInt32Array};
 use arrow_schema::{DataType, Field, Schema};
 use parquet::arrow::arrow_reader::ArrowReaderBuilder;
@@ -232,6 +232,17 @@ impl Table {
         read().ok_or_else(|| self.mismatch(name, "lists of ids (text or whole numbers)", &array))
     }
 
+    /// Takes a column of times as numbers in the same order: numbers of any type, dates and times, or texts that are numbers.
+    pub fn take_times(&mut self, name: &str) -> Result<Vec<f64>> {
+        let array = self.take(name)?;
+        let numbers = match texts(&array) {
+            Some(texts) => texts.iter().map(|text| text.trim().parse().ok()).collect(),
+            None => numbers(&array),
+        };
+        let numbers = numbers.filter(|times: &Vec<f64>| times.iter().all(|time| time.is_finite()));
+        numbers.ok_or_else(|| self.mismatch(name, "a finite number, a date or a time in every row", &array))
+    }
+
     /// The names of the columns, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.columns.iter().map(|(name, _)| name.as_str())
@@ -343,6 +354,18 @@ fn ids(array: &ArrayRef) -> Option<Vec<String>> {
     texts(array)
 }
 
+/// Numbers, or dates and times as numbers of their unit; `None` if a value is missing or of another type.
+fn numbers(array: &ArrayRef) -> Option<Vec<f64>> {
+    let array = match array.data_type() {
+        kind if kind.is_numeric() => array.clone(),
+        DataType::Date32 => arrow_cast::cast(array, &DataType::Int32).ok()?,
+        kind if kind.is_temporal() => arrow_cast::cast(array, &DataType::Int64).ok()?,
+        _ => return None,
+    };
+    let array = arrow_cast::cast(&array, &DataType::Float64).ok()?;
+    array.as_primitive_opt::<Float64Type>().filter(|a| a.null_count() == 0).map(|a| a.values().to_vec())
+}
+
 fn texts(array: &ArrayRef) -> Option<Vec<String>> {
     let to_vec = |values: &mut dyn Iterator<Item = Option<&str>>| values.map(|v| v.map(str::to_owned)).collect();
     if let Some(a) = array.as_string_opt::<i32>() {
@@ -377,6 +400,33 @@ mod tests {
         let message = read.take_text("x").unwrap_err().to_string();
         assert!(message.contains("t.parquet") && message.contains("expected text, found Float32"), "{message}");
         assert!(read.take_u32("n").unwrap_err().to_string().contains("column `n` is missing"));
+    }
+
+    #[test]
+    fn times_of_every_type_keep_their_order() {
+        use arrow_array::{Date32Array, Float64Array, Int64Array, TimestampMillisecondArray};
+        let of = |array: ArrayRef| {
+            Table { columns: vec![("t".to_owned(), array)], source: None, origin: None }.take_times("t")
+        };
+        let cases: [ArrayRef; 5] = [
+            Arc::new(Int64Array::from(vec![20, 3])),
+            Arc::new(Float64Array::from(vec![4.5, -1.0])),
+            Arc::new(TimestampMillisecondArray::from(vec![1_500_000_000_000, 1_400_000_000_000])),
+            Arc::new(Date32Array::from(vec![17_000, 16_000])),
+            Arc::new(StringArray::from(vec!["20", " 3.5"])),
+        ];
+        for array in cases {
+            let times = of(array.clone()).unwrap();
+            assert!(times[0] > times[1], "{:?}: {times:?}", array.data_type());
+        }
+        for array in [
+            Arc::new(Int64Array::from(vec![Some(1), None])) as ArrayRef,
+            Arc::new(Float64Array::from(vec![f64::NAN])),
+            Arc::new(StringArray::from(vec!["noon"])),
+        ] {
+            let message = of(array).unwrap_err().to_string();
+            assert!(message.contains("`t`: expected a finite number, a date or a time in every row"), "{message}");
+        }
     }
 
     #[test]

@@ -8,11 +8,11 @@ use mp4sr_artifact::{EpochLine, Sequences, StageSettings, files, hash_ids, read_
 use mp4sr_evaluate::RankOptions;
 use mp4sr_models::mp4sr::{Config, Projection};
 use mp4sr_models::{CandidateSampler, ComputeDevice, Model, Mp4sr, RngKey, TrainingSequences, TransformerConfig};
+use mp4sr_ops::Precision;
 use mp4sr_pipeline::config::PhaseSettings;
 use mp4sr_train::{Launch, TrainSettings, Training};
 use serde_json::json;
 
-use crate::step::Precision;
 use crate::workload::{Workload, WorkloadSizes};
 
 /// The size of the data that is trained on; the defaults are those of Amazon's Office dataset.
@@ -27,7 +27,7 @@ pub struct EpochArgs {
     #[arg(long, default_value = "cpu")]
     pub device: ComputeDevice,
     /// The precision of the large matrix products.
-    #[arg(long, value_enum, default_value = "f32")]
+    #[arg(long, default_value = "f32")]
     pub precision: Precision,
     /// The number of items sampled as candidates in addition to the targets; by default, all items are candidates.
     #[arg(long)]
@@ -69,7 +69,7 @@ pub fn run(args: &EpochArgs) -> anyhow::Result<Option<serde_json::Value>> {
         group.is_none() || args.candidates.is_none(),
         "several processes can only train with all items as candidates; leave `--candidates` out"
     );
-    mp4sr_ops::set_precision(args.precision.into());
+    mp4sr_ops::set_precision(args.precision);
     let Workload { modalities, .. } = Workload::draw(&args.sizes, false)?;
     let sequences = sequences(&args.sizes, args.users);
     let config = Config { projection: Projection::Off, ..Config::default() };
@@ -124,7 +124,7 @@ pub fn run(args: &EpochArgs) -> anyhow::Result<Option<serde_json::Value>> {
     let rounded = |seconds: f64| (seconds * 100.0).round() / 100.0;
     let epochs: Vec<[f64; 2]> = lines.iter().map(|line| [rounded(line.seconds.0), rounded(line.seconds.1)]).collect();
     Ok(Some(json!({
-        "bench": "epoch", "device": args.device.to_string(), "precision": format!("{:?}", args.precision).to_lowercase(),
+        "bench": "epoch", "device": args.device.to_string(), "precision": args.precision.to_string(),
         "items": args.sizes.items, "users": args.users, "samples": samples, "batch": args.sizes.batch,
         "candidates": args.candidates, "processes": peaks.len(), "threads": crate::threads(), "training_and_validation_s": epochs, "peak_mib": peaks,
     })))

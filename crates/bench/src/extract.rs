@@ -45,8 +45,8 @@ pub struct ExtractArgs {
     #[arg(long, default_value = "cpu")]
     device: ComputeDevice,
     /// The precision of the matrix products; tf32 needs a GPU, bf16 a GPU or AVX-512-BF16.
-    #[arg(long, default_value = "f32", value_parser = ["f32", "tf32", "bf16"])]
-    precision: String,
+    #[arg(long, default_value = "f32")]
+    precision: Precision,
     /// A file to which the vectors of the timed encoders are written, as f32 in little-endian order.
     #[arg(long, value_name = "FILE")]
     vectors: Option<PathBuf>,
@@ -58,12 +58,7 @@ pub struct ExtractArgs {
 /// Times the selected encoders, and returns one line of JSON for each.
 pub fn run(args: &ExtractArgs) -> anyhow::Result<String> {
     prepare(args)?;
-    let precision = match args.precision.as_str() {
-        "tf32" => Precision::Tf32,
-        "bf16" => Precision::Bf16,
-        _ => Precision::F32,
-    };
-    let device = EncoderDevice::open(args.device, precision)?;
+    let device = EncoderDevice::open(args.device, args.precision)?;
     let (mut lines, mut vectors) = (Vec::new(), Vec::new());
     if let Some(model) = &args.sentences {
         let encoder = SentenceEncoder::load_on(model, &device)?;
@@ -116,7 +111,7 @@ fn line(args: &ExtractArgs, what: &str, model: &str, count: usize, times: &[f64]
     json!({
         "benchmark": "extract", "what": what, "model": model, "count": count, "per_second": rate.median,
         "range_per_second": [rate.least, rate.most], "threads": threads(), "peak_mib": peak_mib(),
-        "device": args.device.to_string(), "precision": args.precision,
+        "device": args.device.to_string(), "precision": args.precision.to_string(),
     })
     .to_string()
 }

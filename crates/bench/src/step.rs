@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use mp4sr_models::mp4sr::{Config, Projection};
 use mp4sr_models::{CandidateSampler, Model, Mp4sr, PRETRAIN, RngKey, TrainingSequences, TransformerConfig};
-use mp4sr_ops::{Adam, ComputeDevice, check_precision, set_precision};
+use mp4sr_ops::{Adam, ComputeDevice, Precision, check_precision, set_precision};
 use serde_json::json;
 
 use crate::workload::{Workload, WorkloadSizes};
@@ -29,7 +29,7 @@ pub struct StepArgs {
     #[arg(long, default_value = "cpu")]
     pub device: ComputeDevice,
     /// The precision of the large matrix products.
-    #[arg(long, value_enum, default_value = "f32")]
+    #[arg(long, default_value = "f32")]
     pub precision: Precision,
     /// The number of items that fine-tuning samples as candidates in addition to the targets; by default, all items are candidates.
     #[arg(long)]
@@ -40,27 +40,6 @@ pub struct StepArgs {
     /// The number of steps before the timed ones.
     #[arg(long, default_value_t = 3)]
     pub warmup: usize,
-}
-
-/// The input type of the matrix products.
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-pub enum Precision {
-    /// f32.
-    F32,
-    /// f32, rounded by the GPU.
-    Tf32,
-    /// bf16.
-    Bf16,
-}
-
-impl From<Precision> for mp4sr_ops::Precision {
-    fn from(precision: Precision) -> Self {
-        match precision {
-            Precision::F32 => Self::F32,
-            Precision::Tf32 => Self::Tf32,
-            Precision::Bf16 => Self::Bf16,
-        }
-    }
 }
 
 const LEARNING_RATE: f64 = 1e-3;
@@ -92,8 +71,8 @@ pub fn run(args: &StepArgs) -> anyhow::Result<serde_json::Value> {
         ..TransformerConfig::default()
     };
     let key = RngKey::new(args.sizes.seed);
-    check_precision(args.device, args.precision.into()).map_err(anyhow::Error::msg)?;
-    set_precision(args.precision.into());
+    check_precision(args.device, args.precision).map_err(anyhow::Error::msg)?;
+    set_precision(args.precision);
     let device = args.device.open()?;
     let mut model = Mp4sr::new(config(args.dropout, pretrains), transformer, modalities, &device, key)?;
     if let Some(drawn) = args.candidates {
@@ -142,7 +121,7 @@ pub fn run(args: &StepArgs) -> anyhow::Result<serde_json::Value> {
     distinct.dedup();
     losses.truncate(3);
     Ok(json!({
-        "bench": "step", "stage": args.stage, "dtype": format!("{:?}", args.precision).to_lowercase(), "device": args.device.to_string(), "threads": crate::threads(), "dropout": args.dropout, "candidates": args.candidates,
+        "bench": "step", "stage": args.stage, "dtype": args.precision.to_string(), "device": args.device.to_string(), "threads": crate::threads(), "dropout": args.dropout, "candidates": args.candidates,
         "items": model.item_count(), "batch": batch.count(), "tokens": tokens, "unique_items": distinct.len(), "dim": dim,
         "rows": rows, "median_ms": times.median, "min_ms": times.least, "max_ms": times.most, "steps": args.steps,
         "tokens_per_s": (tokens as f64 / times.median * 1e3).round(), "loss": losses,

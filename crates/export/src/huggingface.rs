@@ -9,6 +9,7 @@ use mp4sr_artifact::{Layout, Sequences, files};
 use mp4sr_models::FINETUNE;
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::{Precision, StoreUrl};
+use mp4sr_pipeline::text::TextTable;
 use mp4sr_protocol::{Metric, MetricMeans, Split, StoredRanks};
 use mp4sr_run::Inputs;
 use serde_json::{Value, json};
@@ -110,13 +111,13 @@ fn card_text(export: &Export<'_>) -> anyhow::Result<String> {
     text += &metrics.map_or_else(
         || "## Metrics\n\nThe run was not evaluated; `mp4sr evaluate` before the export fills this section.\n\n".to_owned(),
         |metrics| {
-            let row = |(metric, value): &(Metric, f64)| format!("| {metric} | {value:.4} |\n");
-            let rows: String = metrics.values.iter().map(row).collect();
+            let mut table = TextTable::new(["metric", "test"]);
+            let row = |(metric, value): &(Metric, f64)| vec![metric.to_string(), format!("{value:.4}")];
+            table.rows.extend(metrics.values.iter().map(row));
             format!(
-                "## Metrics\n\nThe next item of {} users is ranked among all candidates; ties count against the model.\n\n| metric | \
-                 test |\n\
-                 |---|---|\n{rows}\n",
-                metrics.users
+                "## Metrics\n\nThe next item of {} users is ranked among all candidates; ties count against the model.\n\n{}\n",
+                metrics.users,
+                table.markdown()
             )
         },
     );
@@ -178,18 +179,20 @@ fn statistics(export: &Export<'_>, sequences: &Sequences) -> String {
     let per_user = events as f64 / users.max(1) as f64;
     let density = events as f64 / (users.max(1) as f64 * items.max(1) as f64);
     let new = export.run.catalogue.new_items;
-    let mut text = format!(
-        "## Data\n\n| statistic | value |\n|---|---|\n| users | {users} |\n| items | {items} |\n| interactions | {events} |\n\
-         | interactions per user | {per_user:.2} |\n| density | {:.4} % |\n",
-        100.0 * density
-    );
+    let mut table = TextTable::new(["statistic", "value"]);
+    let mut row = |name: &str, value: String| table.rows.push(vec![name.to_owned(), value]);
+    row("users", users.to_string());
+    row("items", items.to_string());
+    row("interactions", events.to_string());
+    row("interactions per user", format!("{per_user:.2}"));
+    row("density", format!("{:.4} %", 100.0 * density));
     if new > 0 {
-        let _ = writeln!(text, "| items added after training | {new} |");
+        row("items added after training", new.to_string());
     }
     for modality in &export.run.trained.inputs.modalities {
         let features = &modality.features;
         let covered = (0..features.count()).filter(|&item| features.rows_of(item) > 0).count();
-        let _ = writeln!(text, "| items with `{}` | {covered} |", modality.name);
+        row(&format!("items with `{}`", modality.name), covered.to_string());
     }
-    text + "\n"
+    format!("## Data\n\n{}\n", table.markdown())
 }

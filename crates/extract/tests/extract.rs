@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
-use mp4sr_artifact::{Downloads, Features, Items, Layout, Table, files};
+use mp4sr_artifact::{Downloads, FeatureType, Features, Items, Layout, Table, files};
 use mp4sr_extract::{SentenceEncoder, WordVectors, dictionary, load_image_encoder};
 use mp4sr_ops::ComputeDevice;
-use mp4sr_pipeline::config::{ImageFeatures, Modality, ModelCatalog, Precision, Storage};
+use mp4sr_pipeline::config::{ImageFeatures, Modality, ModelCatalog, Precision};
 use mp4sr_pipeline::{Config, Context, Progress};
 use mp4sr_sample::{SampleFormat, TRUTH, Truth, TruthItem, ensure};
 use tempfile::TempDir;
@@ -126,7 +126,7 @@ fn a_second_run_does_nothing_and_a_changed_setting_runs_again() {
     let first = written();
     mp4sr_extract::run(&context).unwrap();
     assert_eq!(written(), first);
-    context.config.extract.storage = Storage::F32;
+    context.config.extract.storage = FeatureType::F32;
     mp4sr_extract::run(&context).unwrap();
     assert_ne!(written(), first);
 }
@@ -156,7 +156,7 @@ fn vectors_are_never_computed_twice() {
     assert_eq!(computed(&first), [5 + described.len() as u64, words, 4]);
     let before = feature_files(&first).map(|path| files::read(&path).unwrap());
 
-    first.config.extract.storage = Storage::F32;
+    first.config.extract.storage = FeatureType::F32;
     mp4sr_extract::run(&first).unwrap();
     assert_eq!(computed(&first), [0, 0, 0], "another way to store them");
 
@@ -199,7 +199,7 @@ fn a_gpu_gives_nearly_the_same_features_and_every_precision_has_vectors_of_its_o
         let mut context = context(folder.path());
         device.clone_into(&mut context.config.run.device);
         context.config.extract.precision = precision;
-        context.config.extract.storage = Storage::F32;
+        context.config.extract.storage = FeatureType::F32;
         let items = small_dataset(&context.layout);
         mp4sr_extract::run(&context).unwrap();
         let [text, image, words] = feature_files(&context);
@@ -459,7 +459,7 @@ fn sounds_of_items_become_features_and_are_computed_once() {
     ];
     items.write(&context.layout.items()).unwrap();
     context.config.extract.audio.model = fixture("adapter/whisper");
-    context.config.extract.storage = Storage::F32;
+    context.config.extract.storage = FeatureType::F32;
     let modality = |name: &str| Modality { name: name.to_owned(), ..Modality::default() };
     context.config.model.modalities = vec![modality("text"), modality("audio")];
     mp4sr_extract::run(&context).unwrap();

@@ -530,7 +530,10 @@ fn summary(
     let mut lines = Vec::new();
     let mut line = |name: &str, text: String| lines.push(format!("  {name:<12} {text}"));
     let seen = |survey: &Survey, name: &str| {
-        survey.column(name).map_or(String::new(), |column| found::values(column, survey.rows))
+        survey.column(name).map_or(String::new(), |column| found::values(column, survey.rows, false))
+    };
+    let seen_ids = |survey: &Survey, name: &str| {
+        survey.column(name).map_or(String::new(), |column| found::values(column, survey.rows, true))
     };
     let rows = |survey: &Survey| {
         let part = if survey.is_whole { "all" } else { "the first" };
@@ -540,8 +543,8 @@ fn summary(
     match &inspected.columns {
         ColumnRoles::Published(format) => line("format", format!("{format:?}, whose fields have known names")),
         ColumnRoles::Guessed { events, .. } => {
-            line("user", format!("`{}`: {}", events.user, seen(&inspected.events, &events.user)));
-            line("item", format!("`{}`: {}", events.item, seen(&inspected.events, &events.item)));
+            line("user", format!("`{}`: {}", events.user, seen_ids(&inspected.events, &events.user)));
+            line("item", format!("`{}`: {}", events.item, seen_ids(&inspected.events, &events.item)));
             line(
                 "time",
                 match &events.clock {
@@ -572,7 +575,7 @@ fn summary(
         text.push_str(&format!("items         {}\n", rows(survey)));
         if let ColumnRoles::Guessed { items: Some(items), .. } = &inspected.columns {
             let mut line = |name: &str, text: String| lines.push(format!("  {name:<12} {text}\n"));
-            line("id", format!("`{}`: {}", items.id, seen(survey, &items.id)));
+            line("id", format!("`{}`: {}", items.id, seen_ids(survey, &items.id)));
             let title = if items.title.is_empty() {
                 "none".to_owned()
             } else {

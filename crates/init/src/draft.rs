@@ -14,8 +14,6 @@ use crate::items::{ImageKind, ItemColumns};
 pub const TINY_TEXT: &str = "builtin:tiny-sentence";
 /// The image encoder that is built into the program.
 pub const TINY_IMAGE: &str = "builtin:tiny-clip";
-/// A model that reads nothing but ids.
-pub const ID_MODEL: &str = "sasrec";
 
 /// The columns of both files, or the published form that names them.
 #[derive(Clone, Debug)]
@@ -265,13 +263,14 @@ impl Draft<'_> {
     }
 
     fn columns(&self, lines: &mut DraftLines, events: &InteractionColumns, items: Option<&ItemColumns>) {
-        let seen = |survey: &Survey, name: &str| {
-            survey.column(name).map_or(String::new(), |column| found::values(column, survey.rows))
+        let described = |survey: &Survey, name: &str, is_id: bool| {
+            survey.column(name).map_or(String::new(), |column| found::values(column, survey.rows, is_id))
         };
+        let seen = |survey: &Survey, name: &str| described(survey, name, false);
         lines.section("source.columns");
-        lines.comment(&format!("The user's id: {}.", seen(self.of_events, &events.user)));
+        lines.comment(&format!("The user's id: {}.", described(self.of_events, &events.user, true)));
         lines.text("user", &events.user);
-        lines.comment(&format!("The item's id: {}.", seen(self.of_events, &events.item)));
+        lines.comment(&format!("The item's id: {}.", described(self.of_events, &events.item, true)));
         lines.text("item", &events.item);
         if !events.item_separator.is_empty() {
             lines.comment("A cell contains several items, in order.");
@@ -291,7 +290,7 @@ impl Draft<'_> {
         }
         let (Some(items), Some(survey)) = (items, self.of_items) else { return };
         let seen = |name: &str| seen(survey, name);
-        lines.comment(&format!("The id in the items' file: {}.", seen(&items.id)));
+        lines.comment(&format!("The id in the items' file: {}.", described(survey, &items.id, true)));
         lines.text("item_id", &items.id);
         if items.title.is_empty() {
             lines.comment("No column looks like a title.");
@@ -309,7 +308,9 @@ impl Draft<'_> {
             lines.text("text_separator", &items.text_separator);
         }
         if !items.categories.is_empty() {
-            lines.comment("Categories, which some models read (fdsa, difsr, s3rec).");
+            let readers: Vec<&str> =
+                self.models.models().filter(|model| model.reads_categories()).map(ModelType::name).collect();
+            lines.comment(&format!("Categories, which some models read ({}).", readers.join(", ")));
             lines.texts("categories", &items.categories);
         }
         if !items.category_separator.is_empty() {
@@ -401,7 +402,8 @@ impl Draft<'_> {
                 "Items have no text and no image file, so the model reads only ids. These models do: {}.",
                 without.join(", ")
             ));
-            lines.text("name", if self.model.is_empty() { ID_MODEL } else { &self.model });
+            let chosen = self.models.id_model().map_or("", ModelType::name);
+            lines.text("name", if self.model.is_empty() { chosen } else { &self.model });
         } else if !self.model.is_empty() {
             lines.text("name", &self.model);
         }

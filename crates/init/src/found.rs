@@ -33,8 +33,8 @@ pub fn named<'s>(survey: &'s Survey, flag: &'static str, name: &str) -> Result<&
     })
 }
 
-/// Describes the values of a column.
-pub fn values(column: &ColumnSurvey, rows: u64) -> String {
+/// Describes the values of a column, of which texts lose their HTML and ids do not.
+pub fn values(column: &ColumnSurvey, rows: u64, is_id: bool) -> String {
     let mut parts = Vec::new();
     if column.filled < rows {
         parts.push(format!("{} of {} lines have none", count(rows - column.filled), count(rows)));
@@ -45,7 +45,7 @@ pub fn values(column: &ColumnSurvey, rows: u64) -> String {
             column.examples.iter().map(|e| format!("`{e}`")).collect::<Vec<_>>().join(", ")
         ));
     }
-    if column.html > 0 {
+    if column.html > 0 && !is_id {
         parts.push("HTML in it is removed".to_owned());
     }
     parts.join("; ")

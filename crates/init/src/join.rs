@@ -53,7 +53,11 @@ pub struct NamedIds<'n> {
 pub fn may_be_id(column: &ColumnSurvey, rows: u64) -> bool {
     let is_fraction = column.numbers > column.whole;
     let is_text = column.characters > LONGEST_ID || (column.words > WORDS_OF_AN_ID && column.lists == 0);
-    column.filled * 2 >= rows && !is_fraction && !is_text && column.truths == 0 && column.urls * 2 < column.filled
+    column.filled * 2 >= rows
+        && !is_fraction
+        && !is_text
+        && column.truths < column.filled
+        && column.urls * 2 < column.filled
 }
 
 /// The pairs of columns that may hold the same ids, the best first.

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf, absolute};
 
 use anyhow::{Context as _, ensure};
-use mp4sr_artifact::{Downloads, ExtractReport, Items, Layout, Lock, files};
+use mp4sr_artifact::{Downloads, ExtractReport, Items, Layout, Lock, Rejects, files};
 use mp4sr_extract::Encoders;
 use mp4sr_pipeline::config::{Columns, Format, Source};
 use mp4sr_pipeline::{Config, Context, Progress};
@@ -101,6 +101,32 @@ pub struct Editor<'a> {
     pub encoders: &'a mut Encoders,
 }
 
+/// The records without images that are not image files, and a note on each of these.
+fn with_usable_images(records: &[ItemRecord]) -> (Vec<ItemRecord>, Vec<String>) {
+    let (mut usable, mut notes) = (records.to_vec(), Vec::new());
+    for record in &mut usable {
+        let mut number = 0;
+        record.images.retain(|bytes| {
+            number += 1;
+            let read = mp4sr_image::dimensions(bytes);
+            notes.extend(read.as_ref().err().map(|e| format!("image {number} of `{}` cannot be used: {e}", record.id)));
+            read.is_ok()
+        });
+    }
+    (usable, notes)
+}
+
+/// The note on lines or images that were not read, with the first of each reason; `None` if all were read.
+fn unread(rejected: &Rejects, what: &str) -> Option<String> {
+    let reasons = rejected.0.iter().map(|(reason, rejected)| {
+        let first = rejected.examples.first();
+        let place = first
+            .map_or(String::new(), |first| format!(", first in line {} of `{}`", first.line, first.file.display()));
+        format!("{} for: {reason}{place}", rejected.count)
+    });
+    (!rejected.is_empty()).then(|| format!("{} {what}: {}", rejected.total(), reasons.collect::<Vec<_>>().join("; ")))
+}
+
 impl Editor<'_> {
     /// Adds the items of files in the format of the pipeline's `[source]`. The files may hold a whole catalogue: items of the dataset are
     /// skipped.
@@ -110,15 +136,11 @@ impl Editor<'_> {
         let (mut items, read) = read_items(&context.config, paths, &context.progress)?;
         name_outside_files(&mut items, Path::new(&context.config.dataset.data))?;
         let mut notes = Vec::new();
-        let mut note = |count: u64, what: &str, reason: Option<(&str, u64)>| {
-            if count > 0 {
-                let reason = reason.map_or(String::new(), |(reason, _)| format!(", most often: {reason}"));
-                notes.push(format!("{count} {what}{reason}"));
-            }
-        };
-        note(read.repeated, "lines repeat the id of an earlier line and are ignored", None);
-        note(read.rejected.total(), "lines could not be read", read.rejected.most_frequent());
-        note(read.refused_images.total(), "images cannot be used", read.refused_images.most_frequent());
+        if read.repeated > 0 {
+            notes.push(format!("{} lines repeat the id of an earlier line and are ignored", read.repeated));
+        }
+        notes.extend(unread(&read.rejected, "lines could not be read and are not added"));
+        notes.extend(unread(&read.refused_images, "images cannot be used"));
         let in_dataset: HashSet<String> = Items::read(&context.layout.items())?.ids.into_iter().collect();
         let new: Vec<usize> = (0..items.len()).filter(|&row| !in_dataset.contains(&items.ids[row])).collect();
         let known = items.len() - new.len();
@@ -133,16 +155,18 @@ impl Editor<'_> {
     /// Adds records. Their images are stored with them.
     pub fn add_records(&mut self, records: &[ItemRecord]) -> anyhow::Result<Added> {
         expect_addable(&self.context.config)?;
-        match self.store {
+        let (records, notes) = with_usable_images(records);
+        let added = match self.store {
             ItemStore::Folder => {
                 let folder = self.context.layout.new_items().join("images");
-                self.add(&of_records(self.context, records, &folder)?)
+                self.add(&of_records(self.context, &records, &folder)?)
             }
             ItemStore::Postgres(_) => {
                 let folder = tempfile::tempdir()?;
-                self.add(&of_records(self.context, records, folder.path())?)
+                self.add(&of_records(self.context, &records, folder.path())?)
             }
-        }
+        }?;
+        Ok(Added { notes: [notes, added.notes].concat(), ..added })
     }
 
     /// Removes items that were added earlier.
@@ -210,6 +234,7 @@ impl Editor<'_> {
     fn publish(&mut self, items: &Items) -> anyhow::Result<ExtractReport> {
         let layout = &self.context.layout;
         let before = CurrentItems::read(layout)?;
+        remove_stale(layout, &before)?;
         let number = before.generation.as_ref().and_then(|name| name.parse::<u64>().ok()).unwrap_or(0) + 1;
         let generation = (!items.is_empty()).then(|| format!("{number:06}"));
         let mut report = ExtractReport::default();
@@ -286,7 +311,8 @@ fn of_records(context: &Context, records: &[ItemRecord], folder: &Path) -> anyho
     };
     let path = folder.join(format!("records-{}.jsonl", std::process::id()));
     files::write_bytes(&path, lines.as_bytes())?;
-    let read = read_items(&config, std::slice::from_ref(&path), &context.progress);
+    // Warnings about a file that the user has not written would only confuse.
+    let read = read_items(&config, std::slice::from_ref(&path), &Progress::new(true));
     files::remove_if_present(&path)?;
     let (items, read) = read?;
     ensure!(read.rejected.total() == 0, "an item has no id; give every item one");
@@ -302,6 +328,23 @@ fn ending(bytes: &[u8]) -> &'static str {
         [b'R', b'I', b'F', b'F', ..] => "webp",
         _ => "jpg",
     }
+}
+
+/// Removes what a killed process left: temporary files, and generations that are not in use.
+fn remove_stale(layout: &Layout, current: &CurrentItems) -> anyhow::Result<()> {
+    let folder = layout.new_items();
+    if !folder.exists() {
+        return Ok(());
+    }
+    files::remove_leftovers(&folder)?;
+    for path in files::list(&folder)? {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let is_generation = name.len() >= 6 && name.bytes().all(|byte| byte.is_ascii_digit());
+        if is_generation && current.generation.as_deref() != Some(name) {
+            files::remove_dir_if_present(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Rejects models that need id embeddings, and features that do not come from `[extract]`.
@@ -394,6 +437,9 @@ pub fn encode_alone(
     folder: &Path,
 ) -> anyhow::Result<NewItems> {
     expect_addable(&context.config)?;
+    if !item.images.is_empty() {
+        ensure!(context.config.extracted().image, "the model reads no images; give only a text");
+    }
     let items = of_records(context, std::slice::from_ref(item), folder)?;
     let own = Context {
         config: context.config.clone(),

@@ -184,6 +184,13 @@ impl ClcRec {
         data.training.items.iter().for_each(|&item| events[item as usize - 1] += 1);
         let warm = |row: &u32| config.negative_items == Negatives::All || events[*row as usize] >= config.cold_events;
         let pool: Vec<u32> = (0..data.items as u32).filter(warm).collect();
+        if pool.is_empty() {
+            return Err(Error::Msg(format!(
+                "no item has {} training events, and with `model.clcrec.negative_items` = \"warm\" negatives are drawn from such items \
+                 only; lower `model.clcrec.cold_events`",
+                config.cold_events
+            )));
+        }
         let seen: Vec<Vec<u32>> = items_of_users(data);
         for (row, own) in seen.iter().enumerate().filter(|(_, own)| !own.is_empty()) {
             if own.iter().filter(|item| pool.binary_search(item).is_ok()).count() >= pool.len() {
@@ -351,6 +358,10 @@ mod tests {
     use crate::{Modality, Ragged, TrainingSequences};
 
     fn model(config: Config) -> ClcRec {
+        try_model(config).unwrap()
+    }
+
+    fn try_model(config: Config) -> Result<ClcRec> {
         let users: [&[u32]; 3] = [&[3, 1, 3], &[7], &[1, 7, 5]];
         let features = Ragged::new(vec![1.0; 24], 2, &(0..=12).collect::<Vec<_>>()).unwrap();
         let modalities = vec![Modality { name: "text".to_owned(), features }];
@@ -362,7 +373,14 @@ mod tests {
             device: crate::Device::Cpu,
             group: None,
         };
-        ClcRec::new(config, &data, RngKey::new(3)).unwrap()
+        ClcRec::new(config, &data, RngKey::new(3))
+    }
+
+    #[test]
+    fn negatives_need_an_item_that_is_not_cold() {
+        let config = Config { negative_items: Negatives::Warm, cold_events: 3, ..Config::default() };
+        let message = try_model(config).unwrap_err().to_string();
+        assert!(message.contains("no item has 3 training events") && message.contains("cold_events"), "{message}");
     }
 
     #[test]

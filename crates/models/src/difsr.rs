@@ -46,19 +46,6 @@ pub static RECIPE: Recipe = Recipe {
 
 const PHASES: [Phase; 1] = [Phase::of_prefixes(FINETUNE)];
 
-/// How the scores of the sources are combined.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Fusion {
-    /// By a weighted sum, whose weights a small network computes from each source's scores.
-    #[default]
-    Gate,
-    /// By their sum.
-    Sum,
-    /// By a linear map of all scores.
-    Concat,
-}
-
 /// Which keys' scores the fusion sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -104,7 +91,7 @@ pub struct Config {
     /// Whether the embeddings of categories are trained.
     pub category_embedding: CategoryEmbedding,
     /// How the scores of the sources are combined.
-    pub fusion: Fusion,
+    pub fusion: ScoreFusion,
     /// Which keys' scores the fusion sees.
     pub keys: Keys,
     /// Whether the target's attributes are predicted.
@@ -120,7 +107,7 @@ impl Default for Config {
             attributes: Attributes::default(),
             attribute_width: 64,
             category_embedding: CategoryEmbedding::default(),
-            fusion: Fusion::default(),
+            fusion: ScoreFusion::default(),
             keys: Keys::default(),
             predictor: true,
             attribute_weight: 10.0,
@@ -238,9 +225,11 @@ impl DifSr {
             sources.push((part("query")?, part("key")?));
             let (value, output) = (linear("attention.value", d, d)?, linear("attention.output", d, d)?);
             let fusion = match config.fusion {
-                Fusion::Sum => Vec::new(),
-                Fusion::Gate => vec![linear("attention.gate.hidden", n, n)?, linear("attention.gate.score", n, 1)?],
-                Fusion::Concat => vec![linear("attention.concat", sources.len() * n, n)?],
+                ScoreFusion::Sum => Vec::new(),
+                ScoreFusion::Gate => {
+                    vec![linear("attention.gate.hidden", n, n)?, linear("attention.gate.score", n, 1)?]
+                }
+                ScoreFusion::Concat => vec![linear("attention.concat", sources.len() * n, n)?],
             };
             let inner = transformer.feed_forward;
             let (up, down) = (linear("feed_forward.up", d, inner)?, linear("feed_forward.down", inner, d)?);
@@ -419,12 +408,7 @@ impl DifSr {
         keys.push(linear(x, &layer.value.weight, &layer.value.bias)?);
         let mut sources = vec![self.config.attribute_width; attributes.len()];
         sources.extend([d, d]);
-        let fusion = match self.config.fusion {
-            Fusion::Gate => ScoreFusion::Gate,
-            Fusion::Sum => ScoreFusion::Sum,
-            Fusion::Concat => ScoreFusion::Concat,
-        };
-        let sizes = SourceSizes { sources, width: d, heads, max_sequence_length: n, fusion };
+        let sizes = SourceSizes { sources, width: d, heads, max_sequence_length: n, fusion: self.config.fusion };
         let parameters = layer.fusion.iter().flat_map(|map| [&map.weight, &map.bias]);
         let parameters = parameters.map(|var| var.flatten_all()).collect::<Result<Vec<_>>>()?;
         let parameters = if parameters.is_empty() { None } else { Some(Tensor::cat(&parameters, 0)?) };
@@ -615,7 +599,7 @@ mod tests {
     #[test]
     fn a_score_does_not_depend_on_the_rest_of_the_batch() {
         let histories: [&[u32]; 3] = [&[3, 9, 4], &[8], &[10, 5, 20, 1, 1, 2, 7]];
-        for fusion in [Fusion::Gate, Fusion::Sum, Fusion::Concat] {
+        for fusion in [ScoreFusion::Gate, ScoreFusion::Sum, ScoreFusion::Concat] {
             for keys in [Keys::Masked, Keys::Full] {
                 let model = model(Config { fusion, keys, ..Config::default() }, 6);
                 let scorer = model.scorer(&PHASES[0]).unwrap();

@@ -65,17 +65,6 @@ pub enum Variant {
     Separate,
 }
 
-/// The recurrent cell.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Unit {
-    /// A long short-term memory.
-    #[default]
-    Lstm,
-    /// A gated recurrent unit.
-    Gru,
-}
-
 /// `[model.mvrnn]`: hyper-parameters of MV-RNN.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -86,7 +75,7 @@ pub struct Config {
     /// What an item vector is made of, and what is added to the ranking loss.
     pub variant: Variant,
     /// The recurrent cell.
-    pub cell: Unit,
+    pub cell: Cell,
     /// The probability that a view of an occurrence of an item is hidden in training, in `fusion` and `separate`.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub mask: f64,
@@ -103,7 +92,7 @@ impl Default for Config {
         Self {
             width: 64,
             variant: Variant::default(),
-            cell: Unit::default(),
+            cell: Cell::default(),
             mask: 0.3,
             lambda: 0.001,
             max_sequence_length: 50,
@@ -184,7 +173,7 @@ impl MvRnn {
         };
         let mut cells = Vec::new();
         for &(name, w) in parts {
-            let wide = config.cell.kind().gates() * w;
+            let wide = config.cell.gates() * w;
             cells.push(CellMaps {
                 input: p.add(&format!("{name}.input.weight"), &[w, wide], Initial::Uniform(w), key)?,
                 hidden: p.add(&format!("{name}.hidden.weight"), &[w, wide], Initial::Uniform(w), key)?,
@@ -231,7 +220,7 @@ impl MvRnn {
             let own = vectors.narrow(1, from, width)?.contiguous()?;
             from += width;
             let gates = linear(&own, &cell.input, &cell.bias)?;
-            states.push(recurrent(&gates, &cell.hidden, offsets, self.config.cell.kind())?);
+            states.push(recurrent(&gates, &cell.hidden, offsets, self.config.cell)?);
         }
         Tensor::cat(&states, 1)
     }
@@ -292,15 +281,6 @@ impl MvRnn {
             loss = (loss + (own * (self.config.lambda / 2.0))?)?;
         }
         Ok(loss)
-    }
-}
-
-impl Unit {
-    fn kind(self) -> Cell {
-        match self {
-            Self::Lstm => Cell::Lstm,
-            Self::Gru => Cell::Gru,
-        }
     }
 }
 
@@ -418,7 +398,7 @@ mod tests {
 
     #[test]
     fn a_state_does_not_depend_on_the_rest_of_the_batch() {
-        for (variant, cell) in [(Variant::Con, Unit::Lstm), (Variant::Separate, Unit::Gru)] {
+        for (variant, cell) in [(Variant::Con, Cell::Lstm), (Variant::Separate, Cell::Gru)] {
             let model = model(Config { variant, cell, ..Config::default() });
             let scorer = model.scorer(&PHASES[0]).unwrap();
             let histories: [&[u32]; 3] = [&[1, 2, 3], &[5], &[9, 9, 2, 7]];

@@ -80,6 +80,15 @@ impl std::fmt::Display for Precision {
     }
 }
 
+impl std::str::FromStr for Precision {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        let found = [Self::F32, Self::Tf32, Self::Bf16].into_iter().find(|precision| precision.to_string() == name);
+        found.ok_or_else(|| format!("expected \"f32\", \"tf32\" or \"bf16\", found \"{name}\""))
+    }
+}
+
 /// Returns an error with the reason if a device does not support a precision.
 pub fn check_precision(device: ComputeDevice, precision: Precision) -> std::result::Result<(), String> {
     match (device, precision) {

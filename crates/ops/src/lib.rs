@@ -78,6 +78,8 @@ pub use sparse::{SparseEntry, SparseMatrix};
 pub use timing::take_timings;
 
 use candle_core::Tensor;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// The least norm by which cosines divide: `x / max(|x|, 1e-12)`.
 pub const COSINE_EPS: f32 = 1e-12;
@@ -357,11 +359,14 @@ pub fn picked_dot(a: &Tensor, table: &Tensor, picked: &[u32]) -> Result<Tensor> 
 }
 
 /// A recurrent cell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum Cell {
-    /// LSTM, with the blocks input gate, forget gate, candidate and output gate.
+    /// A long short-term memory, with the blocks input gate, forget gate, candidate and output gate.
+    #[default]
     Lstm,
-    /// GRU, with the blocks update gate (which weights the new state), reset gate (which acts before the hidden map) and candidate.
+    /// A gated recurrent unit, with the blocks update gate (which weights the new state), reset gate (which acts before the hidden map) and
+    /// candidate.
     Gru,
 }
 

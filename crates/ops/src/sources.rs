@@ -1,13 +1,17 @@
 use candle_core::{Result, bail};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// How attention combines the scores of several sources into one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum ScoreFusion {
-    /// Their sum.
-    Sum,
-    /// Their weighted sum: a source's weight is the softmax over the sources of relu(S V + c) . v, S being a row of its scores.
+    /// By a weighted sum: a source's weight is the softmax over the sources of relu(S V + c) . v, S being a row of its scores.
+    #[default]
     Gate,
-    /// A linear map of a row of all their scores side by side.
+    /// By their sum.
+    Sum,
+    /// By a linear map of a row of all scores side by side.
     Concat,
 }
 

@@ -8,6 +8,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 pub struct Progress {
     quiet: bool,
     bars: indicatif::MultiProgress,
+    /// Writes one message.
+    write: fn(&str),
 }
 
 impl Progress {
@@ -15,14 +17,21 @@ impl Progress {
     pub fn new(quiet: bool) -> Self {
         let visible = !quiet && std::io::stderr().is_terminal();
         let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        Self { quiet, bars: indicatif::MultiProgress::with_draw_target(target) }
+        // The work continues when standard error is closed.
+        let write = |message: &str| drop(writeln!(std::io::stderr(), "{message}"));
+        Self { quiet, bars: indicatif::MultiProgress::with_draw_target(target), write }
+    }
+
+    /// Passes all messages to `write`, and shows no bars.
+    pub fn to(write: fn(&str)) -> Self {
+        let bars = indicatif::MultiProgress::with_draw_target(ProgressDrawTarget::hidden());
+        Self { quiet: false, bars, write }
     }
 
     /// Prints a line for the user on standard error.
     pub fn log(&self, message: impl AsRef<str>) {
         if !self.quiet {
-            // The work continues when standard error is closed.
-            self.bars.suspend(|| drop(writeln!(std::io::stderr(), "{}", message.as_ref())));
+            self.bars.suspend(|| (self.write)(message.as_ref()));
         }
     }
 

@@ -1,5 +1,9 @@
 //! The order of the stages, and what each needs: one table for the program, studies and tests.
 
+use std::path::PathBuf;
+
+use mp4sr_artifact::Layout;
+
 use crate::Config;
 use crate::config::{ModelCatalog, ModelType};
 
@@ -75,6 +79,16 @@ impl StageName {
     /// The words that start it on the command line, after `mp4sr`.
     pub fn words(self) -> &'static [&'static str] {
         self.row().words
+    }
+
+    /// The folder with the stage's manifest and timing.
+    pub fn folder(self, layout: &Layout) -> PathBuf {
+        match self {
+            Self::Preprocess => layout.dataset(),
+            Self::Extract => layout.features(),
+            Self::Pretrain | Self::Finetune | Self::Evaluate | Self::Recommend => layout.run(),
+            Self::Report => layout.report(),
+        }
     }
 
     /// All stages that bring a pipeline to this one, itself included, in the order in which they run.

@@ -114,7 +114,9 @@ impl Condition {
             let used = used.and_then(|name| self.columns.iter().find(|column| column.name == name.as_str()));
             let position = used.map_or(String::new(), |column| format!(" at character {}", column.position));
             let what = format!("compares {} with {}{position}", side(left, &first), side(right, &second));
-            let found = used.and_then(|column| texts.iter().find(|(name, _)| *name == column.name));
+            let is_text = |name: &str| schema.get(name).is_some_and(DataType::is_string);
+            let found = used.filter(|column| is_text(&column.name));
+            let found = found.and_then(|column| texts.iter().find(|(name, _)| *name == column.name));
             let why = found.map_or(String::new(), |(name, text)| {
                 format!(
                     "; `{name}` is text because of `{}` in line {} of `{}`",

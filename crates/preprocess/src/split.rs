@@ -79,18 +79,36 @@ impl SplitRule {
         *self != Self::LeaveOneOut
     }
 
+    /// The warnings about keys that this split does not read, and about a dataset on which no epoch can be selected.
+    pub fn warnings(&self, preprocess: &Preprocess, sequences: &Sequences) -> Vec<String> {
+        let defaults = Preprocess::default();
+        let name = serde_json::json!(preprocess.split);
+        let is_time = matches!(self, Self::Time { .. });
+        let keys = [
+            ("split_ratio", preprocess.split_ratio != defaults.split_ratio && !matches!(self, Self::Ratio { .. })),
+            ("split_at", !preprocess.split_at.is_empty() && !is_time),
+            ("split_test_at", !preprocess.split_test_at.is_empty() && !is_time),
+        ];
+        let unread = keys.iter().filter(|(_, is_set)| *is_set);
+        let mut warnings: Vec<String> = unread
+            .map(|(key, _)| format!("`preprocess.{key}` is set but not read, because `preprocess.split` is {name}"))
+            .collect();
+        if *self == Self::LeaveOneOut && evaluated_users(sequences).0 == 0 {
+            warnings.push(
+                "no user has three events, so there is no validation target with a history: models that are trained in epochs cannot \
+                 be validated"
+                    .to_owned(),
+            );
+        }
+        warnings
+    }
+
     /// Refuses a split by ratio or time that leaves no user with an event of validation, or of the test, after an earlier event.
     pub fn check(&self, sequences: &Sequences) -> Result<()> {
         if !self.is_stored() || sequences.items.is_empty() {
             return Ok(());
         }
-        let users = 0..sequences.user_count();
-        let (mut validation, mut test) = (0, 0);
-        for (starts, length) in users.map(|user| (sequences.parts_of(user), sequences.of(user).len())) {
-            validation += usize::from(0 < starts.0 && starts.0 < starts.1);
-            test += usize::from(0 < starts.1 && starts.1 < length);
-        }
-        let (part, key) = match (validation, test) {
+        let (part, key) = match evaluated_users(sequences) {
             (0, _) => ("validation part", "split_at"),
             (_, 0) => ("test part", "split_test_at"),
             _ => return Ok(()),
@@ -150,6 +168,17 @@ fn by_ratio(validation: f64, test: f64) -> [Expr; 2] {
         when(is_less_than_one(validation).and(left.gt(lit(1)))).then(lit(1_i64)).otherwise(whole(validation))
     };
     [(count() - test_size() - validation_size()).alias(VALIDATION), (count() - test_size()).alias(TEST)]
+}
+
+/// The numbers of users with a validation target and with a test target, each after an earlier event.
+fn evaluated_users(sequences: &Sequences) -> (usize, usize) {
+    let users = 0..sequences.user_count();
+    let (mut validation, mut test) = (0, 0);
+    for (starts, length) in users.map(|user| (sequences.parts_of(user), sequences.of(user).len())) {
+        validation += usize::from(0 < starts.0 && starts.0 < starts.1);
+        test += usize::from(0 < starts.1 && starts.1 < length);
+    }
+    (validation, test)
 }
 
 #[cfg(test)]

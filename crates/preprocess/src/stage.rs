@@ -277,6 +277,7 @@ fn read(
     let numbering = ItemNumbering { keep_others, order: preprocess.item_order };
     let dataset = Dataset::new(&events, scale, &split, user_ids, item_ids, catalogue, numbering)?;
     drop(events);
+    warnings.extend(split.warnings(preprocess, &dataset.sequences));
     let counted = Counted { interactions: events_read, items: items_read, filters: steps, spread, shares };
     let report = report::new(config, counted, &dataset, table1, warnings);
     report::check(&report)?;

@@ -19,10 +19,10 @@ pub use breakdown::{Breakdown, COLD_EVENTS, UserFacts, UserGroup, breakdowns, ha
 pub use comparison::{
     BOOTSTRAP_ROUNDS, ComparedModel, ComparedValue, Comparison, PairTests, Reference, SIGNIFICANT, SeedRuns,
 };
-pub use list_comparison::{ComparedLists, ListComparison, SeedLists};
+pub use list_comparison::{ComparedLists, ListComparison, SeedLists, lists_note};
 pub use lists::{ItemFacts, ListStatistic, ListStatistics};
 pub use metric::{BadScore, Metric, MetricMeans, means, rank};
 pub use significance::{Interval, Test, mean_and_deviation};
 pub use split::{EvalCase, Split, training_part, training_times};
 pub use store::{OtherSetting, RanksInfo, StoredRanks, WEIGHTS};
-pub use stored_lists::{expect_weights_of_lists, read_lists};
+pub use stored_lists::{StoredLists, expect_weights_of_lists, read_lists};

@@ -3,7 +3,7 @@
 use mp4sr_artifact::{Items, Layout, Result};
 
 use crate::comparison::{UserValues, compare};
-use crate::{ComparedValue, ItemFacts, ListStatistic, ListStatistics, Reference, read_lists};
+use crate::{ComparedValue, ItemFacts, ListStatistic, ListStatistics, Reference, StoredLists, read_lists};
 
 /// The lists of a model, by seed; in each, one list of items (1-based) per user, which is empty if the user has none.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,7 +11,7 @@ pub struct SeedLists {
     /// The name of the model.
     pub name: String,
     /// The lists, by seed.
-    pub lists: Vec<Vec<Vec<u32>>>,
+    pub lists: Vec<StoredLists>,
 }
 
 /// The statistics of a model's lists.
@@ -43,9 +43,32 @@ impl SeedLists {
 
     /// The greatest length that at least one list of every run has.
     fn longest(&self) -> usize {
-        let longest = |lists: &Vec<Vec<u32>>| lists.iter().map(Vec::len).max().unwrap_or(0);
+        let longest = |stored: &StoredLists| stored.lists.iter().map(Vec::len).max().unwrap_or(0);
         self.lists.iter().map(longest).min().unwrap_or(0)
     }
+}
+
+/// The note that the lists of some models were made in another way than those of others; `None` if all were made in the same way.
+pub fn lists_note(models: &[SeedLists]) -> Option<String> {
+    let some = |differs: fn(&StoredLists) -> bool| {
+        let names: Vec<&str> =
+            models.iter().filter(|model| model.lists.iter().any(differs)).map(|model| model.name.as_str()).collect();
+        (!names.is_empty() && names.len() < models.len()).then(|| names.join(", "))
+    };
+    let repeated = some(|lists| lists.repeat_history).map(|names| {
+        format!(
+            "The candidates differ: the lists of {names} have items of the users' histories and the others have none \
+             (`evaluate.seen_items`), so these values are not comparable."
+        )
+    });
+    let before = some(|lists| lists.before_test_item).map(|names| {
+        format!(
+            "The histories differ: those of {names} end before the test item and those of the others do not \
+             (`recommend.before_test_item`), so these values are not comparable."
+        )
+    });
+    let notes: Vec<String> = repeated.into_iter().chain(before).collect();
+    (!notes.is_empty()).then(|| notes.join(" "))
 }
 
 impl ListComparison {
@@ -61,7 +84,7 @@ impl ListComparison {
         let columns = ListStatistic::ALL.map(|statistic| column(models, k, statistic, facts));
         let rows = models.iter().enumerate().map(|(at, model)| {
             let statistics: Option<Vec<_>> =
-                model.lists.iter().map(|lists| ListStatistics::of(lists, k, facts)).collect();
+                model.lists.iter().map(|stored| ListStatistics::of(&stored.lists, k, facts)).collect();
             let statistics = statistics?;
             let values = |column: usize| statistics.iter().map(|statistics| statistics.of_all()[column].1).collect();
             let names = statistics.first()?.of_all().map(|(name, _)| name);
@@ -80,7 +103,7 @@ fn column(models: &[SeedLists], k: usize, statistic: ListStatistic, facts: &Item
     let of_list = |list: &Vec<u32>| statistic.of(&list[..list.len().min(k)], facts);
     let values: Vec<Vec<Vec<Option<f64>>>> = models
         .iter()
-        .map(|model| model.lists.iter().map(|lists| lists.iter().map(of_list).collect()).collect())
+        .map(|model| model.lists.iter().map(|stored| stored.lists.iter().map(of_list).collect()).collect())
         .collect();
     let users = values.iter().flatten().map(Vec::len).min()?;
     let users: Vec<usize> =
@@ -105,8 +128,11 @@ mod tests {
     }
 
     fn model(name: &str, seeds: &[&[&[u32]]]) -> SeedLists {
-        let lists = seeds.iter().map(|lists| lists.iter().map(|list| list.to_vec()).collect()).collect();
-        SeedLists { name: name.to_owned(), lists }
+        let stored = |lists: &&[&[u32]]| StoredLists {
+            lists: lists.iter().map(|list| list.to_vec()).collect(),
+            ..StoredLists::default()
+        };
+        SeedLists { name: name.to_owned(), lists: seeds.iter().map(stored).collect() }
     }
 
     #[test]
@@ -125,6 +151,18 @@ mod tests {
         assert!((own.interval.mean - 5.75).abs() < 1e-12 && (other.interval.mean - 1.5).abs() < 1e-12);
         assert!((own.tests.unwrap().difference + 4.25).abs() < 1e-12, "against the last");
         assert!(other.tests.is_none() && a.of_lists[3].is_none(), "diversity requires features");
+    }
+
+    #[test]
+    fn lists_that_were_made_in_another_way_are_named() {
+        let [mut a, mut b] = ["a", "b"].map(|name| model(name, &[&[&[1]]]));
+        assert_eq!(lists_note(&[a.clone(), b.clone()]), None);
+        a.lists[0].repeat_history = true;
+        let note = lists_note(&[a.clone(), b.clone()]).unwrap();
+        assert!(note.starts_with("The candidates differ: the lists of a have items"), "{note}");
+        b.lists[0] = StoredLists { before_test_item: true, ..a.lists[0].clone() };
+        let note = lists_note(&[a, b]).unwrap();
+        assert!(note.starts_with("The histories differ: those of b end before the test item"), "{note}");
     }
 
     #[test]

@@ -24,9 +24,19 @@ pub fn expect_weights_of_lists(source: Option<&Value>, layout: &Layout, path: &P
     }
 }
 
-/// Reads the lists of a run (`recommendations.parquet`) as item numbers, 1-based: one list for each of `users`, empty if a user has none.
-/// Lists of other weights than the run's are rejected.
-pub fn read_lists(layout: &Layout, items: &Items, users: usize) -> Result<Vec<Vec<u32>>> {
+/// The lists of a run, and how they were made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoredLists {
+    /// Item numbers, 1-based: one list for each user, empty if a user has none.
+    pub lists: Vec<Vec<u32>>,
+    /// Whether the history of a list ends before the user's test item.
+    pub before_test_item: bool,
+    /// Whether a list has an item of its history other than the test item.
+    pub repeat_history: bool,
+}
+
+/// Reads the lists of a run (`recommendations.parquet`) over `users` users. Lists of other weights than the run's are rejected.
+pub fn read_lists(layout: &Layout, items: &Items, users: usize) -> Result<StoredLists> {
     let path = layout.recommendations();
     if !path.exists() {
         let remedy = format!("run `make recommend RUN={}` with the run's own settings", layout.run_name());
@@ -39,11 +49,15 @@ pub fn read_lists(layout: &Layout, items: &Items, users: usize) -> Result<Vec<Ve
         let reason = || Error::unusable(&path, format!("item {id:?} is not in the dataset"), REMEDY);
         numbers.get(id.as_str()).copied().ok_or_else(reason)
     };
-    let mut lists = vec![Vec::new(); users];
-    for (user, ids) in table.take_u32("user")?.into_iter().zip(table.take_texts("items")?) {
-        let row = (user as usize).checked_sub(1).and_then(|row| lists.get_mut(row));
+    let mut read = StoredLists { lists: vec![Vec::new(); users], ..StoredLists::default() };
+    let (histories, targets) = (table.take_texts("history")?, table.take_text("target")?);
+    let rows = table.take_u32("user")?.into_iter().zip(table.take_texts("items")?);
+    for ((user, ids), (history, target)) in rows.zip(histories.iter().zip(&targets)) {
+        let row = (user as usize).checked_sub(1).and_then(|row| read.lists.get_mut(row));
         let row = row.ok_or_else(|| Error::unusable(&path, format!("user {user} is not in the dataset"), REMEDY))?;
         *row = ids.iter().map(number).collect::<Result<_>>()?;
+        read.before_test_item |= !target.is_empty();
+        read.repeat_history |= history.iter().any(|item| item != target && ids.contains(item));
     }
-    Ok(lists)
+    Ok(read)
 }

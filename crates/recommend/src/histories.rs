@@ -251,14 +251,7 @@ fn of_parquet(path: &Path) -> Result<Vec<History>, String> {
         return Ok(histories.into_iter().enumerate().map(history).collect());
     }
     let items = table.take_ids(ITEM).map_err(text)?;
-    let times: Vec<f64> = if table.has(TIME) {
-        let times = table.take_ids(TIME).map_err(text)?;
-        let parsed =
-            times.iter().map(|time| time.parse().map_err(|_| format!("`{TIME}` has `{time}`, expected numbers")));
-        parsed.collect::<Result<_, _>>()?
-    } else {
-        vec![0.0; items.len()]
-    };
+    let times = if table.has(TIME) { table.take_times(TIME).map_err(text)? } else { vec![0.0; items.len()] };
     let events =
         users.unwrap_or_default().into_iter().zip(items).zip(times).map(|((user, item), time)| (user, item, time));
     Ok(of_events(events.collect()))

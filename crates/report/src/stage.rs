@@ -8,7 +8,7 @@ use mp4sr_artifact::{
     Timing, files,
 };
 use mp4sr_pipeline::config::PRETRAIN;
-use mp4sr_pipeline::{Bug, Context, print, run_stage};
+use mp4sr_pipeline::{Bug, Context, STAGES, StageName, print, run_stage};
 use mp4sr_protocol::{
     Comparison, ItemFacts, ListStatistics, Metric, MetricMeans, Reference, SeedRuns, Split, StoredRanks, UserFacts,
     read_lists, training_events,
@@ -224,17 +224,10 @@ impl ReportStage<'_> {
     /// The paths at which the earlier stages leave their timings, in the order of the stages.
     fn timing_files(&self) -> Vec<(&'static str, PathBuf)> {
         let (config, layout) = (&self.context.config, &self.context.layout);
-        let mut stages = vec![
-            ("preprocess", layout.dataset()),
-            ("extract", layout.features()),
-            ("pretrain", layout.run()),
-            ("finetune", layout.run()),
-            ("evaluate", layout.run()),
-            ("recommend", layout.run()),
-        ];
+        let stages = STAGES.iter().filter(|row| row.stage != StageName::Report);
         // A run of this name may have been pre-trained before pre-training was disabled.
-        stages.retain(|(stage, _)| *stage != PRETRAIN || self.context.models.trains(config, PRETRAIN));
-        stages.into_iter().map(|(stage, folder)| (stage, Timing::path(&folder, stage))).collect()
+        let stages = stages.filter(|row| row.name != PRETRAIN || self.context.models.trains(config, PRETRAIN));
+        stages.map(|row| (row.name, Timing::path(&row.stage.folder(layout), row.name))).collect()
     }
 
     /// The items; the URLs of downloaded images are replaced by the paths of their files.
@@ -289,7 +282,7 @@ impl ReportStage<'_> {
                     self.context.progress.log(format!("report: warning: {error}; its lists are left out"));
                     continue;
                 }
-                lists => lists?,
+                stored => stored?.lists,
             };
             let longest = lists.iter().map(Vec::len).max().unwrap_or(0);
             for &k in self.context.config.evaluate.k.iter().filter(|&&k| k <= longest) {

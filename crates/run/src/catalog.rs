@@ -45,6 +45,10 @@ impl ModelType for RecipeEntry {
         self.0.reads.features
     }
 
+    fn reads_categories(&self) -> bool {
+        !self.0.reads.categories.is_empty()
+    }
+
     fn shared_sections(&self) -> &[&'static str] {
         if self.0.reads.transformer { &[TRANSFORMER] } else { &[] }
     }

@@ -1,6 +1,5 @@
 //! The thread that owns a model: it answers waiting requests in batches until all senders are dropped.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Instant;
@@ -247,9 +246,4 @@ impl Engine<'_> {
 /// Sends an answer, and ignores that the client may have disconnected.
 fn send(reply: oneshot::Sender<Result<Answer, ApiError>>, answer: Result<Answer, ApiError>) {
     drop(reply.send(answer));
-}
-
-/// The folder for the temporary files of one request.
-pub fn scratch(context: &Context, id: &str) -> PathBuf {
-    context.layout.new_items().join("scratch").join(id)
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use anyhow::Context as _;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
@@ -12,7 +13,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use base64::Engine as _;
-use mp4sr_artifact::{Downloads, files, json_problem};
+use mp4sr_artifact::{Downloads, json_problem};
 use mp4sr_items::{Editor, ItemRecord};
 use mp4sr_recommend::{Answer, RunCatalogue};
 use mp4sr_store::{ItemStore, StoreError};
@@ -25,7 +26,7 @@ use crate::api::{
     DeleteItemsRequest, DeleteItemsResponse, ItemResponse, ListResponse, ListedItem, NewItem, PutItemsRequest,
     PutItemsResponse, RecommendRequest, SearchQuery, SearchResponse, SimilarRequest, StatusResponse,
 };
-use crate::engine::{Generation, Similar, SimilarTo, Task, scratch};
+use crate::engine::{Generation, Similar, SimilarTo, Task};
 use crate::error::{ApiError, ErrorBody};
 use crate::limits::ITEM_TIME;
 use crate::metrics::{RequestLabels, RouteLabels};
@@ -152,14 +153,14 @@ async fn similar(State(app): Shared, body: std::result::Result<Bytes, BytesRejec
 /// Encodes an item that is not in the catalogue. Requests take turns.
 async fn encoded(app: &Arc<App>, generation: &Arc<Generation>, record: ItemRecord) -> Result<SimilarTo> {
     let permit = app.encoding.clone().acquire_owned().await.map_err(|e| ApiError::internal(&e.to_string()))?;
-    let (generation, encoders, id) = (generation.clone(), app.encoders.clone(), app.request_id());
+    let (generation, encoders) = (generation.clone(), app.encoders.clone());
     let encode = move || {
         // The permit is held until the work is done, even if the client has disconnected.
         let _permit = permit;
-        let (context, folder) = (&generation.context, scratch(&generation.context, &id));
-        let new = encoders.with(context, |own| mp4sr_items::encode_alone(context, own, &record, &folder));
-        let removed = files::remove_dir_if_present(&folder);
-        new.and_then(|new| removed.map(|()| new).map_err(Into::into))
+        // The artifacts may be read-only here.
+        let folder = tempfile::tempdir().context("failed to create a temporary folder")?;
+        let context = &generation.context;
+        encoders.with(context, |own| mp4sr_items::encode_alone(context, own, &record, folder.path()))
     };
     let new = tokio::task::spawn_blocking(encode).await.map_err(|e| ApiError::internal(&e.to_string()))?;
     new.map(|new| SimilarTo::Features(Box::new(new))).map_err(|error| ApiError::refused(format!("{error:#}")))

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Instant, SystemTime};
 
-use mp4sr_pipeline::StageArgs;
 use mp4sr_pipeline::config::ModelCatalog;
+use mp4sr_pipeline::{Context, Progress, StageArgs};
 use mp4sr_store::{ItemStore, StoreError};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, Semaphore};
@@ -119,8 +119,9 @@ impl App {
         *number += 1;
         let (own, next) = (self.clone(), *number);
         let load = move || {
-            let context = Arc::new(own.stage.context(&own.models)?);
-            Generation::start(next, context, &own.options)
+            let progress = Progress::to(|message| log("info", &json!({ "event": "message", "message": message })));
+            let context = Context { progress, ..own.stage.context(&own.models)? };
+            Generation::start(next, Arc::new(context), &own.options)
         };
         let loaded = tokio::task::spawn_blocking(load).await.map_err(anyhow::Error::from).and_then(|loaded| loaded);
         let outcome = if loaded.is_ok() { "swapped" } else { "failed" };

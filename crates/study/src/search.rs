@@ -150,7 +150,7 @@ pub fn search(runner: &Runner, name: &str, grids: &[SearchGrid]) -> anyhow::Resu
     let mut outcomes = Vec::new();
     for (at, run) in runs.iter().enumerate() {
         if failed[at].is_none() {
-            match best_epoch(at, run) {
+            match best_epoch(at, run, &base.config.train.metric) {
                 Ok(found) => outcomes.push(found),
                 Err(error) => failed[at] = Some(format!("{error:#}")),
             }
@@ -190,9 +190,9 @@ pub fn search(runner: &Runner, name: &str, grids: &[SearchGrid]) -> anyhow::Resu
     Ok((text, failed.iter().flatten().count()))
 }
 
-fn best_epoch(at: usize, run: &ResolvedRun) -> anyhow::Result<BestEpoch> {
+/// The best epoch of a run by its own `train.metric`, and its value of `metric`, by which the runs of a search are compared.
+fn best_epoch(at: usize, run: &ResolvedRun, metric: &str) -> anyhow::Result<BestEpoch> {
     let path: PathBuf = run.layout.metrics_log();
-    let metric = &run.config.train.metric;
     anyhow::ensure!(path.exists(), "the model is not trained in epochs; compare its ranks with `make compare`");
     let wrong = |reason: &str| Error::unusable(&path, reason, REMEDY);
     let lines = EpochLine::read(&path, REMEDY)?;

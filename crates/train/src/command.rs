@@ -287,11 +287,8 @@ struct PhaseStart<'a> {
 
 /// The value of `train.precision`, or an error if the device does not support it.
 pub fn precision(config: &config::Config) -> anyhow::Result<Precision> {
-    let precision = match config.train.precision {
-        config::Precision::F32 => Precision::F32,
-        config::Precision::Tf32 => Precision::Tf32,
-        config::Precision::Bf16 => Precision::Bf16,
-    };
+    let precision = config.train.precision.to_string();
+    let precision: Precision = precision.parse().map_err(anyhow::Error::msg).context("train.precision")?;
     let device: ComputeDevice = config.run.device.parse().map_err(anyhow::Error::msg).context("run.device")?;
     let refused =
         |reason| anyhow::anyhow!("train.precision = \"{precision}\": {reason}; use \"f32\", or a GPU in `run.device`");

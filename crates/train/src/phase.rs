@@ -135,7 +135,10 @@ pub enum TrainError {
     #[error(transparent)]
     Rank(#[from] RankError),
     /// There is no sample to train on.
-    #[error("no training data: no user has two events in the training part; keep longer sequences")]
+    #[error(
+        "no training data: no user has two events in the training part; keep longer sequences, or all items \
+             (`pretrain.items`)"
+    )]
     NoSamples,
     /// Another process of the group has failed and reports why.
     #[error("another process has failed")]

@@ -130,9 +130,10 @@ fn ids(path: &Path, column: &str, count: u32) -> anyhow::Result<IndexSet<String>
     }
     ensure!(
         found.len() >= count as usize,
-        "`{}` has no id for the number {}, which the interactions use",
+        "`{}` has ids for the numbers up to {} only, and the interactions use numbers up to {}",
         path.display(),
-        found.len()
+        found.len().saturating_sub(1),
+        count.saturating_sub(1)
     );
     let mut ids = IndexSet::with_capacity(found.len());
     for (at, id) in found.into_iter().enumerate() {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail, ensure};
 use indexmap::IndexSet;
 use mp4sr_artifact::{FeatureType, Features, Items, Layout, Sequences, files};
-use mp4sr_pipeline::config::ModelCatalog;
+use mp4sr_pipeline::config::{ModelCatalog, ModelType};
 use mp4sr_pipeline::{Bug, Config, Progress, StageArgs};
 use serde_json::{Map, Value, json};
 
@@ -133,7 +133,7 @@ pub fn write(
         files::write_bytes(&made.join("interactions.jsonl"), events(&read.interactions, clock, &division)?.as_bytes())?;
         let items: Vec<String> = read.items.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
         files::write_bytes(&made.join("items.jsonl"), (items.join("\n") + "\n").as_bytes())?;
-        let pipeline = pipeline(&name, &ImportPaths::of(args), &read, clock, &division);
+        let pipeline = pipeline(&name, &ImportPaths::of(args), &read, clock, &division, models);
         Config::parse(&pipeline, "the pipeline of the import", &[], models)?;
         files::write_bytes(&made.join("pipeline.toml"), pipeline.as_bytes())?;
         Ok(json!({ "form": format, "dataset": name, "program": env!("CARGO_PKG_VERSION") }))
@@ -284,7 +284,14 @@ impl ImportPaths {
     }
 }
 
-fn pipeline(name: &str, paths: &ImportPaths, read: &Imported, clock: ImportClock, division: &Division) -> String {
+fn pipeline(
+    name: &str,
+    paths: &ImportPaths,
+    read: &Imported,
+    clock: ImportClock,
+    division: &Division,
+    models: &ModelCatalog,
+) -> String {
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
     let has = |of: &dyn Fn(&ImportedItem) -> bool| read.items.iter().any(of);
     let mut text = format!(
@@ -340,7 +347,12 @@ fn pipeline(name: &str, paths: &ImportPaths, read: &Imported, clock: ImportClock
     } else if has(&|item| !item.title.is_empty() || !item.sentences.is_empty() || !item.texts.is_empty()) {
         text += "modalities = [{ name = \"text\" }]\n";
     } else {
-        text += "# The data has neither text nor features, so the model reads only ids.\nname = \"sasrec\"\n";
+        let model = models.id_model().map_or("", ModelType::name);
+        let _ = writeln!(
+            text,
+            "# The data has neither text nor features, so the model reads only ids.\nname = {}",
+            quoted(model)
+        );
     }
     text
 }

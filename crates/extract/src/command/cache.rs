@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Subcommand;
 use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 use mp4sr_artifact::Layout;
-use mp4sr_pipeline::{ARTIFACTS_VARIABLE, DEFAULT_ARTIFACTS, artifacts_folder, print};
+use mp4sr_pipeline::{ARTIFACTS_VARIABLE, DEFAULT_ARTIFACTS, artifacts_folder, print, text};
 
 use crate::cache::{EncoderShare, merge, prune, shares};
 
@@ -87,7 +87,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         Command::Prune { unused_days } => {
             let (removed, freed) = prune(&root, Duration::from_secs(unused_days.saturating_mul(DAY)))?;
             let names: Vec<String> = removed.iter().map(|share| format!("removed {}\n", title(share))).collect();
-            print(&format!("{}{} freed\n", names.concat(), size(freed)))
+            print(&format!("{}{} freed\n", names.concat(), text::bytes(freed)))
         }
     }
 }
@@ -98,10 +98,10 @@ fn table(shares: &[EncoderShare]) -> Table {
     for share in shares {
         let width = share.about.as_ref().map_or(String::new(), |about| about.width.to_string());
         let idle = format!("{} days ago", share.idle.as_secs() / DAY);
-        table.add_row([title(share), width, share.shards.to_string(), size(share.bytes), idle]);
+        table.add_row([title(share), width, share.shards.to_string(), text::bytes(share.bytes), idle]);
     }
     let total = shares.iter().map(|share| share.bytes).sum();
-    table.add_row(["all".to_owned(), String::new(), String::new(), size(total), String::new()]);
+    table.add_row(["all".to_owned(), String::new(), String::new(), text::bytes(total), String::new()]);
     table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
     table
 }
@@ -111,8 +111,4 @@ fn title(share: &EncoderShare) -> String {
         Some(about) => format!("{} ({})", about.model, about.content),
         None => share.folder.display().to_string(),
     }
-}
-
-fn size(bytes: u64) -> String {
-    format!("{:.1} MB", bytes as f64 / 1e6)
 }

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use mp4sr_artifact::{ExtractReport, Items, files};
 use mp4sr_ops::ComputeDevice;
 use mp4sr_pipeline::Context;
-use mp4sr_pipeline::config::{Extract, Extracted, Precision};
+use mp4sr_pipeline::config::{Extract, Extracted};
 
 use super::image_files::ImageFiles;
 use super::image_words::Dictionary;
@@ -115,11 +115,8 @@ impl Encoders {
 /// The device that the configuration sets for encoders. Fails if the machine does not have it, or the device lacks the precision.
 pub fn encoder_device(context: &Context) -> anyhow::Result<EncoderDevice> {
     let device: ComputeDevice = context.config.run.device.parse().map_err(anyhow::Error::msg).context("run.device")?;
-    let precision = match context.config.extract.precision {
-        Precision::F32 => mp4sr_ops::Precision::F32,
-        Precision::Tf32 => mp4sr_ops::Precision::Tf32,
-        Precision::Bf16 => mp4sr_ops::Precision::Bf16,
-    };
+    let precision = context.config.extract.precision.to_string();
+    let precision = precision.parse().map_err(anyhow::Error::msg).context("extract.precision")?;
     Ok(EncoderDevice::open(device, precision)?)
 }
 

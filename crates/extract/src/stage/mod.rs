@@ -16,10 +16,10 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use mp4sr_artifact::{
-    EncoderWork, ExtractReport, FeatureType, Features, Fingerprint, Items, Layout, Lock, RowsHeader, Stage, VectorKey,
-    files, vector_key,
+    EncoderWork, ExtractReport, Features, Fingerprint, Items, Layout, Lock, RowsHeader, Stage, VectorKey, files,
+    vector_key,
 };
-use mp4sr_pipeline::config::{ImageFeatures, Storage};
+use mp4sr_pipeline::config::ImageFeatures;
 use mp4sr_pipeline::{Context, Shard, run_stage};
 use serde_json::json;
 
@@ -278,11 +278,7 @@ impl Extraction<'_> {
             Some(*rows)
         }));
         let settings = &self.context.config.extract;
-        let kind = match settings.storage {
-            Storage::F16 => FeatureType::F16,
-            Storage::Bf16 => FeatureType::Bf16,
-            Storage::F32 => FeatureType::F32,
-        };
+        let kind = settings.storage;
         let rows = || keys.iter().flatten().filter_map(|key| encoded.vectors.get(*key));
         if rows().count() != keys.iter().map(Vec::len).sum::<usize>() {
             return Err(Error::Missing { path: path.to_owned() });

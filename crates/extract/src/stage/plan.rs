@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use mp4sr_artifact::{Fingerprint, Manifest, Stage, StageSettings, Status, files};
 use mp4sr_pipeline::Context;
-use mp4sr_pipeline::config::{Extract, Extracted, ImageFeatures, Precision};
+use mp4sr_pipeline::config::{Extract, Extracted, ImageFeatures};
 use serde_json::{Value, json};
 
 use super::image_files::ImageFiles;
@@ -101,20 +101,15 @@ pub(super) fn earlier_stage(
     let record = context.layout.features().join(format!("{NAME}.manifest.json"));
     let earlier: Option<Manifest> = files::read(&record).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     // The settings are compared first, so that encoders are not opened for settings that have never run.
-    let settings = json!(context.config.extract);
-    let recorded = |manifest: &Manifest| {
+    let settings = StageSettings::new(json!(context.config.extract), json!(Extract::default()));
+    let is_of_these = |manifest: &Manifest| {
         let mut recorded = manifest.settings["extract"].clone();
-        // Earlier releases computed in f32 and did not record it.
-        if recorded.is_object() && recorded.get("precision").is_none() {
-            recorded["precision"] = json!(Precision::default());
-        }
         // The audio encoder does not affect the features of texts and images.
         if recorded.is_object() {
             recorded["audio"] = json!(context.config.extract.audio);
         }
-        recorded
+        settings.changed_since(&recorded).is_none()
     };
-    let is_of_these = |manifest: &Manifest| recorded(manifest) == settings;
     if !earlier.as_ref().is_some_and(is_of_these) {
         return Ok(None);
     }

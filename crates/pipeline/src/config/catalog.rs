@@ -42,6 +42,8 @@ pub trait ModelType: Debug + Send + Sync {
     fn summary(&self) -> &str;
     /// Whether the model reads the features of `model.modalities`.
     fn reads_features(&self) -> bool;
+    /// Whether a setting of the model makes it read the categories of items.
+    fn reads_categories(&self) -> bool;
     /// The shared sections that the model reads.
     fn shared_sections(&self) -> &[&'static str];
     /// The model's own section.
@@ -112,6 +114,11 @@ impl ModelCatalog {
     /// A model by name.
     pub fn model(&self, name: &str) -> Option<&dyn ModelType> {
         self.models().find(|model| model.name() == name)
+    }
+
+    /// The model for data without texts and images: the first one that reads sequences of ids alone.
+    pub fn id_model(&self) -> Option<&dyn ModelType> {
+        self.models().find(|model| !model.reads_features() && !model.shared_sections().is_empty())
     }
 
     pub(super) fn shared(&self) -> &[SharedSection] {

@@ -1,5 +1,6 @@
 use std::path::Path;
 
+use mp4sr_artifact::FeatureType;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -8,25 +9,12 @@ use super::Precision;
 /// The prefix of the name of an encoder that is built into the program.
 pub const BUILTIN: &str = "builtin:";
 
-/// How feature values are stored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Storage {
-    /// IEEE half precision, 2 bytes per value.
-    #[default]
-    F16,
-    /// bfloat16, 2 bytes per value.
-    Bf16,
-    /// Single precision, 4 bytes per value.
-    F32,
-}
-
 /// `[extract]`: how the encoders of sentences, images and sounds compute and store features.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Extract {
     /// How feature values are stored.
-    pub storage: Storage,
+    pub storage: FeatureType,
     /// The precision of the encoders' matrix products. `tf32` and `bf16` are faster and change the vectors slightly.
     pub precision: Precision,
     /// How sentences are converted to vectors.

@@ -19,7 +19,7 @@ pub use dataset::{
 };
 pub use download::{Download, RawFile};
 pub use evaluation::{Evaluate, SeenItems};
-pub use extract::{AudioExtract, BUILTIN, Extract, Extracted, ImageExtract, ImageFeatures, Storage, TextExtract};
+pub use extract::{AudioExtract, BUILTIN, Extract, Extracted, ImageExtract, ImageFeatures, TextExtract};
 pub use model::{Modality, Model};
 pub use renamed::RenamedKey;
 pub use results::{Recommend, Report};

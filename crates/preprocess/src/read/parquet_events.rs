@@ -164,9 +164,13 @@ pub fn for_each(
             clock(path, &schema, columns.time)?.alias(time)
         },
     ];
-    // NaN counts as a missing value. In polars it is greater than every number.
+    // NaN and blank text count as missing values, as in files of text. In polars, NaN is greater than every number.
     let named = |name: &String| match schema.get(name.as_str()) {
         Some(kind) if kind.is_float() => col(name.as_str()).fill_nan(lit(NULL)),
+        Some(DataType::String) => {
+            let text = col(name.as_str()).str().strip_chars(lit(NULL));
+            when(text.clone().eq(lit(""))).then(lit(NULL)).otherwise(text).alias(name.as_str())
+        }
         _ => col(name.as_str()),
     };
     wanted.extend(columns.named.iter().map(named));

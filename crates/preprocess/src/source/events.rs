@@ -493,7 +493,8 @@ impl EventSink<'_> {
     }
 
     fn finish(mut self) -> Result<HeldEvents> {
-        if self.spill.is_some() && self.count > 0 {
+        // The last chunk of a file may just have been written.
+        if self.spill.is_some() && self.times.len() > 0 {
             self.spill_all()?;
         }
         let digits = self.times.digits();

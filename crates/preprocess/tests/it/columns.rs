@@ -168,6 +168,34 @@ fn write_parquet<const N: usize>(project: &Project, name: &str, columns: [(&str,
     project.write_raw(name, bytes);
 }
 
+#[test]
+fn a_condition_on_parquet_has_one_meaning_under_every_limit_of_memory() {
+    let project = table("e.parquet");
+    // One batch of rows is beyond the limit, so that nothing is left to write after the last one.
+    let texts = |text: &dyn Fn(i64) -> String| -> ArrayRef {
+        Arc::new((0..6000).map(|n| Some(text(n))).collect::<StringArray>())
+    };
+    let columns = [
+        ("user_id", texts(&|n| format!("u{}", n % 200))),
+        ("item_id", texts(&|n| format!("i{}", n * 7 % 50))),
+        ("timestamp", Arc::new((0..6000).map(|n| Some(1_500_000_000 + n)).collect::<Int64Array>()) as ArrayRef),
+        ("rating", Arc::new((0..6000).map(|n| Some(n % 5 + 1)).collect::<Int64Array>()) as ArrayRef),
+        // Blank text is a missing value, as in other files.
+        ("verified", texts(&|n| if n % 2 == 0 { " ".to_owned() } else { "yes".to_owned() })),
+    ];
+    write_parquet(&project, "e.parquet", columns);
+    let kept = |keys: &[&str]| {
+        let keys: Vec<&str> = keys.iter().flat_map(|key| ["--set", key]).collect();
+        project.run_stderr("preprocess", &keys);
+        let dataset = dataset_of(&project);
+        (dataset.report.filters[0].events, dataset.sequences)
+    };
+    let condition = "preprocess.where=rating >= 3 AND verified IS NOT NULL";
+    let (in_memory, on_disk) = (kept(&[condition]), kept(&[condition, "preprocess.memory=1MiB"]));
+    assert_eq!(in_memory.0, 1800);
+    assert_eq!(in_memory, on_disk);
+}
+
 fn parquet_of(user: ArrayRef, item: ArrayRef, time: ArrayRef) -> Project {
     let project = table("e.parquet");
     write_parquet(&project, "e.parquet", [("user_id", user), ("item_id", item), ("timestamp", time)]);

@@ -68,6 +68,10 @@ fn a_split_that_leaves_nobody_to_evaluate_is_refused() {
     assert!(late.contains("no user with an event in the validation part") && late.contains("00:00:40Z"), "{late}");
     let late = refused(&["preprocess.split=time", "preprocess.split_at=15", "preprocess.split_test_at=60"]);
     assert!(late.contains("no user with an event in the test part") && late.contains("split_test_at"), "{late}");
+    // Leave-one-out needs no time and three events for validation.
+    let reported = shop.run_stderr("preprocess", &["--set", "preprocess.split_at=50"]);
+    assert!(reported.contains("`preprocess.split_at` is set but not read"), "{reported}");
+    assert!(reported.contains("no user has three events"), "{reported}");
 }
 
 #[test]

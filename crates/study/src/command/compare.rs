@@ -3,7 +3,9 @@
 use mp4sr_artifact::{Items, Layout, Sequences};
 use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{Context, StageArgs, print};
-use mp4sr_protocol::{Comparison, ItemFacts, ListComparison, Metric, Reference, SeedLists, SeedRuns, Split};
+use mp4sr_protocol::{
+    Comparison, ItemFacts, ListComparison, Metric, Reference, SeedLists, SeedRuns, Split, lists_note,
+};
 use std::sync::Arc;
 
 use crate::comparison_text::{NO_K, details, left_out, list_details, lists_markdown, markdown};
@@ -46,6 +48,10 @@ pub fn run(args: Args, catalog: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     for text in &runs {
         let (name, members) = text.split_once('=').unwrap_or((text, text));
         let members: Vec<&str> = members.split(',').collect();
+        anyhow::ensure!(
+            !name.is_empty() && !members.contains(&""),
+            "`{text}` lacks a name; expected a run, or `NAME=RUN,RUN,...`"
+        );
         for (at, run) in members.iter().enumerate() {
             anyhow::ensure!(!members[..at].contains(run), "`{text}` names the run `{run}` twice; name each run once");
         }
@@ -84,7 +90,7 @@ fn compare_lists(
     let facts = ItemFacts::read(sequences, &config.feature_files(layout))?;
     let compared = ListComparison::all(&models, &config.evaluate.k, &facts);
     anyhow::ensure!(!compared.is_empty(), NO_K);
-    if let Some(note) = left_out(&compared, &config.evaluate.k) {
+    for note in left_out(&compared, &config.evaluate.k).into_iter().chain(lists_note(&models)) {
         context.progress.log(format!("compare: warning: {note}"));
     }
     print(&if csv { list_details(&compared).csv()? } else { lists_markdown(&compared, "run") })
