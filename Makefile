@@ -87,7 +87,7 @@ compare: build ## Compare evaluated runs, with tests of their differences
 
 # GRID="a.b=1,2 c.d=x,y"   the grid, each combination a run; by default, the grid of MODEL, or of the pipeline's model
 # NAME=name                the name of the search
-search: build ## Train a grid of settings and sort the runs by the validation split
+search: build ## Train a grid of settings and sort the runs by their validation metric
 	@$(MP4SR) search $(FLAGS) $(if $(MODEL),--set 'model.name="$(MODEL)"') $(if $(GRID),--grids $(call quoted,$(GRID))) \
 	    $(if $(NAME),--name $(call quoted,$(NAME))) \
 	    $(if $(JOBS),--jobs $(JOBS))

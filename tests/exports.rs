@@ -9,7 +9,7 @@ use std::process::Command;
 
 use mp4sr_artifact::{Features, Items, Sequences, Table, TimeKind, Users, files};
 use mp4sr_pipeline::config::ModelType;
-use mp4sr_protocol::{EvalCase, Split, training_part};
+use mp4sr_protocol::{EvalCase, Split, training_items};
 use mp4sr_run::model_catalog;
 use mp4sr_tests::{Project, command, root, stderr_of};
 use safetensors::SafeTensors;
@@ -292,7 +292,7 @@ fn a_dataset_round_trips_whatever_its_split() {
     }
 }
 
-/// Times from 1970, positions in place of times, and parts that leave-one-out would also give.
+/// Times from 1970, positions in place of times, and sets that leave-one-out would also give.
 #[test]
 fn times_of_any_kind_round_trip() {
     for (key, times) in [
@@ -385,7 +385,7 @@ fn image_features(world: &Project) -> String {
     names.find_map(|name| encoder(&name)).unwrap()
 }
 
-/// RecBole itself, and a script that reads as MMRec does, must see the same events, parts and features.
+/// RecBole itself, and a script that reads as MMRec does, must see the same events, sets and features.
 fn programs_read(world: &World, out: &Path) {
     let World { sequences, items, users, .. } = world;
     let named = |user: usize, item: u32| (users.ids[user].clone(), items.ids[item as usize - 1].clone());
@@ -395,7 +395,7 @@ fn programs_read(world: &World, out: &Path) {
             (found["users"].as_u64(), found["items"].as_u64(), found["events"].as_u64()),
             (Some(60), Some(items.len() as u64), Some(sequences.items.len() as u64))
         );
-        let part = |start: &dyn Fn(usize) -> (usize, usize)| {
+        let set = |start: &dyn Fn(usize) -> (usize, usize)| {
             let mut rows = Vec::new();
             for user in 0..users.ids.len() {
                 let (start, end) = start(user);
@@ -404,9 +404,9 @@ fn programs_read(world: &World, out: &Path) {
             rows.sort();
             json!(rows)
         };
-        assert_eq!(found["train"], part(&|user| (0, sequences.parts_of(user).0)));
-        assert_eq!(found["valid"], part(&|user| sequences.parts_of(user)));
-        assert_eq!(found["test"], part(&|user| (sequences.parts_of(user).1, sequences.of(user).len())));
+        assert_eq!(found["train"], set(&|user| (0, sequences.parts_of(user).0)));
+        assert_eq!(found["valid"], set(&|user| sequences.parts_of(user)));
+        assert_eq!(found["test"], set(&|user| (sequences.parts_of(user).1, sequences.of(user).len())));
         // An item with one row has that row; an item without rows has the zeros with which RecBole pads.
         let (offsets, bits) = &world.features["image"];
         let width = bits.len() / *offsets.last().unwrap() as usize;
@@ -425,16 +425,16 @@ fn programs_read(world: &World, out: &Path) {
     if let Some(printed) = python("mmrec_reads.py", "pandas, numpy, yaml", &[&out.join("mmrec/a")], &[]) {
         let found = found(&printed);
         assert_eq!((&found["userID"], &found["itemID"]), (&json!(users.ids), &json!(items.ids)));
-        let part = |range: &dyn Fn(usize) -> (usize, usize)| {
+        let set = |range: &dyn Fn(usize) -> (usize, usize)| {
             let rows = (0..users.ids.len()).flat_map(|user| {
                 let (start, end) = range(user);
                 sequences.of(user)[start..end].iter().map(move |&item| [user, item as usize - 1])
             });
             json!(rows.collect::<Vec<_>>())
         };
-        assert_eq!(found["train"], part(&|user| (0, training_part(sequences, user).len())));
-        assert_eq!(found["valid"], part(&|user| sequences.parts_of(user)));
-        assert_eq!(found["test"], part(&|user| (sequences.parts_of(user).1, sequences.of(user).len())));
+        assert_eq!(found["train"], set(&|user| (0, training_items(sequences, user).len())));
+        assert_eq!(found["valid"], set(&|user| sequences.parts_of(user)));
+        assert_eq!(found["test"], set(&|user| (sequences.parts_of(user).1, sequences.of(user).len())));
         assert_eq!(found["text"][0], json!(items.len()));
     }
 }
@@ -495,7 +495,7 @@ fn datasets_of_recbole_are_imported() {
 }
 
 #[test]
-fn parts_and_lists_of_recbole_become_parts_and_sequences() {
+fn sets_and_lists_of_recbole_become_sets_and_sequences() {
     let world = Project::new("x", "");
     let header = "session_id:token\titem_id_list:token_seq\titem_id:token\n";
     world.write_raw("d.train.inter", format!("{header}s1\ta\tb\ns1\ta b\tc\ns2\tc\ta\ns3\ta\tb\n"));
@@ -534,10 +534,10 @@ fn datasets_of_mmrec_are_imported() {
     let own = World::read(&artifacts.join("baby"), &[("text", "mmrec")]);
     assert_eq!((&own.users.ids[0], &own.items.ids[2], own.items.len()), (&"AIX".to_owned(), &"0\"3".to_owned(), 5));
     assert_eq!(own.sequences.of(0), [3, 2, 4, 1], "training by time, then validation, then test");
-    assert_eq!(training_part(&own.sequences, 0), [3, 2]);
+    assert_eq!(training_items(&own.sequences, 0), [3, 2]);
     assert_eq!(EvalCase::of(&own.sequences, 0, Split::Validation).unwrap().target, 4);
     assert_eq!(EvalCase::of(&own.sequences, 0, Split::Test).unwrap().target, 1);
-    assert_eq!(training_part(&own.sequences, 1), [4, 3, 1]);
+    assert_eq!(training_items(&own.sequences, 1), [4, 3, 1]);
     let expected: Vec<u32> = (0..10).map(|at| ((f64::from(at) / 3.0) as f32).to_bits()).collect();
     assert_eq!(own.features["text"], ((0..=5).collect(), expected));
     assert!(run_imported(&pipeline, &artifacts).contains("| mp4sr | test "));
@@ -563,7 +563,7 @@ fn folders_that_cannot_be_imported_are_refused_by_file_and_line() {
         ("recbole", &[("a.inter", typed), ("b.inter", typed)], "has 2 files of interactions"),
         ("recbole", &[("a.inter", "user_id\titem_id\n1\t2\n")], "has no type"),
         ("recbole", &[("a.inter", &format!("{typed}1\t2\n"))], "line 2: 2 columns separated by tabs, expected 3"),
-        ("recbole", &[("a.train.inter", typed), ("a.test.inter", typed)], "0 files of the part `valid`"),
+        ("recbole", &[("a.train.inter", typed), ("a.test.inter", typed)], "0 files of the `valid` set"),
     ];
     for (format, content, part) in cases {
         let world = Project::new("x", "");

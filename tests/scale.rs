@@ -1,4 +1,4 @@
-//! Stages that run in parts, in several processes, and on machines without a shared file system. `make test` builds the program first.
+//! Stages that run in shards, in several processes, and on machines without a shared file system. `make test` builds the program first.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "a test says what it skips")]
@@ -79,32 +79,32 @@ fn expect_assembled(world: &Project, expected: &[(String, Vec<u8>)]) {
     assert!(features(world) == expected, "the features are not those of one process");
     let shards = world.path("a/shards");
     let left = if shards.exists() { files::list(&shards).unwrap() } else { Vec::new() };
-    assert!(left.iter().all(|path| !path.is_dir()), "nothing is left of parts");
+    assert!(left.iter().all(|path| !path.is_dir()), "nothing is left of shards");
 }
 
 #[test]
-fn parts_of_an_extraction_give_the_features_of_one_process_whoever_was_killed() {
+fn shards_of_an_extraction_give_the_features_of_one_process_whoever_was_killed() {
     let (world, expected) = world_to_extract();
     for delay in [0, 20, 60, 150] {
-        let mut part = world.command("extract", &["--shard", "2/3"]);
-        let mut part = part.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut shard = world.command("extract", &["--shard", "2/3"]);
+        let mut shard = shard.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(delay));
-        part.kill().unwrap();
-        part.wait().unwrap();
+        shard.kill().unwrap();
+        shard.wait().unwrap();
     }
-    let parts: Vec<_> = ["1/3", "2/3", "3/3"]
+    let shards: Vec<_> = ["1/3", "2/3", "3/3"]
         .into_iter()
-        .map(|part| world.command("extract", &["--shard", part]).stderr(Stdio::piped()).spawn().unwrap())
+        .map(|shard| world.command("extract", &["--shard", shard]).stderr(Stdio::piped()).spawn().unwrap())
         .collect();
-    for part in parts {
-        let output = part.wait_with_output().unwrap();
+    for shard in shards {
+        let output = shard.wait_with_output().unwrap();
         assert!(output.status.success(), "{}", stderr_of(&output));
     }
-    assert!(!world.path("a/features").exists(), "parts write no features");
+    assert!(!world.path("a/features").exists(), "shards write no features");
     expect_assembled(&world, &expected);
     let refused = world.output("extract", &["--shard", "4/3"]);
     assert!(
-        !refused.status.success() && stderr_of(&refused).contains("part 4 of 3 does not exist"),
+        !refused.status.success() && stderr_of(&refused).contains("shard 4 of 3 does not exist"),
         "{}",
         stderr_of(&refused)
     );
@@ -119,7 +119,7 @@ fn written_by(process: &str) -> Option<u64> {
     counts.lines().find_map(|line| line.strip_prefix("wchar: ")?.parse().ok())
 }
 
-/// The command that runs a stage in three parts at once and merges them; `None` if GNU parallel is not installed.
+/// The command that runs three shards of a stage at once and merges them; `None` if GNU parallel is not installed.
 fn parallel(world: &Project, stage: &str) -> Option<Command> {
     if !Command::new("parallel").arg("--version").output().is_ok_and(|output| output.status.success()) {
         println!("skipped: GNU parallel is not installed");
@@ -139,28 +139,28 @@ fn succeed(mut command: Command) -> String {
 }
 
 #[test]
-fn parallel_runs_the_parts_and_puts_them_together() {
+fn parallel_runs_the_shards_and_merges_them() {
     let (world, expected) = world_to_extract();
     let Some(extract) = parallel(&world, "extract") else { return };
     let reported = succeed(extract);
-    assert!(reported.contains("the vectors of part 3/3") && reported.contains("computed 0 of"), "{reported}");
+    assert!(reported.contains("the vectors of shard 3/3") && reported.contains("computed 0 of"), "{reported}");
     assert_eq!(features(&world), expected);
     world.run("run", &["--until", "finetune"]);
     for stage in ["evaluate", "recommend"] {
         let reported = succeed(parallel(&world, stage).unwrap());
-        assert!(reported.contains("merged 3 parts"), "{reported}");
+        assert!(reported.contains("merged 3 shards"), "{reported}");
     }
 }
 
 #[test]
-fn parallel_completes_an_extraction_of_which_a_part_was_killed_while_it_ran() {
+fn parallel_completes_an_extraction_of_which_a_shard_was_killed_while_it_ran() {
     let (world, expected) = large_world_to_extract(18_000);
     let Some(mut killed) = parallel(&world, "extract") else { return };
-    // The encoders are found in the working folder and not copied, so that vectors are all that a part writes.
+    // The encoders are found in the working folder and not copied, so that vectors are all that a shard writes.
     std::os::unix::fs::symlink(root().canonicalize().unwrap().join("data"), world.folder().join("data")).unwrap();
-    // Every part writes the number of its process into a file.
-    world.write("part.sh", "#!/bin/sh\necho $$ > \"${3%/*}.process\"\nexec \"$PROGRAM\" \"$@\"\n");
-    let wrapper = world.folder().join("part.sh");
+    // Every shard writes the number of its process into a file.
+    world.write("shard.sh", "#!/bin/sh\necho $$ > \"${3%/*}.process\"\nexec \"$PROGRAM\" \"$@\"\n");
+    let wrapper = world.folder().join("shard.sh");
     std::fs::set_permissions(&wrapper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     killed.env("MP4SR", &wrapper).env("PROGRAM", program("mp4sr")).stderr(Stdio::null()).stdout(Stdio::null());
     let mut killed = killed.spawn().unwrap();
@@ -174,7 +174,7 @@ fn parallel_completes_an_extraction_of_which_a_part_was_killed_while_it_ran() {
         let is_due = |written: u64| !victims.is_empty() || written > 1_000_000;
         if !process.is_empty() && !victims.contains(&process) && written_by(&process).is_some_and(is_due) {
             let sent = Command::new("kill").args(["-9", &process]).status().unwrap();
-            assert!(sent.success(), "part 2 has ended before it could be killed");
+            assert!(sent.success(), "shard 2 has ended before it could be killed");
             victims.push(process);
         }
         std::thread::sleep(Duration::from_millis(2));
@@ -182,13 +182,13 @@ fn parallel_completes_an_extraction_of_which_a_part_was_killed_while_it_ran() {
     assert!(!victims.is_empty() && !status.success(), "{victims:?} were killed: {status}");
     assert!(!world.path("a/features").exists());
     let reported = succeed(parallel(&world, "extract").unwrap());
-    assert!(reported.contains("the vectors of part 2/3") && reported.contains("computed 0 of"), "{reported}");
+    assert!(reported.contains("the vectors of shard 2/3") && reported.contains("computed 0 of"), "{reported}");
     assert!(features(&world) == expected, "the features are not those of one process");
     let left = files::list(&world.path("a/shards")).unwrap();
     assert!(left.iter().all(|path| !path.is_dir()), "{left:?}");
 }
 
-/// Two machines that share the cache and do not see each other's locks: each has a folder of artifacts of its own. They compute one part
+/// Two machines that share the cache and do not see each other's locks: each has a folder of artifacts of its own. They compute one shard
 /// at the same time, and others that only one of them computes.
 #[test]
 fn hosts_that_do_not_see_each_others_locks_share_a_cache() {
@@ -206,8 +206,9 @@ fn hosts_that_do_not_see_each_others_locks_share_a_cache() {
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         command
     };
-    let parts = [("first", "1/3"), ("first", "2/3"), ("second", "2/3"), ("second", "3/3")];
-    let started: Vec<_> = parts.iter().map(|(name, part)| command(name, &["--shard", part]).spawn().unwrap()).collect();
+    let shards = [("first", "1/3"), ("first", "2/3"), ("second", "2/3"), ("second", "3/3")];
+    let started: Vec<_> =
+        shards.iter().map(|(name, shard)| command(name, &["--shard", shard]).spawn().unwrap()).collect();
     for process in started {
         let output = process.wait_with_output().unwrap();
         assert!(output.status.success(), "{}", stderr_of(&output));
@@ -228,16 +229,16 @@ fn hosts_that_do_not_see_each_others_locks_share_a_cache() {
     assert!(!printed.contains("differ"), "{printed}");
 }
 
-/// On some network file systems, hosts do not see each other's locks, so that two of them may compute the same part in the same folder. Here,
-/// the second process does not see the lock of the first because its file was removed.
+/// On some network file systems, hosts do not see each other's locks, so that two of them may compute the same shard in the same folder.
+/// Here, the second process does not see the lock of the first because its file was removed.
 #[test]
-fn the_same_part_runs_twice_in_one_folder_without_a_common_lock() {
+fn the_same_shard_runs_twice_in_one_folder_without_a_common_lock() {
     let (world, expected) = large_world_to_extract(3_000);
     let start = || world.command("extract", &["--shard", "1/1"]).stderr(Stdio::piped()).spawn().unwrap();
     let mut first = start();
     let lock = world.path("a/shards/.extract.1-of-1.lock");
     while !lock.exists() {
-        assert!(first.try_wait().unwrap().is_none(), "the part ended without a lock");
+        assert!(first.try_wait().unwrap().is_none(), "the shard ended without a lock");
         std::thread::sleep(Duration::from_millis(1));
     }
     // The holder writes its name into the file after it has acquired the lock.
@@ -267,16 +268,16 @@ fn copy_dataset(world: &Project, artifacts: &Path) {
 fn vectors_of_machines_that_share_nothing_are_merged() {
     let (world, expected) = world_to_extract();
     let machine = |host: &str| world.folder().join(host);
-    for (host, parts) in [("first", &["1/3"][..]), ("second", &["2/3", "3/3"])] {
+    for (host, shards) in [("first", &["1/3"][..]), ("second", &["2/3", "3/3"])] {
         copy_dataset(&world, &machine(host));
-        for part in parts {
+        for shard in shards {
             let mut command = mp4sr_tests::command("extract");
             command
                 .arg("--pipeline")
                 .arg(world.pipeline("a"))
                 .arg("--artifacts")
                 .arg(machine(host))
-                .args(["--shard", part]);
+                .args(["--shard", shard]);
             let output = command.output().unwrap();
             assert!(output.status.success(), "{}", stderr_of(&output));
         }
@@ -361,7 +362,7 @@ fn vectors_of_machines_that_share_nothing_are_merged() {
 }
 
 #[test]
-fn ranks_and_lists_of_parts_are_those_of_the_whole_and_old_parts_are_not_used() {
+fn ranks_and_lists_of_shards_are_those_of_the_whole_and_old_shards_are_not_used() {
     let world = Project::small();
     let short = ["--set", "evaluate.short_histories=[1, 3]"];
     world.run("run", &[&["--until", "recommend"][..], &short].concat());
@@ -381,47 +382,47 @@ fn ranks_and_lists_of_parts_are_those_of_the_whole_and_old_parts_are_not_used() 
     };
     forget();
     let stage = |name: &str, more: &[&str]| world.run_stderr(name, &[&short[..], more].concat());
-    let of_parts =
+    let of_shards =
         || content(&run, |name| name.contains("-of-") && Path::new(name).extension().is_none_or(|end| end != "lock"));
-    for part in ["1/3", "3/3"] {
-        stage("evaluate", &["--shard", part]);
-        stage("recommend", &["--shard", part]);
+    for shard in ["1/3", "3/3"] {
+        stage("evaluate", &["--shard", shard]);
+        stage("recommend", &["--shard", shard]);
     }
-    // If a part is missing, everything is computed, and the other parts are no longer needed.
+    // If a shard is missing, everything is computed, and the other shards are no longer needed.
     assert!(!stage("evaluate", &[]).contains("merged") && !stage("recommend", &[]).contains("merged"));
     assert_eq!(results(), expected);
-    assert!(of_parts().is_empty(), "{:?}", of_parts().iter().map(|(name, _)| name).collect::<Vec<_>>());
+    assert!(of_shards().is_empty(), "{:?}", of_shards().iter().map(|(name, _)| name).collect::<Vec<_>>());
     forget();
-    for part in ["3/3", "1/3", "2/3"] {
-        stage("evaluate", &["--shard", part]);
-        stage("recommend", &["--shard", part]);
+    for shard in ["3/3", "1/3", "2/3"] {
+        stage("evaluate", &["--shard", shard]);
+        stage("recommend", &["--shard", shard]);
     }
     assert!(stage("evaluate", &["--shard", "2/3"]).contains("up to date"));
-    let parts = of_parts();
-    assert!(stage("evaluate", &[]).contains("merged 3 parts"));
-    assert!(stage("recommend", &[]).contains("merged 3 parts"));
+    let shards = of_shards();
+    assert!(stage("evaluate", &[]).contains("merged 3 shards"));
+    assert!(stage("recommend", &[]).contains("merged 3 shards"));
     assert_eq!(results(), expected);
-    // The files of parts are removed, and a part of what is there is up to date.
-    assert!(of_parts().is_empty(), "{:?}", of_parts().iter().map(|(name, _)| name).collect::<Vec<_>>());
+    // The files of shards are removed, and a shard is up to date as long as the whole is.
+    assert!(of_shards().is_empty(), "{:?}", of_shards().iter().map(|(name, _)| name).collect::<Vec<_>>());
     assert!(stage("evaluate", &["--shard", "2/3"]).contains("up to date"));
-    assert!(of_parts().is_empty());
+    assert!(of_shards().is_empty());
     // If the process that merged them was killed before it removed them, the next one does.
-    for (name, bytes) in &parts {
+    for (name, bytes) in &shards {
         files::write_bytes(&run.join(name), bytes).unwrap();
     }
     assert!(stage("evaluate", &[]).contains("up to date") && stage("recommend", &[]).contains("up to date"));
-    assert!(of_parts().is_empty());
+    assert!(of_shards().is_empty());
     forget();
-    for part in ["1/2", "2/2"] {
-        stage("evaluate", &["--shard", part]);
-        stage("recommend", &["--shard", part]);
+    for shard in ["1/2", "2/2"] {
+        stage("evaluate", &["--shard", shard]);
+        stage("recommend", &["--shard", shard]);
     }
-    assert!(!of_parts().is_empty());
-    // With other weights or settings, the parts are not used.
+    assert!(!of_shards().is_empty());
+    // With other weights or settings, the shards are not used.
     world.run("run", &[&["--until", "finetune", "--set", "run.seed=7"][..], &short].concat());
     assert!(!stage("evaluate", &["--set", "run.seed=7"]).contains("merged"));
     assert!(!stage("recommend", &["--set", "run.seed=7", "--set", "recommend.top=3"]).contains("merged"));
-    assert!(!of_parts().is_empty(), "parts of other weights are kept");
+    assert!(!of_shards().is_empty(), "shards of other weights are kept");
     assert_ne!(results(), expected);
 }
 

@@ -15,7 +15,7 @@ const GRID: [&str; 6] =
     ["--grid", "finetune.learning_rate=0.001,0.01", "--grid", "finetune.batch=32,64", "--name", "lr"];
 
 #[test]
-fn a_search_is_resumed_sorts_by_validation_and_never_reads_the_test_split() {
+fn a_search_is_resumed_sorts_by_validation_and_never_reads_the_test_set() {
     let world = Project::small();
     let printed = world.run("search", &GRID);
     let rows: Vec<&str> = printed.lines().filter(|line| line.contains("lr.learning_rate")).collect();

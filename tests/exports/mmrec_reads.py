@@ -15,9 +15,9 @@ columns = [config["USER_ID_FIELD"], config["ITEM_ID_FIELD"], "x_label"]
 frame = pandas.read_csv(os.path.join(folder, config["inter_file_name"]), usecols=columns, sep=config["field_separator"])
 assert frame.columns.isin(columns).all()
 found = {"items": int(max(frame["itemID"].values)) + 1, "users": int(max(frame["userID"].values)) + 1}
-for part, label in [("train", 0), ("valid", 1), ("test", 2)]:
+for which, label in [("train", 0), ("valid", 1), ("test", 2)]:
     own = frame[frame["x_label"] == label]
-    found[part] = [[int(user), int(item)] for user, item in zip(own["userID"], own["itemID"])]
+    found[which] = [[int(user), int(item)] for user, item in zip(own["userID"], own["itemID"])]
 for modality, key in [("text", "text_feature_file"), ("image", "vision_feature_file")]:
     path = os.path.join(folder, config[key])
     if os.path.isfile(path):

@@ -23,10 +23,10 @@ for field in config["preload_weight"] or {}:
     weight = dataset.get_preload_weight(field)
     tokens = dataset.id2token(field, numpy.arange(1, len(weight)))
     found[field] = dict(zip(tokens.tolist(), weight[1:].astype(numpy.float32).astype(float).tolist()))
-parts = data_preparation(config, dataset)
-for part, loader in zip(["train", "valid", "test"], parts):
+loaders = data_preparation(config, dataset)
+for which, loader in zip(["train", "valid", "test"], loaders):
     rows = loader.dataset.inter_feat if hasattr(loader.dataset, "inter_feat") else loader._dataset.inter_feat
     users = dataset.id2token("user_id", rows["user_id"].numpy())
     items = dataset.id2token("item_id", rows["item_id"].numpy())
-    found[part] = sorted(zip(users.tolist(), items.tolist()))
+    found[which] = sorted(zip(users.tolist(), items.tolist()))
 print("FOUND" + json.dumps(found))

@@ -57,7 +57,7 @@ pub struct Sequences {
     pub user_hash: Option<Fingerprint>,
     /// The kind of `times`.
     pub time_kind: TimeKind,
-    /// Where each user's parts begin; `None` if the last event is the test part and the one before it the validation part.
+    /// Where each user's validation and test events begin; `None` if the last event is for the test and the one before it for validation.
     pub parts: Option<SequenceParts>,
 }
 
@@ -71,13 +71,13 @@ pub enum TimeKind {
     Positions,
 }
 
-/// Where the parts of each user's sequence begin, counted from the user's first event. The events before the validation part are the
-/// training part.
+/// Where the validation and the test events of each user begin, counted from the user's first event. The events before the validation
+/// events are the training events.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SequenceParts {
-    /// `[U]`: the first event of the validation part.
+    /// `[U]`: the first validation event.
     pub validation: Vec<u32>,
-    /// `[U]`: the first event of the test part, which extends to the user's last event.
+    /// `[U]`: the first test event. All later events are test events, too.
     pub test: Vec<u32>,
 }
 
@@ -100,7 +100,7 @@ impl Sequences {
         &self.times[self.offsets[user] as usize..self.offsets[user + 1] as usize]
     }
 
-    /// Where the validation part and the test part of user `user` (0-based row) begin, counted from the user's first event.
+    /// Where the validation and the test events of user `user` (0-based row) begin, counted from the user's first event.
     pub fn parts_of(&self, user: usize) -> (usize, usize) {
         match &self.parts {
             Some(parts) => (parts.validation[user] as usize, parts.test[user] as usize),
@@ -391,7 +391,9 @@ fn read_parts(file: &mut TensorFile, offsets: &[i64]) -> Result<SequenceParts> {
         validation > test || test > offsets[user + 1] - offsets[*user]
     };
     match (0..users).find(lies_outside) {
-        Some(user) => Err(file.wrong(format!("the parts of user {} are not within the sequence", user + 1))),
+        Some(user) => {
+            Err(file.wrong(format!("the validation and test events of user {} are not within the sequence", user + 1)))
+        }
         None => Ok(parts),
     }
 }

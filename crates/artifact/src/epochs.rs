@@ -20,7 +20,7 @@ pub struct EpochLine {
     pub gradient_norm: f64,
     /// The validation metrics after the epoch (`R@K`, `N@K`, `MRR`); empty if the phase has no validation.
     pub validation: BTreeMap<String, f64>,
-    /// The mean cross-entropy of the test split after the epoch, if `finetune.log_test_loss` is on.
+    /// The mean cross-entropy of the test targets after the epoch, if `finetune.log_test_loss` is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_loss: Option<f64>,
     /// Whether this is the best epoch so far.

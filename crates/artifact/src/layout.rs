@@ -133,9 +133,9 @@ impl Layout {
         self.run().join(format!("{phase}.safetensors"))
     }
 
-    /// The ranks of a split, one per user.
-    pub fn ranks(&self, split: &str) -> PathBuf {
-        self.run().join(format!("ranks.{split}.safetensors"))
+    /// The ranks of the evaluated set `set`, one per user.
+    pub fn ranks(&self, set: &str) -> PathBuf {
+        self.run().join(format!("ranks.{set}.safetensors"))
     }
 
     /// The top-K lists.

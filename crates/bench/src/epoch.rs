@@ -79,7 +79,7 @@ pub fn run(args: &EpochArgs) -> anyhow::Result<Option<serde_json::Value>> {
     let mut model = Mp4sr::in_group(config, transformer, modalities, &device, key, group.cloned())?;
     if let Some(drawn) = args.candidates {
         let users = 0..sequences.user_count();
-        let training = TrainingSequences::new(users.map(|user| mp4sr_protocol::training_part(&sequences, user)));
+        let training = TrainingSequences::new(users.map(|user| mp4sr_protocol::training_items(&sequences, user)));
         model = model.with_candidates(CandidateSampler::new(drawn, args.sizes.items, &training)?);
     }
     let folder = std::env::temp_dir().join(format!("mp4sr-bench-{}", std::process::id()));

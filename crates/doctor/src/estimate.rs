@@ -181,7 +181,7 @@ impl Estimator<'_> {
         let settings = config.phase(phase);
         let width = self.width();
         let limit = config.model.section("transformer")["max_sequence_length"].as_f64().unwrap_or(50.0);
-        // Every prefix of the training part is a sample, so a user with L events has L - 3 samples.
+        // Every prefix of a user's training events is a sample, so a user with L events has L - 3 samples.
         let prefixes = (self.sizes.length - 3.0).max(0.2);
         let positions = (0.5 * (self.sizes.length - 2.0)).clamp(1.0, limit);
         let reads_features =

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use mp4sr_artifact::{Sequences, Stage};
 use mp4sr_pipeline::config::{Evaluate, ModelCatalog};
 use mp4sr_pipeline::text::TextTable;
-use mp4sr_pipeline::{Config, Context, Shard, StageArgs, print, run_stage_in_parts};
+use mp4sr_pipeline::{Config, Context, Shard, StageArgs, print, run_stage_in_shards};
 use mp4sr_protocol::{EvalCase, Metric, MetricMeans, RanksInfo, Split, StoredRanks};
 use mp4sr_run::{TrainedModel, removes_seen};
 use serde_json::json;
@@ -19,15 +19,15 @@ const NAME: &str = "evaluate";
 const VERSION: u32 = 2;
 
 /// Ranks the target of every user among all candidates, using the dataset, the features and the checkpoint, and writes
-/// `ranks.<split>.safetensors`.
+/// `ranks.<set>.safetensors`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The flags of every stage.
     #[command(flatten)]
     pub stage: StageArgs,
-    /// Ranks only one part of the users, such as `2/4`, the second of four. When all parts are done, on any machines that share the
+    /// Ranks only one shard of the users, such as `2/4`, the second of four. When all shards are done, on any machines that share the
     /// artifacts, the same command without this flag merges them.
-    #[arg(long, value_name = "PART/PARTS")]
+    #[arg(long, value_name = "INDEX/COUNT")]
     pub shard: Option<Shard>,
 }
 
@@ -44,7 +44,7 @@ pub fn stage(context: &Context) -> anyhow::Result<Stage> {
     stage_named(context, NAME)
 }
 
-/// The stage of all users, or of one part of them.
+/// The stage of all users, or of one shard of them.
 fn stage_named(context: &Context, name: &str) -> anyhow::Result<Stage> {
     let (config, layout) = (&context.config, &context.layout);
     let sections = |config: &Config| {
@@ -58,11 +58,11 @@ fn stage_named(context: &Context, name: &str) -> anyhow::Result<Stage> {
 fn evaluate(context: &Context, shard: Option<Shard>) -> anyhow::Result<()> {
     let make_stage = |name: &str| stage_named(context, name);
     let whole = |stage: &Stage| rank(context, stage, shard);
-    let of_parts = |stage: &Stage, parts| put_together(context, stage, parts);
-    run_stage_in_parts(context, NAME, &context.layout.run(), shard, make_stage, whole, of_parts)
+    let of_shards = |stage: &Stage, shards| put_together(context, stage, shards);
+    run_stage_in_shards(context, NAME, &context.layout.run(), shard, make_stage, whole, of_shards)
 }
 
-/// Ranks all users, or one part of them, and writes one file per table.
+/// Ranks all users, or one shard of them, and writes one file per table.
 fn rank(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Result<Vec<PathBuf>> {
     let (config, layout) = (&context.config, &context.layout);
     let trained = TrainedModel::load(layout, config)?;
@@ -94,23 +94,23 @@ fn rank(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Resul
     Ok(outputs)
 }
 
-/// Merges the ranks of `parts` parts, which are up to date, into one file per table.
-fn put_together(context: &Context, stage: &Stage, parts: usize) -> anyhow::Result<Vec<PathBuf>> {
+/// Merges the ranks of `shards` shards, which are up to date, into one file per table.
+fn put_together(context: &Context, stage: &Stage, shards: usize) -> anyhow::Result<Vec<PathBuf>> {
     let (config, layout) = (&context.config, &context.layout);
     let sequences = Sequences::read(&layout.sequences())?;
     let users = sequences.user_count();
     let mut outputs = Vec::new();
     for (split, history) in tables(config) {
         let mut all: Option<StoredRanks> = None;
-        for shard in Shard::all(parts) {
-            let part = StoredRanks::read_part(layout, &sequences, split, history, &shard.file_name())?;
+        for shard in Shard::all(shards) {
+            let stored = StoredRanks::read_shard(layout, &sequences, split, history, &shard.file_name())?;
             let own = shard.range(users);
             match &mut all {
-                None => all = Some(part),
-                Some(all) => all.ranks[own.clone()].copy_from_slice(&part.ranks[own]),
+                None => all = Some(stored),
+                Some(all) => all.ranks[own.clone()].copy_from_slice(&stored.ranks[own]),
             }
         }
-        let all = all.context("a stage without parts")?;
+        let all = all.context("a stage without shards")?;
         let path = layout.ranks(&all.info.name());
         all.write(&path, &sequences.item_hash, stage.input_fingerprints())?;
         outputs.push(path);
@@ -118,7 +118,7 @@ fn put_together(context: &Context, stage: &Stage, parts: usize) -> anyhow::Resul
     Ok(outputs)
 }
 
-/// The tables that are ranked: both splits with whole histories, and the test split with each of the short histories.
+/// The tables that are ranked: both sets with whole histories, and the test set with each of the short histories.
 fn tables(config: &Config) -> Vec<(Split, Option<usize>)> {
     let short = config.evaluate.short_histories.iter().map(|&history| (Split::Test, Some(history)));
     [(Split::Validation, None), (Split::Test, None)].into_iter().chain(short).collect()

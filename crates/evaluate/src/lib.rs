@@ -1,7 +1,7 @@
 //! Ranks every user's target with a trained model.
 //!
-//! The crate takes a scorer, sequences and a split, and returns one rank per user. It must not know how the model was trained or what the
-//! ranks are used for.
+//! The crate takes a scorer, sequences and the evaluated set, and returns one rank per user. It must not know how the model was trained or
+//! what the ranks are used for.
 
 pub mod command;
 mod loss;

@@ -31,7 +31,7 @@ pub enum RankError {
     Model(#[from] Error),
 }
 
-/// One rank per user; 0 for a user whose sequence is too short for the split.
+/// One rank per user; 0 for a user without a target in the evaluated set.
 pub type Ranks = Vec<u32>;
 
 /// Ranks the target of every user among all candidates. Blocks of users are scored against blocks of items, so that the scores are never

@@ -58,7 +58,7 @@ pub struct ItemLine {
 pub struct About {
     /// Whether the times are positions.
     pub positions: bool,
-    /// Whether the dataset itself says where the parts of each user begin; otherwise the last two events are left out.
+    /// Whether the dataset records where each user's validation and test events begin; otherwise these are the last two events.
     pub is_cut: bool,
     /// The shares of training, validation and test, if each user's events were split by ratio.
     pub ratio: Option<[f64; 3]>,
@@ -95,7 +95,7 @@ impl ExportedDataset {
         Ok(Self { sequences, items, users, features, ratio })
     }
 
-    /// Each event as the user's row, the item (1-based), the time and the part (0 training, 1 validation, 2 test), user by user in order of
+    /// Each event as the user's row, the item (1-based), the time and the set (0 training, 1 validation, 2 test), user by user in order of
     /// time.
     pub fn events(&self) -> impl Iterator<Item = (usize, u32, i64, u8)> + '_ {
         let sequences = &self.sequences;
@@ -103,8 +103,8 @@ impl ExportedDataset {
             let (validation, test) = sequences.parts_of(user);
             let start = sequences.offsets[user] as usize;
             sequences.of(user).iter().enumerate().map(move |(at, &item)| {
-                let part = u8::from(at >= validation) + u8::from(at >= test);
-                (user, item, sequences.times[start + at], part)
+                let set = u8::from(at >= validation) + u8::from(at >= test);
+                (user, item, sequences.times[start + at], set)
             })
         })
     }

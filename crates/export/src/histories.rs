@@ -22,14 +22,14 @@ impl<'a> UserHistory<'a> {
     }
 }
 
-/// The histories of all users with at least one event. With `before_test_item`, histories end before the test part, and users whose first
-/// event is in that part are left out.
+/// The histories of all users with at least one event. With `before_test_item`, histories end before the test events, and users whose
+/// first event is one of these are left out.
 pub fn histories(sequences: &Sequences, before_test_item: bool) -> Vec<UserHistory<'_>> {
     let of = |user: usize| {
         let case = if before_test_item { EvalCase::of(sequences, user, Split::Test) } else { None };
         match case {
             Some(EvalCase { history, target }) => UserHistory { user, history, target: Some(target) },
-            // A user without a test item has no event in the test part, or no event before it.
+            // A user without a test item has no test event, or no event before it.
             None if before_test_item && sequences.parts.is_some() => {
                 UserHistory { user, history: &sequences.of(user)[..sequences.parts_of(user).1], target: None }
             }
@@ -60,7 +60,7 @@ mod tests {
         let case = |user, history, target| UserHistory { user, history, target };
         assert_eq!(histories(&sequences, true), [case(0, &[1, 2], Some(3)), case(1, &[2], None)]);
         assert_eq!(histories(&sequences, false), [case(0, &[1, 2, 3], None), case(1, &[2], None)]);
-        // The second user's only event is in the test part.
+        // The second user's only event is a test event.
         let parts = Some(SequenceParts { validation: vec![1, 0, 0], test: vec![2, 0, 0] });
         let sequences = Sequences { parts, ..sequences };
         assert_eq!(histories(&sequences, true), [case(0, &[1, 2], Some(3))]);

@@ -134,7 +134,7 @@ fn card_text(export: &Export<'_>) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// The metrics of the test split; `None` if the run was not evaluated.
+/// The metrics of the test set; `None` if the run was not evaluated.
 fn metrics(config: &Config, layout: &Layout, sequences: &Sequences) -> anyhow::Result<Option<MetricMeans>> {
     if !layout.ranks(Split::Test.name()).exists() {
         return Ok(None);

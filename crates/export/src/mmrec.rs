@@ -15,8 +15,8 @@ pub fn write(context: &Context, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let dataset = ExportedDataset::read(context)?;
     let inter = folder.join(format!("{name}.inter"));
     let mut text = "userID\titemID\trating\ttimestamp\tx_label\n".to_owned();
-    for (user, item, time, part) in dataset.events() {
-        let _ = writeln!(text, "{user}\t{}\t1.0\t{time}\t{part}", item - 1);
+    for (user, item, time, set) in dataset.events() {
+        let _ = writeln!(text, "{user}\t{}\t1.0\t{time}\t{set}", item - 1);
     }
     files::write_bytes(&inter, text.as_bytes())?;
     let (users, items) = (folder.join("u_id_mapping.csv"), folder.join("i_id_mapping.csv"));

@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 
 use crate::dataset::{ExportedDataset, ModalityFeatures, expect_plain_ids};
 
-/// The parts in the file names of a dataset that records where its parts begin, rather than leaving out the last two events.
-pub const PARTS: [&str; 3] = ["train", "valid", "test"];
+/// The sets in the file names of a dataset that records where its validation and test events begin, rather than leaving out the last two
+/// events.
+pub const SETS: [&str; 3] = ["train", "valid", "test"];
 
 /// Writes `<name>.inter`, `<name>.item`, one feature file per modality, and the settings with which RecBole reads them.
 pub fn write(context: &Context, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
@@ -24,8 +25,8 @@ pub fn write(context: &Context, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     files::write_bytes(&item, items(&dataset).as_bytes())?;
     let mut paths = vec![inter, item];
     if dataset.sequences.parts.is_some() {
-        for (part, own) in PARTS.iter().zip(0..) {
-            let path = at(&format!("{part}.inter"));
+        for (set, own) in SETS.iter().zip(0..) {
+            let path = at(&format!("{set}.inter"));
             files::write_bytes(&path, interactions(&dataset, Some(own)).as_bytes())?;
             paths.push(path);
         }
@@ -49,7 +50,7 @@ pub fn suffix(modality: &str) -> String {
 
 fn interactions(dataset: &ExportedDataset, only: Option<u8>) -> String {
     let mut text = "user_id:token\titem_id:token\ttimestamp:float\n".to_owned();
-    for (user, item, time, _) in dataset.events().filter(|event| only.is_none_or(|part| part == event.3)) {
+    for (user, item, time, _) in dataset.events().filter(|event| only.is_none_or(|set| set == event.3)) {
         let (user, item) = (&dataset.users.ids[user], &dataset.items.ids[item as usize - 1]);
         let _ = writeln!(text, "{user}\t{item}\t{time}");
     }
@@ -112,7 +113,7 @@ fn settings(name: &str, dataset: &ExportedDataset) -> String {
         ("eval_args", split),
     ];
     if dataset.sequences.parts.is_some() {
-        keys.push(("benchmark_filename", json!(PARTS)));
+        keys.push(("benchmark_filename", json!(SETS)));
     }
     if !modalities.is_empty() {
         let suffixes: Vec<String> = modalities.iter().map(|modality| suffix(modality)).collect();

@@ -111,7 +111,7 @@ impl Default for Config {
 /// For each user, from 0, the users who share the most items and how many they share, by descending count, then by ascending user.
 pub type Neighbours = Vec<Vec<(u32, u32)>>;
 
-/// Finds the k users who share the most distinct items of the training part with each user.
+/// Finds the k users who share the most distinct training items with each user.
 pub fn neighbours(data: &Data, k: usize) -> Neighbours {
     let items_of = items_of_users(data);
     let mut users_of = vec![Vec::new(); data.items];

@@ -1,4 +1,4 @@
-//! The shared parts of general models: the graph of the training part, Bayesian personalised ranking, scores of users.
+//! The shared parts of general models: the graph of the training set, Bayesian personalised ranking, scores of users.
 
 use std::cell::OnceCell;
 
@@ -9,18 +9,18 @@ use mp4sr_ops::{Edges, Error, Result, SparseEntry, SparseMatrix, gather};
 use crate::negatives::distinct;
 use crate::{Data, Query, Scorer, trace};
 
-/// The distinct items of every user's training part as rows, from 0, ascending.
+/// The distinct items of every user's training events as rows, from 0, ascending.
 pub(crate) fn items_of_users(data: &Data) -> Vec<Vec<u32>> {
     let own = |user: usize| distinct(data.training.of(user)).into_iter().map(|item| item - 1).collect();
     (0..data.training.users()).map(own).collect()
 }
 
-/// The edges between users and items, one per distinct pair in the training part; users are the rows.
+/// The edges between users and items, one per distinct pair in the training set; users are the rows.
 pub(crate) fn edges(data: &Data) -> Result<Edges> {
     Edges::new(&items_of_users(data), data.items)
 }
 
-/// The graph of the training part over users, then items. Each distinct pair of user and item has an edge of weight 1 / sqrt(d_u d_i) in
+/// The graph of the training set over users, then items. Each distinct pair of user and item has an edge of weight 1 / sqrt(d_u d_i) in
 /// both directions.
 pub(crate) fn adjacency(data: &Data) -> Result<SparseMatrix> {
     let users = data.training.users();

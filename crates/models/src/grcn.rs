@@ -125,7 +125,7 @@ struct Content {
     preference: Var,
 }
 
-/// The model with its parameters and the graph of the training part.
+/// The model with its parameters and the graph of the training set.
 #[derive(Debug)]
 pub struct Grcn {
     config: Config,

@@ -33,7 +33,7 @@ impl Phase {
     }
 }
 
-/// The kind of the training samples. They are taken only from the training parts.
+/// The kind of the training samples. They are taken only from the training set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Samples {
     /// Nothing is trained.

@@ -1,7 +1,7 @@
 //! LightGCN: embeddings of users and items, averaged over the layers of a graph convolution without weights.
 //!
 //! He et al., LightGCN: Simplifying and Powering Graph Convolution Network for Recommendation, SIGIR 2020 (arXiv 2002.02126), as
-//! implemented in RecBole and MMRec: e^(k+1) = A e^(k) with A_ui = 1 / sqrt(d_u d_i) at the edges of the training part, the mean over the
+//! implemented in RecBole and MMRec: e^(k+1) = A e^(k) with A_ui = 1 / sqrt(d_u d_i) at the edges of the training set, the mean over the
 //! layers 0 to K, scores by inner product, Bayesian personalised ranking against one uniform negative per event. Where sources differ in
 //! the regularisation, a key of [`Config`] selects the reading.
 //!
@@ -79,7 +79,7 @@ impl Default for Config {
     }
 }
 
-/// The model with its parameters and the graph of the training part.
+/// The model with its parameters and the graph of the training set.
 #[derive(Debug)]
 pub struct LightGcn {
     config: Config,

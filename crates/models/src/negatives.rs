@@ -14,7 +14,7 @@ pub struct NegativeSampler {
 }
 
 impl NegativeSampler {
-    /// Reads the training parts. Refuses a user who has events with all items, because no item is left to draw.
+    /// Reads the training sequences. Refuses a user who has events with all items, because no item is left to draw.
     pub fn new(data: &Data) -> Result<Self> {
         let (mut seen, mut offsets) = (Vec::new(), vec![0]);
         for user in 0..data.training.users() {

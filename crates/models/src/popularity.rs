@@ -78,7 +78,7 @@ pub struct Popularity {
 }
 
 impl Popularity {
-    /// Counts the events of items `1..=items` in the training parts.
+    /// Counts the events of items `1..=items` in the training sequences.
     pub fn new(config: Config, items: usize, training: &TrainingSequences, device: &Device) -> Result<Self> {
         let counts = count_latest(training, items, config.latest_share, "model.popularity.latest_share")?;
         let counts: Vec<f32> = counts.into_iter().map(|count| count as f32).collect();

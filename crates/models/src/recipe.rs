@@ -91,7 +91,7 @@ pub fn recipe(name: &str) -> Option<&'static Recipe> {
 pub(crate) const DECAY_GRID: &[&str] =
     &["finetune.learning_rate=1e-4,5e-4,1e-3", "finetune.batch=256,512,1024", "finetune.weight_decay=1e-4,5e-4,1e-3"];
 
-/// The inputs of a model in addition to its own section and the training parts of the sequences.
+/// The inputs of a model in addition to its own section and the training sequences.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reads {
     /// Whether it reads the features of `model.modalities`.
@@ -249,12 +249,12 @@ pub struct Modality {
     pub features: Ragged,
 }
 
-/// The data that a model is built from. It contains nothing of the validation and test parts.
+/// The data that a model is built from. It contains nothing of the validation and test sets.
 #[derive(Clone, Debug)]
 pub struct Data {
     /// I, the number of items.
     pub items: usize,
-    /// The training parts of all users' sequences.
+    /// The training events of all users.
     pub training: Arc<TrainingSequences>,
     /// The features by modality, in the configuration's order; empty for models that read none.
     pub modalities: Vec<Modality>,
@@ -266,7 +266,7 @@ pub struct Data {
     pub group: Option<ProcessGroup>,
 }
 
-/// The training parts of all users' sequences, one after the other.
+/// The training events of all users, one user after the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrainingSequences {
     /// User u (from 0) owns `items[offsets[u]..offsets[u + 1]]`.
@@ -278,7 +278,7 @@ pub struct TrainingSequences {
 }
 
 impl TrainingSequences {
-    /// Joins the training parts of users, in the dataset's order, without their times.
+    /// Joins the training sequences of users, in the dataset's order, without their times.
     pub fn new<'a>(users: impl IntoIterator<Item = &'a [u32]>) -> Self {
         let mut sequences = Self { offsets: vec![0], items: Vec::new(), times: None };
         for items in users {
@@ -293,7 +293,7 @@ impl TrainingSequences {
         self.offsets.len() - 1
     }
 
-    /// The training part of user `user`, from 0.
+    /// The training items of user `user`, from 0.
     pub fn of(&self, user: usize) -> &[u32] {
         &self.items[self.offsets[user]..self.offsets[user + 1]]
     }

@@ -20,7 +20,7 @@ const COMPARED: [&str; 13] = [
     "unisrec",
 ];
 
-/// The training part of a case of the graph models.
+/// The training set of a case of the graph models.
 fn training(case: &GoldenCase) -> TrainingSequences {
     let items: Vec<u32> = case.int("in.train.items").iter().map(|&item| item as u32).collect();
     let offsets = case.int("in.train.offsets").windows(2);

@@ -354,7 +354,7 @@ pub fn print(text: &str) -> anyhow::Result<()> {
 /// Brings a stage that can be divided into shards up to date: only `shard`, or all of it. The whole is merged by `put_together`, which gets
 /// the number of shards, if all shards of one division are up to date, and otherwise made by `work`. `make_stage` creates a stage by name.
 /// The files of shards are removed as soon as the whole is up to date; from then on, a shard is up to date as long as the whole is.
-pub fn run_stage_in_parts(
+pub fn run_stage_in_shards(
     context: &Context,
     name: &str,
     folder: &Path,
@@ -364,40 +364,42 @@ pub fn run_stage_in_parts(
     put_together: impl FnOnce(&Stage, usize) -> anyhow::Result<Vec<PathBuf>>,
 ) -> anyhow::Result<()> {
     if let Some(shard) = shard {
-        let part = shard.stage_name(name);
+        let shard_name = shard.stage_name(name);
         // Without a manifest, the inputs need not be hashed to see that the whole is not up to date.
         if Manifest::find(folder, name).is_some() && make_stage(name)?.status()? == Status::UpToDate {
-            context.progress.log(format!("{part}: up to date, as part of all of `{name}` ({})", folder.display()));
+            context
+                .progress
+                .log(format!("{shard_name}: up to date, as part of all of `{name}` ({})", folder.display()));
             return Ok(());
         }
-        return run_stage(context, &part, folder, || make_stage(&part), work);
+        return run_stage(context, &shard_name, folder, || make_stage(&shard_name), work);
     }
     let made = || make_stage(name);
     run_stage(context, name, folder, made, |stage| match Shard::finished(name, folder, &make_stage)? {
-        Some(parts) => {
-            let outputs = put_together(stage, parts)?;
-            context.progress.log(format!("{name}: merged {parts} parts"));
+        Some(shards) => {
+            let outputs = put_together(stage, shards)?;
+            context.progress.log(format!("{name}: merged {shards} shards"));
             Ok(outputs)
         }
         None => work(stage),
     })?;
     for shard in Shard::recorded(name, folder)? {
-        remove_part(&shard.stage_name(name), folder, &make_stage)?;
+        remove_shard(&shard.stage_name(name), folder, &make_stage)?;
     }
     Ok(())
 }
 
-/// Removes the files of a part of a stage that is up to date as a whole. A part that another process works on, or that was made from other
-/// inputs or settings, is kept.
-fn remove_part(part: &str, folder: &Path, make_stage: impl Fn(&str) -> anyhow::Result<Stage>) -> anyhow::Result<()> {
-    let _lock = match Lock::acquire(folder, part) {
+/// Removes the files of a shard of a stage that is up to date as a whole. A shard that another process works on, or that was made from
+/// other inputs or settings, is kept.
+fn remove_shard(name: &str, folder: &Path, make_stage: impl Fn(&str) -> anyhow::Result<Stage>) -> anyhow::Result<()> {
+    let _lock = match Lock::acquire(folder, name) {
         Err(mp4sr_artifact::Error::Locked { .. }) => return Ok(()),
         lock => lock?,
     };
-    let stage = make_stage(part)?;
+    let stage = make_stage(name)?;
     if stage.status()? == Status::UpToDate {
         stage.remove()?;
-        files::remove_if_present(&Timing::path(folder, part))?;
+        files::remove_if_present(&Timing::path(folder, name))?;
     }
     Ok(())
 }

@@ -5,38 +5,38 @@ use std::str::FromStr;
 
 use mp4sr_artifact::{Stage, Status, files};
 
-/// One of several equal parts of a stage's work, written `2/4`: the second of four.
+/// One of several equal shares of a stage's work, written `2/4`: the second of four.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shard {
-    /// The number of this part, from 1.
+    /// The number of this shard, from 1.
     pub number: usize,
-    /// The number of parts.
+    /// The number of shards.
     pub count: usize,
 }
 
 impl Shard {
-    /// The part of `0..total` that belongs to this shard. The parts of all shards are consecutive, and their sizes differ by at most one.
+    /// The range of `0..total` that belongs to this shard. The ranges of all shards are consecutive, and their sizes differ by at most one.
     pub fn range(self, total: usize) -> Range<usize> {
         let bound = |number: usize| (total as u128 * number as u128 / self.count as u128) as usize;
         bound(self.number - 1)..bound(self.number)
     }
 
-    /// All shards of a division into `count` parts, in order.
+    /// All shards of a division into `count` shards, in order.
     pub fn all(count: usize) -> impl Iterator<Item = Self> {
         (1..=count).map(move |number| Self { number, count })
     }
 
-    /// The name of this part in file names: `2-of-4`.
+    /// The name of this shard in file names: `2-of-4`.
     pub fn file_name(self) -> String {
         format!("{}-of-{}", self.number, self.count)
     }
 
-    /// The name of the stage that makes this part of `stage`.
+    /// The name of the stage that computes this shard of `stage`.
     pub fn stage_name(self, stage: &str) -> String {
         format!("{stage}.{}", self.file_name())
     }
 
-    /// The parts of the stage `name` that have a manifest in `folder`, of all divisions.
+    /// The shards of the stage `name` that have a manifest in `folder`, of all divisions.
     pub fn recorded(name: &str, folder: &Path) -> anyhow::Result<Vec<Self>> {
         let start = format!("{name}.");
         let shard = |path: &PathBuf| -> Option<Self> {
@@ -46,8 +46,8 @@ impl Shard {
         Ok(files::list(folder)?.iter().filter_map(shard).collect())
     }
 
-    /// The number of parts of the stage `name` in `folder`, if all parts of one division are up to date. `make_stage` creates the stage of
-    /// a part by its name.
+    /// The number of shards of the stage `name` in `folder`, if all shards of one division are up to date. `make_stage` creates the stage
+    /// of a shard by its name.
     pub fn finished(
         name: &str,
         folder: &Path,
@@ -74,11 +74,14 @@ impl FromStr for Shard {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let parts = text.split_once('/').and_then(|(number, count)| Some((number.parse().ok()?, count.parse().ok()?)));
-        match parts {
+        let numbers =
+            text.split_once('/').and_then(|(number, count)| Some((number.parse().ok()?, count.parse().ok()?)));
+        match numbers {
             Some((number, count)) if (1..=count).contains(&number) => Ok(Self { number, count }),
-            Some((number, count)) => Err(format!("part {number} of {count} does not exist; parts are counted from 1")),
-            None => Err("expected a part and the number of parts, as in `2/4`".to_owned()),
+            Some((number, count)) => {
+                Err(format!("shard {number} of {count} does not exist; shards are counted from 1"))
+            }
+            None => Err("expected a shard and the number of shards, as in `2/4`".to_owned()),
         }
     }
 }
@@ -88,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_follow_each_other_and_are_of_nearly_the_same_size() {
+    fn shards_follow_each_other_and_are_of_nearly_the_same_size() {
         for (total, count) in [(0, 3), (2, 3), (10, 1), (10, 3), (10, 10), (1001, 7)] {
             let ranges: Vec<Range<usize>> = Shard::all(count).map(|shard| shard.range(total)).collect();
             assert_eq!(ranges.iter().flat_map(Clone::clone).collect::<Vec<_>>(), (0..total).collect::<Vec<_>>());
@@ -98,16 +101,16 @@ mod tests {
     }
 
     #[test]
-    fn a_part_is_written_as_it_is_read_and_others_are_refused() {
+    fn a_shard_is_written_as_it_is_read_and_others_are_refused() {
         let shard: Shard = "2/4".parse().unwrap();
         assert_eq!(
             (shard, shard.to_string(), shard.file_name()),
             (Shard { number: 2, count: 4 }, "2/4".into(), "2-of-4".into())
         );
         for (text, reason) in [
-            ("0/4", "part 0 of 4 does not exist"),
-            ("5/4", "part 5 of 4 does not exist"),
-            ("1/0", "part 1 of 0 does not exist"),
+            ("0/4", "shard 0 of 4 does not exist"),
+            ("5/4", "shard 5 of 4 does not exist"),
+            ("1/0", "shard 1 of 0 does not exist"),
             ("2", "as in `2/4`"),
             ("a/4", "as in `2/4`"),
             ("-1/4", "as in `2/4`"),

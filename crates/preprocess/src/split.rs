@@ -1,4 +1,4 @@
-//! Where the training, validation and test parts of each user's events begin.
+//! Where the validation and the test events of each user begin.
 
 use mp4sr_artifact::{Sequences, TimeKind};
 use mp4sr_pipeline::config::{Preprocess, SplitBy};
@@ -74,7 +74,7 @@ impl SplitRule {
         }
     }
 
-    /// Whether a dataset has to record where the parts begin.
+    /// Whether a dataset has to record where the validation and test events begin.
     pub fn is_stored(&self) -> bool {
         *self != Self::LeaveOneOut
     }
@@ -103,14 +103,14 @@ impl SplitRule {
         warnings
     }
 
-    /// Refuses a split by ratio or time that leaves no user with an event of validation, or of the test, after an earlier event.
+    /// Refuses a split by ratio or time that leaves no user with a validation event, or with a test event, after an earlier event.
     pub fn check(&self, sequences: &Sequences) -> Result<()> {
         if !self.is_stored() || sequences.items.is_empty() {
             return Ok(());
         }
-        let (part, key) = match evaluated_users(sequences) {
-            (0, _) => ("validation part", "split_at"),
-            (_, 0) => ("test part", "split_test_at"),
+        let (set, key) = match evaluated_users(sequences) {
+            (0, _) => ("validation set", "split_at"),
+            (_, 0) => ("test set", "split_test_at"),
             _ => return Ok(()),
         };
         let why = match self {
@@ -123,11 +123,11 @@ impl SplitRule {
                 .to_owned(),
         };
         Err(Error::Setting(format!(
-            "`preprocess.split` leaves no user with an event in the {part} and an event before it: {why}"
+            "`preprocess.split` leaves no user with an event in the {set} and an event before it: {why}"
         )))
     }
 
-    /// Calls `each` with each user's number and the starts of the validation part and the test part. The events must be ordered.
+    /// Calls `each` with each user's number and the starts of the user's validation and test events. The events must be ordered.
     pub fn starts(&self, events: &DataFrame, mut each: impl FnMut(u32, u32, u32)) -> Result<()> {
         let starts = match *self {
             Self::LeaveOneOut => return Ok(()),
@@ -151,8 +151,8 @@ fn before(time: i64) -> Expr {
     col(TIME).lt(lit(time)).sum()
 }
 
-/// The starts of the parts as `RecBole` (`_calcu_split_ids`) computes them: shares are rounded down, and a share of less than one event
-/// becomes one, first for the test, as long as training keeps one.
+/// The starts of the validation and test events as `RecBole` (`_calcu_split_ids`) computes them: shares are rounded down, and a share of
+/// less than one event becomes one, first for the test, as long as training keeps one.
 fn by_ratio(validation: f64, test: f64) -> [Expr; 2] {
     let events = || len().cast(DataType::Float64);
     // Products such as 0.1 * 30 must not fall below the whole number by rounding.
@@ -196,7 +196,7 @@ mod tests {
         df!(USER => users, ITEM => vec![0_u32; users.len()], TIME => times).unwrap()
     }
 
-    /// The starts of the parts by user.
+    /// The starts of the validation and test events by user.
     fn starts(rule: SplitRule, events: &DataFrame) -> BTreeMap<u32, (u32, u32)> {
         let mut found = BTreeMap::new();
         rule.starts(events, |user, validation, test| {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use mp4sr_artifact::{Sequences, TimeKind};
 
-use crate::{EvalCase, Split, training_part};
+use crate::{EvalCase, Split, training_items};
 
 /// An item with fewer training events than this is cold (specification, section 8).
 pub const COLD_EVENTS: u32 = 10;
@@ -21,7 +21,7 @@ const CLOCK: i64 = 100_000_000;
 pub fn training_events(sequences: &Sequences) -> Vec<u32> {
     let mut events = vec![0; sequences.item_count];
     for user in 0..sequences.user_count() {
-        training_part(sequences, user).iter().for_each(|&item| events[item as usize - 1] += 1);
+        training_items(sequences, user).iter().for_each(|&item| events[item as usize - 1] += 1);
     }
     events
 }
@@ -42,7 +42,7 @@ pub struct UserFacts {
 }
 
 impl UserFacts {
-    /// Collects the facts of every user that has a case in `split`.
+    /// Collects the facts of every user that has a case in the evaluated set.
     pub fn of(sequences: &Sequences, split: Split) -> Vec<Self> {
         let events = training_events(sequences);
         let first = first_times(sequences);
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn user_facts_match_a_hand_computed_example() {
-        // Users: 1 2 3 | 1 2 | 3 | 1 1 2 4. Training parts: [1], [], [], [1 1].
+        // Users: 1 2 3 | 1 2 | 3 | 1 1 2 4. Training items: [1], [], [], [1 1].
         let data = sequences(&[&[1, 2, 3], &[1, 2], &[3], &[1, 1, 2, 4]], 4, |at| CLOCK + 100 * at as i64);
         assert_eq!(training_events(&data), [3, 0, 0, 0]);
         let facts = |user, length, history, target_events, age| UserFacts {

@@ -1,8 +1,8 @@
 //! The evaluation protocol (specification, section 8): selects the target of each user, and computes metrics from its rank.
 //!
-//! From sequences, the crate selects the cases of a split. From one rank per user, it computes R@K, N@K, MRR and other metrics, groups of
-//! users and significance tests; from lists and the features of their items, it computes statistics of lists. It must not know models or
-//! scores.
+//! From sequences, the crate selects the cases of the validation set or the test set. From one rank per user, it computes R@K, N@K, MRR and
+//! other metrics, groups of users and significance tests; from lists and the features of their items, it computes statistics of lists. It
+//! must not know models or scores.
 
 mod breakdown;
 mod comparison;
@@ -23,6 +23,6 @@ pub use list_comparison::{ComparedLists, ListComparison, SeedLists, lists_note};
 pub use lists::{ItemFacts, ListStatistic, ListStatistics};
 pub use metric::{BadScore, Metric, MetricMeans, means, rank};
 pub use significance::{Interval, Test, mean_and_deviation};
-pub use split::{EvalCase, Split, training_part, training_times};
+pub use split::{EvalCase, Split, training_items, training_times};
 pub use store::{OtherSetting, RanksInfo, StoredRanks, WEIGHTS};
 pub use stored_lists::{StoredLists, expect_weights_of_lists, read_lists};

@@ -1,22 +1,22 @@
-//! Splits a user's sequence into the training, validation and test parts. No other code does so.
+//! Splits a user's sequence into training, validation and test events. No other code does so.
 //!
 //! Leave-one-out (specification, section 1): the last item is the test target, the second last the validation target, the rest is training.
-//! A dataset that was split by ratio or by time records where each user's parts begin. The target of a part is its first event, which
-//! follows everything that is known when the part begins. So every split has one rank per user.
+//! A dataset that was split by ratio or by time records where each user's validation and test events begin. The target is the first of
+//! them, which follows everything that is known by then. So there is one rank per user in the validation set and one in the test set.
 
 use mp4sr_artifact::Sequences;
 
-/// The part of the sequences whose targets are ranked.
+/// The evaluated set: the one whose targets are ranked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split {
-    /// The first event of the validation part.
+    /// The validation set; a user's target is the first validation event.
     Validation,
-    /// The first event of the test part; the history then includes the validation part.
+    /// The test set; a user's target is the first test event, and the history includes the validation events.
     Test,
 }
 
 impl Split {
-    /// The name of the split in files and tables.
+    /// The name of the set in files and tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Validation => "validation",
@@ -43,7 +43,7 @@ pub struct EvalCase<'a> {
 }
 
 impl<'a> EvalCase<'a> {
-    /// The case of user `user` (0-based row); `None` if the part or the history would be empty.
+    /// The case of user `user` (0-based row); `None` if the user has no event in the set, or none before it.
     pub fn of(sequences: &'a Sequences, user: usize, split: Split) -> Option<Self> {
         let sequence = sequences.of(user);
         let (validation, test) = sequences.parts_of(user);
@@ -61,12 +61,12 @@ impl<'a> EvalCase<'a> {
     }
 }
 
-/// The events of user `user` (0-based row) that training may read: all before the validation part.
-pub fn training_part(sequences: &Sequences, user: usize) -> &[u32] {
+/// The items of the training events of user `user` (0-based row): all that precede the validation events.
+pub fn training_items(sequences: &Sequences, user: usize) -> &[u32] {
     &sequences.of(user)[..sequences.parts_of(user).0]
 }
 
-/// The times of the events in [`training_part`].
+/// The times of the events in [`training_items`].
 pub fn training_times(sequences: &Sequences, user: usize) -> &[i64] {
     &sequences.times_of(user)[..sequences.parts_of(user).0]
 }
@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn the_last_is_test_the_second_last_validation_the_rest_training() {
         let one = sequences(&[&[7, 8, 9, 5]], None);
-        assert_eq!(training_part(&one, 0), [7, 8]);
+        assert_eq!(training_items(&one, 0), [7, 8]);
         assert_eq!(EvalCase::of(&one, 0, Split::Validation).unwrap(), EvalCase { history: &[7, 8], target: 9 });
         assert_eq!(EvalCase::of(&one, 0, Split::Test).unwrap(), EvalCase { history: &[7, 8, 9], target: 5 });
         assert_eq!(EvalCase::of(&one, 0, Split::Test), EvalCase::last_of(one.of(0)));
@@ -112,12 +112,12 @@ mod tests {
             assert_eq!(EvalCase::of(&short, user, Split::Test), None);
             assert_eq!(EvalCase::last_of(short.of(user)), None);
         }
-        assert!((0..3).all(|user| training_part(&short, user).is_empty()));
+        assert!((0..3).all(|user| training_items(&short, user).is_empty()));
     }
 
     #[test]
-    fn the_target_of_a_part_is_its_first_event() {
-        // One user has all parts, one no validation part, one no test part, and all events of the last are after the cut-off.
+    fn the_target_is_the_first_event_of_the_evaluated_set() {
+        // One user has events in all sets, one has no validation event, one no test event, and all events of the last are test events.
         let users: [&[u32]; 4] = [&[1, 2, 3, 4, 5, 6], &[1, 2, 3], &[1, 2, 3], &[1, 2]];
         let cut = sequences(&users, Some([&[2, 2, 1, 0], &[4, 2, 3, 0]]));
         let cases = |user| (EvalCase::of(&cut, user, Split::Validation), EvalCase::of(&cut, user, Split::Test));
@@ -126,6 +126,6 @@ mod tests {
         assert_eq!(cases(1), (None, case(&[1, 2], 3)));
         assert_eq!(cases(2), (case(&[1], 2), None));
         assert_eq!(cases(3), (None, None));
-        assert_eq!([0, 1, 2, 3].map(|user| training_part(&cut, user).len()), [2, 2, 1, 0]);
+        assert_eq!([0, 1, 2, 3].map(|user| training_items(&cut, user).len()), [2, 2, 1, 0]);
     }
 }

@@ -15,16 +15,16 @@ const VERSION: u32 = 2;
 /// The role of the weights among the inputs of ranks.
 pub const WEIGHTS: &str = "fine-tuned weights";
 
-/// One rank per user, as stored in `ranks.<split>.safetensors`. Every table is computed from these files.
+/// One rank per user, as stored in `ranks.<set>.safetensors`. Every table is computed from these files.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredRanks {
-    /// `[U]`: the rank of each user's target; 0 for a user whose sequence is too short for the split.
+    /// `[U]`: the rank of each user's target; 0 for a user without a target in the evaluated set.
     pub ranks: Vec<u32>,
-    /// The split and the settings under which the ranks were computed.
+    /// The evaluated set and the settings under which the ranks were computed.
     pub info: RanksInfo,
 }
 
-/// The split and the settings under which ranks were computed.
+/// The evaluated set and the settings under which ranks were computed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RanksInfo {
     /// `validation` or `test`.
@@ -58,20 +58,20 @@ impl StoredRanks {
         Self::read_as(layout, sequences, &name(split.name(), history), "")
     }
 
-    /// Like [`Self::read`], for the ranks of one part of the users, such as `2-of-4`; the ranks of the other users are 0.
-    pub fn read_part(
+    /// Like [`Self::read`], for the ranks of one shard of the users, such as `2-of-4`; the ranks of the other users are 0.
+    pub fn read_shard(
         layout: &Layout,
         sequences: &Sequences,
         split: Split,
         history: Option<usize>,
-        part: &str,
+        shard: &str,
     ) -> Result<Self> {
-        Self::read_as(layout, sequences, &name(split.name(), history), &format!(".{part}"))
+        Self::read_as(layout, sequences, &name(split.name(), history), &format!(".{shard}"))
     }
 
-    fn read_as(layout: &Layout, sequences: &Sequences, name: &str, part: &str) -> Result<Self> {
+    fn read_as(layout: &Layout, sequences: &Sequences, name: &str, suffix: &str) -> Result<Self> {
         const REMEDY: &str = "run `make evaluate` again";
-        let path = layout.ranks(&format!("{name}{part}"));
+        let path = layout.ranks(&format!("{name}{suffix}"));
         if !path.exists() {
             let remedy = format!("run `make evaluate RUN={}` with the run's own settings", layout.run_name());
             return Err(Error::unusable(&path, "it is missing", remedy));
@@ -103,7 +103,7 @@ impl StoredRanks {
             return Err(file.wrong(format!("`rank`: found {beyond} among {} items", sequences.item_count)));
         }
         if info.name() != name {
-            return Err(file.wrong(format!("expected ranks of the split `{name}`, found `{}`", info.name())));
+            return Err(file.wrong(format!("expected ranks of the `{name}` set, found `{}`", info.name())));
         }
         Ok(Self { ranks, info })
     }
@@ -165,7 +165,7 @@ impl RanksInfo {
         difference("", &self.config, &other.config)
     }
 
-    /// The name of the ranks in file names: the split, with the length of the histories if they were cut.
+    /// The name of the ranks in file names: the evaluated set, with the length of the histories if they were cut.
     pub fn name(&self) -> String {
         name(&self.split, self.history)
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mp4sr_artifact::{Column, Items, Layout, Stage, Table, Users};
 use mp4sr_models::Query;
 use mp4sr_pipeline::config::ModelCatalog;
-use mp4sr_pipeline::{Config, Context, Shard, StageArgs, run_stage_in_parts};
+use mp4sr_pipeline::{Config, Context, Shard, StageArgs, run_stage_in_shards};
 use mp4sr_protocol::{EvalCase, Split};
 use mp4sr_run::{TrainedModel, removes_seen};
 use serde_json::{Value, json};
@@ -29,9 +29,9 @@ pub struct Args {
     /// Lists for given histories.
     #[command(flatten)]
     pub given: GivenArgs,
-    /// Recommends only for one part of the users, such as `2/4`, the second of four. When all parts are done, on any machines that
+    /// Recommends only for one shard of the users, such as `2/4`, the second of four. When all shards are done, on any machines that
     /// share the artifacts, the same command without this flag merges them.
-    #[arg(long, value_name = "PART/PARTS", conflicts_with_all = ["histories", "history"])]
+    #[arg(long, value_name = "INDEX/COUNT", conflicts_with_all = ["histories", "history"])]
     pub shard: Option<Shard>,
 }
 
@@ -91,7 +91,7 @@ pub fn stage(context: &Context) -> anyhow::Result<Stage> {
     stage_named(context, NAME)
 }
 
-/// The stage of the whole list file, or of one part.
+/// The stage of the whole list file, or of one shard.
 fn stage_named(context: &Context, name: &str) -> anyhow::Result<Stage> {
     let sections = |config: &Config| {
         let seen_items = config.evaluate.seen_items;
@@ -104,11 +104,11 @@ fn stage_named(context: &Context, name: &str) -> anyhow::Result<Stage> {
 fn recommend(context: &Context, shard: Option<Shard>) -> anyhow::Result<()> {
     let make_stage = |name: &str| stage_named(context, name);
     let whole = |stage: &Stage| list(context, stage, shard);
-    let of_parts = |_: &Stage, parts| put_together(context, parts);
-    run_stage_in_parts(context, NAME, &context.layout.run(), shard, make_stage, whole, of_parts)
+    let of_shards = |_: &Stage, shards| put_together(context, shards);
+    run_stage_in_shards(context, NAME, &context.layout.run(), shard, make_stage, whole, of_shards)
 }
 
-/// Computes the lists of all users, or of one part of them.
+/// Computes the lists of all users, or of one shard of them.
 fn list(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Result<Vec<PathBuf>> {
     let (config, layout) = (&context.config, &context.layout);
     let trained = TrainedModel::load(layout, config)?;
@@ -153,17 +153,17 @@ fn list(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Resul
     let mut inputs = stage.input_fingerprints();
     inputs.retain(|role, _| !["items", "users"].contains(&role.as_str()));
     let source = json!({ "config": trained.checkpoint.info.settings_of_results(config), "inputs": inputs });
-    let path = shard.map_or_else(|| layout.recommendations(), |shard| part_path(layout, shard));
+    let path = shard.map_or_else(|| layout.recommendations(), |shard| shard_path(layout, shard));
     columns.write(&path, &source)?;
     Ok(vec![path])
 }
 
-/// Merges the lists of `parts` parts, which are up to date, into one file.
-fn put_together(context: &Context, parts: usize) -> anyhow::Result<Vec<PathBuf>> {
+/// Merges the lists of `shards` shards, which are up to date, into one file.
+fn put_together(context: &Context, shards: usize) -> anyhow::Result<Vec<PathBuf>> {
     let layout = &context.layout;
     let (mut columns, mut source) = (ListColumns::default(), json!(null));
-    for shard in Shard::all(parts) {
-        let mut table = Table::read(&part_path(layout, shard), "run `mp4sr recommend` with this part again")?;
+    for shard in Shard::all(shards) {
+        let mut table = Table::read(&shard_path(layout, shard), "run `mp4sr recommend` with this shard again")?;
         source = table.source().cloned().unwrap_or_default();
         columns.append(&mut table)?;
     }
@@ -172,7 +172,7 @@ fn put_together(context: &Context, parts: usize) -> anyhow::Result<Vec<PathBuf>>
     Ok(vec![path])
 }
 
-/// The path of the lists of one part of the users.
-fn part_path(layout: &Layout, shard: Shard) -> PathBuf {
+/// The path of the lists of one shard of the users.
+fn shard_path(layout: &Layout, shard: Shard) -> PathBuf {
     layout.recommendations().with_extension(format!("{}.parquet", shard.file_name()))
 }

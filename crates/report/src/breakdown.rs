@@ -1,4 +1,4 @@
-//! Metrics of the runs on groups of users of the test split, computed from stored ranks alone.
+//! Metrics of the runs on groups of users of the test set, computed from stored ranks alone.
 
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_protocol::{Metric, UserFacts, breakdowns, means};

@@ -20,7 +20,7 @@ pub enum Error {
     },
     /// The runs were evaluated on different users, so they cannot be compared.
     #[error(
-        "runs `{a}` and `{b}` cannot be compared: {a_users} and {b_users} users in the split `{split}`; evaluate both again"
+        "runs `{a}` and `{b}` cannot be compared: {a_users} and {b_users} users in the `{split}` set; evaluate both again"
     )]
     OtherUsers {
         /// The name of one run.
@@ -31,7 +31,7 @@ pub enum Error {
         b: String,
         /// The number of its users.
         b_users: usize,
-        /// The name of the split.
+        /// The name of the evaluated set.
         split: &'static str,
     },
     /// The drawing library failed.

@@ -26,7 +26,7 @@ pub(crate) struct Page<'a> {
     pub(crate) dataset: &'a str,
     pub(crate) run: &'a str,
     pub(crate) tables: &'a [MetricsTable],
-    /// The comparison on the test split, to which the breakdowns belong too.
+    /// The comparison on the test set, to which the breakdowns belong too.
     pub(crate) comparison: &'a Comparison,
     /// The statistics of the lists.
     pub(crate) lists: &'a [ListStatisticsRow],

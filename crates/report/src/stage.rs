@@ -28,8 +28,8 @@ use crate::{Error, Result};
 
 /// The version of the stage, which changes whenever the same files would give another report.
 const VERSION: u32 = 5;
-/// The splits, in the order of the page.
-const SPLITS: [Split; 2] = [Split::Test, Split::Validation];
+/// The evaluated sets, in the order of the page.
+const SETS: [Split; 2] = [Split::Test, Split::Validation];
 
 /// The prefix of the role of an input that is an image.
 const IMAGE: &str = "image ";
@@ -40,7 +40,7 @@ const DESCRIBED: usize = 8;
 /// The number of most frequent words that are shown.
 const FREQUENT: usize = 30;
 
-/// Brings the report up to date and prints the metrics of the test split, with the runs side by side. `pipeline` is the file that the
+/// Brings the report up to date and prints the metrics of the test set, with the runs side by side. `pipeline` is the file that the
 /// commands in error messages name.
 ///
 /// ```
@@ -107,7 +107,7 @@ pub fn run(context: &Context, pipeline: &Path) -> anyhow::Result<()> {
         },
     )?;
     let sequences = Sequences::read(&context.layout.sequences())?;
-    print(&report.table(SPLITS[0], &report.ranked(SPLITS[0], &sequences)?)?.markdown(false))
+    print(&report.table(SETS[0], &report.ranked(SETS[0], &sequences)?)?.markdown(false))
 }
 
 /// The stage, with its inputs and the settings that determine the page.
@@ -187,7 +187,7 @@ impl ReportStage<'_> {
         let mut inputs = Vec::new();
         for layout in &self.runs {
             let run = layout.run_name();
-            for split in SPLITS {
+            for split in SETS {
                 let split = split.name();
                 let path = self.required(layout, "ranks", layout.ranks(split), "evaluate")?;
                 inputs.push((format!("ranks of {run}, {split}"), path));
@@ -262,7 +262,7 @@ impl ReportStage<'_> {
         lists.expect_weights(layout, &path)?;
         let (rows, counts) = lists.choose(count);
         let sequences = Sequences::read(&layout.sequences())?;
-        let stored = StoredRanks::read(layout, &sequences, SPLITS[0], None)?;
+        let stored = StoredRanks::read(layout, &sequences, SETS[0], None)?;
         Ok((lists.show(&rows, items, &stored.ranks, &path)?, counts))
     }
 

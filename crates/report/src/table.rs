@@ -3,7 +3,7 @@
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_protocol::{Metric, MetricMeans, Split};
 
-/// The metrics of one run in one split.
+/// The metrics of one run on one set.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunMetrics {
     /// The name of the run.
@@ -19,10 +19,10 @@ impl RunMetrics {
     }
 }
 
-/// The runs of one split; the last row is the run that the report is about.
+/// The runs on one set; the last row is the run that the report is about.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MetricsTable {
-    /// The split.
+    /// The evaluated set.
     pub split: Split,
     /// The metrics, one per column.
     pub metrics: Vec<Metric>,
@@ -78,7 +78,7 @@ impl MetricsTable {
     }
 }
 
-/// Lists the values of all splits in full: run, split, users, values.
+/// Lists the values of all sets in full: run, set (column `split`), users, values.
 pub(crate) fn metric_values(tables: &[MetricsTable]) -> TextTable {
     let mut all = TextTable::new(["run", "split", "users"]);
     all.header.extend(tables.first().map_or_else(Vec::new, MetricsTable::columns));

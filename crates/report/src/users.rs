@@ -101,7 +101,7 @@ impl UserLists {
         (chosen, counts)
     }
 
-    /// The users in these rows. `ranks` are the ranks of the test split, one per user.
+    /// The users in these rows. `ranks` are the ranks of the test targets, one per user.
     pub(crate) fn show(&self, rows: &[usize], items: &Items, ranks: &[u32], path: &Path) -> Result<Vec<ShownUser>> {
         let by_id: HashMap<&str, usize> = items.ids.iter().enumerate().map(|(row, id)| (id.as_str(), row)).collect();
         let find = |id: &String| {

@@ -7,7 +7,7 @@ use mp4sr_artifact::{Error, Fingerprint, Items, Layout, MappedFeatures, MappedVa
 use mp4sr_models::{Categories, Data, Device, Modality, Ragged, RngKey, StoredValues, TrainingSequences, recipe};
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config;
-use mp4sr_protocol::{has_clock, training_part, training_times};
+use mp4sr_protocol::{has_clock, training_items, training_times};
 
 /// The share of items with a row of a modality below which a warning is given.
 const SPARSE: f64 = 0.05;
@@ -81,7 +81,7 @@ impl Inputs {
         self.modalities.first().map_or(self.sequences.item_count, |modality| modality.features.count())
     }
 
-    /// The data that a model is built from. Of the sequences it contains only the training parts.
+    /// The data that a model is built from. Of the sequences it contains only the training events.
     pub fn data(&self, device: &Device) -> Data {
         Data {
             items: self.item_count(),
@@ -94,12 +94,12 @@ impl Inputs {
     }
 }
 
-/// The training parts of all users, with their times if the data has a clock.
+/// The training events of all users, with their times if the data has a clock.
 pub fn training_sequences(sequences: &Sequences) -> TrainingSequences {
     let users = || 0..sequences.user_count();
     let times =
         has_clock(sequences).then(|| users().flat_map(|user| training_times(sequences, user)).copied().collect());
-    TrainingSequences { times, ..TrainingSequences::new(users().map(|user| training_part(sequences, user))) }
+    TrainingSequences { times, ..TrainingSequences::new(users().map(|user| training_items(sequences, user))) }
 }
 
 /// The features of a modality as they are stored.

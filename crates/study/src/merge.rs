@@ -67,7 +67,7 @@ fn merge_dataset(sources: &[MergeSource], to: &Layout) -> Result<mp4sr_artifact:
         time_kind: TimeKind::Unstated,
         parts: None,
     };
-    // If any dataset records where its parts begin, those of the others are recorded as well.
+    // If any dataset records where its validation and test events begin, this is recorded for the others as well.
     let (mut parts, mut any_parts) = (SequenceParts::default(), false);
     for MergeSource { name, layout, .. } in sources {
         let own = |id: String| format!("{name}/{id}");
@@ -82,8 +82,8 @@ fn merge_dataset(sources: &[MergeSource], to: &Layout) -> Result<mp4sr_artifact:
         items.categories.extend(more.categories);
         items.sounds.extend(more.sounds);
         users.ids.extend(others.ids.into_iter().map(own));
-        let split = (0..sequences.user_count()).map(|user| sequences.parts_of(user));
-        split.for_each(|(validation, test)| {
+        let starts = (0..sequences.user_count()).map(|user| sequences.parts_of(user));
+        starts.for_each(|(validation, test)| {
             parts.validation.push(validation as u32);
             parts.test.push(test as u32);
         });

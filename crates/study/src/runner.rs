@@ -81,7 +81,7 @@ pub enum Until {
     Features,
     /// The pre-trained weights.
     Pretrained,
-    /// The trained weights; of the held-out splits, only validation is read.
+    /// The trained weights; of the held-out sets, only the validation set is read.
     Trained,
     /// The ranks.
     Evaluated,

@@ -1,5 +1,5 @@
 //! Searches a grid of configuration values. Every combination is a separate run: finished runs are skipped, and an interrupted search
-//! resumes. Only the validation split is read.
+//! resumes. Of the held-out sets, only the validation set is read.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -104,7 +104,7 @@ fn dataset_name(base: &str, grids: &[SearchGrid], values: &[&str]) -> Option<Str
     (!own.is_empty() && !is_named).then(|| format!("dataset.name=\"{}\"", run_name(base, &own, &values)))
 }
 
-/// The best epoch of a run on the validation split.
+/// The best epoch of a run on the validation set.
 struct BestEpoch {
     at: usize,
     value: f64,
@@ -113,7 +113,7 @@ struct BestEpoch {
     epochs: usize,
 }
 
-/// Makes all runs of a grid and writes `searches/<name>/table.{md,csv}`, ordered by `train.metric` on the validation split, best first.
+/// Makes all runs of a grid and writes `searches/<name>/table.{md,csv}`, ordered by `train.metric` on the validation set, best first.
 /// Returns the Markdown, and the number of failed runs.
 pub fn search(runner: &Runner, name: &str, grids: &[SearchGrid]) -> anyhow::Result<(String, usize)> {
     for (at, grid) in grids.iter().enumerate() {
@@ -165,7 +165,7 @@ pub fn search(runner: &Runner, name: &str, grids: &[SearchGrid]) -> anyhow::Resu
         let run = runs[best.at].spec();
         let _ = writeln!(
             text,
-            "\nBest on validation: `{}`; to evaluate it on the test split, run `{}`",
+            "\nBest on validation: `{}`; to evaluate it on the test set, run `{}`",
             run.name,
             runner.command(run)
         );

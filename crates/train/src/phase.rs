@@ -22,7 +22,7 @@ const LOGGED: Metric = Metric::Recall(20);
 pub struct TrainSettings {
     /// The number of epochs, the batch size and the settings of the optimiser.
     pub phase: PhaseSettings,
-    /// The metric by which epochs are selected, on the validation split.
+    /// The metric by which epochs are selected, on the validation set.
     pub metric: Metric,
     /// The cut-offs K of the validation metrics in the log.
     pub k: Vec<usize>,
@@ -30,7 +30,7 @@ pub struct TrainSettings {
     pub rank_options: RankOptions,
     /// Whether cold items are removed from the sequences that are trained on.
     pub warm_items: bool,
-    /// Whether the loss of the test split is logged.
+    /// Whether the loss on the test set is logged.
     pub log_test_loss: bool,
     /// The seed of all random draws.
     pub seed: u64,
@@ -93,7 +93,7 @@ pub struct Training<'a> {
     pub model: &'a dyn Model,
     /// The phase to train.
     pub phase: Phase,
-    /// All sequences; training reads their training parts, validation their validation targets.
+    /// All sequences; training reads their training events, validation their validation targets.
     pub sequences: &'a Sequences,
     /// The settings of the phase.
     pub settings: TrainSettings,
@@ -136,8 +136,7 @@ pub enum TrainError {
     Rank(#[from] RankError),
     /// There is no sample to train on.
     #[error(
-        "no training data: no user has two events in the training part; keep longer sequences, or all items \
-             (`pretrain.items`)"
+        "no training data: no user has two training events; keep longer sequences, or all items (`pretrain.items`)"
     )]
     NoSamples,
     /// Another process of the group has failed and reports why.
@@ -509,7 +508,7 @@ impl Training<'_> {
         Ok(())
     }
 
-    /// The metrics of the validation split by name, and the loss of the test split if it is logged.
+    /// The metrics of the validation set by name, and the loss on the test set if it is logged.
     fn validate(&self) -> Result<(BTreeMap<String, f64>, Option<f64>), TrainError> {
         let scorer = self.model.scorer(&self.phase)?;
         let users = self.sequences.user_count();

@@ -2,13 +2,13 @@ use std::ops::Range;
 
 use mp4sr_artifact::Sequences;
 use mp4sr_models::{BatchUnit, RngKey, Sample, Samples};
-use mp4sr_protocol::training_part;
+use mp4sr_protocol::training_items;
 
 /// The samples of a phase, and how they are divided into batches.
 #[derive(Debug)]
 pub struct SampleList {
     kind: Samples,
-    /// The items of all training parts, one after the other.
+    /// The items of all users' training events, one user after the other.
     items: Vec<u32>,
     entries: Vec<UserSamples>,
 }
@@ -22,12 +22,12 @@ struct UserSamples {
 }
 
 impl SampleList {
-    /// Collects all samples of the training parts, in order of users and time, after removing the items for which `keep` is false.
+    /// Collects all samples of the training set, in order of users and time, after removing the items for which `keep` is false.
     pub fn new(kind: Samples, sequences: &Sequences, keep: impl Fn(u32) -> bool) -> Self {
         let (mut items, mut entries) = (Vec::new(), Vec::new());
         for user in 0..sequences.user_count() {
             let start = items.len() as u32;
-            items.extend(training_part(sequences, user).iter().copied().filter(|&item| keep(item)));
+            items.extend(training_items(sequences, user).iter().copied().filter(|&item| keep(item)));
             let (user, own) = (user as u32, start..items.len() as u32);
             match kind {
                 Samples::None => {}
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn every_prefix_of_the_training_part_is_a_sample_and_nothing_else() {
+    fn every_prefix_of_the_training_events_is_a_sample_and_nothing_else() {
         let last = [(3, vec![5], Some(3)), (3, vec![5, 3], Some(4)), (3, vec![5, 3, 4], Some(5))];
         let first = [(0, vec![1], Some(2)), (0, vec![1, 2], Some(3))];
         assert_eq!(samples(Samples::Prefixes, |_| true), [&first[..], &last].concat());
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn sequences_are_whole_training_parts_and_events_single_ones() {
+    fn sequences_are_all_training_events_of_a_user_and_events_single_ones() {
         let of_users = |at_least| samples(Samples::Sequences { at_least, batch: BatchUnit::Sequences }, |_| true);
         let whole = [(0, vec![1, 2, 3], None), (2, vec![3], None), (3, vec![5, 3, 4, 5], None)];
         assert_eq!(of_users(1), whole);
@@ -132,8 +132,8 @@ mod tests {
     fn a_split_of_its_own_decides_what_is_a_sample() {
         // All events of the second user and most of the last user's are after the cut-off; all of the third user's are before it.
         let parts = SequenceParts { validation: vec![4, 0, 3, 1], test: vec![5, 1, 3, 2] };
-        let split = Sequences { parts: Some(parts), ..sequences() };
-        let samples = SampleList::new(Samples::Events, &split, |_| true);
+        let divided = Sequences { parts: Some(parts), ..sequences() };
+        let samples = SampleList::new(Samples::Events, &divided, |_| true);
         let events: Vec<(u32, u32)> =
             (0..samples.count()).map(|i| samples.get(i)).map(|s| (s.user, s.target.unwrap())).collect();
         assert_eq!(events, [(0, 1), (0, 2), (0, 3), (0, 4), (2, 3), (2, 1), (2, 2), (3, 5)]);

@@ -1,4 +1,4 @@
-//! Properties of every model in the list of recipes: training reads nothing of the validation and test parts, an interrupted run resumes to
+//! Properties of every model in the list of recipes: training reads no validation or test event, an interrupted run resumes to
 //! the same bits, results do not depend on the number of threads, and every trained parameter has a gradient.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -180,7 +180,7 @@ fn phases() -> impl Iterator<Item = (&'static Recipe, usize)> {
 }
 
 #[test]
-fn the_test_part_changes_nothing_and_the_validation_part_only_the_selected_epoch() {
+fn the_test_set_changes_nothing_and_the_validation_set_only_the_selected_epoch() {
     for (recipe, phase) in phases() {
         let trained =
             |second_last: fn(usize) -> u32, last: fn(usize) -> u32| once(recipe, phase, sequences(second_last, last));
@@ -189,7 +189,7 @@ fn the_test_part_changes_nothing_and_the_validation_part_only_the_selected_epoch
         let other = trained(|user| 40 - user as u32, |user| 31 + user as u32 % 20);
         assert_eq!(one.losses, other.losses, "{}: validation", recipe.name);
         assert_eq!(one.losses.len(), 2, "{}", recipe.name);
-        // Changed events of the training part do change the losses, so that the comparisons above can fail.
+        // Changed training events do change the losses, so that the comparisons above can fail.
         let mut changed = sequences(|user| 1 + user as u32, |user| 31 + user as u32 % 20);
         for &first in &changed.offsets[..USERS] {
             changed.items[first as usize] = 30 - changed.items[first as usize].min(29);

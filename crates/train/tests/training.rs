@@ -223,7 +223,7 @@ fn a_run_that_stopped_at_any_step_resumes_with_its_patience_moments_and_sums() {
 
 /// The events of a user are numbered by time, so that an event out of place shows as a number out of place.
 #[test]
-fn training_reads_prefixes_of_the_training_part_and_validation_what_is_before_its_target() {
+fn training_reads_prefixes_of_the_training_events_and_validation_what_is_before_its_target() {
     let folder = tempfile::tempdir().unwrap();
     let model = Recorder::new(40, &[1, 1]);
     let data = sequences(&[&[1, 2, 3, 4, 5, 6], &[11, 12, 13, 14], &[21, 22, 23], &[31, 32]], 40);
@@ -276,7 +276,7 @@ fn trained(data: &Sequences) -> (Vec<u32>, Vec<EpochLine>, PhaseOutcome) {
 }
 
 #[test]
-fn the_test_split_is_not_read_by_training() {
+fn the_test_set_is_not_read_by_training() {
     let one = trained(&random(|u| 31 + u as u32 % 20, |u| 1 + u as u32));
     let other = trained(&random(|u| 50 - u as u32 % 20, |u| 1 + u as u32));
     assert_eq!(one, other);
@@ -291,7 +291,7 @@ fn validation_events_choose_the_epoch_and_change_nothing_else() {
     assert!(common >= 2);
     assert_eq!(losses(&one.1[..common]), losses(&other.1[..common]));
     assert_ne!(one.1[0].validation, other.1[0].validation, "the validation events are read where they should be");
-    // A changed event of the training part does change the losses, so that the comparison above can fail.
+    // A changed training event does change the losses, so that the comparison above can fail.
     let mut changed = random(|_| 1, |u| 1 + u as u32 % 20);
     changed.items[0] = 30 - changed.items[0].min(29);
     assert_ne!(losses(&trained(&changed).1[..1]), losses(&one.1[..1]));
@@ -299,7 +299,7 @@ fn validation_events_choose_the_epoch_and_change_nothing_else() {
 
 /// Items 31 to 50 occur only as the last and the second last event of users, so that popularity must not count them.
 #[test]
-fn popularity_counts_the_training_part_alone() {
+fn popularity_counts_the_training_set_alone() {
     let data = random(|u| 31 + u as u32 % 20, |u| 31 + (u as u32 + 7) % 20);
     let text = "dataset.name = \"x\"\nmodel.name = \"popularity\"";
     let (config, _) = mp4sr_pipeline::Config::parse(text, "x", &[], model_catalog()).unwrap();
@@ -609,6 +609,6 @@ fn samples_of_users_are_whole_sequences_cut_to_what_the_model_is_given() {
     let seen = model.0.seen.borrow();
     let mut users = seen[0].0.clone();
     users.sort_unstable();
-    // The training parts have four, two and one events: the first is cut to three, and the last is too short.
+    // The users have four, two and one training events: the first sequence is cut to three, and the last is too short.
     assert_eq!((users, seen[0].1), (vec![0, 1], 5));
 }

@@ -94,7 +94,7 @@ const CHANGES: [(&str, &str, &str, Change); 23] = [
         *tensor(tensors, "rank") = Tensor::U32(vec![1], vec![1]);
     }),
     ("ranks without their settings", RANKS, "compare", |header, _| header.settings = serde_json::json!(1)),
-    ("ranks of another split", RANKS, "compare", |header, _| {
+    ("ranks of another set", RANKS, "compare", |header, _| {
         header.settings["split"] = serde_json::json!("validation");
     }),
 ];

@@ -21,7 +21,7 @@ TOLERANCE = {"out": {"atol": 2e-5, "rtol": 2e-5}, "grad": {"atol": 1e-5, "rtol":
 
 
 def training():
-    """Returns training parts: user 3 has one event twice, user 5 has a single event; items 12 and 13 have none."""
+    """Returns the users' training sequences: user 3 has one event twice, user 5 has a single event; items 12 and 13 have none."""
     generator = torch.Generator().manual_seed(3)
     parts = [torch.randint(1, ITEMS - 1, (length,), generator=generator).tolist() for length in [4, 7, 3, 5, 1, 6, 2, 8, 3]]
     parts[2][1] = parts[2][0]
@@ -804,7 +804,7 @@ leaky = lambda x: torch.nn.functional.leaky_relu(x, 0.01)
 
 
 def events(modalities, seed):
-    """Returns training parts as inputs, and the means of the items' rows by modality."""
+    """Returns the training sequences as inputs, and the means of the items' rows by modality."""
     generator = torch.Generator().manual_seed(seed)
     parts, offsets = training()
     tensors, rows = {"in.train.items": torch.tensor(sum(parts, [])), "in.train.offsets": torch.tensor(offsets)}, {}

@@ -12,8 +12,8 @@ pub struct ImportedEvent {
     pub item: u32,
     /// The time; 0 if the dataset has none.
     pub time: f64,
-    /// The part: 0 training, 1 validation, 2 test; 0 if the dataset is not divided.
-    pub part: u8,
+    /// The set: 0 training, 1 validation, 2 test; 0 if the dataset is not divided.
+    pub set: u8,
     /// The values of [`Interactions::columns`].
     pub further: Vec<String>,
 }
@@ -31,7 +31,7 @@ pub struct Interactions {
     pub columns: Vec<String>,
     /// Whether events have times.
     pub is_timed: bool,
-    /// Whether the dataset says to which part each event belongs.
+    /// Whether the dataset says to which set each event belongs.
     pub is_divided: bool,
 }
 
@@ -78,9 +78,9 @@ impl Interactions {
         self.events.sort_by(|a, b| a.user.cmp(&b.user).then(a.time.total_cmp(&b.time)));
     }
 
-    /// Groups the events by user, each user's by part and then in order of time.
-    pub fn sort_by_part(&mut self) {
-        self.events.sort_by(|a, b| a.user.cmp(&b.user).then(a.part.cmp(&b.part)).then(a.time.total_cmp(&b.time)));
+    /// Groups the events by user, each user's by set and then in order of time.
+    pub fn sort_by_set(&mut self) {
+        self.events.sort_by(|a, b| a.user.cmp(&b.user).then(a.set.cmp(&b.set)).then(a.time.total_cmp(&b.time)));
     }
 
     /// The events of each user; events must be grouped by user.

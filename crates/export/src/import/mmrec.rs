@@ -26,8 +26,8 @@ pub fn read(args: &ImportArgs) -> anyhow::Result<Imported> {
     let mut notes = Vec::new();
     let table = TabTable::read(&inter, false)?;
     let (user, item) = (table.expect(&["userID"])?, table.expect(&["itemID"])?);
-    let (time, part) = (table.find("timestamp"), table.find("x_label"));
-    if part.is_none() {
+    let (time, set) = (table.find("timestamp"), table.find("x_label"));
+    if set.is_none() {
         notes.push(
             "the interactions have no `x_label`: each user's last event is for the test, and the one before it for validation"
                 .to_owned(),
@@ -40,14 +40,14 @@ pub fn read(args: &ImportArgs) -> anyhow::Result<Imported> {
         let number = |column: usize| table.number::<u32>(line, column, cells[column]);
         let (user, item) = (number(user)?, number(item)?);
         ensure!(user < u32::MAX && item < u32::MAX, "`{}`, line {line}: a number is too large", inter.display());
-        let label = part.map(number).transpose()?.unwrap_or(0);
+        let label = set.map(number).transpose()?.unwrap_or(0);
         ensure!(label <= 2, "`{}`, line {line}: `x_label` is {label}, expected 0, 1 or 2", inter.display());
         most = (most.0.max(user + 1), most.1.max(item + 1));
         events.push(ImportedEvent {
             user,
             item,
             time: time.map_or(Ok(0.0), |column| table.time(line, column, cells[column]))?,
-            part: label as u8,
+            set: label as u8,
             further: further.iter().map(|&at| cells[at].to_owned()).collect(),
         });
         Ok(())
@@ -70,7 +70,7 @@ pub fn read(args: &ImportArgs) -> anyhow::Result<Imported> {
         events,
         columns: further.iter().map(|&at| table.columns[at].0.clone()).collect(),
         is_timed: time.is_some(),
-        is_divided: part.is_some(),
+        is_divided: set.is_some(),
     };
     Ok(Imported {
         format: "mmrec",

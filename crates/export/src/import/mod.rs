@@ -17,7 +17,7 @@ use clap::Subcommand;
 use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{ARTIFACTS_VARIABLE, DEFAULT_ARTIFACTS, Progress, artifacts_folder};
 
-/// Imports a dataset of RecBole or MMRec: its interactions, splits, items and features.
+/// Imports a dataset of RecBole or MMRec: its interactions, split, items and features.
 ///
 /// Writes raw files and a pipeline to `--out`, preprocesses them, and writes the features beside the dataset, so that `mp4sr run
 /// --pipeline OUT/pipeline.toml` can train on them.
@@ -29,7 +29,7 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// A folder of atomic files: `NAME.inter`, `NAME.item`, parts such as `NAME.train.inter`, features in `NAME.textemb`.
+    /// A folder of atomic files: `NAME.inter`, `NAME.item`, sets such as `NAME.train.inter`, features in `NAME.textemb`.
     Recbole(ImportArgs),
     /// A folder with `NAME.inter`, `text_feat.npy`, `image_feat.npy`, and the ids in `u_id_mapping.csv` and `i_id_mapping.csv`.
     Mmrec(ImportArgs),

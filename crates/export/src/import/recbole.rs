@@ -21,8 +21,8 @@ const ITEM: &str = "item_id";
 const TIME: &str = "timestamp";
 /// The column with the items before an event, if a dataset has it.
 const LIST: &str = "item_id_list";
-/// The names of the parts in file names.
-const PARTS: [&[&str]; 3] = [&["train"], &["valid", "validation"], &["test"]];
+/// The names of the sets in file names.
+const SETS: [&[&str]; 3] = [&["train"], &["valid", "validation"], &["test"]];
 /// The item columns that may hold a title; the first one that exists is used.
 const TITLES: [&str; 6] = ["title", "movie_title", "item_name", "name", "product_name", "headline"];
 /// The item columns that hold texts; categories are separate.
@@ -109,7 +109,7 @@ pub fn read(args: &ImportArgs) -> anyhow::Result<Imported> {
     Ok(Imported { format: "recbole", default_name: name, interactions, items, features, about, notes })
 }
 
-/// The name of the dataset, and its interaction files with their parts; a single file counts as part 0.
+/// The name of the dataset, and its interaction files with their sets; a single file counts as set 0.
 fn interaction_files(folder: &Path, paths: &[PathBuf]) -> anyhow::Result<(String, Vec<(PathBuf, u8)>)> {
     let stems: Vec<String> = paths
         .iter()
@@ -121,42 +121,42 @@ fn interaction_files(folder: &Path, paths: &[PathBuf]) -> anyhow::Result<(String
         "`{}` has no file `NAME.inter`; name the folder of RecBole's atomic files",
         folder.display()
     );
-    let part_of = |stem: &str| {
-        let (name, part) = stem.rsplit_once('.')?;
-        let at = PARTS.iter().position(|names| names.contains(&part))?;
+    let set_of = |stem: &str| {
+        let (name, set) = stem.rsplit_once('.')?;
+        let at = SETS.iter().position(|names| names.contains(&set))?;
         Some((name.to_owned(), at as u8))
     };
-    let parts: Vec<(String, (String, u8))> =
-        stems.iter().filter_map(|stem| Some((stem.clone(), part_of(stem)?))).collect();
-    let whole: Vec<&String> = stems.iter().filter(|stem| part_of(stem).is_none()).collect();
+    let sets: Vec<(String, (String, u8))> =
+        stems.iter().filter_map(|stem| Some((stem.clone(), set_of(stem)?))).collect();
+    let whole: Vec<&String> = stems.iter().filter(|stem| set_of(stem).is_none()).collect();
     let path = |stem: &str| folder.join(format!("{stem}.inter"));
-    let Some((_, (name, _))) = parts.first() else {
+    let Some((_, (name, _))) = sets.first() else {
         return match &whole[..] {
             [one] => Ok(((*one).clone(), vec![(path(one), 0)])),
             several => bail!(
-                "`{}` has {} files of interactions, {}; leave one, or name parts as in `NAME.train.inter`, `NAME.valid.inter`, `NAME.test.inter`",
+                "`{}` has {} files of interactions, {}; leave one, or name the sets as in `NAME.train.inter`, `NAME.valid.inter`, `NAME.test.inter`",
                 folder.display(),
                 several.len(),
                 several.iter().map(|stem| format!("`{stem}.inter`")).collect::<Vec<_>>().join(", ")
             ),
         };
     };
-    for part in 0..3 {
-        let count = parts.iter().filter(|(_, (own, at))| own == name && *at == part).count();
+    for set in 0..3 {
+        let count = sets.iter().filter(|(_, (own, at))| own == name && *at == set).count();
         ensure!(
             count == 1,
-            "`{}` has {count} files of the part `{}` of `{name}`, expected one",
+            "`{}` has {count} files of the `{}` set of `{name}`, expected one",
             folder.display(),
-            PARTS[part as usize][0]
+            SETS[set as usize][0]
         );
     }
     ensure!(
-        parts.iter().all(|(_, (own, _))| own == name),
-        "`{}` has parts of several datasets; keep the files of one dataset",
+        sets.iter().all(|(_, (own, _))| own == name),
+        "`{}` has sets of several datasets; keep the files of one dataset",
         folder.display()
     );
-    let mut found: Vec<(PathBuf, u8)> = parts.iter().map(|(stem, (_, part))| (path(stem), *part)).collect();
-    found.sort_by_key(|(_, part)| *part);
+    let mut found: Vec<(PathBuf, u8)> = sets.iter().map(|(stem, (_, set))| (path(stem), *set)).collect();
+    found.sort_by_key(|(_, set)| *set);
     Ok((name.clone(), found))
 }
 
@@ -166,7 +166,7 @@ fn read_interactions(
     notes: &mut Vec<String>,
 ) -> anyhow::Result<()> {
     let (mut missing, mut joined) = (0_u64, None::<Joined>);
-    for (at, (path, part)) in inters.iter().enumerate() {
+    for (at, (path, set)) in inters.iter().enumerate() {
         let table = TabTable::read(path, true)?;
         let (user, item) = (table.expect(&USER)?, table.expect(&[ITEM])?);
         let (time, list) = (table.find(TIME), table.find(LIST));
@@ -180,7 +180,7 @@ fn read_interactions(
         } else {
             ensure!(
                 interactions.columns == columns && joined.is_some() == list.is_some(),
-                "`{}` has different columns from `{}`; the files of all parts need the same columns",
+                "`{}` has different columns from `{}`; the files of all sets need the same columns",
                 path.display(),
                 inters[0].0.display()
             );
@@ -197,14 +197,14 @@ fn read_interactions(
                 let before = cells[list].split(' ').filter(|id| !id.is_empty());
                 let before: Vec<u32> =
                     before.map(|id| interactions.items.insert_full(id.to_owned()).0 as u32).collect();
-                joined.add((path, line), user, *part, before, item);
+                joined.add((path, line), user, *set, before, item);
                 return Ok(());
             }
             interactions.events.push(ImportedEvent {
                 user,
                 item,
                 time: time.map_or(Ok(0.0), |column| table.time(line, column, cells[column]))?,
-                part: *part,
+                set: *set,
                 further: further.iter().map(|&column| cells[column].to_owned()).collect(),
             });
             Ok(())

@@ -15,7 +15,7 @@ pub struct Joined {
 
 #[derive(Debug)]
 struct SequenceLine {
-    part: u8,
+    set: u8,
     /// The items before the event, oldest first; some datasets keep only the last ones.
     before: Vec<u32>,
     item: u32,
@@ -24,23 +24,23 @@ struct SequenceLine {
 
 impl Joined {
     /// Adds a line.
-    pub fn add(&mut self, location: (&Path, u64), user: u32, part: u8, before: Vec<u32>, item: u32) {
-        let line = SequenceLine { part, before, item, location: (location.0.to_owned(), location.1) };
+    pub fn add(&mut self, location: (&Path, u64), user: u32, set: u8, before: Vec<u32>, item: u32) {
+        let line = SequenceLine { set, before, item, location: (location.0.to_owned(), location.1) };
         self.users.entry(user).or_default().push(line);
     }
 
-    /// The events of each user in order. Items that no line has as its event belong to training, or to the part of the event before them.
+    /// The events of each user in order. Items that no line has as its event belong to training, or to the set of the event before them.
     pub fn finish(self, is_divided: bool) -> anyhow::Result<Vec<ImportedEvent>> {
         let mut events = Vec::new();
         for (user, mut lines) in self.users {
-            lines.sort_by_key(|line| (line.part, line.before.len()));
+            lines.sort_by_key(|line| (line.set, line.before.len()));
             let mut sequence: Vec<(u32, u8)> = Vec::new();
             lines.into_iter().try_for_each(|line| append(&mut sequence, line))?;
-            events.extend(sequence.into_iter().map(|(item, part)| ImportedEvent {
+            events.extend(sequence.into_iter().map(|(item, set)| ImportedEvent {
                 user,
                 item,
                 time: 0.0,
-                part: if is_divided { part } else { 0 },
+                set: if is_divided { set } else { 0 },
                 further: Vec::new(),
             }));
         }
@@ -50,16 +50,16 @@ impl Joined {
 
 fn append(
     sequence: &mut Vec<(u32, u8)>,
-    SequenceLine { part, before, item, location }: SequenceLine,
+    SequenceLine { set, before, item, location }: SequenceLine,
 ) -> anyhow::Result<()> {
     let known: Vec<u32> = sequence.iter().map(|(item, _)| *item).collect();
     if (before.is_empty() || !known.is_empty()) && known.ends_with(&before) {
-        sequence.push((item, part));
+        sequence.push((item, set));
     } else if before.starts_with(&known) {
-        let last = sequence.last().map_or(0, |(_, part)| *part);
+        let last = sequence.last().map_or(0, |(_, set)| *set);
         // Items that are not the event of any line come after the known ones and before this line's event.
         sequence.extend(before[known.len()..].iter().map(|&item| (item, last)));
-        sequence.push((item, part));
+        sequence.push((item, set));
     } else {
         bail!(
             "`{}`, line {}: the items before the event do not continue the user's earlier lines; all lines of a user must belong to \
@@ -77,10 +77,10 @@ mod tests {
 
     fn joined(lines: &[(u8, &[u32], u32)]) -> anyhow::Result<Vec<(u32, u8)>> {
         let mut joined = Joined::default();
-        for (number, (part, before, item)) in lines.iter().enumerate() {
-            joined.add((Path::new("x.inter"), number as u64 + 2), 0, *part, before.to_vec(), *item);
+        for (number, (set, before, item)) in lines.iter().enumerate() {
+            joined.add((Path::new("x.inter"), number as u64 + 2), 0, *set, before.to_vec(), *item);
         }
-        Ok(joined.finish(true)?.into_iter().map(|event| (event.item, event.part)).collect())
+        Ok(joined.finish(true)?.into_iter().map(|event| (event.item, event.set)).collect())
     }
 
     #[test]

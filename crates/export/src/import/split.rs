@@ -2,8 +2,8 @@
 
 use super::events::{ImportedEvent, Interactions};
 
-/// The number of positions that each part can hold: validation begins at this position, and test at twice that.
-pub const PART_STEP: u64 = 1_000_000_000;
+/// The number of positions that each set can hold: validation begins at this position, and test at twice that.
+pub const SET_STEP: u64 = 1_000_000_000;
 
 /// A division that `preprocess.split` can express.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,12 +14,12 @@ pub enum Division {
     Ratio([f64; 3]),
     /// Events from these times on are for validation and for the test.
     Time { validation: f64, test: f64 },
-    /// Events carry positions that restart at [`PART_STEP`] for validation and at twice that for the test.
+    /// Events carry positions that restart at [`SET_STEP`] for validation and at twice that for the test.
     Positions,
 }
 
-/// Finds the division of events that are in order of time; their parts may be in another order. `ratios` are tried before times. If
-/// `is_cut`, both are tried before leave-one-out, which may describe the same parts.
+/// Finds the division of events that are in order of time; their sets may be in another order. `ratios` are tried before times. If
+/// `is_cut`, both are tried before leave-one-out, which may describe the same sets.
 pub fn decide(interactions: &Interactions, ratios: &[[f64; 3]], is_cut: bool) -> Division {
     if !interactions.is_divided {
         return Division::LeaveOneOut;
@@ -27,8 +27,8 @@ pub fn decide(interactions: &Interactions, ratios: &[[f64; 3]], is_cut: bool) ->
     let is = |starts: &dyn Fn(usize) -> (usize, usize)| {
         interactions.by_user().all(|events| {
             let (validation, test) = starts(events.len());
-            let part = |at: usize| u8::from(at >= validation) + u8::from(at >= test);
-            events.iter().enumerate().all(|(at, event)| event.part == part(at))
+            let set = |at: usize| u8::from(at >= validation) + u8::from(at >= test);
+            events.iter().enumerate().all(|(at, event)| event.set == set(at))
         })
     };
     let leaves_one_out = is(&|length| (length.saturating_sub(2), length.saturating_sub(1)));
@@ -44,27 +44,27 @@ pub fn decide(interactions: &Interactions, ratios: &[[f64; 3]], is_cut: bool) ->
 
 /// The indices at which validation and test begin in a sequence of `length` events, as `_calcu_split_ids` of RecBole computes them.
 fn starts_by_ratio(length: usize, ratio: &[f64; 3]) -> (usize, usize) {
-    let share = |part: usize| ratio[part] * length as f64;
-    let mut sizes = [1, 2].map(|part| (share(part) + 1e-9) as usize);
-    for part in [2, 1] {
+    let share = |set: usize| ratio[set] * length as f64;
+    let mut sizes = [1, 2].map(|set| (share(set) + 1e-9) as usize);
+    for set in [2, 1] {
         let left = length - sizes[0] - sizes[1];
-        if left > 1 && share(part) < 1.0 - 1e-9 {
-            sizes[part - 1] += 1;
+        if left > 1 && share(set) < 1.0 - 1e-9 {
+            sizes[set - 1] += 1;
         }
     }
     (length - sizes[1] - sizes[0], length - sizes[1])
 }
 
-/// Finds two times that divide the events of all users; the part of every event must follow from its time.
+/// Finds two times that divide the events of all users; the set of every event must follow from its time.
 fn by_time(interactions: &Interactions) -> Option<Division> {
-    let first = |part: u8| {
-        let own = interactions.events.iter().filter(|event| event.part == part);
+    let first = |set: u8| {
+        let own = interactions.events.iter().filter(|event| event.set == set);
         own.min_by(|a: &&ImportedEvent, b: &&ImportedEvent| a.time.total_cmp(&b.time))
     };
     let (validation, test) = (first(1)?, first(2)?);
     let of = |event: &ImportedEvent| u8::from(event.time >= validation.time) + u8::from(event.time >= test.time);
     let divides = interactions.is_timed
         && validation.time < test.time
-        && interactions.events.iter().all(|event| event.part == of(event));
+        && interactions.events.iter().all(|event| event.set == of(event));
     divides.then_some(Division::Time { validation: validation.time, test: test.time })
 }

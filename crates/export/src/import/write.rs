@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::ImportArgs;
 use super::events::{ImportClock, Interactions, written};
 use super::items::ImportedItem;
-use super::split::{Division, PART_STEP, decide};
+use super::split::{Division, SET_STEP, decide};
 use crate::dataset::{About, ModalityFeatures, ragged_files, read_item_lines};
 use crate::folder::{self, IMPORT};
 use crate::npy;
@@ -126,7 +126,7 @@ pub fn write(
         other => other,
     };
     if division == Division::Positions {
-        read.interactions.sort_by_part();
+        read.interactions.sort_by_set();
     }
     let format = read.format;
     folder::write(&args.out, IMPORT, |made| {
@@ -196,9 +196,9 @@ fn events(interactions: &Interactions, clock: ImportClock, division: &Division) 
         for (at, event) in own.iter().enumerate() {
             let time = match (division, clock) {
                 (Division::Positions, _) => {
-                    let part = usize::from(event.part);
-                    counts[part] += 1;
-                    json!(PART_STEP * u64::from(event.part) + counts[part] - 1)
+                    let set = usize::from(event.set);
+                    counts[set] += 1;
+                    json!(SET_STEP * u64::from(event.set) + counts[set] - 1)
                 }
                 (_, ImportClock::Order) => json!(at),
                 _ => written(event.time),
@@ -239,7 +239,7 @@ fn value_of(cell: &str) -> Value {
 }
 
 fn described(division: &Division, clock: ImportClock) -> String {
-    let parts = match division {
+    let divided = match division {
         Division::LeaveOneOut => "each user's last event is for the test, and the one before it for validation".to_owned(),
         Division::Ratio(shares) => format!("each user's events are divided in the shares {shares:?}, in their original order"),
         Division::Time { validation, test } => {
@@ -247,15 +247,15 @@ fn described(division: &Division, clock: ImportClock) -> String {
             format!("events from {validation} on are for validation, those from {test} on for the test, in their original order")
         }
         Division::Positions => {
-            "the parts are not in order of time: they are kept, each user's events are ordered part by part, and times are \
+            "the sets are not in order of time: they are kept, each user's events are ordered set by set, and times are \
              discarded".to_owned()
         }
     };
     match clock {
         ImportClock::Order if *division != Division::Positions => {
-            format!("{parts}; the data has no timestamps; events keep their order")
+            format!("{divided}; the data has no timestamps; events keep their order")
         }
-        _ => parts,
+        _ => divided,
     }
 }
 
@@ -334,8 +334,7 @@ fn pipeline(
             let _ = writeln!(text, "split = \"time\"\nsplit_at = {}\nsplit_test_at = {}", at(*validation), at(*test));
         }
         Division::Positions => {
-            let _ =
-                writeln!(text, "split = \"time\"\nsplit_at = \"{PART_STEP}\"\nsplit_test_at = \"{}\"", 2 * PART_STEP);
+            let _ = writeln!(text, "split = \"time\"\nsplit_at = \"{SET_STEP}\"\nsplit_test_at = \"{}\"", 2 * SET_STEP);
         }
     }
     text += "\n[model]\n";

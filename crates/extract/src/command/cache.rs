@@ -31,7 +31,7 @@ pub struct Args {
 enum Command {
     /// Lists the encoders with their vectors' size and last use.
     Stats,
-    /// Adds vectors that were computed elsewhere to the cache, such as those of parts (`mp4sr extract --shard`) on machines without a
+    /// Adds vectors that were computed elsewhere to the cache, such as those of shards (`mp4sr extract --shard`) on machines without a
     /// shared file system.
     Merge {
         /// Folders of artifacts, or copies of their `.cache/vectors`.

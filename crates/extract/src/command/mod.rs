@@ -18,9 +18,9 @@ pub struct Args {
     /// The flags of every stage.
     #[command(flatten)]
     pub stage: StageArgs,
-    /// Computes only one part of the items' vectors, such as `2/4`, the second of four. The vectors go to the cache, and no features
-    /// are written: when all parts are done, on any machines that share the cache, the same command without this flag writes the features.
-    #[arg(long, value_name = "PART/PARTS")]
+    /// Computes only the vectors of one shard of the items, such as `2/4`, the second of four. The vectors go to the cache, and no features
+    /// are written: when all shards are done, on any machines that share the cache, the same command without this flag writes the features.
+    #[arg(long, value_name = "INDEX/COUNT")]
     pub shard: Option<Shard>,
 }
 

@@ -54,8 +54,8 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
     })
 }
 
-/// Adds the vectors of one part of the items to the cache, and writes no features. Parts may be computed at the same time, by processes on
-/// several machines that share the cache, and again after a kill.
+/// Adds the vectors of one shard of the items to the cache, and writes no features. Shards may be computed at the same time, by processes
+/// on several machines that share the cache, and again after a kill.
 pub fn run_shard(context: Context, shard: Shard) -> anyhow::Result<()> {
     let plan = ExtractPlan::of(&context, context.config.extracted(), Access::Full)?;
     let data = Path::new(&context.config.dataset.data);
@@ -66,15 +66,15 @@ pub fn run_shard(context: Context, shard: Shard) -> anyhow::Result<()> {
     let (shards, name) = (context.layout.root().join("shards"), format!("{NAME}.{}", shard.file_name()));
     let _lock = Lock::acquire(&shards, &name)?;
     files::remove_leftovers(&shards)?;
-    // On machines that do not see each other's locks, two processes may compute the same part.
+    // On machines that do not see each other's locks, two processes may compute the same shard.
     let scratch = files::temporary_of(&shards.join(name));
     let own = Context { layout: context.layout.at(&scratch), ..context };
     let dictionary_items = DictionaryItems::These(&all);
     Extraction { context: &own, items: &items, dictionary_items, files: &files, keep: true }.run(&mut encoders)?;
     files::remove_dir_if_present(&scratch)?;
     own.progress.log(format!(
-        "extract: the vectors of part {shard}, {} of {} items, are in the cache; `mp4sr extract` without `--shard` writes the \
-         features once all parts are done",
+        "extract: the vectors of shard {shard}, {} of {} items, are in the cache; `mp4sr extract` without `--shard` writes the \
+         features once all shards are done",
         items.len(),
         all.len()
     ));

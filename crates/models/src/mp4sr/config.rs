@@ -291,7 +291,7 @@ const PRESETS: [Preset; 3] = [
     },
     Preset {
         name: "tuned",
-        summary: "The hyper-parameters selected on the validation splits of docs/results.md: no projection heads, twice the default \
+        summary: "The hyper-parameters selected on the validation sets of docs/results.md: no projection heads, twice the default \
              learning rate in pre-training, no weight decay in fine-tuning.",
         keys: r#"
             [model.mp4sr]

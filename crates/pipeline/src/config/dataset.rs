@@ -215,7 +215,7 @@ pub enum ItemOrder {
     Items,
 }
 
-/// How a user's events are divided into training, validation and test.
+/// How a user's events are divided into the training, validation and test sets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SplitBy {
@@ -280,7 +280,8 @@ pub struct Preprocess {
     pub placeholders: Vec<String>,
     /// Which of a user's repeated events with the same item count.
     pub repeated: Repeated,
-    /// How each user's events are divided into training, validation and test. The target of a split is its first event.
+    /// How each user's events are divided into the training, validation and test sets. A user's target in the validation set
+    /// or the test set is the first of the user's events there.
     pub split: SplitBy,
     /// With `split = "ratio"`, the shares of training, validation and test.
     #[schemars(length(min = 3, max = 3))]

@@ -29,8 +29,8 @@ pub struct Evaluate {
     /// The number of users that are scored at once.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub batch: usize,
-    /// Numbers of events. For each of them, the test split is ranked again with only that many of the most recent events of every history,
-    /// as if the users were new.
+    /// Numbers of events. For each of them, the test targets are ranked again with only that many of the most recent events of every
+    /// history, as if the users were new.
     pub short_histories: Vec<usize>,
 }
 

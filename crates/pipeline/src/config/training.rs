@@ -41,7 +41,7 @@ impl std::fmt::Display for Precision {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Train {
-    /// The metric on the validation split by which the best epoch is selected and training stops: `R@K`, `N@K`, `Hit@K`, `P@K`, `MAP@K`,
+    /// The metric on the validation set by which the best epoch is selected and training stops: `R@K`, `N@K`, `Hit@K`, `P@K`, `MAP@K`,
     /// `MRR@K` or `MRR`.
     pub metric: String,
     /// The precision of the large matrix products. Evaluation and recommendation always compute in f32.
@@ -60,7 +60,7 @@ pub struct PhaseSettings {
     /// The maximum number of epochs.
     #[schemars(range(min = 1, max = 100_000))]
     pub epochs: usize,
-    /// The number of epochs without a better value of `train.metric` on the validation split after which training stops.
+    /// The number of epochs without a better value of `train.metric` on the validation set after which training stops.
     #[schemars(range(min = 1, max = 100_000))]
     pub patience: usize,
     /// B, the number of samples in a step.
@@ -119,7 +119,7 @@ pub struct Finetune {
     /// The candidates of a step's softmax: `all`, or, for large catalogues, the number of items to sample per step in addition to the
     /// batch's targets. Validation ranks all items in both cases.
     pub candidates: String,
-    /// Whether to log the loss on the test split after every epoch (Figure 3). No decision depends on it.
+    /// Whether to log the loss on the test set after every epoch (Figure 3). No decision depends on it.
     pub log_test_loss: bool,
 }
 

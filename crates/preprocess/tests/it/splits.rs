@@ -1,6 +1,6 @@
 //! Tests what a split writes beside the sequences.
 
-use mp4sr_protocol::{EvalCase, Split, training_events, training_part};
+use mp4sr_protocol::{EvalCase, Split, training_events, training_items};
 
 use crate::harness::{dataset_of, shop_of};
 
@@ -37,7 +37,7 @@ fn nothing_after_the_cut_off_is_used_for_training() {
     let sequences = made.sequences;
     for user in 0..sequences.user_count() {
         let start = sequences.offsets[user] as usize;
-        let training = training_part(&sequences, user).len();
+        let training = training_items(&sequences, user).len();
         assert!(sequences.times[start..start + training].iter().all(|&time| time < 40), "user {user}");
         let after = start + training..sequences.offsets[user + 1] as usize;
         assert!(sequences.times[after].iter().all(|&time| time >= 40), "all that is before is for training");
@@ -65,9 +65,9 @@ fn a_split_that_leaves_nobody_to_evaluate_is_refused() {
         shop.run_failing("preprocess", &keys)
     };
     let late = refused(&["preprocess.split=time", "preprocess.split_at=50", "preprocess.split_test_at=60"]);
-    assert!(late.contains("no user with an event in the validation part") && late.contains("00:00:40Z"), "{late}");
+    assert!(late.contains("no user with an event in the validation set") && late.contains("00:00:40Z"), "{late}");
     let late = refused(&["preprocess.split=time", "preprocess.split_at=15", "preprocess.split_test_at=60"]);
-    assert!(late.contains("no user with an event in the test part") && late.contains("split_test_at"), "{late}");
+    assert!(late.contains("no user with an event in the test set") && late.contains("split_test_at"), "{late}");
     // Leave-one-out needs no time and three events for validation.
     let reported = shop.run_stderr("preprocess", &["--set", "preprocess.split_at=50"]);
     assert!(reported.contains("`preprocess.split_at` is set but not read"), "{reported}");

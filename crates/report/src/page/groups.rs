@@ -12,7 +12,7 @@ pub(super) fn section(tables: &[BreakdownTable]) -> Markup {
         section #groups {
             h2 { "Groups of users" }
             p {
-                "The metrics of the test split for groups of users. Lengths, popularity and ages are cut so that each group has "
+                "The metrics of the test set for groups of users. Lengths, popularity and ages are cut so that each group has "
                 "about a fifth of the users; users with the same value stay together. The best value of a group is bold; in a "
                 "small group, a difference may be due to chance."
             }
@@ -54,7 +54,7 @@ fn breakdown_table(table: &BreakdownTable) -> Markup {
     }
 }
 
-/// The intervals and tests that are shown below the metrics of the test split.
+/// The intervals and tests that are shown below the metrics of the test set.
 pub(super) fn comparison(run: &str, found: &Comparison) -> Markup {
     let Some(((_, own), others)) = found.rows.split_last() else { return html! {} };
     html! {

@@ -19,8 +19,8 @@ impl Page<'_> {
                     "1\u{a0}/\u{a0}log" sub { "2" } "(r\u{a0}+\u{a0}1) instead of 1. Both are means over users; the best of a column is bold."
                 }
                 @for table in self.tables {
-                    h3 { @if table.split == Split::Test { "Test: the first item of each user's test part" }
-                        @else { "Validation: the first item of each user's validation part" } }
+                    h3 { @if table.split == Split::Test { "Test: each user's first item in the test set" }
+                        @else { "Validation: each user's first item in the validation set" } }
                     (metrics_table(table))
                     @if table.split == Split::Test { (groups::comparison(self.run, self.comparison)) }
                 }

@@ -14,7 +14,7 @@ impl Page<'_> {
                 h2 { "Training" }
                 p {
                     "A large ring marks the epoch whose weights were kept: the one with the best " code { "train.metric" }
-                    " on the validation split, or the last epoch of a phase without validation."
+                    " on the validation set, or the last epoch of a phase without validation."
                 }
                 @if !self.untrained.is_empty() {
                     p.soft { "These runs have no curve, because they are not trained in epochs: " (self.untrained.join(", ")) "." }

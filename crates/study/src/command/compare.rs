@@ -23,7 +23,7 @@ pub struct Args {
     /// The metrics to print instead of those of `evaluate.k` and `evaluate.metrics`: R@K, N@K, Hit@K, P@K, MAP@K, MRR@K, MRR.
     #[arg(long, alias = "measures", value_delimiter = ',', value_name = "METRIC")]
     metrics: Vec<Metric>,
-    /// Uses the validation split instead of the test split.
+    /// Uses the validation set instead of the test set.
     #[arg(long)]
     validation: bool,
     /// Compares the lists of the runs (`mp4sr recommend`) instead of their metrics: coverage, Gini index, entropy, popularity, tail share,

@@ -1,4 +1,4 @@
-//! The command line of `mp4sr search`: trains runs for a grid of settings and sorts them by the validation split.
+//! The command line of `mp4sr search`: trains runs for a grid of settings and sorts them by their validation metric.
 
 use mp4sr_pipeline::config::{ModelCatalog, ModelType};
 use mp4sr_pipeline::{Assignments, StageArgs, print};
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::{Runner, SearchGrid, search};
 
-/// Trains every combination of settings as a separate run and sorts the runs by `train.metric` on the validation split; the test split is
+/// Trains every combination of settings as a separate run and sorts the runs by `train.metric` on the validation set; the test set is
 /// not read. Without a grid, the model's own grid is searched.
 #[derive(Debug, clap::Args)]
 pub struct Args {

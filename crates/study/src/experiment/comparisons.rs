@@ -1,4 +1,4 @@
-//! Compares rows on the test split.
+//! Compares rows on the test set.
 
 use std::fmt::Write as _;
 
@@ -15,7 +15,7 @@ use crate::comparison_text::{NO_K, details, left_out, list_details, lists_markdo
 use crate::runner::{ResolvedRun, Until};
 
 impl Study<'_> {
-    /// Compares rows on the test split and presents them as a table.
+    /// Compares rows on the test set and presents them as a table.
     pub(super) fn table(
         &mut self,
         title: &str,

@@ -43,7 +43,7 @@ fn key_of(assignment: &str) -> &str {
 
 impl Study<'_> {
     pub(super) fn head(&self, title: &str, users: usize) -> String {
-        let mut text = format!("# {title}\n\n{} Test split", self.settings());
+        let mut text = format!("# {title}\n\n{} Test set", self.settings());
         if users > 0 {
             let _ = write!(text, ", {users} users");
         }
