@@ -40,7 +40,7 @@ STUDIES := table1 table2 table3 table4 table5 table6 fig3 fig4 fig5 fig6 fig7 fi
 
 .DEFAULT_GOAL := help
 .PHONY: help build export sample cache-stats cache-prune download preprocess extract pretrain finetune evaluate recommend report all demo test test-fast check format-check \
-        lint lint-cuda lint-mpi test-mpi docs deny unused clean-artifacts bench bench-growth bench-peer bench-baselines bench-serve bench-soak bench-cuda bench-extract compare search larger $(STUDIES)
+        lint lint-cuda lint-mpi test-mpi docs deny unused circles clean-artifacts bench bench-growth bench-peer bench-baselines bench-serve bench-soak bench-cuda bench-extract compare search larger $(STUDIES)
 
 help: ## List every target
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / { printf "%-21s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -195,7 +195,15 @@ unused: ## Find dependencies that no source names
 	    echo "unused dependencies not checked: cargo-machete is not installed (cargo install --locked cargo-machete)"; \
 	fi
 
-check: format-check lint lint-cuda lint-mpi docs deny unused test ## Check formatting, lints, documentation, dependencies and tests
+# No module may import one that imports it, so that each can be read and changed without those that use it.
+circles: ## Find modules of a crate that import each other
+	@if python3 --version > /dev/null 2>&1; then \
+	    python3 tools/import_circles.py; \
+	else \
+	    echo "circles of imports not checked: python3 is not installed"; \
+	fi
+
+check: format-check lint lint-cuda lint-mpi docs deny unused circles test ## Check formatting, lints, documentation, dependencies, imports and tests
 
 # PEER_FLAGS="--compile --batches 1024"   further flags of tools/bench_peer/compare_cuda.py
 bench-cuda: build ## Time steps against PyTorch on one NVIDIA GPU, in turn (CUDA=1)

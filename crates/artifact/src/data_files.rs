@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::{Downloads, Table};
+use crate::Downloads;
 
 /// The key of a table's source that states which folder file names are relative to.
 const FILES: &str = "files";
@@ -17,9 +17,9 @@ pub(crate) fn source() -> Value {
     json!({ FILES: IN_DATA })
 }
 
-/// Whether the file names of a table are relative to the data folder.
-pub(crate) fn start_in_data(table: &Table) -> bool {
-    table.source().is_some_and(|source| source[FILES] == IN_DATA)
+/// Whether the file names of a table with this source are relative to the data folder.
+pub(crate) fn start_in_data(source: Option<&Value>) -> bool {
+    source.is_some_and(|source| source[FILES] == IN_DATA)
 }
 
 /// The name of a file relative to the data folder. URLs and the names of files outside that folder stay the same.

@@ -312,7 +312,7 @@ impl Items {
     /// Reads and verifies the table. File names that are relative to the data folder are resolved against `data`.
     pub fn read_in(path: &Path, data: &Path) -> Result<Self> {
         let table = Table::read(path, REMEDY)?;
-        let start_in_data = data_files::start_in_data(&table);
+        let start_in_data = data_files::start_in_data(table.source());
         let mut items = Self::of_table(path, table)?;
         if start_in_data {
             let names = items.images.iter_mut().chain(&mut items.sounds).flatten();

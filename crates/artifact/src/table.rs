@@ -98,7 +98,7 @@ impl Table {
 
     /// Takes a column of file names. Names that are relative to the data folder are resolved against `data`.
     pub fn take_files(&mut self, name: &str, data: &Path) -> Result<Vec<String>> {
-        let start_in_data = data_files::start_in_data(self);
+        let start_in_data = data_files::start_in_data(self.source());
         let names = self.take_text(name)?;
         Ok(if start_in_data { names.iter().map(|name| data_files::within(data, name)).collect() } else { names })
     }

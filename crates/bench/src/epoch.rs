@@ -113,7 +113,7 @@ pub fn run(args: &EpochArgs) -> anyhow::Result<Option<serde_json::Value>> {
     let samples = training.sample_count() / args.epochs;
     training.run(|_| {}, |_| {})?;
     // JSON turns NaN into null, which means that the system does not report the peak.
-    let own = crate::peak_mib().map_or(f64::NAN, |peak| peak as f64);
+    let own = crate::measure::peak_mib().map_or(f64::NAN, |peak| peak as f64);
     let peaks = group.map_or_else(|| Ok(vec![vec![own]]), |group| group.scalars(&[own]))?.concat();
     if group.is_some_and(|group| !group.is_first()) {
         return Ok(None);
@@ -126,6 +126,6 @@ pub fn run(args: &EpochArgs) -> anyhow::Result<Option<serde_json::Value>> {
     Ok(Some(json!({
         "bench": "epoch", "device": args.device.to_string(), "precision": args.precision.to_string(),
         "items": args.sizes.items, "users": args.users, "samples": samples, "batch": args.sizes.batch,
-        "candidates": args.candidates, "processes": peaks.len(), "threads": crate::threads(), "training_and_validation_s": epochs, "peak_mib": peaks,
+        "candidates": args.candidates, "processes": peaks.len(), "threads": crate::measure::threads(), "training_and_validation_s": epochs, "peak_mib": peaks,
     })))
 }

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
-use crate::{MedianRange, peak_mib, threads};
+use crate::measure::{MedianRange, peak_mib, threads};
 
 const SENTENCES: usize = 4000;
 const IMAGES: usize = 192;

@@ -9,7 +9,7 @@ use mp4sr_ops::Adam;
 use mp4sr_train::Launch;
 use serde_json::{Value, json};
 
-use crate::MedianRange;
+use crate::measure::MedianRange;
 use crate::workload::{Workload, WorkloadSizes};
 
 /// Times training steps, or with `--messages` only messages. To use several processes, start it with mpirun.
@@ -57,7 +57,7 @@ fn steps(args: &GroupArgs, group: Option<&ProcessGroup>) -> anyhow::Result<Value
     for index in 0..args.warmup + args.steps {
         if index == args.warmup {
             group.map(ProcessGroup::take_traffic);
-            processor = crate::processor_ms().unwrap_or(0.0);
+            processor = crate::measure::processor_ms().unwrap_or(0.0);
         }
         let began = Instant::now();
         let key = key.fold_in_index(index as u64);
@@ -74,7 +74,7 @@ fn steps(args: &GroupArgs, group: Option<&ProcessGroup>) -> anyhow::Result<Value
         losses.push(adam.finish(&pending)?.loss);
         times.push(began.elapsed().as_secs_f64() * 1e3);
     }
-    let processor = crate::processor_ms().unwrap_or(0.0) - processor;
+    let processor = crate::measure::processor_ms().unwrap_or(0.0) - processor;
     let count = args.steps.max(1) as f64;
     let per_step = |value: f64| (value / count * 100.0).round() / 100.0;
     let traffic: BTreeMap<&str, Value> = group
@@ -86,12 +86,12 @@ fn steps(args: &GroupArgs, group: Option<&ProcessGroup>) -> anyhow::Result<Value
             (kind, json!({ "calls": of.calls / args.steps.max(1) as u64, "bytes": of.sent_bytes / args.steps.max(1) as u64, "ms": ms }))
         })
         .collect();
-    let own = [crate::peak_mib().unwrap_or(0) as f64, per_step(processor)];
+    let own = [crate::measure::peak_mib().unwrap_or(0) as f64, per_step(processor)];
     let of_all = group.map_or_else(|| Ok(vec![own.to_vec()]), |group| group.scalars(&own))?;
     let times = MedianRange::of(&times[args.warmup..]);
     losses.truncate(2);
     Ok(json!({
-        "bench": "group", "stage": args.stage, "processes": group.map_or(1, ProcessGroup::size), "threads": crate::threads(),
+        "bench": "group", "stage": args.stage, "processes": group.map_or(1, ProcessGroup::size), "threads": crate::measure::threads(),
         "items": args.sizes.items, "batch": batch.count(), "tokens": batch.items.len(), "dim": args.sizes.dim,
         "min_ms": times.least, "median_ms": times.median, "max_ms": times.most, "steps": args.steps, "loss": losses,
         "processor_ms": of_all.iter().map(|of| of[1]).collect::<Vec<_>>(),

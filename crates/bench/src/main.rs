@@ -6,6 +6,7 @@ mod baselines;
 mod epoch;
 mod extract;
 mod group;
+mod measure;
 mod rank;
 mod serve;
 mod step;
@@ -83,49 +84,9 @@ fn growth(large: bool) -> anyhow::Result<()> {
             let steps = if size[1].len() > 4 { "3" } else { "7" };
             let mut command = std::process::Command::new(&program);
             command.args(["step", "--stage", stage, "--features", "f16", "--warmup", "2", "--steps", steps]).args(size);
-            command.env("RAYON_NUM_THREADS", threads().to_string());
+            command.env("RAYON_NUM_THREADS", measure::threads().to_string());
             anyhow::ensure!(command.status()?.success(), "the step with {size:?} failed");
         }
     }
     Ok(())
-}
-
-/// The median, minimum and maximum of some times.
-struct MedianRange {
-    median: f64,
-    least: f64,
-    most: f64,
-}
-
-impl MedianRange {
-    fn of(times: &[f64]) -> Self {
-        let mut sorted = times.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        let round = |time: f64| (time * 100.0).round() / 100.0;
-        let at = |at: usize| sorted.get(at).copied().unwrap_or(0.0);
-        let (count, half) = (sorted.len(), sorted.len() / 2);
-        let median = if count.is_multiple_of(2) { f64::midpoint(at(half.max(1) - 1), at(half)) } else { at(half) };
-        Self { median: round(median), least: round(at(0)), most: round(at(count.max(1) - 1)) }
-    }
-}
-
-/// The number of threads that operators use.
-fn threads() -> usize {
-    mp4sr_ops::threads()
-}
-
-/// The processor time of all threads of this process in milliseconds, in steps of ten; `None` if the system does not report it.
-fn processor_ms() -> Option<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // The name in parentheses may contain spaces. The 14th and 15th fields are the ticks of 10 ms in user and system mode.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let mut ticks = || fields.next()?.parse::<f64>().ok();
-    Some((ticks()? + ticks()?) * 10.0)
-}
-
-/// The peak memory of this process in MiB; `None` if the system does not report it.
-fn peak_mib() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? / 1024)
 }

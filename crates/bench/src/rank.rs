@@ -64,10 +64,10 @@ pub fn run(args: &RankArgs) -> anyhow::Result<serde_json::Value> {
         rank_users(&scorer, users, |user| EvalCase::last_of(&sequences[user]), protocol, |_| ())?;
         times.push(began.elapsed().as_secs_f64() * 1e3);
     }
-    let times = crate::MedianRange::of(&times[1..]);
+    let times = crate::measure::MedianRange::of(&times[1..]);
     Ok(json!({
         "bench": "rank", "items": args.items, "users": users, "width": args.width, "batch": args.batch,
-        "threads": crate::threads(), "median_ms": times.median, "min_ms": times.least, "max_ms": times.most,
-        "users_per_s": (users as f64 / times.median * 1e3).round(), "peak_mib": crate::peak_mib(),
+        "threads": crate::measure::threads(), "median_ms": times.median, "min_ms": times.least, "max_ms": times.most,
+        "users_per_s": (users as f64 / times.median * 1e3).round(), "peak_mib": crate::measure::peak_mib(),
     }))
 }

@@ -114,17 +114,17 @@ pub fn run(args: &StepArgs) -> anyhow::Result<serde_json::Value> {
         .into_iter()
         .map(|(part, seconds)| (part, (seconds / args.steps.max(1) as f64 * 1e5).round() / 100.0))
         .collect();
-    let times = crate::MedianRange::of(&times[args.warmup..]);
+    let times = crate::measure::MedianRange::of(&times[args.warmup..]);
     let tokens = batch.items.len();
     let mut distinct: Vec<u32> = batch.items.iter().chain(&batch.targets).copied().collect();
     distinct.sort_unstable();
     distinct.dedup();
     losses.truncate(3);
     Ok(json!({
-        "bench": "step", "stage": args.stage, "dtype": args.precision.to_string(), "device": args.device.to_string(), "threads": crate::threads(), "dropout": args.dropout, "candidates": args.candidates,
+        "bench": "step", "stage": args.stage, "dtype": args.precision.to_string(), "device": args.device.to_string(), "threads": crate::measure::threads(), "dropout": args.dropout, "candidates": args.candidates,
         "items": model.item_count(), "batch": batch.count(), "tokens": tokens, "unique_items": distinct.len(), "dim": dim,
         "rows": rows, "median_ms": times.median, "min_ms": times.least, "max_ms": times.most, "steps": args.steps,
         "tokens_per_s": (tokens as f64 / times.median * 1e3).round(), "loss": losses,
-        "peak_mib": crate::peak_mib(), "parts_ms": parts,
+        "peak_mib": crate::measure::peak_mib(), "parts_ms": parts,
     }))
 }

@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{Context, StageArgs};
-use mp4sr_recommend::{Answerer, LoadedRun};
+use mp4sr_recommend::LoadedRun;
 use mp4sr_store::ItemStore;
 use serde_json::json;
 
+use crate::exported::Export;
 use crate::folder::EXPORT;
-use crate::histories::{UserHistory, histories};
+pub use crate::format::ExportFormat;
+use crate::histories::histories;
 use crate::vectors::VectorFormat;
 use crate::{folder, huggingface, lists, mmrec, recbole, vectors};
 
@@ -33,61 +35,6 @@ pub struct Args {
     /// The length of a list; by default, the pipeline's `recommend.top`.
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub top: Option<u32>,
-}
-
-/// What can be exported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
-pub enum ExportFormat {
-    /// The best items for every user, one row per user: `lists/lists.parquet`.
-    ListsParquet,
-    /// The same lists, one JSON object per user: `lists/lists.jsonl`.
-    ListsJsonl,
-    /// The same lists, one row per listed item: `lists/lists.csv`.
-    ListsCsv,
-    /// The vectors of items and queries, and the histories of the queries, as `.npy` files: `vectors/`.
-    VectorsNpy,
-    /// The same vectors as one safetensors file: `vectors/vectors.safetensors`.
-    VectorsSafetensors,
-    /// The same vectors as `vectors/items.parquet` and `vectors/queries.parquet`.
-    VectorsParquet,
-    /// The dataset and its features as RecBole's atomic files: `recbole/DATASET/`.
-    Recbole,
-    /// The dataset and its features as MMRec reads them: `mmrec/DATASET/`.
-    Mmrec,
-    /// A model folder as on the Hugging Face hub, from which this program recommends: `huggingface/`.
-    Huggingface,
-}
-
-impl ExportFormat {
-    /// Whether the format needs only the dataset and its features.
-    fn is_of_dataset(self) -> bool {
-        matches!(self, Self::Recbole | Self::Mmrec)
-    }
-
-    fn vectors(self) -> Option<VectorFormat> {
-        match self {
-            Self::VectorsNpy => Some(VectorFormat::Npy),
-            Self::VectorsSafetensors => Some(VectorFormat::Safetensors),
-            Self::VectorsParquet => Some(VectorFormat::Parquet),
-            _ => None,
-        }
-    }
-}
-
-/// What every format is made from.
-pub(crate) struct Export<'a> {
-    /// The context of the run.
-    pub context: &'a Context,
-    /// The store of the items that were added to the run.
-    pub store: &'a ItemStore,
-    /// The run, with the added items.
-    pub run: &'a LoadedRun,
-    /// The run, ready to rank.
-    pub answerer: &'a Answerer<'a>,
-    /// The histories, one per user with at least one event.
-    pub histories: &'a [UserHistory<'a>],
-    /// The length of a list.
-    pub top: usize,
 }
 
 /// Runs `mp4sr export`.

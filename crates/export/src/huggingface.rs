@@ -14,7 +14,7 @@ use mp4sr_protocol::{Metric, MetricMeans, Split, StoredRanks};
 use mp4sr_run::Inputs;
 use serde_json::{Value, json};
 
-use crate::command::Export;
+use crate::exported::Export;
 
 /// The folder of the run, in the layout of artifacts.
 const ARTIFACTS: &str = "artifacts";

@@ -6,7 +6,9 @@
 
 pub mod command;
 mod dataset;
+mod exported;
 mod folder;
+mod format;
 mod histories;
 mod huggingface;
 pub mod import;

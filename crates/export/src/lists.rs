@@ -8,7 +8,8 @@ use mp4sr_recommend::Answer;
 use mp4sr_recommend::lists::{self, ListFormat, ListRow};
 use mp4sr_run::removes_seen;
 
-use crate::command::{Export, ExportFormat};
+use crate::exported::Export;
+use crate::format::ExportFormat;
 use crate::histories::UserHistory;
 
 /// The list format of an export format, if it is one of lists.

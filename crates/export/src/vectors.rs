@@ -17,7 +17,7 @@ use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 use serde_json::{Value, json};
 
-use crate::command::Export;
+use crate::exported::Export;
 use crate::histories::UserHistory;
 use crate::npy;
 

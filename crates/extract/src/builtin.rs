@@ -10,7 +10,7 @@ use mp4sr_artifact::{Fingerprint, files};
 use mp4sr_pipeline::config::BUILTIN;
 
 use crate::error::Result;
-use crate::folder::{Access, CONFIG, WEIGHTS};
+use crate::model_files::{Access, CONFIG, WEIGHTS};
 
 /// The folder of the encoders in the repository, which is part of their names in pipelines.
 const FOLDER: &str = "data/encoders/";

@@ -14,7 +14,8 @@ use tokenizers::Tokenizer;
 use crate::device::EncoderDevice;
 use crate::encoder::{ImageEncoder, WordEncoder};
 use crate::error::{Error, Result};
-use crate::folder::{CONFIG, ModelFolder, PROCESSOR, TOKENIZER};
+use crate::folder::ModelFolder;
+use crate::model_files::{CONFIG, PROCESSOR, TOKENIZER};
 use crate::processor::Processor;
 use crate::weights::Weights;
 

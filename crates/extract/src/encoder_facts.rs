@@ -7,8 +7,9 @@ use serde_json::Value;
 use crate::adapter::audio::AudioEncoder;
 use crate::builtin;
 use crate::error::{Error, Result};
-use crate::folder::{Access, ModelFolder};
+use crate::folder::ModelFolder;
 use crate::hub::HubModel;
+use crate::model_files::Access;
 use crate::open::image_encoder_files;
 use crate::sentence::SentenceEncoder;
 

@@ -11,38 +11,13 @@ use tokenizers::{Tokenizer, TruncationDirection, TruncationParams};
 use crate::builtin;
 use crate::error::{Error, Result};
 use crate::hub::HubModel;
+use crate::model_files::{
+    Access, CONFIG, MODULES, NESTED_PROCESSOR, PROCESSOR, PROCESSOR_PARTS, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS,
+    WEIGHTS_INDEX, WHOLE,
+};
 use crate::processor::Processor;
 use crate::tokens;
 use crate::weights::WeightsFile;
-
-/// The configuration, which says what a folder contains.
-pub(crate) const CONFIG: &str = "config.json";
-/// The weights.
-pub(crate) const WEIGHTS: &str = "model.safetensors";
-/// The list of the files with weights, if there are several.
-pub(crate) const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
-/// The tokenizer, which splits texts into tokens.
-pub(crate) const TOKENIZER: &str = "tokenizer.json";
-/// The settings with which the Python library modifies the tokenizer.
-pub(crate) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
-/// The processor of images or sounds. Later releases of the Python library write it as a part of [`NESTED_PROCESSOR`].
-pub(crate) const PROCESSOR: &str = "preprocessor_config.json";
-const NESTED_PROCESSOR: &str = "processor_config.json";
-/// The parts of [`NESTED_PROCESSOR`] that replace [`PROCESSOR`].
-const PROCESSOR_PARTS: [&str; 2] = ["image_processor", "feature_extractor"];
-/// The modules of a sentence encoder, in order.
-pub(crate) const MODULES: &str = "modules.json";
-/// Settings of a sentence encoder as a whole, in a file beside [`MODULES`].
-pub(crate) const WHOLE: &str = "config_sentence_transformers.json";
-
-/// What opening an encoder may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Download files from the hub, and write those of built-in encoders.
-    Full,
-    /// Use only what is on this machine.
-    LocalOnly,
-}
 
 /// The files of one encoder. The configuration is read when the folder is opened. The other parts, which not every folder has, are read
 /// when an encoder is loaded, so that finding out that there is nothing to do does not read any weights.

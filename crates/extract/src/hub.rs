@@ -7,7 +7,7 @@ use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use mp4sr_artifact::files;
 
 use crate::error::{Error, Result};
-use crate::folder::{Access, WEIGHTS, WEIGHTS_INDEX};
+use crate::model_files::{Access, WEIGHTS, WEIGHTS_INDEX};
 
 /// The revision of a name that does not state one.
 const MAIN: &str = "main";

@@ -22,6 +22,7 @@ mod encoder_facts;
 mod error;
 mod folder;
 mod hub;
+mod model_files;
 mod open;
 mod processor;
 mod resize;

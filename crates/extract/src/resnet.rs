@@ -10,7 +10,8 @@ use serde::Deserialize;
 use crate::device::EncoderDevice;
 use crate::encoder::ImageEncoder;
 use crate::error::Result;
-use crate::folder::{CONFIG, ModelFolder, PROCESSOR};
+use crate::folder::ModelFolder;
+use crate::model_files::{CONFIG, PROCESSOR};
 use crate::processor::Processor;
 use crate::weights::Weights;
 

@@ -10,7 +10,7 @@ use std::sync::Once;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-pub use style::{LEGEND_ROW, SeriesStyle};
+pub use style::{DrawResult, LEGEND_ROW, SeriesStyle};
 
 /// A figure: charts side by side above one legend.
 ///
@@ -148,9 +148,6 @@ impl Figure {
         root.present()
     }
 }
-
-/// The result of drawing on a backend.
-pub type DrawResult<B> = Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
 
 impl Chart {
     fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, names: &[&str]) -> DrawResult<B> {

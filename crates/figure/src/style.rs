@@ -4,7 +4,8 @@ use plotters::coord::Shift;
 use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 
-use crate::DrawResult;
+/// The result of drawing on a backend.
+pub type DrawResult<B> = Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
 
 /// The style of a line and its points.
 #[derive(Clone, Copy, Debug)]

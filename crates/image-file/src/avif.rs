@@ -3,8 +3,8 @@ use mp4_atom::{Any, Buf, Colr, DecodeMaybe, Idat, Iinf, Iloc, Iprp, Iref, Ispe, 
 use re_rav1d::dav1d::pixel::{MatrixCoefficients, YUVRange};
 use re_rav1d::dav1d::{Decoder, Picture, PixelLayout, PlanarImageComponent, Settings};
 
-use crate::decode::check_pixels;
 use crate::error::{ImageError, Result};
+use crate::pixels::check_pixels;
 
 /// The types that mark an auxiliary item as the alpha plane of another item (ISO/IEC 23000-22, section 4).
 const ALPHA: [&str; 2] = ["urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", "urn:mpeg:hevc:2015:auxid:1"];

@@ -5,10 +5,8 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use mp4sr_artifact::guarded;
 
 use crate::error::{ImageError, Result};
+use crate::pixels::check_pixels;
 use crate::{avif, jpeg};
-
-/// The largest number of pixels that stages decode. The header of a tiny file can claim terabytes of pixels.
-pub const MAX_PIXELS: u64 = 64 << 20;
 
 /// The memory in bytes that a decoder may need in addition to the pixels, for tables, profiles and metadata.
 const DECODER_BYTES: u64 = 64 << 20;
@@ -92,22 +90,12 @@ fn format(bytes: &[u8]) -> Result<ImageFormat> {
     }
 }
 
-/// Rejects a size without pixels or with more than `max_pixels`.
-pub(crate) fn check_pixels(width: u32, height: u32, max_pixels: u64) -> Result<()> {
-    if width == 0 || height == 0 {
-        return Err(ImageError::NoPixels);
-    }
-    if u64::from(width) * u64::from(height) > max_pixels {
-        return Err(ImageError::TooManyPixels { width, height, limit: max_pixels });
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use image::{Rgb, RgbImage};
 
     use super::*;
+    use crate::MAX_PIXELS;
 
     /// The header of a PNG file of 60,000 x 60,000 pixels, and the start of its data.
     const HUGE: &[u8] =

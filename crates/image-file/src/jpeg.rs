@@ -5,8 +5,8 @@ use image::RgbImage;
 use mozjpeg::{ColorSpace, Decompress};
 use mp4sr_artifact::guarded;
 
-use crate::decode::check_pixels;
 use crate::error::{ImageError, Result};
+use crate::pixels::check_pixels;
 
 /// Decodes a complete file of at most `max_pixels` pixels. The orientation in its EXIF data is not applied.
 pub(crate) fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage> {

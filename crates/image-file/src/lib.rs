@@ -9,8 +9,10 @@ mod avif;
 mod decode;
 mod error;
 mod jpeg;
+mod pixels;
 mod read;
 
-pub use decode::{MAX_PIXELS, decode, dimensions};
+pub use decode::{decode, dimensions};
 pub use error::{ImageError, Result};
+pub use pixels::MAX_PIXELS;
 pub use read::{MAX_BYTES, read};

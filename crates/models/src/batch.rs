@@ -2,8 +2,6 @@ use std::ops::Range;
 
 use mp4sr_ops::{PackedOffsets, Result};
 
-use crate::Query;
-
 /// The samples of a step. The parts that a phase does not sample are empty: [`Samples::Events`](crate::Samples::Events) has no histories,
 /// [`Samples::Sequences`](crate::Samples::Sequences) has no targets.
 #[derive(Clone, Debug)]
@@ -27,6 +25,22 @@ pub struct Sample<'a> {
     pub history: &'a [u32],
     /// The item after the history, if the phase has targets.
     pub target: Option<u32>,
+}
+
+/// The user and the history to rank items for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Query<'a> {
+    /// The row of the user in the dataset, from 0; `None` for a user who was not in the training data.
+    pub user: Option<u32>,
+    /// The items of the history, 1-based, oldest first.
+    pub history: &'a [u32],
+}
+
+impl<'a> Query<'a> {
+    /// A query for a user who was not in the training data.
+    pub fn of_history(history: &'a [u32]) -> Self {
+        Self { user: None, history }
+    }
 }
 
 impl Batch {

@@ -297,7 +297,7 @@ impl ClcRec {
     /// Half the sum of the mean length of the users' vectors and that of the sampled items' ids, in which an item counts once per draw.
     fn regularisation(&self, of_users: &Tensor, sampled: &[u32], real: usize) -> Result<Tensor> {
         let length = |vectors: &Tensor| vectors.sqr()?.sum(D::Minus1)?.sqrt();
-        let distinct = crate::negatives::distinct(sampled);
+        let distinct = crate::data::distinct(sampled);
         let drawn: Vec<u32> = distinct.into_iter().filter(|&item| item > 0).collect();
         let mut draws = vec![0.0f32; self.count + 1];
         sampled.iter().for_each(|&item| draws[item as usize] += 1.0);
@@ -393,7 +393,7 @@ mod tests {
             for round in 0..rounds {
                 let own = model.negatives(0, RngKey::new(4).fold_in_index(round));
                 assert_eq!(own.len(), drawn);
-                assert_eq!(crate::negatives::distinct(&own).len(), drawn, "no item twice");
+                assert_eq!(crate::data::distinct(&own).len(), drawn, "no item twice");
                 own.iter().for_each(|&item| counts[item as usize] += 1);
             }
             let share = drawn as f64 / 10.0;
@@ -404,7 +404,7 @@ mod tests {
             }
         }
         let warm = model(Config { negatives: 2, negative_items: Negatives::Warm, cold_events: 1, ..Config::default() });
-        assert_eq!(crate::negatives::distinct(&warm.negatives(0, RngKey::new(1))), [5, 7]);
+        assert_eq!(crate::data::distinct(&warm.negatives(0, RngKey::new(1))), [5, 7]);
     }
 
     #[test]

@@ -18,11 +18,13 @@ use mp4sr_ops::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::features::{Categories, DistinctItems, RowMean, categories, check_modalities, mean_rows};
+use crate::features::{DistinctItems, RowMean, categories, check_modalities, mean_rows};
 use crate::interface::FINETUNE;
 use crate::maps::{Linear, Norm, id_table};
-use crate::recipe::{DECAY_GRID, ModelSettings, Reads, Recipe, Refused, Section, Supports};
-use crate::{Batch, Data, Initial, Model, Parameters, Phase, Query, Scorer, Step, TransformerConfig, trace};
+use crate::recipe::{DECAY_GRID, ModelSettings, Reads, Recipe, Section, Supports};
+use crate::{
+    Batch, Categories, Data, Initial, Model, Parameters, Phase, Query, Refused, Scorer, Step, TransformerConfig, trace,
+};
 
 /// How DIF-SR is named, configured and built.
 pub static RECIPE: Recipe = Recipe {

@@ -27,14 +27,15 @@ use mp4sr_ops::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::data::distinct;
 use crate::graph::rows_of;
 use crate::interface::FINETUNE;
 use crate::maps::Norm;
-use crate::negatives::{distinct, draw_outside};
-use crate::recipe::{ModelSettings, Reads, Recipe, Refused, Section, Supports};
+use crate::negatives::draw_outside;
+use crate::recipe::{ModelSettings, Reads, Recipe, Section, Supports};
 use crate::{
-    Batch, BatchUnit, Data, Initial, Model, NegativeSampler, Parameters, Phase, Query, Samples, Scorer, Step, Stop,
-    TransformerConfig, trace,
+    Batch, BatchUnit, Data, Initial, Model, NegativeSampler, Parameters, Phase, Query, Refused, Samples, Scorer, Step,
+    Stop, TransformerConfig, trace,
 };
 
 /// How eSASRec is named, configured and built. The defaults are those with which the authors train on MovieLens-1M.

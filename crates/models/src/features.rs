@@ -1,14 +1,12 @@
 //! What models read about items in addition to their ids: the means of their rows, and categories.
 
-use std::collections::{BTreeSet, HashMap};
-
 use candle_core::{Device, Tensor};
-use mp4sr_ops::{Error, Ragged, Result, SparseEntry, SparseMatrix};
+use mp4sr_ops::{Error, Ragged, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::negatives::distinct;
-use crate::{Data, Modality};
+use crate::data::distinct;
+use crate::{Categories, Data, Modality};
 
 /// How the rows of an item become one vector.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -81,61 +79,6 @@ pub(crate) fn joint_means(
         out.iter_mut().zip(sums).for_each(|(out, sum)| *out = (sum / share as f64) as f32);
     }
     Tensor::from_vec(values, (items, d), device)
-}
-
-/// The categories of all items.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Categories {
-    /// C, the number of categories.
-    pub count: usize,
-    /// Item i (1-based) owns `ids[offsets[i - 1]..offsets[i]]`; it may own none.
-    pub offsets: Vec<usize>,
-    /// The categories of the items, 1-based.
-    pub ids: Vec<u32>,
-}
-
-impl Categories {
-    /// Numbers the names of categories in alphabetical order, so that a name's number does not depend on the order of the items; `None` if
-    /// no item has a category.
-    pub fn of_names(items: &[Vec<String>]) -> Option<Self> {
-        let names: BTreeSet<&str> = items.iter().flatten().map(String::as_str).collect();
-        let numbers: HashMap<&str, u32> = names.iter().copied().zip(1..).collect();
-        let mut categories = Self { count: names.len(), offsets: vec![0], ids: Vec::new() };
-        for item in items {
-            categories.ids.extend(item.iter().map(|name| numbers[name.as_str()]));
-            categories.offsets.push(categories.ids.len());
-        }
-        (categories.count > 0).then_some(categories)
-    }
-
-    /// The categories of item row `row`, from 0.
-    pub fn of(&self, row: usize) -> &[u32] {
-        &self.ids[self.offsets[row]..self.offsets[row + 1]]
-    }
-
-    /// The matrix `[I, C]` that is 1 where an item has a category.
-    pub(crate) fn labels(&self) -> Result<SparseMatrix> {
-        let rows = 0..self.offsets.len() - 1;
-        let entries = rows.flat_map(|row| {
-            let own = distinct(self.of(row));
-            own.into_iter().map(move |id| SparseEntry { row: row as u32, column: id - 1, weight: 1.0 })
-        });
-        SparseMatrix::new(self.offsets.len() - 1, self.count, entries.collect())
-    }
-
-    /// The matrix `[I, C]` that sums, or averages, the vectors of each item's categories.
-    pub(crate) fn matrix(&self, averages: bool) -> Result<SparseMatrix> {
-        let mut entries: Vec<SparseEntry> = Vec::with_capacity(self.ids.len());
-        for row in 0..self.offsets.len() - 1 {
-            let mut own = self.of(row).to_vec();
-            own.sort_unstable();
-            let share = if averages { 1.0 / own.len().max(1) as f32 } else { 1.0 };
-            for run in own.chunk_by(|a, b| a == b) {
-                entries.push(SparseEntry { row: row as u32, column: run[0] - 1, weight: share * run.len() as f32 });
-            }
-        }
-        SparseMatrix::new(self.offsets.len() - 1, self.count, entries)
-    }
 }
 
 /// Returns the categories of a dataset. The error names `key`, the key of the model that needs them.

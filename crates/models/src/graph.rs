@@ -6,7 +6,7 @@ use candle_core::{D, Tensor};
 use mp4sr_ops::plain::softplus;
 use mp4sr_ops::{Edges, Error, Result, SparseEntry, SparseMatrix, gather};
 
-use crate::negatives::distinct;
+use crate::data::distinct;
 use crate::{Data, Query, Scorer, trace};
 
 /// The distinct items of every user's training events as rows, from 0, ascending.

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use mp4sr_ops::{ProcessGroup, Result, RngKey};
 
-use crate::{Batch, Buffers, Parameters};
+use crate::{Batch, Buffers, Parameters, Query};
 
 /// The phase that contrastive and self-supervised models start with.
 pub const PRETRAIN: &str = "pretrain";
@@ -169,22 +169,6 @@ pub trait Model {
     /// Whether the order of a history matters. If it does not, items of the history are removed from the candidates by default.
     fn is_sequential(&self) -> bool {
         true
-    }
-}
-
-/// The user and the history to rank items for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Query<'a> {
-    /// The row of the user in the dataset, from 0; `None` for a user who was not in the training data.
-    pub user: Option<u32>,
-    /// The items of the history, 1-based, oldest first.
-    pub history: &'a [u32],
-}
-
-impl<'a> Query<'a> {
-    /// A query for a user who was not in the training data.
-    pub fn of_history(history: &'a [u32]) -> Self {
-        Self { user: None, history }
     }
 }
 

@@ -3,6 +3,7 @@
 use mp4sr_ops::{Error, Result, RngKey};
 
 use crate::Data;
+use crate::data::distinct;
 
 /// Draws items that a user has no training event with, uniformly over all such items.
 #[derive(Debug)]
@@ -59,14 +60,6 @@ pub(crate) fn draw_outside(seen: &[u32], items: usize, key: RngKey) -> u32 {
         item += 1;
     }
     item
-}
-
-/// The distinct items of a sequence, ascending.
-pub(crate) fn distinct(items: &[u32]) -> Vec<u32> {
-    let mut own = items.to_vec();
-    own.sort_unstable();
-    own.dedup();
-    own
 }
 
 #[cfg(test)]

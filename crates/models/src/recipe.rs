@@ -1,39 +1,13 @@
-//! A recipe defines how a model is named, configured and built. Every model's file contains its recipe, and [`RECIPES`] lists them: no
-//! other code knows which models exist.
+//! A recipe defines how a model is named, configured and built. Every model's file contains its recipe, and
+//! [`RECIPES`](crate::RECIPES) lists them.
 
-use std::sync::Arc;
-
-use mp4sr_ops::{Error, ProcessGroup, Ragged, Result, RngKey};
+use mp4sr_ops::{Error, Result, RngKey};
 use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::features::Categories;
-use crate::{
-    CandidateSampler, Device, Model, Phase, TransformerConfig, cl4srec, clcrec, difsr, dualgnn, esasrec, fdsa, grcn,
-    lightgcn, masr, mp4sr, mvrnn, popularity, s3rec, sasrec, sine, unisrec,
-};
-
-/// All models; the first is the default of a pipeline that names none.
-pub static RECIPES: [&Recipe; 16] = [
-    &mp4sr::RECIPE,
-    &popularity::RECIPE,
-    &lightgcn::RECIPE,
-    &sasrec::RECIPE,
-    &esasrec::RECIPE,
-    &cl4srec::RECIPE,
-    &sine::RECIPE,
-    &fdsa::RECIPE,
-    &difsr::RECIPE,
-    &unisrec::RECIPE,
-    &s3rec::RECIPE,
-    &grcn::RECIPE,
-    &dualgnn::RECIPE,
-    &mvrnn::RECIPE,
-    &clcrec::RECIPE,
-    &masr::RECIPE,
-];
+use crate::{CandidateSampler, Data, Model, Phase, Refused, Renamed, TransformerConfig};
 
 /// How a model is named, configured and built.
 ///
@@ -82,11 +56,6 @@ pub struct Recipe {
     pub build: fn(settings: &ModelSettings<'_>, data: Data, key: RngKey) -> Result<Box<dyn Model>>,
 }
 
-/// The recipe of the model `name`.
-pub fn recipe(name: &str) -> Option<&'static Recipe> {
-    RECIPES.iter().copied().find(|recipe| recipe.name == name)
-}
-
 /// The search grid of the MP4SR paper (section 4.1.4), for models with weight decay.
 pub(crate) const DECAY_GRID: &[&str] =
     &["finetune.learning_rate=1e-4,5e-4,1e-3", "finetune.batch=256,512,1024", "finetune.weight_decay=1e-4,5e-4,1e-3"];
@@ -132,42 +101,6 @@ pub struct Preset {
     pub summary: &'static str,
     /// The keys, as TOML.
     pub keys: &'static str,
-}
-
-/// A key that had another name in an earlier release.
-#[derive(Clone, Copy, Debug)]
-pub struct Renamed {
-    /// The earlier name with its sections, which still works.
-    pub from: &'static str,
-    /// The current name with its sections.
-    pub to: &'static str,
-    /// The values that were renamed too, each as the earlier and the current value.
-    pub values: &'static [(&'static str, &'static str)],
-}
-
-impl Renamed {
-    /// A key whose values have not changed.
-    pub const fn key(from: &'static str, to: &'static str) -> Self {
-        Self { from, to, values: &[] }
-    }
-}
-
-/// A key with a value that is not allowed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
-    /// The key with its sections.
-    pub key: String,
-    /// The value that is refused.
-    pub value: String,
-    /// A description of the values that are allowed.
-    pub allowed: String,
-}
-
-impl Refused {
-    /// Refuses the value of a key and says what would be allowed.
-    pub fn new(key: &str, value: &impl ToString, allowed: impl Into<String>) -> Self {
-        Self { key: key.to_owned(), value: value.to_string(), allowed: allowed.into() }
-    }
 }
 
 /// A section of the configuration: its keys with types, ranges and defaults.
@@ -238,63 +171,4 @@ impl ModelSettings<'_> {
 
 fn read<T: DeserializeOwned>(section: &Value, what: &str) -> Result<T> {
     serde_json::from_value(section.clone()).map_err(|error| Error::Msg(format!("failed to read {what}: {error}")))
-}
-
-/// One modality: its name and its features, an entry per item.
-#[derive(Clone, Debug)]
-pub struct Modality {
-    /// The name of the modality: `text`, `image`, or any other.
-    pub name: String,
-    /// The rows of the items 1..=I.
-    pub features: Ragged,
-}
-
-/// The data that a model is built from. It contains nothing of the validation and test sets.
-#[derive(Clone, Debug)]
-pub struct Data {
-    /// I, the number of items.
-    pub items: usize,
-    /// The training events of all users.
-    pub training: Arc<TrainingSequences>,
-    /// The features by modality, in the configuration's order; empty for models that read none.
-    pub modalities: Vec<Modality>,
-    /// The categories of the items, if the dataset has any.
-    pub categories: Option<Categories>,
-    /// The device that computes the model.
-    pub device: Device,
-    /// The processes that compute the model together, if there are several.
-    pub group: Option<ProcessGroup>,
-}
-
-/// The training events of all users, one user after the other.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TrainingSequences {
-    /// User u (from 0) owns `items[offsets[u]..offsets[u + 1]]`.
-    pub offsets: Vec<usize>,
-    /// The items, 1-based, oldest first.
-    pub items: Vec<u32>,
-    /// The times of the events in Unix seconds; `None` if the data has no clock.
-    pub times: Option<Vec<i64>>,
-}
-
-impl TrainingSequences {
-    /// Joins the training sequences of users, in the dataset's order, without their times.
-    pub fn new<'a>(users: impl IntoIterator<Item = &'a [u32]>) -> Self {
-        let mut sequences = Self { offsets: vec![0], items: Vec::new(), times: None };
-        for items in users {
-            sequences.items.extend_from_slice(items);
-            sequences.offsets.push(sequences.items.len());
-        }
-        sequences
-    }
-
-    /// U, the number of users.
-    pub fn users(&self) -> usize {
-        self.offsets.len() - 1
-    }
-
-    /// The training items of user `user`, from 0.
-    pub fn of(&self, user: usize) -> &[u32] {
-        &self.items[self.offsets[user]..self.offsets[user + 1]]
-    }
 }

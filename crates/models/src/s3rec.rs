@@ -18,15 +18,16 @@ use mp4sr_ops::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::data::distinct;
 use crate::features::{RowMean, categories, check_modalities, mean_rows};
 use crate::interface::{FINETUNE, PRETRAIN};
 use crate::maps::{Linear, id_table};
-use crate::negatives::{distinct, draw_outside};
-use crate::recipe::{DECAY_GRID, ModelSettings, Reads, Recipe, Refused, Section, Supports};
+use crate::negatives::draw_outside;
+use crate::recipe::{DECAY_GRID, ModelSettings, Reads, Recipe, Section, Supports};
 use crate::transformer::Pass;
 use crate::{
-    Batch, BatchUnit, Data, Initial, Model, NegativeSampler, Parameters, Phase, Query, Samples, Scorer, Step, Stop,
-    TrainingSequences, Transformer, TransformerConfig, trace,
+    Batch, BatchUnit, Data, Initial, Model, NegativeSampler, Parameters, Phase, Query, Refused, Samples, Scorer, Step,
+    Stop, TrainingSequences, Transformer, TransformerConfig, trace,
 };
 
 /// How S3-Rec is named, configured and built. Pre-training has no validation metric, so that it runs for a fixed number of epochs.

@@ -20,8 +20,10 @@ use serde::{Deserialize, Serialize};
 use crate::features::DistinctItems;
 use crate::interface::FINETUNE;
 use crate::maps::Norm;
-use crate::recipe::{DECAY_GRID, ModelSettings, Reads, Recipe, Refused, Section, Supports};
-use crate::{Batch, Buffer, BufferValues, Buffers, Initial, Model, Parameters, Phase, Query, Scorer, Step, trace};
+use crate::recipe::{DECAY_GRID, ModelSettings, Reads, Recipe, Section, Supports};
+use crate::{
+    Batch, Buffer, BufferValues, Buffers, Initial, Model, Parameters, Phase, Query, Refused, Scorer, Step, trace,
+};
 
 /// How SINE is named, configured and built.
 pub static RECIPE: Recipe = Recipe {

@@ -8,7 +8,7 @@ use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{StageArgs, StageName, print};
 use mp4sr_train::command::PhaseArgument;
 
-use crate::Command;
+use crate::command::Command;
 
 /// Prints the plan if the command has `--dry-run`, and returns whether it did.
 pub fn run(command: &Command, models: &Arc<ModelCatalog>) -> anyhow::Result<bool> {

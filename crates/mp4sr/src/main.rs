@@ -2,6 +2,7 @@
 //!
 //! The program takes arguments, runs stages, which write their files, and returns an exit code. It must not know how a stage does its work.
 
+mod command;
 mod demo;
 mod dry_run;
 mod manual;
@@ -9,8 +10,10 @@ mod run;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, Parser};
 use mp4sr_pipeline::run_main;
+
+use command::Command;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -21,32 +24,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 struct Arguments {
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    Demo(demo::Args),
-    Init(mp4sr_init::command::Args),
-    Doctor(mp4sr_doctor::command::Args),
-    Run(run::Args),
-    Download(mp4sr_download::command::Args),
-    Preprocess(mp4sr_preprocess::command::Args),
-    Extract(mp4sr_extract::command::Args),
-    Train(mp4sr_train::command::Args),
-    Evaluate(mp4sr_evaluate::command::Args),
-    Recommend(mp4sr_recommend::command::Args),
-    Items(mp4sr_items::command::Args),
-    Serve(mp4sr_serve::Args),
-    Export(mp4sr_export::command::Args),
-    Import(mp4sr_export::import::Args),
-    Report(mp4sr_report::command::Args),
-    Compare(mp4sr_study::command::compare::Args),
-    Search(mp4sr_study::command::search::Args),
-    Study(mp4sr_study::command::study::Args),
-    Sample(mp4sr_sample::command::Args),
-    Cache(mp4sr_extract::command::cache::Args),
-    Completions(manual::CompletionsArgs),
-    Man(manual::ManArgs),
 }
 
 fn main() -> ExitCode {

@@ -5,8 +5,6 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::LayerSizes;
-
 /// Cuts a packed tensor into its parts, one after the other.
 struct Unpack<'a> {
     packed: &'a Tensor,
@@ -117,6 +115,19 @@ impl LayerParts<Range<usize>> {
     pub(crate) fn map<T>(self, f: impl Fn(&Range<usize>) -> T) -> LayerParts<T> {
         LayerParts::from_array(self.as_array().map(f))
     }
+}
+
+/// The sizes of a transformer layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerSizes {
+    /// `d_0`, the width of tokens.
+    pub width: usize,
+    /// The number of attention heads.
+    pub heads: usize,
+    /// The width between the two maps of the feed-forward block.
+    pub feed_forward: usize,
+    /// Whether a token also attends to the tokens after it; in causal attention it does not.
+    pub bidirectional: bool,
 }
 
 impl LayerSizes {

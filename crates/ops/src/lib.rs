@@ -24,6 +24,7 @@
 //! ```
 
 mod adam;
+mod arguments;
 mod contrastive;
 mod convolution;
 #[cfg(feature = "cuda")]
@@ -51,6 +52,7 @@ mod sparse;
 mod timing;
 
 pub use adam::{Adam, AdamState, Pending, StepOutcome};
+pub use arguments::{COSINE_EPS, Cell, ItemRows, LAYER_NORM_EPS, LayerDropout, Rows};
 pub use candle_core::{Error, Result};
 pub use contrastive::{CmclDirection, Contrast, ContrastiveTerms, contrastive, contrastive_in_group};
 pub use convolution::{DeviceResNet, InferenceBottleneck, InferenceConvolution};
@@ -65,7 +67,7 @@ pub use group::{
 pub use inference::{
     Activation, InferenceLayer, InferenceLinear, InferenceNorm, InferenceShape, InferenceTransformer, RelativeBias,
 };
-pub use layout::{LayerParts, MixtureSizes};
+pub use layout::{LayerParts, LayerSizes, MixtureSizes};
 pub use mask::{FalseNegatives, Mask};
 pub use nearest::{Neighbour, nearest};
 pub use packed::PackedOffsets;
@@ -78,14 +80,6 @@ pub use sparse::{SparseEntry, SparseMatrix};
 pub use timing::take_timings;
 
 use candle_core::Tensor;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
-/// The least norm by which cosines divide: `x / max(|x|, 1e-12)`.
-pub const COSINE_EPS: f32 = 1e-12;
-
-/// The value that is added to the variance in every LayerNorm of a model; encoders with fixed weights have their own.
-pub const LAYER_NORM_EPS: f32 = 1e-12;
 
 macro_rules! dispatch {
     ($tensor:expr, $($call:tt)*) => {
@@ -128,28 +122,6 @@ pub fn gather(table: &Tensor, rows: &[u32]) -> Result<Tensor> {
     dispatch!(table, gather(table, rows))
 }
 
-/// The inputs of one modality's item encoder.
-#[derive(Clone, Debug)]
-pub struct ItemRows {
-    /// The feature rows of the items.
-    pub features: Ragged,
-    /// The number of rows up to which rows of zeros pad every pooling, if any.
-    pub pooling_rows: Option<usize>,
-    /// O, the number of experts.
-    pub experts: usize,
-    /// `d_0`, the width of an expert.
-    pub width: usize,
-    /// The dropout of the experts, drawn for every use of an item.
-    pub dropout: Dropout,
-}
-
-impl ItemRows {
-    /// The sizes of the modality's mixture of experts.
-    pub fn sizes(&self) -> MixtureSizes {
-        MixtureSizes { features: self.features.width(), experts: self.experts, width: self.width }
-    }
-}
-
 /// The item encoders (specification, section 3): z of every use of an item, one modality after the other, `[modalities uses, d_0]`.
 /// Attention pooling of an item's rows with the folded vector w = W1 W2 gives e (zeros for an item without rows); z = sum over k of g_k
 /// LayerNorm_k(Dropout(e W_k + b_k)), g = softmax(e W3). `w` concatenates the pooling vectors `[d]` of the modalities, and `packed` the
@@ -158,50 +130,10 @@ pub fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, index: &Gath
     dispatch!(w, encode(modalities, w, packed, index))
 }
 
-/// A table, and the row that each token takes from it.
-#[derive(Clone, Copy, Debug)]
-pub struct Rows<'a> {
-    /// The table, `[n, d]`.
-    pub table: &'a Tensor,
-    /// The row of each token, `[tokens]`.
-    pub rows: &'a [u32],
-}
-
-impl<'a> Rows<'a> {
-    /// The rows `rows` of `table`.
-    pub fn new(table: &'a Tensor, rows: &'a [u32]) -> Self {
-        Self { table, rows }
-    }
-}
-
 /// The input of the transformer (specification, section 4): Dropout(LayerNorm(z + id + position)), `[tokens, d]`. The table of `positions`
 /// is `[n + 2, d]`: the embeddings of the n positions, then the weight and the bias of the LayerNorm.
 pub fn sequence_input(z: Rows<'_>, ids: Option<Rows<'_>>, positions: Rows<'_>, dropout: Dropout) -> Result<Tensor> {
     dispatch!(z.table, sequence_input(z, ids, positions, dropout))
-}
-
-/// The sizes of a transformer layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LayerSizes {
-    /// `d_0`, the width of tokens.
-    pub width: usize,
-    /// The number of attention heads.
-    pub heads: usize,
-    /// The width between the two maps of the feed-forward block.
-    pub feed_forward: usize,
-    /// Whether a token also attends to the tokens after it; in causal attention it does not.
-    pub bidirectional: bool,
-}
-
-/// The dropouts of a transformer layer.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LayerDropout {
-    /// The dropout of the attention weights.
-    pub weights: Dropout,
-    /// The dropout of the attention branch.
-    pub attention: Dropout,
-    /// The dropout of the feed-forward branch.
-    pub feed_forward: Dropout,
 }
 
 /// A post-norm transformer layer over packed sequences, causal unless `sizes` says otherwise (specification, section 4): `[tokens, d]` ->
@@ -356,28 +288,6 @@ pub fn edge_sum(weights: &Tensor, x: &Tensor, edges: &Edges, to: Side) -> Result
 /// Inner products of each row of `a` with k rows of a table, of which `picked` lists those for row 0 first: `[n, d]`, `[m, d]` -> `[n, k]`.
 pub fn picked_dot(a: &Tensor, table: &Tensor, picked: &[u32]) -> Result<Tensor> {
     dispatch_plain!(a, picked_dot(a, table, picked))
-}
-
-/// A recurrent cell.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Cell {
-    /// A long short-term memory, with the blocks input gate, forget gate, candidate and output gate.
-    #[default]
-    Lstm,
-    /// A gated recurrent unit, with the blocks update gate (which weights the new state), reset gate (which acts before the hidden map) and
-    /// candidate.
-    Gru,
-}
-
-impl Cell {
-    /// The number of blocks in the cell's maps.
-    pub fn gates(self) -> usize {
-        match self {
-            Self::Lstm => 4,
-            Self::Gru => 3,
-        }
-    }
 }
 
 /// The hidden state after every token of packed sequences, from an initial state of zeros: `x` `[t, gates w]` is the contribution of inputs

@@ -11,23 +11,8 @@ use crate::partitions::Partitions;
 use crate::source::{Ids, ItemCatalogue};
 use crate::{Error, Result};
 
-/// The number of ids without events that are kept in order to find the cause.
-const KEPT: usize = 10_000;
 /// The share of events with a line below which ids are shown even if no cause is found.
 const SUSPICIOUS: f64 = 0.5;
-
-/// The first ids of lines of items without events, with their lines.
-#[derive(Debug, Default)]
-pub struct UnusedIds(Vec<(Box<str>, u64)>);
-
-impl UnusedIds {
-    /// Keeps an id unless there are enough.
-    pub fn push(&mut self, id: &str, line: u64) {
-        if self.0.len() < KEPT {
-            self.0.push((id.into(), line));
-        }
-    }
-}
 
 /// Why ids that were once equal may differ, and a function that removes this difference.
 type Cause = (&'static str, fn(&str) -> String);

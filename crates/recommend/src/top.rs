@@ -2,7 +2,10 @@
 
 use mp4sr_models::Query;
 
-use crate::{RecommendError, Recommender, Scored};
+use crate::RecommendError;
+
+/// An item (1-based) and its score.
+pub type Scored = (u32, f32);
 
 /// The items that may be listed for a query.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,22 +34,6 @@ pub struct ListQuery<'a> {
     pub k: usize,
     /// The items that may be listed.
     pub candidates: CandidateItems<'a>,
-}
-
-impl Recommender<'_> {
-    /// The `k` candidates with the highest scores for each query, best first, ties by item.
-    pub fn top_among(&self, queries: &[ListQuery<'_>]) -> Result<Vec<Vec<Scored>>, RecommendError> {
-        let of_scorer: Vec<Query<'_>> = queries.iter().map(|own| own.query).collect();
-        let make = || queries.iter().map(|own| Best::new(own.candidates, own.target, own.k)).collect();
-        let (vectors, interests) = (self.scorer.queries(&of_scorer)?, self.scorer.interests());
-        let runs = self.blocks.scan_in_runs(&vectors, interests, make, Best::visit)?;
-        let joined = runs.into_iter().reduce(|mut all, run| {
-            all.iter_mut().zip(run).for_each(|(all, run)| all.join(run));
-            all
-        });
-        let joined = joined.unwrap_or_default();
-        joined.into_iter().enumerate().map(|(history, best)| best.finished(history)).collect()
-    }
 }
 
 /// The order of a list: by score, with the target last among equal scores, then by item.
@@ -91,7 +78,7 @@ impl<'a> Best<'a> {
     }
 
     /// Adds the candidates that were found in later blocks.
-    fn join(&mut self, later: Self) {
+    pub(crate) fn join(&mut self, later: Self) {
         self.bad = self.bad.or(later.bad);
         self.found.extend(later.found);
         self.cut();
@@ -128,6 +115,7 @@ mod tests {
     use mp4sr_models::{RngKey, Scorer};
 
     use super::*;
+    use crate::Recommender;
 
     struct Fixed(Tensor);
 

@@ -12,6 +12,7 @@
 mod calendar;
 pub mod command;
 mod error;
+mod format;
 mod random;
 mod render;
 mod shop;
@@ -26,24 +27,11 @@ use mp4sr_artifact::{Lock, files};
 use serde::{Deserialize, Serialize};
 
 pub use error::{Error, Result};
+pub use format::{GENERATOR_VERSION, IMAGES, META, PRODUCTS, PURCHASES, REVIEWS, SampleFormat, TRUTH};
 pub use truth::{Core, Faults, Raw, Truth, TruthItem, Vocabulary};
 
-/// Incremented with every change to the output of a seed.
-pub const GENERATOR_VERSION: u32 = 2;
 /// The seed of the world that the sample pipeline reads.
 pub const SEED: u64 = 1;
-/// The review file.
-pub const REVIEWS: &str = "reviews.json.gz";
-/// The metadata file.
-pub const META: &str = "meta.json.gz";
-/// The table of purchases.
-pub const PURCHASES: &str = "purchases.csv";
-/// The table of products.
-pub const PRODUCTS: &str = "products.csv";
-/// The folder of images.
-pub const IMAGES: &str = "images";
-/// The file of what only the generator knows.
-pub const TRUTH: &str = "truth.json";
 
 /// The text between the folder's name and the id of the process that is writing it.
 const STAGING: &str = ".mp4sr-tmp-";
@@ -52,32 +40,6 @@ const REPLACED: &str = ".old.mp4sr-tmp-";
 
 /// The manifest of a finished folder.
 const MANIFEST: &str = "sample.manifest.json";
-
-/// How the world is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SampleFormat {
-    /// Reviews and metadata in the format of Amazon's files of 2018, with some truncated lines.
-    #[default]
-    Amazon,
-    /// Purchases and products as CSV files, as a shop's own database exports them.
-    Tables,
-}
-
-impl SampleFormat {
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
-    fn is_amazon(&self) -> bool {
-        *self == Self::Amazon
-    }
-
-    /// The files of interactions and of items.
-    fn files(self) -> [&'static str; 2] {
-        match self {
-            Self::Amazon => [REVIEWS, META],
-            Self::Tables => [PURCHASES, PRODUCTS],
-        }
-    }
-}
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct SampleManifest {

@@ -7,100 +7,21 @@ mod larger;
 mod losses;
 mod rows;
 mod smoke;
+mod study;
 mod sweeps;
 mod user_groups;
 mod write;
 
 use std::path::{Path, PathBuf};
 
-use mp4sr_artifact::{Layout, Sequences};
-use mp4sr_pipeline::Config;
+use mp4sr_artifact::Sequences;
 use mp4sr_protocol::Metric;
 
 use crate::runner::{ResolvedRun, Runner, StudyRun, Until};
 use rows::{ALL, StudyRow};
+pub use study::{Experiment, StudyOptions};
+use study::{SHORT, SMOKE, Study};
 use write::{IMAGES, PaperTable};
-
-/// The studies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Experiment {
-    /// Statistics of the dataset.
-    Table1,
-    /// All models, and MP4SR without pre-training.
-    Table2,
-    /// Cold items, as in the paper.
-    Table3,
-    /// Ablations of MP4SR (Table 4).
-    Table4,
-    /// Pre-training on several datasets.
-    Table5,
-    /// One modality alone, and all of them.
-    Table6,
-    /// Test loss against training loss, with and without pre-training.
-    Fig3,
-    /// The influence of lambda, the weight of CMCL.
-    Fig4,
-    /// The influence of N, the number of words per image.
-    Fig5,
-    /// The influence of O, the number of experts.
-    Fig6,
-    /// The influence of rho, sequence dropout.
-    Fig7,
-    /// Users grouped by the length of their sequence.
-    Fig8,
-    /// Cold items, items without a training event, users with one to three events.
-    ColdStart,
-    /// Mixup with a fixed swap probability.
-    StudyMixup,
-    /// Image features: CLIP's words, CLIP's vectors, ResNet's vectors, or none.
-    StudyImageFeatures,
-    /// Items that lose their features or get those of other items.
-    StudyNoise,
-    /// Text and image encoders.
-    StudyEncoders,
-}
-
-/// The options of a study.
-#[derive(Clone, Debug)]
-pub struct StudyOptions {
-    /// The number of runs per row, each with the next seed.
-    pub seeds: usize,
-    /// Whether this is a smoke run, which uses few events and epochs and takes minutes.
-    pub quick: bool,
-    /// The pipelines to pre-train on in addition to the study's own (Table 5).
-    pub with: Vec<PathBuf>,
-    /// The pipelines to fine-tune on that pre-training has not seen (Table 5).
-    pub unseen: Vec<PathBuf>,
-    /// The ResNet: a folder or a name on the hub. If empty, the rows that need one are left out.
-    pub resnet: String,
-    /// The text encoders to compare with the pipeline's own: folders or names on the hub (`study-encoders`).
-    pub text_encoders: Vec<String>,
-    /// The image encoders to compare with the pipeline's own, by their vectors (`study-encoders`).
-    pub image_encoders: Vec<String>,
-    /// Whether the lists of the runs are made and compared too.
-    pub lists: bool,
-    /// A folder with the paper's numbers, in place of the built-in ones.
-    pub paper: Option<PathBuf>,
-}
-
-/// Every run of a study is also evaluated on short histories, so that studies can share runs.
-const SHORT: &str = "evaluate.short_histories=[1,2,3]";
-/// The settings that limit the events per user and the epochs of a smoke run.
-const SMOKE: [&str; 5] =
-    ["preprocess.recent=12", "pretrain.epochs=3", "finetune.epochs=4", "pretrain.patience=3", "finetune.patience=3"];
-
-struct Study<'a> {
-    runner: &'a Runner,
-    experiment: Experiment,
-    options: &'a StudyOptions,
-    /// The pipeline with the changes of the study.
-    config: Config,
-    layout: Layout,
-    /// The settings that the study changes in all runs.
-    common: Vec<String>,
-    notes: Vec<String>,
-    failures: usize,
-}
 
 /// Makes the runs of an experiment and writes `studies/<experiment>/` beside the dataset's runs. Returns the Markdown, and the number of
 /// failed runs.

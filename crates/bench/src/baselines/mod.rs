@@ -19,7 +19,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::json;
 
-use crate::MedianRange;
+use crate::measure::MedianRange;
 
 /// A step of a baseline and how often it is timed.
 #[derive(Clone, Debug, clap::Args)]
@@ -126,10 +126,10 @@ pub fn run(args: &BaselineArgs) -> anyhow::Result<serde_json::Value> {
     let mut times_of = |count: usize, draws: bool| (0..count).map(|_| step(draws)).collect::<anyhow::Result<Vec<_>>>();
     times_of(args.warmup, false)?;
     mp4sr_ops::take_timings();
-    let before = crate::processor_ms();
+    let before = crate::measure::processor_ms();
     let times = times_of(args.steps, false)?;
     let each_step = |(before, after): (f64, f64)| ((after - before) / args.steps.max(1) as f64 * 10.0).round() / 10.0;
-    let processor = before.zip(crate::processor_ms()).map(each_step);
+    let processor = before.zip(crate::measure::processor_ms()).map(each_step);
     let timings = mp4sr_ops::take_timings();
     let drawing = if args.no_dropout { Vec::new() } else { times_of(args.steps, true)? };
     losses.truncate(3);
@@ -142,11 +142,11 @@ pub fn run(args: &BaselineArgs) -> anyhow::Result<serde_json::Value> {
     parts.insert("outside operators".to_owned(), (rest * 100.0).round() / 100.0);
     let (times, drawing) = (MedianRange::of(&times), MedianRange::of(&drawing));
     Ok(json!({
-        "bench": "baseline", "model": step_name(args), "threads": crate::threads(), "users": args.sizes.users,
+        "bench": "baseline", "model": step_name(args), "threads": crate::measure::threads(), "users": args.sizes.users,
         "items": args.sizes.items, "events": world.data.training.items.len(), "batch": case.batch.count(),
         "tokens": case.batch.items.len(), "dim": args.sizes.dim, "dropout": !args.no_dropout, "steps": args.steps,
         "median_ms": times.median, "min_ms": times.least, "max_ms": times.most, "processor_ms": processor, "with_drawing_ms": drawing.median,
-        "loss": losses, "peak_mib": crate::peak_mib(), "parts_ms": parts,
+        "loss": losses, "peak_mib": crate::measure::peak_mib(), "parts_ms": parts,
     }))
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail, ensure};
 use indexmap::IndexSet;
 use mp4sr_artifact::files;
 
-use super::ImportArgs;
+use super::args::ImportArgs;
 use super::events::{ImportedEvent, Interactions};
 use super::items::ImportedItem;
 use super::table::TabTable;

@@ -1,6 +1,7 @@
 //! `mp4sr import`: converts datasets of RecBole and MMRec to raw files with a pipeline, preprocesses them, and writes their features
 //! beside the resulting dataset.
 
+mod args;
 mod events;
 mod items;
 mod mmrec;
@@ -10,12 +11,13 @@ mod split;
 mod table;
 mod write;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Subcommand;
+use mp4sr_pipeline::Progress;
 use mp4sr_pipeline::config::ModelCatalog;
-use mp4sr_pipeline::{ARTIFACTS_VARIABLE, DEFAULT_ARTIFACTS, Progress, artifacts_folder};
+
+pub use self::args::ImportArgs;
 
 /// Imports a dataset of RecBole or MMRec: its interactions, split, items and features.
 ///
@@ -33,30 +35,6 @@ enum Command {
     Recbole(ImportArgs),
     /// A folder with `NAME.inter`, `text_feat.npy`, `image_feat.npy`, and the ids in `u_id_mapping.csv` and `i_id_mapping.csv`.
     Mmrec(ImportArgs),
-}
-
-/// The flags of an import.
-#[derive(Debug, clap::Args)]
-pub struct ImportArgs {
-    /// The folder of the dataset.
-    #[arg(value_name = "FOLDER")]
-    pub folder: PathBuf,
-    /// The folder for the raw files and the pipeline; an earlier import there is replaced.
-    #[arg(long, value_name = "FOLDER")]
-    pub out: PathBuf,
-    /// The name of the dataset; by default, the name of the folder.
-    #[arg(long, value_name = "NAME")]
-    pub name: Option<String>,
-    /// The folder that the paths of images and sounds are relative to, for a dataset that this program exported; without it, they
-    /// are left out.
-    #[arg(long, value_name = "FOLDER")]
-    pub images: Option<PathBuf>,
-    /// The folder of all artifacts.
-    #[arg(long, env = ARTIFACTS_VARIABLE, value_name = "FOLDER", default_value = DEFAULT_ARTIFACTS, value_parser = artifacts_folder)]
-    pub artifacts: PathBuf,
-    /// Prints only results and errors.
-    #[arg(long, short, env = "MP4SR_QUIET", value_parser = clap::builder::FalseyValueParser::new())]
-    pub quiet: bool,
 }
 
 /// Runs `mp4sr import`.

@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail, ensure};
 use indexmap::IndexMap;
 use mp4sr_artifact::files;
 
-use super::ImportArgs;
+use super::args::ImportArgs;
 use super::events::{ImportedEvent, Interactions};
 use super::items::ImportedItem;
 use super::sequences::Joined;

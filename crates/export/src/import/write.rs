@@ -12,7 +12,7 @@ use mp4sr_pipeline::config::{ModelCatalog, ModelType};
 use mp4sr_pipeline::{Bug, Config, Progress, StageArgs};
 use serde_json::{Map, Value, json};
 
-use super::ImportArgs;
+use super::args::ImportArgs;
 use super::events::{ImportClock, Interactions, written};
 use super::items::ImportedItem;
 use super::split::{Division, SET_STEP, decide};

@@ -15,7 +15,8 @@ use super::settings::ArchitectureKeys;
 use super::{ArchitectureSettings, Tensors};
 use crate::audio::LogMel;
 use crate::error::Result;
-use crate::folder::{CONFIG, JsonFile, ModelFolder, PROCESSOR};
+use crate::folder::{JsonFile, ModelFolder};
+use crate::model_files::{CONFIG, PROCESSOR};
 
 /// The values of `model_type` that are supported.
 pub(crate) const MODEL_TYPES: [&str; 1] = ["whisper"];

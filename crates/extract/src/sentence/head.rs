@@ -5,9 +5,10 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::Pooling;
+use super::pooling::Pooling;
 use crate::error::Result;
-use crate::folder::{JsonFile, MODULES, ModelFolder, WEIGHTS};
+use crate::folder::{JsonFile, ModelFolder};
+use crate::model_files::{MODULES, WEIGHTS};
 
 /// The smallest norm that a vector is divided by, as in the reference.
 const SMALLEST_NORM: f32 = 1e-12;

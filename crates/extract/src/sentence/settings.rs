@@ -7,7 +7,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::error::Result;
-use crate::folder::{JsonFile, MODULES, ModelFolder, TOKENIZER_CONFIG, WHOLE};
+use crate::folder::{JsonFile, ModelFolder};
+use crate::model_files::{MODULES, TOKENIZER_CONFIG, WHOLE};
 
 const TRANSFORMER: &str = "sentence_bert_config.json";
 /// Files that determine the vectors and that not every folder has.

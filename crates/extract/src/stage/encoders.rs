@@ -9,15 +9,15 @@ use mp4sr_ops::ComputeDevice;
 use mp4sr_pipeline::Context;
 use mp4sr_pipeline::config::{Extract, Extracted};
 
+use super::extraction::{DictionaryItems, Extraction, Sentences};
 use super::image_files::ImageFiles;
 use super::image_words::Dictionary;
 use super::images::Images;
 use super::plan::ExtractPlan;
 use super::sounds::Sounds;
-use super::{DictionaryItems, Extraction, Sentences};
 use crate::device::EncoderDevice;
 use crate::error::Result;
-use crate::folder::Access;
+use crate::model_files::Access;
 
 /// The encoders that a configuration names. Each is opened, with the index of its cached vectors, by the first text, image or sound that
 /// needs it, and stays in memory.

@@ -6,8 +6,8 @@ use std::time::Instant;
 use mp4sr_artifact::{Column, EncoderWork, Items, Table, VectorCache, VectorKey, vector_key};
 use rayon::prelude::*;
 
+use super::extraction::{DictionaryItems, Extraction};
 use super::images::Images;
-use super::{DictionaryItems, Extraction};
 use crate::cache::{CachedEncoder, EncoderCache};
 use crate::device::EncoderDevice;
 use crate::dictionary;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use mp4sr_artifact::{Downloads, EncoderWork, UnusableImage, VectorKey, vector_key};
 use rayon::prelude::*;
 
-use super::Extraction;
+use super::extraction::Extraction;
 use crate::cache::{CachedEncoder, EncoderCache};
 use crate::device::{EncoderDevice, overlap};
 use crate::encoder::ImageEncoder;

@@ -4,6 +4,7 @@
 //! vectors of a catalogue in memory.
 
 mod encoders;
+mod extraction;
 mod image_files;
 mod image_words;
 mod images;
@@ -11,34 +12,22 @@ mod plan;
 mod report;
 mod sounds;
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
-use mp4sr_artifact::{
-    EncoderWork, ExtractReport, Features, Fingerprint, Items, Layout, Lock, RowsHeader, Stage, VectorKey, files,
-    vector_key,
-};
+use mp4sr_artifact::{EncoderWork, ExtractReport, Fingerprint, Items, Lock, Stage, VectorKey, files, vector_key};
 use mp4sr_pipeline::config::ImageFeatures;
 use mp4sr_pipeline::{Context, Shard, run_stage};
-use serde_json::json;
 
 use self::encoders::opened;
 pub use self::encoders::{Encoders, encoder_device};
+use self::extraction::{DictionaryItems, Extraction, NAME, Sentences};
 use self::image_files::ImageFiles;
 use self::image_words::Dictionary;
 use self::images::{ImageVectors, Images};
 use self::plan::{ExtractPlan, earlier_stage};
 use self::sounds::Sounds;
-use crate::cache::{self, CachedEncoder, EncoderCache};
-use crate::device::EncoderDevice;
-use crate::error::{Error, Result};
-use crate::folder::{Access, ModelFolder};
-use crate::sentence::SentenceEncoder;
-
-/// Incremented with every change to the outputs of the same inputs.
-const VERSION: u32 = 3;
-const NAME: &str = "extract";
+use crate::error::Result;
+use crate::model_files::Access;
 
 /// Brings `features/` up to date.
 pub fn run(context: &Context) -> anyhow::Result<()> {
@@ -98,23 +87,6 @@ pub fn local_stage(context: &Context) -> anyhow::Result<Stage> {
     stage_of(context, &plan, &ImageFiles::of(&items, data), access)
 }
 
-/// The sentence encoder with its vectors in the cache, and how much it has computed.
-struct Sentences {
-    encoder: SentenceEncoder,
-    cache: EncoderCache,
-    work: EncoderWork,
-}
-
-impl Sentences {
-    fn open(extraction: &Extraction<'_>, folder: &ModelFolder, device: &EncoderDevice) -> Result<Self> {
-        let encoder = SentenceEncoder::from_folder(folder, device)?;
-        let (files, width) = (SentenceEncoder::files(folder)?, encoder.width());
-        let about = CachedEncoder { folder, content: "sentences", files, width, precision: device.precision() };
-        let cache = extraction.open_cache(&about)?;
-        Ok(Self { encoder, cache, work: EncoderWork::default() })
-    }
-}
-
 /// The fingerprint of what turns an image into the vectors of the `count` nearest of `words`.
 fn encoder_of_words(image: &Fingerprint, text: &Fingerprint, words: &[String], count: usize) -> Fingerprint {
     Fingerprint::of_bytes(format!("{image} {text} {count} {}", words.join("\n")).as_bytes())
@@ -122,24 +94,6 @@ fn encoder_of_words(image: &Fingerprint, text: &Fingerprint, words: &[String], c
 
 fn text_keys(texts: &[String]) -> Vec<VectorKey> {
     texts.iter().map(|text| vector_key(text.as_bytes())).collect()
-}
-
-/// The items whose words are added to the dictionary.
-#[derive(Clone, Copy)]
-enum DictionaryItems<'x> {
-    /// Items in memory.
-    These(&'x Items),
-    /// The items of a dataset, which are read if a dictionary has to be built.
-    OfDataset(&'x Layout),
-}
-
-struct Extraction<'x> {
-    context: &'x Context,
-    items: &'x Items,
-    dictionary_items: DictionaryItems<'x>,
-    files: &'x ImageFiles,
-    /// Whether vectors of the items stay in the cache.
-    keep: bool,
 }
 
 impl Extraction<'_> {
@@ -222,82 +176,5 @@ impl Extraction<'_> {
         report.items_without_image = usable.iter().filter(|images| images.is_empty()).count();
         report.unusable = self.unusable(&keys);
         Ok(outputs)
-    }
-
-    /// Opens the cached vectors of an encoder and logs which shards could not be used.
-    fn open_cache(&self, encoder: &CachedEncoder<'_>) -> Result<EncoderCache> {
-        let cache = cache::open(&self.context.layout.vectors(), encoder)?;
-        cache.vectors.damaged().iter().for_each(|damage| self.context.progress.log(format!("extract: {damage}")));
-        Ok(cache)
-    }
-
-    /// Writes the new vectors of a cache and how long they took, unless the vectors are only needed once.
-    fn keep(&self, cache: &mut EncoderCache, computed: u64, start: Instant) -> Result<()> {
-        if !self.keep {
-            return Ok(());
-        }
-        cache.vectors.flush()?;
-        cache.note(computed, start.elapsed())
-    }
-
-    /// Computes the vectors of the texts that are missing in the cache.
-    fn encode<'t>(&self, what: &str, sentences: &mut Sentences, texts: impl Iterator<Item = &'t String>) -> Result<()> {
-        let Sentences { encoder, cache, work } = sentences;
-        let mut seen: HashMap<VectorKey, &String> = HashMap::new();
-        for text in texts {
-            seen.entry(vector_key(text.as_bytes())).or_insert(text);
-        }
-        work.distinct += seen.len() as u64;
-        let mut new: Vec<(VectorKey, &String)> =
-            seen.into_iter().filter(|(key, _)| !cache.vectors.contains(*key)).collect();
-        new.sort_unstable();
-        let start = Instant::now();
-        let bar = self.context.progress.bar(what, "sentences", new.len() as u64);
-        for chunk in new.chunks(encoder.texts_at_once()) {
-            let texts: Vec<&String> = chunk.iter().map(|(_, text)| *text).collect();
-            let vectors = encoder.encode(&texts, |count| bar.add(count))?;
-            let keys: Vec<VectorKey> = chunk.iter().map(|(key, _)| *key).collect();
-            cache.vectors.add(&keys, &vectors)?;
-        }
-        let computed = encoder.take_count();
-        work.computed += computed;
-        self.keep(cache, computed, start)
-    }
-
-    /// Writes the features of the items, each with the vectors of its `keys`. `encoder` is the fingerprint of everything that determines an
-    /// item's vectors. Existing features are not replaced by empty ones.
-    fn write(&self, path: &Path, encoded: &EncoderCache, encoder: &Fingerprint, keys: &[Vec<VectorKey>]) -> Result<()> {
-        if keys.iter().all(Vec::is_empty)
-            && let Some(rows) = Features::stored_rows(path).filter(|&rows| rows > 0)
-        {
-            return Err(Error::Emptied { path: path.to_owned(), rows });
-        }
-        let mut offsets = vec![0_i64];
-        offsets.extend(keys.iter().scan(0, |rows, keys| {
-            *rows += keys.len() as i64;
-            Some(*rows)
-        }));
-        let settings = &self.context.config.extract;
-        let kind = settings.storage;
-        let rows = || keys.iter().flatten().filter_map(|key| encoded.vectors.get(*key));
-        if rows().count() != keys.iter().map(Vec::len).sum::<usize>() {
-            return Err(Error::Missing { path: path.to_owned() });
-        }
-        let mut recorded = json!(settings);
-        recorded["encoder"] = json!(encoder);
-        let header = RowsHeader {
-            stage: NAME,
-            settings: recorded,
-            item_hash: self.items.hash(),
-            offsets: &offsets,
-            width: encoded.width(),
-            as_type: kind,
-        };
-        match Features::write_rows(path, header, rows)? {
-            None => Ok(()),
-            Some(_) => {
-                Err(Error::Storage { path: path.to_owned(), storage: format!("{:?}", settings.storage).to_lowercase() })
-            }
-        }
     }
 }

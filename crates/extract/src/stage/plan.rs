@@ -7,12 +7,13 @@ use mp4sr_pipeline::Context;
 use mp4sr_pipeline::config::{Extract, Extracted, ImageFeatures};
 use serde_json::{Value, json};
 
+use super::extraction::{NAME, VERSION};
 use super::image_files::ImageFiles;
-use super::{NAME, VERSION};
 use crate::adapter::audio::AudioEncoder;
 use crate::dictionary;
 use crate::error::Result;
-use crate::folder::{Access, ModelFolder};
+use crate::folder::ModelFolder;
+use crate::model_files::Access;
 use crate::open::image_encoder_files;
 use crate::sentence::SentenceEncoder;
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use mp4sr_artifact::{EncoderWork, ExtractReport, UnusableSound, VectorKey, files, vector_key};
 use rayon::prelude::*;
 
-use super::Extraction;
+use super::extraction::Extraction;
 use crate::adapter::audio::AudioEncoder;
 use crate::audio::{LogMel, decode};
 use crate::cache::{CachedEncoder, EncoderCache};

@@ -177,7 +177,7 @@ impl Banks {
             }
         })?;
         self.with_numbers(WRITTEN, |values| values.copy_from_slice(&written))?;
-        let met = crate::negatives::distinct(&of_class(true).map(|(&item, _)| item).collect::<Vec<_>>());
+        let met = crate::data::distinct(&of_class(true).map(|(&item, _)| item).collect::<Vec<_>>());
         self.renew_centroids(&met)
     }
 

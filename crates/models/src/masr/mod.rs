@@ -483,7 +483,7 @@ impl Masr {
     /// Draws tail items that have an entry and are not labels of the step, determined by the key: as many as the memory loss pushes states
     /// away from, or all if there are fewer.
     fn memory_negatives(&self, tail: &Entries, labels: &[u32], key: RngKey) -> Vec<u32> {
-        let own = crate::negatives::distinct(labels);
+        let own = crate::data::distinct(labels);
         let mut open = tail.items.clone();
         open.dedup();
         open.retain(|item| own.binary_search(item).is_err());

@@ -10,8 +10,10 @@
 mod config;
 mod finetuning;
 mod pretraining;
+mod recipe;
 
-pub use config::{Config, Logits, PoolingRows, Projection, RECIPE, SequenceDropout};
+pub use config::{Config, Logits, PoolingRows, Projection, SequenceDropout};
+pub use recipe::RECIPE;
 
 use std::ops::Range;
 

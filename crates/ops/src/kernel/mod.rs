@@ -1,10 +1,12 @@
 //! The arithmetic of the fused operators.
 
 pub(crate) mod bf16;
+mod mat;
 mod matrix;
 mod vector;
 
-pub(crate) use matrix::{Mat, matmul, matmul_f32, matmul_in, transpose};
+pub(crate) use mat::Mat;
+pub(crate) use matrix::{matmul, matmul_f32, matmul_in, transpose};
 pub(crate) use vector::{
     accumulate, add_rows, add_scaled, add_scaled_short, add_weighted_rows, dot, erf, exp, max, sum,
 };

@@ -3,6 +3,7 @@ use std::borrow::Cow;
 use serde_json::Value;
 
 use crate::decimal::Decimal;
+use crate::rejects::Fault;
 
 /// The content of one field of a row.
 #[derive(Clone, Debug, PartialEq)]
@@ -102,6 +103,9 @@ fn is_whole(number: &str) -> bool {
     let digits = number.strip_prefix('-').unwrap_or(number);
     !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
+
+/// One line of a file: its number and, for each wanted field in order, its content; or why it cannot be read.
+pub type RawRow<'r, 'a> = (u64, std::result::Result<&'r [RawCell<'a>], Fault>);
 
 #[cfg(test)]
 mod tests {

@@ -4,6 +4,7 @@ mod cell;
 mod decode;
 mod delimited;
 mod dialect;
+mod file_format;
 mod gunzip;
 mod json;
 mod lines;
@@ -17,9 +18,10 @@ use std::path::Path;
 
 use mp4sr_pipeline::Bar;
 
-pub use cell::RawCell;
+pub use cell::{RawCell, RawRow};
 pub use delimited::{TYPES, count_columns, guess_separator, names_separator};
 pub use dialect::{Dialect, shown as shown_separator};
+pub use file_format::{FileFormat, Shape};
 pub use literal::of_cell as literal_of;
 pub use open::{open as open_lines, unmarked_utf_16};
 pub use parquet_events::{
@@ -28,44 +30,8 @@ pub use parquet_events::{
 pub use parquet_rows::holds_times;
 
 use crate::Result;
-use crate::rejects::Fault;
-
-/// The file format of rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
-    /// One JSON object per line, or an array of objects; Python dictionaries likewise.
-    JsonLines,
-    /// Separated by commas.
-    Csv,
-    /// Separated by tabs.
-    Tsv,
-    /// Separated by tabs, with types in the header (`user_id:token`).
-    RecBole,
-    /// Parquet.
-    Parquet,
-}
 
 impl Shape {
-    /// The shape that the file's extension implies.
-    fn of_name(path: &Path) -> Option<Self> {
-        let name = path.file_name()?.to_string_lossy().to_lowercase();
-        let name = name.strip_suffix(".gz").unwrap_or(&name);
-        let ends = |ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
-        if ends(&[".csv"]) {
-            Some(Self::Csv)
-        } else if ends(&[".tsv", ".tab"]) {
-            Some(Self::Tsv)
-        } else if ends(&[".inter", ".item"]) {
-            Some(Self::RecBole)
-        } else if ends(&[".json", ".jsonl", ".ndjson"]) {
-            Some(Self::JsonLines)
-        } else if ends(&[".parquet", ".pq"]) {
-            Some(Self::Parquet)
-        } else {
-            None
-        }
-    }
-
     /// The shape that the file's extension implies or, if it implies none, that its first bytes show. `encoding` is the encoding of its
     /// text, if it is given.
     pub fn of(path: &Path, encoding: Option<&'static encoding_rs::Encoding>) -> Result<Self> {
@@ -89,43 +55,12 @@ impl Shape {
         let first = lines.next(&mut line)?.map(|_| line.trim_ascii_start().first().copied());
         Ok(if first == Some(Some(b'{')) { Self::JsonLines } else { Self::Tsv })
     }
-
-    /// The separator of columns if nothing else is known.
-    pub fn separator(self) -> &'static str {
-        if self == Self::Csv { "," } else { "\t" }
-    }
-}
-
-/// How a file is read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileFormat {
-    pub shape: Shape,
-    /// The dialect of delimited text.
-    pub dialect: Dialect,
-    /// Whether columns may be missing: a published format has fields that not every file has.
-    pub optional: bool,
-    /// Whether it is a file of items.
-    pub items: bool,
 }
 
 impl FileFormat {
-    /// A file of interactions, with nothing known of its dialect.
-    pub fn of(shape: Shape) -> Self {
-        Self { shape, dialect: Dialect::default(), optional: false, items: false }
-    }
-
     #[cfg(test)]
     pub(crate) fn of_name(path: &Path) -> Result<Self> {
         Shape::of(path, None).map(Self::of)
-    }
-
-    fn is_json(&self) -> bool {
-        self.shape == Shape::JsonLines
-    }
-
-    /// Whether it is a table of text.
-    pub fn is_table(&self) -> bool {
-        matches!(self.shape, Shape::Csv | Shape::Tsv | Shape::RecBole)
     }
 
     /// The format with the dialect that the file's first lines show, and a message if that is not what the name of the file implies.
@@ -143,9 +78,6 @@ impl FileFormat {
         Ok((Self { dialect, ..self.clone() }, notice))
     }
 }
-
-/// One line of a file: its number and, for each wanted field in order, its content; or why it cannot be read.
-pub type RawRow<'r, 'a> = (u64, std::result::Result<&'r [RawCell<'a>], Fault>);
 
 /// Passes every row of a file, or the first `limit`, to `visit`. `bar` advances with the bytes that are read.
 pub fn for_each_row(

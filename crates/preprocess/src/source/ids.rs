@@ -226,6 +226,22 @@ fn number_all(requests: Receiver<NumberingRequest>, mut number: impl FnMut(&str)
     Ok(())
 }
 
+/// The number of ids without events that are kept in order to find the cause.
+const KEPT: usize = 10_000;
+
+/// The first ids of lines of items without events, with their lines.
+#[derive(Debug, Default)]
+pub struct UnusedIds(pub Vec<(Box<str>, u64)>);
+
+impl UnusedIds {
+    /// Keeps an id unless there are enough.
+    pub fn push(&mut self, id: &str, line: u64) {
+        if self.0.len() < KEPT {
+            self.0.push((id.into(), line));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,9 +8,9 @@ use mp4sr_artifact::{ItemsRead, Rejects};
 use mp4sr_pipeline::Progress;
 
 use super::events::{Budget, FileReading, read_file};
+use super::ids::UnusedIds;
 use super::{Ids, SourceFormat, values};
 use crate::images::{ImageFolder, Resolver};
-use crate::join::UnusedIds;
 use crate::junk::Junk;
 use crate::read::{FileFormat, RawCell, columns};
 use crate::rejects::{Fault, reject};

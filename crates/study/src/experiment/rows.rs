@@ -4,7 +4,7 @@ use mp4sr_artifact::{MappedFeatures, Sequences};
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::{ImageFeatures, Modality};
 
-use super::Study;
+use super::study::Study;
 use crate::runner::Until;
 
 /// The settings of all rows that do not override them, whatever the pipeline sets.

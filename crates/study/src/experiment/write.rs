@@ -7,7 +7,7 @@ use mp4sr_figure::Figure;
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_protocol::SIGNIFICANT;
 
-use super::{SMOKE, Study};
+use super::study::{SMOKE, Study};
 use crate::paper::printed;
 
 /// The part of the paper's numbers that is shown below a study's own.

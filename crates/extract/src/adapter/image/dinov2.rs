@@ -8,12 +8,13 @@ use candle_core::{IndexOp, Module, Result as Computed, Tensor};
 use candle_nn::{Conv2d, Conv2dConfig, LayerNorm, Linear, VarBuilder, conv2d, layer_norm};
 use serde_json::Value;
 
-use super::{Architecture, ImageLayers, ImageModel};
+use super::architecture::{Architecture, ImageLayers, ImageModel};
 use crate::adapter::layers::{attention, linear};
 use crate::adapter::settings::ArchitectureKeys;
 use crate::adapter::{ArchitectureSettings, Tensors};
 use crate::error::Result;
-use crate::folder::{CONFIG, ModelFolder, PROCESSOR};
+use crate::folder::ModelFolder;
+use crate::model_files::{CONFIG, PROCESSOR};
 
 pub(super) const ARCHITECTURE: Architecture =
     Architecture { model_types: &["dinov2"], files: &[CONFIG, PROCESSOR], load };

@@ -6,12 +6,13 @@
 use candle_core::{Module, Result as Computed, Tensor};
 use candle_nn::{Conv2d, Conv2dConfig, VarBuilder, batch_norm, conv2d, conv2d_no_bias};
 
-use super::{Architecture, ImageLayers, ImageModel};
+use super::architecture::{Architecture, ImageLayers, ImageModel};
 use crate::adapter::layers::{Depthwise, FixedNorm};
 use crate::adapter::settings::ArchitectureKeys;
 use crate::adapter::{ArchitectureSettings, Tensors};
 use crate::error::Result;
-use crate::folder::{CONFIG, ModelFolder, PROCESSOR};
+use crate::folder::ModelFolder;
+use crate::model_files::{CONFIG, PROCESSOR};
 
 pub(super) const ARCHITECTURE: Architecture =
     Architecture { model_types: &["efficientnet"], files: &[CONFIG, PROCESSOR], load };

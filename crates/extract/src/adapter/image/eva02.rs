@@ -8,10 +8,11 @@ use candle_nn::{LayerNorm, layer_norm};
 use candle_transformers::models::eva2::EVA2VisionTransformer;
 use serde_json::{Map, Value};
 
-use super::{Architecture, ImageLayers, ImageModel};
+use super::architecture::{Architecture, ImageLayers, ImageModel};
 use crate::adapter::Tensors;
 use crate::error::Result;
-use crate::folder::{CONFIG, ModelFolder};
+use crate::folder::ModelFolder;
+use crate::model_files::CONFIG;
 use crate::processor::Processor;
 
 pub(super) const ARCHITECTURE: Architecture =

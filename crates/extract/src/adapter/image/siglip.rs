@@ -7,11 +7,12 @@ use candle_core::{Module, Result as Computed, Tensor};
 use candle_transformers::models::siglip::{VisionConfig, VisionModel};
 use serde_json::{Value, json};
 
-use super::{Architecture, ImageLayers, ImageModel};
+use super::architecture::{Architecture, ImageLayers, ImageModel};
 use crate::adapter::settings::ArchitectureKeys;
 use crate::adapter::{ArchitectureSettings, Tensors};
 use crate::error::Result;
-use crate::folder::{CONFIG, ModelFolder, PROCESSOR};
+use crate::folder::ModelFolder;
+use crate::model_files::{CONFIG, PROCESSOR};
 
 pub(super) const ARCHITECTURE: Architecture =
     Architecture { model_types: &["siglip", "siglip_vision_model"], files: &[CONFIG, PROCESSOR], load };

@@ -8,11 +8,12 @@ use candle_nn::{LayerNorm, layer_norm};
 use candle_transformers::models::vit::{Config, Embeddings, Encoder};
 use serde_json::json;
 
-use super::{Architecture, ImageLayers, ImageModel};
+use super::architecture::{Architecture, ImageLayers, ImageModel};
 use crate::adapter::settings::ArchitectureKeys;
 use crate::adapter::{ArchitectureSettings, Tensors};
 use crate::error::Result;
-use crate::folder::{CONFIG, ModelFolder, PROCESSOR};
+use crate::folder::ModelFolder;
+use crate::model_files::{CONFIG, PROCESSOR};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture { model_types: &["vit"], files: &[CONFIG, PROCESSOR], load };
 

@@ -6,7 +6,7 @@ use candle_core::{Result as Computed, Tensor};
 use candle_transformers::models::debertav2::{Config, DebertaV2Model};
 use serde_json::json;
 
-use super::{Architecture, TextLayers, TextModel};
+use super::architecture::{Architecture, TextLayers, TextModel};
 use crate::adapter::settings::ArchitectureKeys;
 use crate::adapter::{ArchitectureSettings, Tensors};
 use crate::error::Result;

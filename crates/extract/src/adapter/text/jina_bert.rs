@@ -9,7 +9,7 @@ use candle_core::{Module, Result as Computed, Tensor};
 use candle_transformers::models::jina_bert::{BertModel, Config};
 use serde_json::{Value, json};
 
-use super::{Architecture, TextLayers, TextModel};
+use super::architecture::{Architecture, TextLayers, TextModel};
 use crate::adapter::settings::ArchitectureKeys;
 use crate::adapter::{ArchitectureSettings, Tensors};
 use crate::error::Result;

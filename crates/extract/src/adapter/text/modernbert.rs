@@ -6,7 +6,7 @@ use candle_core::{DType, Result as Computed, Tensor};
 use candle_transformers::models::modernbert::{Config, ModernBert};
 use serde_json::{Value, json};
 
-use super::{Architecture, TextLayers, TextModel};
+use super::architecture::{Architecture, TextLayers, TextModel};
 use crate::adapter::settings::ArchitectureKeys;
 use crate::adapter::{ArchitectureSettings, Tensors};
 use crate::error::Result;

@@ -7,7 +7,7 @@ use candle_core::{Result as Computed, Tensor};
 use candle_transformers::models::t5::{Config, T5EncoderModel};
 use serde_json::json;
 
-use super::{Architecture, TextLayers, TextModel};
+use super::architecture::{Architecture, TextLayers, TextModel};
 use crate::adapter::settings::ArchitectureKeys;
 use crate::adapter::{ArchitectureSettings, Tensors};
 use crate::error::Result;

@@ -1,0 +1,35 @@
+//! The errors of recommending.
+
+use mp4sr_models::Error;
+
+/// The errors of recommending.
+#[derive(Debug, thiserror::Error)]
+pub enum RecommendError {
+    /// A score is not a finite number.
+    #[error("the score of item {item} for history {history} is {score}; the model is not usable, train it again")]
+    Score {
+        /// The index of the history, from 0.
+        history: usize,
+        /// The item, 1-based.
+        item: usize,
+        /// The item's score.
+        score: f32,
+    },
+    /// The model ranks by users of the dataset, and this user is not one of them.
+    #[error(
+        "{who} is not in the dataset, and `{model}` ranks by what it learned about a user, not by the history; use a model that \
+         reads histories, or train on a dataset with this user"
+    )]
+    UnknownUser {
+        /// A description of the user.
+        who: String,
+        /// The model's name in the configuration.
+        model: String,
+    },
+    /// The index could not be searched.
+    #[error("the index cannot be searched ({0}); remove `index.usearch` from the run, so that it is rebuilt")]
+    Index(String),
+    /// The model failed.
+    #[error(transparent)]
+    Model(#[from] Error),
+}
