@@ -6,7 +6,7 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use mp4sr_artifact::{Layout, Sequences, Table, TensorFile};
+use mp4sr_artifact::{Layout, Sequences, Table, TensorFile, files};
 use mp4sr_protocol::{Split, StoredRanks};
 use mp4sr_tests::{Project, root, stderr_of};
 
@@ -94,6 +94,31 @@ fn a_refused_command_leaves_a_finished_run_finished() {
     }
     assert_eq!(world.text("a/runs/mp4sr/config.toml"), config);
     assert_eq!(stderr_of(&world.output("run", &[])).matches("up to date").count(), 7);
+}
+
+/// The record of a release that does not know a key lacks it.
+#[test]
+fn a_key_with_its_default_makes_no_stage_of_an_earlier_release_stale() {
+    let world = Project::small();
+    world.run("run", &["--until", "report"]);
+    for (folder, stage, section, key) in [
+        ("a/dataset", "preprocess", "preprocess", "max_bad_share"),
+        ("a/features", "extract", "extract", "precision"),
+        ("a/runs/mp4sr", "pretrain", "pretrain", "clip_norm"),
+        ("a/runs/mp4sr", "finetune", "finetune", "clip_norm"),
+        ("a/runs/mp4sr", "evaluate", "evaluate", "seen_items"),
+        ("a/runs/mp4sr", "recommend", "recommend", "before_test_item"),
+        ("a/runs/mp4sr/report", "report", "", "metrics"),
+    ] {
+        let record = world.path(&format!("{folder}/{stage}.manifest.json"));
+        let mut manifest: serde_json::Value = serde_json::from_slice(&files::read(&record).unwrap()).unwrap();
+        let settings = &mut manifest["settings"];
+        let keys = if section.is_empty() { settings } else { &mut settings[section] };
+        assert!(keys.as_object_mut().unwrap().remove(key).is_some(), "{stage}");
+        files::write_json(&record, &manifest).unwrap();
+        let reported = stderr_of(&world.output(stage, &[]));
+        assert!(reported.contains("up to date"), "{reported}");
+    }
 }
 
 #[test]

@@ -57,8 +57,8 @@ fn a_search_is_resumed_sorts_by_validation_and_never_reads_the_test_set() {
     for run in ["m.metric-R_5", "m.metric-N_20"] {
         let row = printed.lines().find(|line| line.contains(run)).unwrap();
         let log = world.text(&format!("a/runs/{run}/metrics.jsonl"));
-        let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-        let best = lines.filter(|line| line["best"] == true).last().unwrap();
+        let latest_first = log.lines().rev().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let best = { latest_first }.find(|line| line["best"] == true).unwrap();
         let expected = format!("{:.4}", best["validation"]["R@20"].as_f64().unwrap());
         assert_eq!(row.split('|').nth(2).unwrap().trim(), expected, "{printed}");
     }

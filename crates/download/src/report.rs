@@ -2,15 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
-use mp4sr_pipeline::Bug;
+use comfy_table::{CellAlignment, Table};
+use mp4sr_pipeline::{Bug, text};
 use serde::{Deserialize, Serialize};
 
 use crate::outcome::Fate;
 use crate::{Error, Result};
-
-const STYLE: TableStyle =
-    TableStyle::new().header_separator(LineStyle::new('\u{2500}', '\u{2500}', '\u{2500}', '\u{2500}'));
 
 /// What a run found and fetched.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -112,8 +109,7 @@ impl DownloadReport {
 }
 
 fn new_table(header: [&str; 3]) -> Table {
-    let mut table = Table::new();
-    table.load_style(STYLE).set_header(header);
+    let mut table = text::terminal_table(header);
     table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
     table
 }

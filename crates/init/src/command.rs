@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mp4sr_artifact::files;
+use mp4sr_artifact::{PreprocessReport, files};
 use mp4sr_pipeline::config::{Format, ModelCatalog, Source};
 use mp4sr_pipeline::text::count;
 use mp4sr_pipeline::{Config, print};
 use mp4sr_preprocess::survey::{KnownLayout, Survey};
-use mp4sr_preprocess::{Report, RowLimits, described_shares, trial};
+use mp4sr_preprocess::{RowLimits, described_shares, trial};
 
 use crate::data_folder::{DataFolder, dataset_name};
 use crate::draft::{ColumnRoles, CoreThresholds, Draft, Modalities, TINY_IMAGE, TINY_TEXT};
@@ -205,7 +205,7 @@ impl Made {
         let (mut config, _) = parse(&draft.text())?;
         let limits = RowLimits { interactions: Some(EVENT_ROWS), items: Some(ITEM_ROWS) };
         let first = trial(&config, RowLimits { interactions: Some(EVENT_ROWS), items: Some(ITEM_ROWS) });
-        let whole_items = |report: &Report| report.items.files.iter().all(|file| file.lines < ITEM_ROWS);
+        let whole_items = |report: &PreprocessReport| report.items.files.iter().all(|file| file.lines < ITEM_ROWS);
         let report = match first {
             Ok(report) => report,
             Err(error) if args.items.is_empty() => return Err(error.into()),
@@ -418,7 +418,7 @@ fn header_doubts(events: &Survey, items: Option<&Survey>) -> Vec<Doubt> {
     doubtful.map(doubt).collect()
 }
 
-fn modalities(report: &Report) -> Modalities {
+fn modalities(report: &PreprocessReport) -> Modalities {
     let statistics = &report.statistics;
     let with_image = statistics.items - statistics.items_without_image;
     Modalities {
@@ -479,7 +479,7 @@ fn core(
 }
 
 /// What the user should know about the trial.
-fn about_trial(report: &Report, is_whole: bool) -> Vec<Doubt> {
+fn about_trial(report: &PreprocessReport, is_whole: bool) -> Vec<Doubt> {
     let mut doubts: Vec<Doubt> = Vec::new();
     for (what, rejected) in [("interactions", &report.interactions.rejected), ("items", &report.items.rejected)] {
         for (reason, rejected) in &rejected.0 {
@@ -523,7 +523,7 @@ fn summary(
     args: &Args,
     inspected: &Inspected,
     draft: &Draft<'_>,
-    report: &Report,
+    report: &PreprocessReport,
     doubts: &[Doubt],
     is_whole: bool,
 ) -> String {

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use comfy_table::{LineStyle, TableStyle};
 use indicatif::{HumanBytes, HumanCount};
 use jiff::SignedDuration;
 use jiff::fmt::friendly::{FractionalUnit, SpanPrinter};
@@ -74,6 +75,14 @@ impl TextTable {
 /// Formats a count with separators for thousands: `1,234,567`.
 pub fn count(number: u64) -> String {
     HumanCount(number).to_string()
+}
+
+/// A table for a terminal, with this header and a line below it.
+pub fn terminal_table<const N: usize>(header: [&str; N]) -> comfy_table::Table {
+    let line = LineStyle::new('\u{2500}', '\u{2500}', '\u{2500}', '\u{2500}');
+    let mut table = comfy_table::Table::new();
+    table.load_style(TableStyle::new().header_separator(line)).set_header(header);
+    table
 }
 
 /// Formats a number of bytes in a binary unit that fits: `1.50 GiB`.

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 
-use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
+use comfy_table::{Cell, CellAlignment, Table};
 use mp4sr_artifact::{
-    CountSpread, DatasetStatistics, EventAccounts, EventsRead, FilterStep, ItemsRead, JoinShares, Rejects, Table1Row,
+    CountSpread, DatasetStatistics, EventAccounts, EventsRead, FilterStep, ItemsRead, JoinShares, PreprocessReport,
+    Rejects, Table1Row,
 };
 use mp4sr_pipeline::config::{Config, Format, Preprocess, Source};
-use mp4sr_pipeline::text::count;
+use mp4sr_pipeline::text::{count, terminal_table};
 
 use polars::prelude::{DataFrame, DataType, IntoLazy as _, UnionArgs, concat};
 use serde_json::{Value, json};
@@ -19,12 +20,6 @@ use crate::partitions::Partitions;
 use crate::{Error, Result, filters};
 
 /// The style of tables: a line under the header, and nothing else.
-const STYLE: TableStyle =
-    TableStyle::new().header_separator(LineStyle::new('\u{2500}', '\u{2500}', '\u{2500}', '\u{2500}'));
-
-/// The report with the settings of the filters.
-pub type Report = mp4sr_artifact::PreprocessReport;
-
 /// Keys that a dataset records only if they differ from their defaults, so that a dataset that was made without them keeps its bytes.
 const LATER_KEYS: [&str; 12] = [
     "item_order",
@@ -150,7 +145,7 @@ pub fn new(
     dataset: &Dataset,
     table1: Option<Table1Row>,
     mut warnings: Vec<String>,
-) -> Report {
+) -> PreprocessReport {
     let Counted { interactions, items, filters, spread, shares } = counted;
     let mut dropped: BTreeMap<String, u64> = BTreeMap::new();
     for (reason, count) in filters.iter().flat_map(|step| &step.dropped) {
@@ -165,7 +160,7 @@ pub fn new(
     if statistics.items_without_image == statistics.items {
         warnings.push("no item has an image".to_owned());
     }
-    Report {
+    PreprocessReport {
         version: 1,
         dataset: config.dataset.name.clone(),
         format: format_name(config.source.format),
@@ -182,7 +177,7 @@ pub fn new(
 }
 
 /// Checks that the counts of the steps add up, so that nothing is lost between them.
-pub fn check(report: &Report) -> Result<()> {
+pub fn check(report: &PreprocessReport) -> Result<()> {
     let law = |what: &str, left: u64, right: u64| {
         if left == right { Ok(()) } else { Err(Error::bug(format!("{what}: {left} is not {right}"))) }
     };
@@ -212,7 +207,7 @@ pub fn check(report: &Report) -> Result<()> {
 }
 
 /// Formats the report as tables for people.
-pub fn table(report: &Report) -> String {
+pub fn table(report: &PreprocessReport) -> String {
     let mut text = format!("{}\n{}\n\n", report.dataset, filter_table(report));
     for (what, rejected) in [
         ("lines of interactions", &report.interactions.rejected),
@@ -233,7 +228,7 @@ pub fn table(report: &Report) -> String {
     text
 }
 
-fn item_lines(report: &Report) -> String {
+fn item_lines(report: &PreprocessReport) -> String {
     let read = &report.items;
     let lines = read.files.iter().map(|file| file.lines).sum();
     format!(
@@ -247,8 +242,8 @@ fn item_lines(report: &Report) -> String {
     )
 }
 
-fn filter_table(report: &Report) -> Table {
-    let mut table = new_table(["filter", "events", "dropped", "users", "items"]);
+fn filter_table(report: &PreprocessReport) -> Table {
+    let mut table = terminal_table(["filter", "events", "dropped", "users", "items"]);
     let lines = report.interactions.files.iter().map(|file| file.lines).sum();
     let rejected = report.interactions.rejected.total();
     table.add_row(["lines read".into(), count(lines), String::new(), String::new(), String::new()]);
@@ -264,7 +259,7 @@ fn filter_table(report: &Report) -> Table {
     table
 }
 
-fn statistics_table(report: &Report) -> Table {
+fn statistics_table(report: &PreprocessReport) -> Table {
     let found = &report.statistics;
     let mut rows: Vec<(&str, String, Option<String>)> = vec![
         ("users", count(found.users), report.table1.as_ref().map(|row| count(row.users))),
@@ -296,8 +291,8 @@ fn statistics_table(report: &Report) -> Table {
     more("images per item", format!("{:.2}", found.images.mean));
     let paper = report.table1.as_ref().map(|row| format!("paper ({})", row.name));
     let mut table = match &paper {
-        Some(paper) => new_table(["", report.dataset.as_str(), paper.as_str()]),
-        None => new_table(["", report.dataset.as_str()]),
+        Some(paper) => terminal_table(["", report.dataset.as_str(), paper.as_str()]),
+        None => terminal_table(["", report.dataset.as_str()]),
     };
     for (name, value, printed) in rows {
         let mut row = vec![name.to_owned(), value];
@@ -313,7 +308,7 @@ fn format_name(format: Format) -> String {
 }
 
 fn reject_table(rejected: &Rejects) -> Table {
-    let mut table = new_table(["reason", "number", "first occurrences"]);
+    let mut table = terminal_table(["reason", "number", "first occurrences"]);
     for (reason, rejected) in &rejected.0 {
         let examples = rejected.examples.iter().map(|example| {
             let name = example.file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -326,12 +321,6 @@ fn reject_table(rejected: &Rejects) -> Table {
             Cell::new(examples),
         ]);
     }
-    table
-}
-
-fn new_table<const N: usize>(header: [&str; N]) -> Table {
-    let mut table = Table::new();
-    table.load_style(STYLE).set_header(header);
     table
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use mp4sr_artifact::{FilterStep, Layout, Stage, StageSettings, files};
+use mp4sr_artifact::{FilterStep, Layout, PreprocessReport, Stage, StageSettings, files};
 use mp4sr_pipeline::config::{Config, Missing, Preprocess, Repeated, Source, WithoutEvents};
 use mp4sr_pipeline::{Context, Progress, print, run_stage};
 use polars::prelude::{IntoLazy as _, LazyFrame, df};
@@ -17,7 +17,7 @@ use crate::images::{ImageFolder, ImagePattern};
 use crate::input::PreprocessInputs;
 use crate::junk::Junk;
 use crate::partitions::{Counts, Partitions};
-use crate::report::{Counted, Report, SequenceSpread};
+use crate::report::{Counted, SequenceSpread};
 use crate::source::{Budget, Events, ItemCatalogue, Reading, SourceFormat};
 use crate::spill::MemoryLimit;
 use crate::split::SplitRule;
@@ -84,7 +84,7 @@ pub fn inputs(config: &Config) -> Result<Vec<(String, PathBuf)>> {
 
 /// Reads and filters everything that a pipeline names and accounts for it, without writing anything. This is for the fuzz targets.
 #[doc(hidden)]
-pub fn account(config: &Config) -> Result<Report> {
+pub fn account(config: &Config) -> Result<PreprocessReport> {
     Ok(read(config, None, None, RowLimits::default(), &Progress::new(true))?.0)
 }
 
@@ -114,7 +114,7 @@ pub struct RowLimits {
 /// assert_eq!((report.statistics.users, report.statistics.items, report.statistics.events), (6, 10, 60));
 /// # Ok::<(), anyhow::Error>(())
 /// ```
-pub fn trial(config: &Config, limits: RowLimits) -> Result<Report> {
+pub fn trial(config: &Config, limits: RowLimits) -> Result<PreprocessReport> {
     Ok(read(config, None, None, limits, &Progress::new(true))?.0)
 }
 
@@ -136,7 +136,7 @@ fn make(
     layout: &Layout,
     settings: &serde_json::Value,
     progress: &Progress,
-) -> Result<(Report, Vec<PathBuf>)> {
+) -> Result<(PreprocessReport, Vec<PathBuf>)> {
     let memory = MemoryLimit::new(&config.preprocess.memory, layout.dataset().join(SPILL))?;
     let store = layout.dataset().join(EMBEDDED);
     files::remove_dir_if_present(&store)?;
@@ -158,7 +158,7 @@ fn read(
     store: Option<&Path>,
     limits: RowLimits,
     progress: &Progress,
-) -> Result<(Report, Dataset)> {
+) -> Result<(PreprocessReport, Dataset)> {
     let table1 = table1::row(&config.dataset.table1)?;
     let inputs = PreprocessInputs::resolve(config)?;
     let format = SourceFormat::new(&config.source)?;

@@ -3,14 +3,12 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use comfy_table::{CellAlignment, LineStyle, TableStyle};
+use comfy_table::CellAlignment;
 use mp4sr_artifact::{Column, Table, files};
+use mp4sr_pipeline::text::terminal_table;
 use serde::Serialize;
 
 use crate::{Answer, RunCatalogue};
-
-const STYLE: TableStyle =
-    TableStyle::new().header_separator(LineStyle::new('\u{2500}', '\u{2500}', '\u{2500}', '\u{2500}'));
 
 /// The format of lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -121,8 +119,7 @@ fn csv(rows: &[ListRow]) -> anyhow::Result<String> {
 fn table(rows: &[ListRow]) -> String {
     let mut text = String::new();
     for row in rows {
-        let mut table = comfy_table::Table::new();
-        table.load_style(STYLE).set_header(["rank", "item", "title", "score"]);
+        let mut table = terminal_table(["rank", "item", "title", "score"]);
         for (at, ((item, title), score)) in row.items.iter().zip(&row.titles).zip(&row.scores).enumerate() {
             table.add_row([(at + 1).to_string(), item.clone(), title.clone(), format!("{score:.4}")]);
         }

@@ -8,7 +8,7 @@ use mp4sr_artifact::{
     Timing, files,
 };
 use mp4sr_pipeline::config::PRETRAIN;
-use mp4sr_pipeline::{Bug, Context, STAGES, StageName, print, run_stage};
+use mp4sr_pipeline::{Bug, Config, Context, STAGES, StageName, print, run_stage};
 use mp4sr_protocol::{
     Comparison, ItemFacts, ListStatistics, Metric, MetricMeans, Reference, SeedRuns, Split, StoredRanks, UserFacts,
     read_lists, training_events,
@@ -167,17 +167,18 @@ struct ReportStage<'a> {
 impl ReportStage<'_> {
     fn stage(&self) -> anyhow::Result<Stage> {
         let config = &self.context.config;
-        let mut settings = json!({
-            "run": self.context.layout.run_name(),
-            "beside": config.report.beside,
-            "users": config.report.users,
-            "k": config.evaluate.k,
-            "program": env!("CARGO_PKG_VERSION"),
-        });
-        if !config.evaluate.metrics.is_empty() {
-            settings["metrics"] = json!(config.evaluate.metrics);
-        }
-        let settings = StageSettings::of(settings);
+        let keys = |config: &Config| {
+            json!({
+                "beside": config.report.beside,
+                "users": config.report.users,
+                "k": config.evaluate.k,
+                "metrics": config.evaluate.metrics,
+            })
+        };
+        let mut values = keys(config);
+        values["run"] = json!(self.context.layout.run_name());
+        values["program"] = json!(env!("CARGO_PKG_VERSION"));
+        let settings = StageSettings::new(values, keys(&Config::default()));
         Ok(Stage::new("report", VERSION, &self.context.layout.report(), settings, &self.inputs()?)?)
     }
 

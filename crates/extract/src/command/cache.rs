@@ -4,16 +4,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
-use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
+use comfy_table::{CellAlignment, Table};
 use mp4sr_artifact::Layout;
 use mp4sr_pipeline::{ARTIFACTS_VARIABLE, DEFAULT_ARTIFACTS, artifacts_folder, print, text};
 
 use crate::cache::{EncoderShare, merge, prune, shares};
 
 const DAY: u64 = 24 * 60 * 60;
-const STYLE: TableStyle =
-    TableStyle::new().header_separator(LineStyle::new('\u{2500}', '\u{2500}', '\u{2500}', '\u{2500}'));
-
 /// Lists, merges or prunes the cached vectors of encoders, which all datasets in one artifacts folder share.
 ///
 /// An encoder's vectors are reused as long as its files (weights, settings, preprocessing) stay the same; those of a changed or
@@ -93,8 +90,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 fn table(shares: &[EncoderShare]) -> Table {
-    let mut table = Table::new();
-    table.load_style(STYLE).set_header(["encoder", "width", "shards", "size", "last use"]);
+    let mut table = text::terminal_table(["encoder", "width", "shards", "size", "last use"]);
     for share in shares {
         let width = share.about.as_ref().map_or(String::new(), |about| about.width.to_string());
         let idle = format!("{} days ago", share.idle.as_secs() / DAY);
