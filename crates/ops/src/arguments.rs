@@ -61,15 +61,15 @@ pub struct LayerDropout {
     pub feed_forward: Dropout,
 }
 
-/// A recurrent cell.
+/// A recurrent cell. The blocks of a map are, of an LSTM, input gate, forget gate, candidate and output gate; of a GRU, update gate (which
+/// weights the new state), reset gate (which acts before the hidden map) and candidate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Cell {
-    /// A long short-term memory, with the blocks input gate, forget gate, candidate and output gate.
+    /// A long short-term memory.
     #[default]
     Lstm,
-    /// A gated recurrent unit, with the blocks update gate (which weights the new state), reset gate (which acts before the hidden map) and
-    /// candidate.
+    /// A gated recurrent unit.
     Gru,
 }
 

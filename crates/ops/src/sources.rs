@@ -2,16 +2,17 @@ use candle_core::{Result, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How attention combines the scores of several sources into one.
+/// How attention combines the scores of several sources into one. The weight of a source is the softmax over the sources of
+/// relu(S V + c) . v, S being a row of its scores; the linear map is of such rows side by side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ScoreFusion {
-    /// By a weighted sum: a source's weight is the softmax over the sources of relu(S V + c) . v, S being a row of its scores.
+    /// By a weighted sum, whose weights a small network computes from each source's scores.
     #[default]
     Gate,
     /// By their sum.
     Sum,
-    /// By a linear map of a row of all scores side by side.
+    /// By a linear map of all scores.
     Concat,
 }
 

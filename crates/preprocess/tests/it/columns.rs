@@ -188,7 +188,7 @@ fn a_condition_on_parquet_has_one_meaning_under_every_limit_of_memory() {
         let keys: Vec<&str> = keys.iter().flat_map(|key| ["--set", key]).collect();
         project.run_stderr("preprocess", &keys);
         let dataset = dataset_of(&project);
-        (dataset.report.filters[0].events, dataset.sequences)
+        (dataset.report.filters[1].events, dataset.sequences)
     };
     let condition = "preprocess.where=rating >= 3 AND verified IS NOT NULL";
     let (in_memory, on_disk) = (kept(&[condition]), kept(&[condition, "preprocess.memory=1MiB"]));
