@@ -50,14 +50,19 @@ pub fn read_lists(layout: &Layout, items: &Items, users: usize) -> Result<Stored
         numbers.get(id.as_str()).copied().ok_or_else(reason)
     };
     let mut read = StoredLists { lists: vec![Vec::new(); users], ..StoredLists::default() };
-    let (histories, targets) = (table.take_texts("history")?, table.take_text("target")?);
-    let rows = table.take_u32("user")?.into_iter().zip(table.take_texts("items")?);
-    for ((user, ids), (history, target)) in rows.zip(histories.iter().zip(&targets)) {
+    let (users, listed) = (table.take_u32("user")?, table.take_texts("items")?);
+    for (user, ids) in users.into_iter().zip(&listed) {
         let row = (user as usize).checked_sub(1).and_then(|row| read.lists.get_mut(row));
         let row = row.ok_or_else(|| Error::unusable(&path, format!("user {user} is not in the dataset"), REMEDY))?;
         *row = ids.iter().map(number).collect::<Result<_>>()?;
-        read.before_test_item |= !target.is_empty();
-        read.repeat_history |= history.iter().any(|item| item != target && ids.contains(item));
+    }
+    // Lists of another program may lack these columns.
+    if table.has("history") && table.has("target") {
+        let (histories, targets) = (table.take_texts("history")?, table.take_text("target")?);
+        for ((ids, history), target) in listed.iter().zip(&histories).zip(&targets) {
+            read.before_test_item |= !target.is_empty();
+            read.repeat_history |= history.iter().any(|item| item != target && ids.contains(item));
+        }
     }
     Ok(read)
 }
