@@ -388,7 +388,7 @@ fn ranks_and_lists_of_shards_are_those_of_the_whole_and_old_shards_are_not_used(
         stage("evaluate", &["--shard", shard]);
         stage("recommend", &["--shard", shard]);
     }
-    // If a shard is missing, everything is computed, and the other shards are no longer needed.
+    // If a shard is missing, the stage computes all of it and does not read the other shards.
     assert!(!stage("evaluate", &[]).contains("merged") && !stage("recommend", &[]).contains("merged"));
     assert_eq!(results(), expected);
     assert!(of_shards().is_empty(), "{:?}", of_shards().iter().map(|(name, _)| name).collect::<Vec<_>>());

@@ -95,8 +95,8 @@ impl SplitRule {
             .collect();
         if *self == Self::LeaveOneOut && evaluated_users(sequences).0 == 0 {
             warnings.push(
-                "no user has three events, so there is no validation target with a history: models that are trained in epochs cannot \
-                 be validated"
+                "no user has three events, so no user has both a validation target and a history before it: training has nothing to \
+                 validate on"
                     .to_owned(),
             );
         }

@@ -32,7 +32,7 @@ impl<'a> Mat<'a> {
         }
     }
 
-    /// The address of the element of a row and a column, which is past the end if there is no such element.
+    /// The address of the element at `row` and `column`. It may lie past the end of the data.
     pub(super) fn sub(&self, row: usize, column: usize) -> *const f32 {
         self.data.as_ptr().wrapping_add(row * self.row_stride + column * self.column_stride)
     }
