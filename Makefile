@@ -114,8 +114,8 @@ study-noise: ## Items that lose features or get those of others
 # TEXT="model model"    text encoders, each instead of the pipeline's
 # IMAGE="model model"   image encoders, each instead of the pipeline's image features
 study-encoders: ## Text and image encoders side by side
-$(STUDIES): build
-	@$(MP4SR) study $@ $(STUDY_FLAGS)
+$(STUDIES): %: build
+	@$(MP4SR) study $* $(STUDY_FLAGS)
 
 larger: table5 ## The same as table5
 

@@ -1,6 +1,7 @@
 //! The counts of the first stages: `dataset/report.json` of preprocess and `features/report.json` of extract.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -94,16 +95,11 @@ pub struct FileCount {
     pub lines: u64,
     /// Lines that were used.
     pub accepted: u64,
-    /// Events beyond one per used line, if lines contain sequences.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub further_events: u64,
+    /// Events beyond one per used line; `None` if no line contains several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub further_events: Option<NonZeroU64>,
     /// Lines that cannot be used.
     pub rejected: u64,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
-fn is_zero(number: &u64) -> bool {
-    *number == 0
 }
 
 /// How well the interactions and the lines of items match, as shares from 0 to 1.
@@ -200,9 +196,9 @@ pub struct DatasetStatistics {
     pub items: u64,
     /// The number of events.
     pub events: u64,
-    /// Items without events, which `preprocess.items_without_events` keeps.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub items_without_events: u64,
+    /// Items without events, which `preprocess.items_without_events` keeps; `None` if every item has events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items_without_events: Option<NonZeroU64>,
     /// The mean number of events per user.
     pub average_length: f64,
     /// The smallest number of events of a user.

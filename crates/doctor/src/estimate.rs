@@ -122,8 +122,14 @@ impl Estimator<'_> {
         self.sizes.items
     }
 
+    /// A number of the model's own section, or of the section that it shares with other transformers. `None` if it has no such key.
+    fn model_key(&self, key: &str) -> Option<f64> {
+        let model = &self.context.config.model;
+        model.own()[key].as_f64().or_else(|| model.section("transformer")[key].as_f64())
+    }
+
     fn width(&self) -> f64 {
-        self.context.config.model.section("transformer")["width"].as_f64().unwrap_or(64.0)
+        self.model_key("width").unwrap_or(64.0)
     }
 
     fn preprocess(&self) -> Cost {
@@ -180,7 +186,7 @@ impl Estimator<'_> {
         let config = &self.context.config;
         let settings = config.phase(phase);
         let width = self.width();
-        let limit = config.model.section("transformer")["max_sequence_length"].as_f64().unwrap_or(50.0);
+        let limit = self.model_key("max_sequence_length").unwrap_or(50.0);
         // Every prefix of a user's training events is a sample, so a user with L events has L - 3 samples.
         let prefixes = (self.sizes.length - 3.0).max(0.2);
         let positions = (0.5 * (self.sizes.length - 2.0)).clamp(1.0, limit);
@@ -235,9 +241,9 @@ impl Estimator<'_> {
 
     /// An upper bound on the number of parameters.
     fn parameters(&self, width: f64, reads_features: bool, features: f64) -> f64 {
-        let layers = self.context.config.model.section("transformer")["layers"].as_f64().unwrap_or(2.0);
-        let inner = self.context.config.model.section("transformer")["feed_forward"].as_f64().unwrap_or(256.0);
-        let experts = self.context.config.model.own()["experts"].as_f64().unwrap_or(1.0);
+        let layers = self.model_key("layers").unwrap_or(2.0);
+        let inner = self.model_key("feed_forward").unwrap_or(256.0);
+        let experts = self.model_key("experts").unwrap_or(1.0);
         let of_layers = layers * (4.0 * width * width + 2.0 * width * inner);
         let of_features = if reads_features { 2.0 * features * (features + experts * width) } else { 0.0 };
         self.items().1 * width + of_layers + of_features + 50.0 * width

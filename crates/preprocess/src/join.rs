@@ -77,13 +77,22 @@ pub fn described(shares: &JoinShares) -> String {
     )
 }
 
+/// The files that messages name.
+#[derive(Clone, Copy, Debug)]
+pub struct JoinedFiles<'a> {
+    /// The first file of interactions.
+    pub interactions: &'a Path,
+    /// The first file of items.
+    pub items: &'a Path,
+}
+
 /// Returns an error if too few events have an item with a line, and a warning if many have none or if the cause can be found.
 pub fn judge(
     config: &Config,
     shares: &JoinShares,
     catalogue: &ItemCatalogue,
     item_ids: &Ids,
-    files: (&Path, &Path),
+    files: JoinedFiles<'_>,
 ) -> Result<Option<String>> {
     let bound = config.preprocess.min_described;
     let below = shares.events_with_line < bound;
@@ -91,7 +100,7 @@ pub fn judge(
     if cause.is_none() && shares.events_with_line >= SUSPICIOUS && !below {
         return Ok(None);
     }
-    let (interactions, items) = (files.0.display(), files.1.display());
+    let (interactions, items) = (files.interactions.display(), files.items.display());
     let why = match cause.or_else(|| examples(catalogue, item_ids)) {
         Some(Mismatch { without_line, unused, line, cause: Some(cause) }) => format!(
             "`{without_line}` of `{interactions}` has no line, and `{items}` has `{unused}` in line {line}: {cause}"

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
+use std::num::NonZeroU64;
 
 use comfy_table::{Cell, CellAlignment, Table};
 use mp4sr_artifact::{
@@ -113,7 +114,7 @@ fn statistics(dataset: &Dataset, spread: SequenceSpread) -> DatasetStatistics {
         users,
         items: items.len() as u64,
         events,
-        items_without_events: 0,
+        items_without_events: None,
         average_length: events as f64 / users as f64,
         shortest: spread.shortest,
         median_length: spread.median,
@@ -153,7 +154,7 @@ pub fn new(
     }
     let with_events = filters.last().map_or(0, |step| step.items);
     let mut statistics = statistics(dataset, spread);
-    statistics.items_without_events = statistics.items - with_events.min(statistics.items);
+    statistics.items_without_events = NonZeroU64::new(statistics.items.saturating_sub(with_events));
     if statistics.items_without_text == statistics.items {
         warnings.push("no item has text".to_owned());
     }
@@ -193,7 +194,7 @@ pub fn check(report: &PreprocessReport) -> Result<()> {
         let total = files.iter().map(|file| file.rejected).sum();
         law(&format!("rejected lines of {what}"), total, rejected.total())?;
     }
-    let accepted = report.interactions.files.iter().map(|file| file.accepted + file.further_events).sum();
+    let accepted = report.interactions.files.iter().map(|file| file.accepted + count_of(file.further_events)).sum();
     law("events in accepted lines", accepted, report.events.read)?;
     law("events", report.events.read, report.events.kept + report.events.dropped.values().sum::<u64>())?;
     for pair in report.filters.windows(2) {
@@ -202,8 +203,12 @@ pub fn check(report: &PreprocessReport) -> Result<()> {
     }
     let last = report.filters.last().map(|step| (step.users, step.items, step.events)).unwrap_or_default();
     law("users", last.0, report.statistics.users)?;
-    law("items", last.1 + report.statistics.items_without_events, report.statistics.items)?;
+    law("items", last.1 + count_of(report.statistics.items_without_events), report.statistics.items)?;
     law("events written", last.2, report.statistics.events)
+}
+
+fn count_of(number: Option<NonZeroU64>) -> u64 {
+    number.map_or(0, NonZeroU64::get)
 }
 
 /// Formats the report as tables for people.
@@ -284,8 +289,8 @@ fn statistics_table(report: &PreprocessReport) -> Table {
         more("distinct categories", count(found.categories));
         more("items without category", count(found.items_without_category));
     }
-    if found.items_without_events > 0 {
-        more("items without events", count(found.items_without_events));
+    if let Some(items) = found.items_without_events {
+        more("items without events", count(items.get()));
     }
     more("sentences per item", format!("{:.2}", found.sentences.mean));
     more("images per item", format!("{:.2}", found.images.mean));

@@ -15,6 +15,7 @@ use crate::dataset::{Dataset, ItemNumbering};
 use crate::filters::ITEM;
 use crate::images::{ImageFolder, ImagePattern};
 use crate::input::PreprocessInputs;
+use crate::join::JoinedFiles;
 use crate::junk::Junk;
 use crate::partitions::{Counts, Partitions};
 use crate::report::{Counted, SequenceSpread};
@@ -250,7 +251,7 @@ fn read(
     let shares = if inputs.items.is_empty() { None } else { join::shares(&in_core, &catalogue, used, lines)? };
     if let Some(shares) = &shares {
         progress.log(format!("preprocess: {}", join::described(shares)));
-        let files = (inputs.interactions[0].as_path(), inputs.items[0].as_path());
+        let files = JoinedFiles { interactions: &inputs.interactions[0], items: &inputs.items[0] };
         warnings.extend(join::judge(config, shares, &catalogue, &item_ids, files)?);
     }
 

@@ -118,7 +118,6 @@ pub struct PhaseProgress {
     /// The number of finished epochs.
     pub epoch: usize,
     /// The number of finished steps in all epochs.
-    #[serde(default)]
     pub steps: u64,
     /// The progress of the epoch after the finished ones.
     pub under_way: UnderWay,

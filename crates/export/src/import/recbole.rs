@@ -10,7 +10,7 @@ use mp4sr_artifact::files;
 use super::args::ImportArgs;
 use super::events::{ImportedEvent, Interactions};
 use super::items::ImportedItem;
-use super::sequences::Joined;
+use super::sequences::{Joined, Location, SequenceLine};
 use super::table::TabTable;
 use super::write::{Imported, exported_items, features_of, file_with};
 use crate::dataset::{About, ModalityFeatures, read_about};
@@ -197,7 +197,8 @@ fn read_interactions(
                 let before = cells[list].split(' ').filter(|id| !id.is_empty());
                 let before: Vec<u32> =
                     before.map(|id| interactions.items.insert_full(id.to_owned()).0 as u32).collect();
-                joined.add((path, line), user, *set, before, item);
+                let location = Location { path: path.clone(), line };
+                joined.add(user, SequenceLine { set: *set, before, item, location });
                 return Ok(());
             }
             interactions.events.push(ImportedEvent {

@@ -1,7 +1,7 @@
 //! Rebuilds the sequences of users from lines that each hold an event and the items before it.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::bail;
 
@@ -13,19 +13,31 @@ pub struct Joined {
     users: BTreeMap<u32, Vec<SequenceLine>>,
 }
 
+/// A line with an event of a user.
 #[derive(Debug)]
-struct SequenceLine {
-    set: u8,
+pub struct SequenceLine {
+    /// The set of the event: 0 for training, 1 for validation, 2 for testing.
+    pub set: u8,
     /// The items before the event, oldest first; some datasets keep only the last ones.
-    before: Vec<u32>,
-    item: u32,
-    location: (PathBuf, u64),
+    pub before: Vec<u32>,
+    /// The item of the event.
+    pub item: u32,
+    /// Where the line is, for messages.
+    pub location: Location,
+}
+
+/// A line of a file.
+#[derive(Debug)]
+pub struct Location {
+    /// The file.
+    pub path: PathBuf,
+    /// The number of the line, from 1.
+    pub line: u64,
 }
 
 impl Joined {
-    /// Adds a line.
-    pub fn add(&mut self, location: (&Path, u64), user: u32, set: u8, before: Vec<u32>, item: u32) {
-        let line = SequenceLine { set, before, item, location: (location.0.to_owned(), location.1) };
+    /// Adds a line of `user`.
+    pub fn add(&mut self, user: u32, line: SequenceLine) {
         self.users.entry(user).or_default().push(line);
     }
 
@@ -64,8 +76,8 @@ fn append(
         bail!(
             "`{}`, line {}: the items before the event do not continue the user's earlier lines; all lines of a user must belong to \
              one sequence",
-            location.0.display(),
-            location.1
+            location.path.display(),
+            location.line
         );
     }
     Ok(())
@@ -78,7 +90,8 @@ mod tests {
     fn joined(lines: &[(u8, &[u32], u32)]) -> anyhow::Result<Vec<(u32, u8)>> {
         let mut joined = Joined::default();
         for (number, (set, before, item)) in lines.iter().enumerate() {
-            joined.add((Path::new("x.inter"), number as u64 + 2), 0, *set, before.to_vec(), *item);
+            let location = Location { path: "x.inter".into(), line: number as u64 + 2 };
+            joined.add(0, SequenceLine { set: *set, before: before.to_vec(), item: *item, location });
         }
         Ok(joined.finish(true)?.into_iter().map(|event| (event.item, event.set)).collect())
     }

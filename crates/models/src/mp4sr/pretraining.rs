@@ -10,6 +10,7 @@ use mp4sr_ops::{
 use super::config::SequenceDropout;
 use super::{Encoding, Mp4sr, Projection, TokenEmbeddings};
 use crate::augment::{mixup, sequence_dropout};
+use crate::features::DistinctItems;
 use crate::group_batch::SharedBatch;
 use crate::interface::PRETRAIN;
 use crate::{Batch, Query, Scorer, trace};
@@ -17,27 +18,27 @@ use crate::{Batch, Query, Scorer, trace};
 impl Mp4sr {
     /// The loss of pre-training on a batch without sequence dropout, mixed by `shift` `[tokens]`. Without `key` nothing is dropped.
     pub fn pretrain_loss(&self, batch: &Batch, shift: &[u32], key: Option<RngKey>) -> Result<Tensor> {
-        let (h, targets) = self.vectors_and_targets(batch, shift, distinct_items(batch), key)?;
+        let (h, targets) = self.vectors_and_targets(batch, shift, UsedItems::of(batch), key)?;
         self.contrastive_loss(&h, &targets, &batch.targets, None)
     }
 
     /// This process's part of [`pretrain_loss`](Self::pretrain_loss) in a group.
     fn shared_pretrain_loss(&self, shared: &SharedBatch<'_>, shift: &[u32], key: RngKey) -> Result<Tensor> {
         let (own, first, tokens) = (&shared.own, shared.first_token(), shared.all.items.len());
-        let (distinct, index) = distinct_items(own);
+        let used = UsedItems::of(own);
         let targets = shared.own_samples().map(|j| tokens + j);
         let numbers = (first..first + own.items.len()).chain(targets).map(|number| number as u32).collect();
         let shift = &shift[first..first + own.items.len()];
-        let (h, targets) = self.vectors_and_targets(own, shift, (distinct, index.numbered(numbers)), Some(key))?;
+        let (h, targets) = self.vectors_and_targets(own, shift, used.numbered(numbers), Some(key))?;
         self.contrastive_loss(&h, &targets, &shared.all.targets, Some(shared))
     }
 
-    /// h of the mixed sequences and z of the targets, both by modality. `distinct` has the distinct items and `index` their uses.
+    /// h of the mixed sequences and z of the targets, both by modality.
     fn vectors_and_targets(
         &self,
         batch: &Batch,
         shift: &[u32],
-        (distinct, index): (Vec<u32>, GatherIndex),
+        UsedItems { distinct, index }: UsedItems,
         key: Option<RngKey>,
     ) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
         let modalities = self.active(PRETRAIN);
@@ -150,17 +151,24 @@ impl Mp4sr {
     }
 }
 
-/// The distinct items of the batch (0-based, ascending), and the uses of them: the tokens, then the targets.
-fn distinct_items(batch: &Batch) -> (Vec<u32>, GatherIndex) {
-    let mut distinct: Vec<u32> = batch.items.iter().chain(&batch.targets).map(|i| i - 1).collect();
-    distinct.sort_unstable();
-    distinct.dedup();
-    let largest = distinct.last().map_or(0, |&i| i as usize + 1);
-    let mut index = vec![0; largest];
-    distinct.iter().enumerate().for_each(|(at, &item)| index[item as usize] = at as u32);
-    let used = batch.items.iter().chain(&batch.targets).map(|&i| index[i as usize - 1]).collect();
-    let count = distinct.len();
-    (distinct, GatherIndex::new(used, count))
+/// The distinct items of the sequences and targets of a batch, and the item of each use.
+struct UsedItems {
+    distinct: Vec<u32>,
+    index: GatherIndex,
+}
+
+impl UsedItems {
+    fn of(batch: &Batch) -> Self {
+        let used: Vec<u32> = batch.items.iter().chain(&batch.targets).copied().collect();
+        let DistinctItems { rows, inverse } = DistinctItems::of(&used);
+        let index = GatherIndex::new(inverse, rows.len());
+        Self { distinct: rows, index }
+    }
+
+    /// The same items, whose uses have explicit numbers.
+    fn numbered(self, numbers: Vec<u32>) -> Self {
+        Self { index: self.index.numbered(numbers), ..self }
+    }
 }
 
 /// The scorer after pre-training. A score is the sum over modalities of the cosine between the sequence through its own head and the item.

@@ -1,6 +1,7 @@
 //! Reads the interactions of raw files as numbers.
 
 use std::borrow::Cow;
+use std::num::NonZeroU64;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread::{self, ScopedJoinHandle};
@@ -558,7 +559,7 @@ fn read_events(
                 Err(fault) => Err(fault),
             })
         })?;
-        count.further_events = further;
+        count.further_events = NonZeroU64::new(further);
         read.files.push(count);
     }
     Ok((read, sink.finish()?))

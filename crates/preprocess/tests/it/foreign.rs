@@ -1,6 +1,7 @@
 //! Tests data as other programs, people and warehouses write it: read correctly or refused with the reason, never silently misread.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
@@ -335,7 +336,7 @@ fn a_line_may_hold_a_sequence() {
     let report = &made_of_blanks.report;
     assert_eq!(
         (report.interactions.files[0].accepted, report.interactions.files[0].further_events, report.events.read),
-        (2, 5, 7)
+        (2, NonZeroU64::new(5), 7)
     );
     let lines = b"{\"user_id\": \"u1\", \"item_id\": [1, 2, 3, 4], \"timestamp\": [5, 6, 7, 8]}\n{\"user_id\": \"u2\", \"item_id\": [1, 2, 3], \"timestamp\": [9, 7, 8]}\n{\"user_id\": \"u3\", \"item_id\": [1], \"timestamp\": [1, 2]}\n";
     let (made_of_lists, _) = made(&[("p.jsonl", lines)], &tabular("p.jsonl"), "");
@@ -468,7 +469,7 @@ fn items_without_events_are_kept_on_request() {
         (made.items.ids, made.items.titles),
         (vec!["b".to_owned(), "rare".into(), "new".into()], vec!["B".to_owned(), "Rare".into(), "New teapot".into()])
     );
-    assert_eq!((made.sequences.item_count, made.report.statistics.items_without_events), (3, 2));
+    assert_eq!((made.sequences.item_count, made.report.statistics.items_without_events), (3, NonZeroU64::new(2)));
     project.run_stderr(
         "preprocess",
         &["--set", "preprocess.items_without_events=keep", "--set", "preprocess.where=item_id <> 'a'"],
