@@ -31,7 +31,7 @@ fn weights_are_used_under_the_settings_of_their_training_or_not_at_all() {
         let refused = world.run_failing(stage, &["--set", setting]);
         let key = setting.split('=').next().unwrap();
         assert!(refused.contains("its weights were trained with") && refused.contains(key), "{refused}");
-        assert!(refused.contains("run `make finetune`"), "{refused}");
+        assert!(refused.contains("run `mp4sr train finetune`"), "{refused}");
     }
     // Settings that only training reads do not affect trained weights: a difference is reported, and the outputs record the settings of the
     // weights.
@@ -51,7 +51,7 @@ fn weights_are_used_under_the_settings_of_their_training_or_not_at_all() {
     world.run("finetune", &["--set", "finetune.epochs=1"]);
     world.run("evaluate", &["--set", "finetune.epochs=1"]);
     let stale = world.run_failing("report", &["--set", "finetune.epochs=1"]);
-    assert!(stale.contains("recommendations.parquet") && stale.contains("run `make recommend` again"), "{stale}");
+    assert!(stale.contains("recommendations.parquet") && stale.contains("run `mp4sr recommend` again"), "{stale}");
 }
 
 #[test]

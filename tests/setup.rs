@@ -10,66 +10,25 @@ use mp4sr_pipeline::Config;
 use mp4sr_run::model_catalog;
 use mp4sr_tests::{command, gzip, root, stderr_of};
 
-/// A folder with raw files, in which the program runs.
-struct Folder(tempfile::TempDir);
+/// The pipeline that `init` writes to `p.toml`.
+fn pipeline(project: &Project, words: &[&str]) -> Config {
+    project.run("init", &[words, &["--out", "p.toml"]].concat());
+    Config::load(&project.raw("p.toml"), &[], model_catalog()).unwrap().0
+}
 
-impl Folder {
-    fn new(raw: &[(&str, Vec<u8>)]) -> Self {
-        let folder = Self(tempfile::tempdir().unwrap());
-        for (name, content) in raw {
-            files::write_bytes(&folder.path(name), content).unwrap();
-        }
-        folder
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn command(&self, name: &str, words: &[&str]) -> Command {
-        let mut command = command(name);
-        command.args(words).current_dir(self.0.path()).env_remove("CARGO_MANIFEST_DIR");
-        command
-    }
-
-    fn output(&self, name: &str, words: &[&str]) -> Output {
-        self.command(name, words).output().unwrap()
-    }
-
-    /// Runs the program, expects success, and returns its standard output.
-    fn run(&self, name: &str, words: &[&str]) -> String {
-        let output = self.output(name, words);
-        assert!(output.status.success(), "{name} {words:?}: {}", stderr_of(&output));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// Runs the program, expects exit code 1, and returns its standard error.
-    fn fails(&self, name: &str, words: &[&str]) -> String {
-        let output = self.output(name, words);
-        assert_eq!(output.status.code(), Some(1), "{name} {words:?}: {}", stderr_of(&output));
-        stderr_of(&output)
-    }
-
-    /// The pipeline that `init` wrote to `p.toml`.
-    fn pipeline(&self, words: &[&str]) -> Config {
-        self.run("init", &[words, &["--out", "p.toml"]].concat());
-        Config::load(&self.path("p.toml"), &[], model_catalog()).unwrap().0
-    }
-
-    /// Preprocesses a pipeline without filters on the number of events.
-    fn dataset(&self, pipeline: &Path, artifacts: &str, more: &[&str]) -> Dataset {
-        let pipeline = pipeline.to_str().unwrap();
-        let all = ["--set", "preprocess.user_core=0", "--set", "preprocess.item_core=0", "--set", "dataset.name=x"];
-        self.run("preprocess", &[&["--pipeline", pipeline, "--artifacts", artifacts], &all[..], more].concat());
-        let layout = Layout::new(&self.path(artifacts), "x", "mp4sr");
-        let images = |name: &String| name.rsplit('/').next().unwrap_or(name).to_owned();
-        let items = Items::read(&layout.items()).unwrap();
-        Dataset {
-            sequences: Sequences::read(&layout.sequences()).unwrap(),
-            users: Users::read(&layout.users()).unwrap().ids,
-            images: items.images.iter().map(|names| names.iter().map(images).collect()).collect(),
-            items,
-        }
+/// Preprocesses a pipeline without filters on the number of events.
+fn dataset(project: &Project, pipeline: &Path, artifacts: &str, more: &[&str]) -> Dataset {
+    let pipeline = pipeline.to_str().unwrap();
+    let all = ["--set", "preprocess.user_core=0", "--set", "preprocess.item_core=0", "--set", "dataset.name=x"];
+    project.run("preprocess", &[&["--pipeline", pipeline, "--artifacts", artifacts], &all[..], more].concat());
+    let layout = Layout::new(&project.raw(artifacts), "x", "mp4sr");
+    let images = |name: &String| name.rsplit('/').next().unwrap_or(name).to_owned();
+    let items = Items::read(&layout.items()).unwrap();
+    Dataset {
+        sequences: Sequences::read(&layout.sequences()).unwrap(),
+        users: Users::read(&layout.users()).unwrap().ids,
+        images: items.images.iter().map(|names| names.iter().map(images).collect()).collect(),
+        items,
     }
 }
 
@@ -381,11 +340,11 @@ fn published() -> Vec<Published> {
 #[test]
 fn published_datasets_get_the_dataset_of_the_pipelines_that_are_shipped() {
     for Published { pipeline, words, raw, same_sentences } in published() {
-        let folder = Folder::new(&raw);
-        folder.pipeline(words);
+        let project = Project::without_pipeline(&raw);
+        pipeline(&project, words);
         let shipped = root().join(format!("pipelines/{pipeline}.toml"));
-        let by_hand = folder.dataset(&shipped, "by-hand", &["--data", "raw"]);
-        let guessed = folder.dataset(&folder.path("p.toml"), "guessed", &[]);
+        let by_hand = dataset(&project, &shipped, "by-hand", &["--data", "raw"]);
+        let guessed = dataset(&project, &project.raw("p.toml"), "guessed", &[]);
         guessed.expect(&by_hand, pipeline);
         // The sentences are compared in any order: that of the texts is a choice, and JSON fields have none.
         let sorted = |made: &Dataset| -> Vec<Vec<String>> {
@@ -414,10 +373,10 @@ fn amazon_s_form_of_2023_is_recognised_by_its_fields() {
             "{{\"main_category\": \"Arts\", \"title\": \"Yarn {i}\", \"features\": [\"Soft.\"], \"images\": [], \"store\": \"S\", \"parent_asin\": \"B{i:05}\"}}\n"
         )
     });
-    let folder = Folder::new(&[("reviews.jsonl.gz", gzip(&reviews)), ("meta.jsonl", meta.into())]);
-    let config = folder.pipeline(&["--interactions", "reviews.jsonl.gz", "--items", "meta.jsonl"]);
+    let project = Project::without_pipeline(&[("reviews.jsonl.gz", gzip(&reviews)), ("meta.jsonl", meta.into())]);
+    let config = pipeline(&project, &["--interactions", "reviews.jsonl.gz", "--items", "meta.jsonl"]);
     assert_eq!(config.source.format, mp4sr_pipeline::config::Format::Amazon2023);
-    let made = folder.dataset(&folder.path("p.toml"), "made", &[]);
+    let made = dataset(&project, &project.raw("p.toml"), "made", &[]);
     assert_eq!((made.users.len(), made.items.ids.len()), (USERS, ITEMS));
     assert_eq!(made.items.sentences[0], ["Yarn 0", "S", "Soft."]);
 }
@@ -447,16 +406,16 @@ fn an_id_may_be_the_word_true() {
         format!("{{\"user_id\": \"u{u}\", \"item_id\": \"{}\", \"timestamp\": {time}}}\n", id(i))
     });
     let cups = items(|i| format!("{{\"item_id\": \"{}\", \"title\": \"Cup {i}\", \"categories\": [\"x\"]}}\n", id(i)));
-    let folder = Folder::new(&[("e.jsonl", purchases.into()), ("i.jsonl", cups.into())]);
-    let config = folder.pipeline(&["--interactions", "e.jsonl", "--items", "i.jsonl"]);
+    let project = Project::without_pipeline(&[("e.jsonl", purchases.into()), ("i.jsonl", cups.into())]);
+    let config = pipeline(&project, &["--interactions", "e.jsonl", "--items", "i.jsonl"]);
     assert_eq!(config.source.columns.item_id, "item_id");
 }
 
 #[test]
 fn a_shop_s_export_becomes_a_pipeline_that_runs_at_once() {
-    let folder = Folder::new(&german());
+    let project = Project::without_pipeline(&german());
     let words = ["init", "--interactions", "laden/kaeufe.csv", "--items", "laden/artikel.csv"];
-    let printed = folder.run(words[0], &words[1..]);
+    let printed = project.run(words[0], &words[1..]);
     for expected in [
         "user         `Kundennr`",
         "item         `Artikelnr`",
@@ -470,25 +429,25 @@ fn a_shop_s_export_becomes_a_pipeline_that_runs_at_once() {
     ] {
         assert!(printed.contains(expected), "{expected}: {printed}");
     }
-    let text = files::read_to_string(&folder.path("laden.toml")).unwrap();
+    let text = files::read_to_string(&project.raw("laden.toml")).unwrap();
     assert!(text.contains("data = \"laden\"") && text.contains("interactions = [\"kaeufe.csv\"]"), "{text}");
     // A second run does not replace the file without `--force`.
-    let refused = folder.fails(words[0], &words[1..]);
+    let refused = project.run_failing(words[0], &words[1..]);
     assert!(refused.contains("`laden.toml` exists") && refused.contains("--force"), "{refused}");
-    folder.run(words[0], &[&words[1..], &["--force"]].concat());
-    assert!(folder.run("doctor", &["--pipeline", "laden.toml"]).contains("| report     | would run"));
+    project.run(words[0], &[&words[1..], &["--force"]].concat());
+    assert!(project.run("doctor", &["--pipeline", "laden.toml"]).contains("| report     | would run"));
     let short = ["--set", "pretrain.epochs=1", "--set", "finetune.epochs=1", "--set", "model.mp4sr.experts=2"];
-    let ran = folder.run("run", &[&["--pipeline", "laden.toml"], &short[..]].concat());
+    let ran = project.run("run", &[&["--pipeline", "laden.toml"], &short[..]].concat());
     assert!(ran.contains("| mp4sr |"), "{ran}");
-    let items = Items::read(&folder.path("artifacts/laden/dataset/items.parquet")).unwrap();
+    let items = Items::read(&project.raw("artifacts/laden/dataset/items.parquet")).unwrap();
     assert!(
         items.sentences[0].iter().any(|text| text == "Ein bequemer Stuhl; aus Eiche, Modell 0."),
         "{:?}",
         items.sentences[0]
     );
-    let again = folder.run("doctor", &[&["--pipeline", "laden.toml"], &short[..]].concat());
+    let again = project.run("doctor", &[&["--pipeline", "laden.toml"], &short[..]].concat());
     assert_eq!(again.matches("| up to date |").count(), 7, "{again}");
-    let changed = folder.run("doctor", &["--pipeline", "laden.toml", "--set", "preprocess.recent=6"]);
+    let changed = project.run("doctor", &["--pipeline", "laden.toml", "--set", "preprocess.recent=6"]);
     assert!(changed.contains("would run: setting `preprocess.recent` changed"), "{changed}");
 }
 
@@ -506,7 +465,7 @@ fn shapes_of_files_are_recognised_without_a_question() {
         format!("{u}\t{a} {b} {c} {d} {e}")
     };
     let pairs = (0..USERS).map(pair).collect::<Vec<_>>().join("\n");
-    let folder = Folder::new(&[
+    let project = Project::without_pipeline(&[
         ("plain.tsv", tsv.into()),
         ("events.jsonl", json.into()),
         ("items.json", format!("[{}]", lists.trim_end_matches(',')).into()),
@@ -515,18 +474,18 @@ fn shapes_of_files_are_recognised_without_a_question() {
         ("pics/0.png", b"x".to_vec()),
     ]);
     // No header and no items: the model reads only ids.
-    let config = folder.pipeline(&["--interactions", "plain.tsv"]);
+    let config = pipeline(&project, &["--interactions", "plain.tsv"]);
     assert_eq!(config.source.interactions_header, ["column_1", "column_2", "column_3", "column_4"]);
     assert_eq!(
         (&*config.source.columns.user, &*config.source.columns.time, &*config.source.time),
         ("column_1", "column_4", "s")
     );
     assert_eq!(config.model.name, "sasrec");
-    let text = files::read_to_string(&folder.path("p.toml")).unwrap().replace("\n# ", " ");
+    let text = files::read_to_string(&project.raw("p.toml")).unwrap().replace("\n# ", " ");
     assert!(text.contains("the model reads only ids. These models do: ") && text.contains(" sasrec"), "{text}");
     // JSON lines and a JSON array, numeric ids, and images in a folder by a column.
     let json = ["--interactions", "events.jsonl", "--items", "items.json", "--images", "pics", "--force"];
-    let config = folder.pipeline(&json);
+    let config = pipeline(&project, &json);
     let columns = &config.source.columns;
     assert_eq!(
         (&*columns.user, &*columns.item, &*columns.item_id, &*columns.title),
@@ -534,22 +493,16 @@ fn shapes_of_files_are_recognised_without_a_question() {
     );
     assert_eq!((&*config.source.images, &*columns.images, &*config.source.time), ("pics", "pic", "iso"));
     assert_eq!(config.model.modality_names(), ["text", "image"]);
-    let made = folder.dataset(&folder.path("p.toml"), "made", &[]);
+    let made = dataset(&project, &project.raw("p.toml"), "made", &[]);
     assert_eq!(made.images.iter().flatten().count(), 1);
     // A whole sequence in one cell, in the order of the lines.
-    let config = folder.pipeline(&["--interactions", "pairs.tsv", "--items", "titles.csv", "--force"]);
+    let config = pipeline(&project, &["--interactions", "pairs.tsv", "--items", "titles.csv", "--force"]);
     assert_eq!((&*config.source.columns.item_separator, &*config.source.time), (" ", "line-order"));
     // What the user says takes precedence over any guess.
-    let config = folder.pipeline(&[
-        "--interactions",
-        "plain.tsv",
-        "--user",
-        "column_2",
-        "--item",
-        "column_1",
-        "--line-order",
-        "--force",
-    ]);
+    let config = pipeline(
+        &project,
+        &["--interactions", "plain.tsv", "--user", "column_2", "--item", "column_1", "--line-order", "--force"],
+    );
     assert_eq!(
         (&*config.source.columns.user, &*config.source.columns.item, &*config.source.time),
         ("column_2", "column_1", "line-order")
@@ -559,7 +512,7 @@ fn shapes_of_files_are_recognised_without_a_question() {
 #[test]
 fn parquet_gives_the_pipeline_of_the_table_that_it_holds() {
     use mp4sr_artifact::{Column, Table};
-    let folder = Folder::new(&german());
+    let project = Project::without_pipeline(&german());
     let rows: Vec<(usize, usize, usize)> =
         (0..USERS).flat_map(|user| (0..7).map(move |at| (user, (user * 5 + at * 3) % ITEMS, at))).collect();
     Table::new(vec![
@@ -570,23 +523,23 @@ fn parquet_gives_the_pipeline_of_the_table_that_it_holds() {
             Column::Text(rows.iter().map(|(user, _, at)| format!("2023-02-{:02} 10:{user:02}:00", at + 1)).collect()),
         ),
     ])
-    .write(&folder.path("sales.parquet"))
+    .write(&project.raw("sales.parquet"))
     .unwrap();
     Table::new(vec![
         ("id", Column::Text((0..ITEMS).map(|item| format!("p{item}")).collect())),
         ("product_title", Column::Text((0..ITEMS).map(|item| format!("A lamp {item}")).collect())),
         ("tags", Column::Texts((0..ITEMS).map(|item| vec![format!("t{}", item % 3), "lamp".to_owned()]).collect())),
     ])
-    .write(&folder.path("products.parquet"))
+    .write(&project.raw("products.parquet"))
     .unwrap();
-    let config = folder.pipeline(&["--interactions", "sales.parquet", "--items", "products.parquet"]);
+    let config = pipeline(&project, &["--interactions", "sales.parquet", "--items", "products.parquet"]);
     let columns = &config.source.columns;
     assert_eq!((&*columns.user, &*columns.item, &*columns.time), ("customer_id", "product_id", "purchased_at"));
     assert_eq!(
         (&*columns.item_id, &*columns.title, &columns.texts[..]),
         ("id", "product_title", &["tags".to_owned()][..])
     );
-    let made = folder.dataset(&folder.path("p.toml"), "made", &[]);
+    let made = dataset(&project, &project.raw("p.toml"), "made", &[]);
     assert_eq!((made.users.len(), made.sequences.items.len()), (USERS, USERS * 7));
 }
 
@@ -595,28 +548,28 @@ fn what_would_give_another_order_or_replace_the_data_is_refused() {
     let table = |time: &dyn Fn(usize) -> String| {
         format!("user_id,item_id,timestamp\n{}", events(|u, i, at| format!("u{u},i{i},{}\n", time(at)))).into_bytes()
     };
-    let folder = Folder::new(&[
+    let project = Project::without_pipeline(&[
         ("years.csv", table(&|at| format!("year {at}"))),
         ("seconds.csv", table(&|at| format!("{}", 1_500_000_000 + 86_400 * at))),
         ("days.csv", table(&|at| format!("2018-02-0{}", at + 1))),
     ]);
-    let refused = folder.fails("init", &["--interactions", "years.csv", "--out", "p.toml"]);
+    let refused = project.run_failing("init", &["--interactions", "years.csv", "--out", "p.toml"]);
     assert!(
         refused.contains("`timestamp` has values such as `year") && refused.contains("`--line-order`"),
         "{refused}"
     );
-    let config = folder.pipeline(&["--interactions", "years.csv", "--line-order"]);
+    let config = pipeline(&project, &["--interactions", "years.csv", "--line-order"]);
     assert_eq!(&*config.source.time, "line-order");
     // Each file has a notation of its own, which no key may fix.
     let both = ["--interactions", "seconds.csv", "--interactions", "days.csv", "--force"];
-    let config = folder.pipeline(&both);
+    let config = pipeline(&project, &both);
     assert_eq!(&*config.source.time, "");
-    let made = folder.dataset(&folder.path("p.toml"), "made", &[]);
+    let made = dataset(&project, &project.raw("p.toml"), "made", &[]);
     assert!(made.sequences.times.iter().all(|&time| time >= 1_500_000_000));
-    let before = files::read(&folder.path("days.csv")).unwrap();
-    let refused = folder.fails("init", &["--interactions", "days.csv", "--out", "days.csv", "--force"]);
+    let before = files::read(&project.raw("days.csv")).unwrap();
+    let refused = project.run_failing("init", &["--interactions", "days.csv", "--out", "days.csv", "--force"]);
     assert!(refused.contains("is a file of the data"), "{refused}");
-    assert_eq!(files::read(&folder.path("days.csv")).unwrap(), before);
+    assert_eq!(files::read(&project.raw("days.csv")).unwrap(), before);
 }
 
 #[test]
@@ -625,7 +578,7 @@ fn unrecognised_columns_are_refused_with_a_message_and_nothing_is_written() {
     let ambiguous = format!("{header}{}", events(|u, i, at| format!("u{u},{i},0{}/0{}/2023\n", at + 1, u % 9 + 1)));
     let zeros = format!("{header}{}", events(|u, i, at| format!("u{u},{:08},{}\n", i + 77, 1_500_000_000 + at)));
     let anonymous = format!("a,b,c\n{}", events(|u, i, at| format!("x{u},y{i},{}\n", at * 1000)));
-    let folder = Folder::new(&[
+    let project = Project::without_pipeline(&[
         ("ambiguous.csv", ambiguous.into()),
         ("zeros.csv", zeros.into()),
         ("anonymous.csv", anonymous.into()),
@@ -652,12 +605,12 @@ fn unrecognised_columns_are_refused_with_a_message_and_nothing_is_written() {
         (&["--interactions", "zeros.csv", "--user", "userid"], "did you mean `user_id`?"),
         (&["--interactions", "zeros.csv", "--images", "nowhere"], "is not a folder"),
     ] {
-        let message = folder.fails("init", &[words, &["--out", "p.toml"]].concat());
+        let message = project.run_failing("init", &[words, &["--out", "p.toml"]].concat());
         assert!(message.contains(expected), "{words:?}: {message}");
-        assert!(!folder.path("p.toml").exists(), "{words:?}");
+        assert!(!project.raw("p.toml").exists(), "{words:?}");
     }
     // The flag that the error suggests helps.
-    let config = folder.pipeline(&["--interactions", "ambiguous.csv", "--time-format", "%d/%m/%Y"]);
+    let config = pipeline(&project, &["--interactions", "ambiguous.csv", "--time-format", "%d/%m/%Y"]);
     assert_eq!(config.source.time, "%d/%m/%Y");
 }
 
@@ -678,8 +631,8 @@ fn snapshot(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 
 #[test]
 fn doctor_and_dry_runs_write_nothing() {
-    let folder = Folder::new(&german());
-    folder.run("init", &["--interactions", "laden/kaeufe.csv", "--items", "laden/artikel.csv"]);
+    let project = Project::without_pipeline(&german());
+    project.run("init", &["--interactions", "laden/kaeufe.csv", "--items", "laden/artikel.csv"]);
     let pipeline = ["--pipeline", "laden.toml"];
     let commands: [(&str, &[&str]); 15] = [
         ("doctor", &[]),
@@ -699,10 +652,10 @@ fn doctor_and_dry_runs_write_nothing() {
         ("search", &["--dry-run"]),
     ];
     let codes = || -> Vec<i32> {
-        let before = snapshot(folder.0.path());
+        let before = snapshot(project.folder());
         let code = |(name, words): &(&str, &[&str])| {
-            let output = folder.output(name, &[*words, &pipeline[..]].concat());
-            assert!(snapshot(folder.0.path()) == before, "{name} {words:?} changed a file");
+            let output = project.output(name, &[*words, &pipeline[..]].concat());
+            assert!(snapshot(project.folder()) == before, "{name} {words:?} changed a file");
             output.status.code().unwrap()
         };
         commands.iter().map(code).collect()
@@ -710,16 +663,16 @@ fn doctor_and_dry_runs_write_nothing() {
     // Commands of a single stage fail without the outputs of earlier stages; commands that also run the earlier stages succeed.
     assert_eq!(codes(), [0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0]);
     let short = ["--set", "pretrain.epochs=1", "--set", "finetune.epochs=1", "--set", "model.mp4sr.experts=2"];
-    folder.run("run", &[&pipeline[..], &short[..]].concat());
+    project.run("run", &[&pipeline[..], &short[..]].concat());
     assert_eq!(codes(), [0; 15]);
 }
 
 #[test]
 fn doctor_reports_what_would_stop_a_run() {
-    let folder = Folder::new(&german());
-    folder.run("init", &["--interactions", "laden/kaeufe.csv", "--items", "laden/artikel.csv"]);
+    let project = Project::without_pipeline(&german());
+    project.run("init", &["--interactions", "laden/kaeufe.csv", "--items", "laden/artikel.csv"]);
     let doctor = |words: &[&str]| {
-        let output = folder.output("doctor", &[&["--pipeline", "laden.toml"], words].concat());
+        let output = project.output("doctor", &[&["--pipeline", "laden.toml"], words].concat());
         (output.status.code(), String::from_utf8(output.stdout.clone()).unwrap() + &stderr_of(&output))
     };
     for (words, expected) in [
@@ -748,18 +701,18 @@ fn doctor_reports_what_would_stop_a_run() {
 
 #[test]
 fn the_sample_shop_s_tables_become_a_pipeline_with_texts_and_images() {
-    let folder = Folder::new(&[]);
-    folder.run("sample", &["--form", "tables", "--out", "shop"]);
+    let project = Project::without_pipeline(&[]);
+    project.run("sample", &["--form", "tables", "--out", "shop"]);
     let words = ["--interactions", "shop/purchases.csv", "--items", "shop/products.csv", "--images", "shop/images"];
-    let config = folder.pipeline(&words);
+    let config = pipeline(&project, &words);
     let columns = &config.source.columns;
     assert_eq!((&*columns.user, &*columns.item, &*columns.time), ("customer", "product", "bought_on"));
     assert_eq!((&*columns.item_id, &*columns.title), ("sku", "name"));
     assert!(columns.texts.contains(&"description".to_owned()), "{columns:?}");
     assert_eq!(columns.categories, ["department"]);
     assert_eq!(config.model.modality_names(), ["text", "image"]);
-    folder.run("doctor", &["--pipeline", "p.toml"]);
-    let made = folder.dataset(&folder.path("p.toml"), "made", &[]);
+    project.run("doctor", &["--pipeline", "p.toml"]);
+    let made = dataset(&project, &project.raw("p.toml"), "made", &[]);
     let with_image = made.images.iter().filter(|images| !images.is_empty()).count();
     assert!(with_image * 10 > 9 * made.items.ids.len(), "{with_image} of {}", made.items.ids.len());
 }
@@ -777,14 +730,14 @@ fn messy_tables_are_normal() {
             "\"p,{i}\",\"A \"\"red\"\" lamp {i}\",\"Made of oak,\nnumber {i}.\n\nIt is small, and light for every day.\"\n"
         )
     });
-    let folder = Folder::new(&[
+    let project = Project::without_pipeline(&[
         ("sales.csv", format!("customer,product,day\n{sales}").into()),
         ("products.csv", format!("product,name,description\n{products}").into()),
     ]);
     let words = ["--interactions", "sales.csv", "--items", "products.csv"];
-    let printed = folder.run("init", &[&words[..], &["--out", "p.toml"]].concat());
+    let printed = project.run("init", &[&words[..], &["--out", "p.toml"]].concat());
     assert!(printed.contains("2 lines of interactions cannot be used: too many columns, expected 3"), "{printed}");
-    let made = folder.dataset(&folder.path("p.toml"), "made", &[]);
+    let made = dataset(&project, &project.raw("p.toml"), "made", &[]);
     assert_eq!((made.users.len(), made.items.ids.len()), (USERS, ITEMS));
     assert_eq!((&*made.users[1], &*made.items.titles[0]), ("c,1", "A \"red\" lamp 0"));
     assert_eq!(made.items.sentences[0].len(), 3);

@@ -287,7 +287,7 @@ fn losses_sweeps_and_noise_are_drawn() {
     with_gap.insert("0.2".to_owned(), whole["0.2"]);
     assert_eq!(with_gap, whole, "a row that fails moves no other");
     let refused = world.output("study", &["table5"]);
-    assert!(String::from_utf8(refused.stderr).unwrap().contains("name them with WITH="));
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("name them with `--with`"));
 }
 
 /// The number of circles in a figure that are nearest to each share.
@@ -501,7 +501,7 @@ fn ranks_of_other_events_or_weights_are_refused() {
         let printed = String::from_utf8(world.output("compare", &["mp4sr"]).stderr).unwrap();
         assert!(
             printed.contains(what)
-                && printed.contains("has changed since the ranks were computed; run `make evaluate RUN=mp4sr`"),
+                && printed.contains("has changed since the ranks were computed; run `mp4sr evaluate --run mp4sr`"),
             "{printed}"
         );
     };
@@ -513,7 +513,7 @@ fn ranks_of_other_events_or_weights_are_refused() {
     // Weights may be used with other events, with a warning.
     let other = ["--set", "preprocess.recent=5"];
     world.run("preprocess", &other);
-    let trained_on = "the weights were trained on other sequences; `make finetune` trains on these";
+    let trained_on = "the weights were trained on other sequences; `mp4sr train finetune` trains on these";
     assert!(stderr_of(&world.output("evaluate", &other)).contains(trained_on));
     assert!(stderr_of(&world.output("recommend", &other)).contains(trained_on));
     world.run("preprocess", &[]);

@@ -83,14 +83,14 @@ enum Folder {
     Kept(PathBuf),
 }
 
-/// A temporary folder with pipelines, their raw files and their artifacts, and methods that run commands on its first pipeline. The folder
-/// is removed when the value is dropped.
+/// A temporary folder with pipelines, their raw files and their artifacts, and methods that run commands on its first pipeline, or in the
+/// folder if it has none. The folder is removed when the value is dropped.
 ///
 /// Its methods panic, with the output of the program, if files cannot be read or written or a command does not end as expected.
 #[derive(Debug)]
 pub struct Project {
     folder: Folder,
-    first: String,
+    first: Option<String>,
     raw: &'static str,
 }
 
@@ -99,7 +99,7 @@ impl Project {
     /// A project with one pipeline over an empty folder of raw files. The dataset is called `name`; `sections` are appended to the
     /// pipeline.
     pub fn new(name: &str, sections: &str) -> Self {
-        let project = Self { folder: temporary_folder(), first: name.to_owned(), raw: "raw" };
+        let project = Self { folder: temporary_folder(), first: Some(name.to_owned()), raw: "raw" };
         let raw = project.raw("");
         std::fs::create_dir(&raw).unwrap_or_else(|e| panic!("failed to create `{}`: {e}", raw.display()));
         let data = raw.display();
@@ -109,31 +109,40 @@ impl Project {
 
     /// A project with the pipeline of `pipelines/<name>.toml`, over the raw files in the folder `data`.
     pub fn of_pipeline(name: &str, data: &Path) -> Self {
-        let project = Self { folder: temporary_folder(), first: name.to_owned(), raw: "raw" };
-        project.write_pipeline_over(data);
+        let project = Self { folder: temporary_folder(), first: Some(name.to_owned()), raw: "raw" };
+        project.write_pipeline_over(name, data);
         project
     }
 
-    fn write_pipeline_over(&self, data: &Path) {
-        let file = root().join("pipelines").join(format!("{}.toml", self.first));
+    fn write_pipeline_over(&self, name: &str, data: &Path) {
+        let file = root().join("pipelines").join(format!("{name}.toml"));
         let text = files::read_to_string(&file).unwrap_or_else(|e| panic!("{e}"));
         let own = |line: &str| {
             if line.starts_with("data = ") { format!("data = \"{}\"\n", data.display()) } else { format!("{line}\n") }
         };
-        self.write(&format!("{}.toml", self.first), text.lines().map(own).collect::<String>());
+        self.write(&format!("{name}.toml"), text.lines().map(own).collect::<String>());
     }
 
     /// Like [`of_pipeline`](Self::of_pipeline), in the folder `folder`, which is not removed.
     pub fn of_pipeline_in(folder: &Path, name: &str, data: &Path) -> Self {
-        let project = Self { folder: Folder::Kept(folder.to_owned()), first: name.to_owned(), raw: "raw" };
-        project.write_pipeline_over(data);
+        let project = Self { folder: Folder::Kept(folder.to_owned()), first: Some(name.to_owned()), raw: "raw" };
+        project.write_pipeline_over(name, data);
+        project
+    }
+
+    /// A folder with these files and without a pipeline. Commands run in the folder, far from the repository, and get no flags of their own.
+    pub fn without_pipeline(raw: &[(&str, Vec<u8>)]) -> Self {
+        let project = Self { folder: temporary_folder(), first: None, raw: "" };
+        for (name, content) in raw {
+            project.write_raw(name, content);
+        }
         project
     }
 
     /// A project that is so small that every stage takes only a moment, with the pipeline `a`. Users go through the items in steps of one
     /// or two; neighbouring items share a title; every third item has an image.
     pub fn small() -> Self {
-        let project = Self { folder: temporary_folder(), first: "a".to_owned(), raw: "" };
+        let project = Self { folder: temporary_folder(), first: Some("a".to_owned()), raw: "" };
         project.add("a", 0);
         project
     }
@@ -220,10 +229,14 @@ impl Project {
         files::read_to_string(&self.path(relative)).unwrap_or_else(|e| panic!("{e}"))
     }
 
-    /// A command of a program or a stage, on the first pipeline.
+    /// A command of a program or a stage, on the first pipeline, or in the folder of a project without one.
     pub fn command(&self, name: &str, words: &[&str]) -> Command {
         let mut command = command(name);
-        command.args(words).arg("--pipeline").arg(self.pipeline(&self.first)).arg("--artifacts").arg(self.path(""));
+        command.args(words);
+        match &self.first {
+            Some(first) => command.arg("--pipeline").arg(self.pipeline(first)).arg("--artifacts").arg(self.path("")),
+            None => command.current_dir(self.folder()).env_remove("CARGO_MANIFEST_DIR"),
+        };
         command
     }
 

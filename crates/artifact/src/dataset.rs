@@ -7,7 +7,7 @@ use crate::layout::Layout;
 use crate::tensors::{check_offsets, write_views};
 use crate::{Column, Error, Fingerprint, Header, Result, Table, TensorFile, data_files, hash_ids};
 
-const REMEDY: &str = "run `make preprocess` again";
+const REMEDY: &str = "run `mp4sr preprocess` again";
 /// The role of the users' ids among the inputs in the header of sequences.
 const USER_IDS: &str = "user ids";
 /// The setting that states the kind of the times, and its value for positions.
@@ -479,7 +479,7 @@ mod tests {
             sequences.write(&path, serde_json::Value::Null).unwrap();
             let message = Sequences::read(&path).unwrap_err().to_string();
             assert!(
-                message.contains(reason) && message.contains("make preprocess") | message.contains("again"),
+                message.contains(reason) && message.contains("mp4sr preprocess") | message.contains("again"),
                 "{message}"
             );
         }

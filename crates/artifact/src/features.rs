@@ -13,7 +13,7 @@ use crate::map::MappedFile;
 use crate::tensors::{check_offsets, other_items, parse, write_ragged};
 use crate::{Error, Fingerprint, Header, Result, Tensor, TensorFile, write_tensors};
 
-const REMEDY: &str = "run `make extract` again, or the program that wrote it";
+const REMEDY: &str = "run `mp4sr extract` again, or the program that wrote it";
 
 /// How feature values are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

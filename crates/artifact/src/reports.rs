@@ -338,10 +338,8 @@ pub struct EncoderAbout {
     /// d, the width of a vector.
     pub width: usize,
     /// The number of vectors that all runs have computed.
-    #[serde(default)]
     pub computed: u64,
     /// The seconds that this took, including reading files and writing the cache.
-    #[serde(default)]
     pub seconds: f64,
 }
 
@@ -365,7 +363,7 @@ fn read<T: DeserializeOwned>(path: &Path, stage: &str) -> Result<Option<T>> {
     if !path.exists() {
         return Ok(None);
     }
-    let remedy = format!("run `make {stage}` again");
+    let remedy = format!("run `mp4sr {stage}` again");
     expect_recorded(path, stage, &remedy)?;
     serde_json::from_slice(&files::read(path)?).map(Some).map_err(|e| Error::unreadable(path, "it", &e, remedy))
 }

@@ -69,7 +69,7 @@ fn described(encoder: &EncoderFacts) -> String {
         EncoderRole::Images => "images",
         EncoderRole::Sounds => "sounds",
     };
-    let size = encoder.weight_bytes.map(|size| format!("{:.1} MB", size as f64 / 1e6));
+    let size = encoder.weight_bytes.map(bytes);
     let location = match &encoder.location {
         EncoderLocation::BuiltIn => "built into the program".to_owned(),
         EncoderLocation::Folder => "a folder with all of its files".to_owned(),

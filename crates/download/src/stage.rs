@@ -54,7 +54,7 @@ fn download(context: &Context, downloads: &Downloads) -> Result<DownloadReport> 
     let items = context.layout.items();
     if files::length(&items)?.is_none() {
         progress.log(format!(
-            "download: images are downloaded after `make preprocess`; `{}` does not exist yet",
+            "download: images are downloaded after `mp4sr preprocess`; `{}` does not exist yet",
             items.display()
         ));
         return Ok(DownloadReport { files, images: None });

@@ -86,7 +86,7 @@ pub(crate) fn categories<'a>(data: &'a Data, key: &str) -> Result<&'a Categories
     let missing = || {
         let message = format!(
             "`{key}` needs categories of items, and the dataset has none; name their column in \
-             `source.columns.categories` and run `make preprocess` again, or use the features of the modalities"
+             `source.columns.categories` and run `mp4sr preprocess` again, or use the features of the modalities"
         );
         Error::Msg(message)
     };
@@ -99,7 +99,7 @@ pub(crate) fn categories<'a>(data: &'a Data, key: &str) -> Result<&'a Categories
         Ok(categories)
     } else {
         Err(Error::Msg(format!(
-            "the lists of categories do not match {} items; run `make preprocess` again",
+            "the lists of categories do not match {} items; run `mp4sr preprocess` again",
             data.items
         )))
     }

@@ -70,10 +70,10 @@ impl StoredRanks {
     }
 
     fn read_as(layout: &Layout, sequences: &Sequences, name: &str, suffix: &str) -> Result<Self> {
-        const REMEDY: &str = "run `make evaluate` again";
+        const REMEDY: &str = "run `mp4sr evaluate` again";
         let path = layout.ranks(&format!("{name}{suffix}"));
         if !path.exists() {
-            let remedy = format!("run `make evaluate RUN={}` with the run's own settings", layout.run_name());
+            let remedy = format!("run `mp4sr evaluate --run {}` with the run's own settings", layout.run_name());
             return Err(Error::unusable(&path, "it is missing", remedy));
         }
         let mut file = TensorFile::read(&path, FORMAT, VERSION, REMEDY)?;
@@ -85,13 +85,13 @@ impl StoredRanks {
             let Some(then) = file.header().inputs.get(role) else { continue };
             if Fingerprint::of_file(&source)? != *then {
                 let reason = format!("`{}` has changed since the ranks were computed", source.display());
-                let remedy = format!("run `make evaluate RUN={}` with the run's own settings", layout.run_name());
+                let remedy = format!("run `mp4sr evaluate --run {}` with the run's own settings", layout.run_name());
                 return Err(Error::unusable(&path, reason, remedy));
             }
         }
         if let Some(features) = changed_features(layout)? {
             let reason = format!("the {features} have changed since the ranks were computed");
-            let remedy = format!("run `make evaluate RUN={}` with the run's own settings", layout.run_name());
+            let remedy = format!("run `mp4sr evaluate --run {}` with the run's own settings", layout.run_name());
             return Err(Error::unusable(&path, reason, remedy));
         }
         let ranks = file.take_u32("rank")?;

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::WEIGHTS;
 
-const REMEDY: &str = "run `make recommend` again";
+const REMEDY: &str = "run `mp4sr recommend` again";
 
 /// Rejects lists that were made with other weights than the run has now. `source` holds the inputs and settings of the lists.
 pub fn expect_weights_of_lists(source: Option<&Value>, layout: &Layout, path: &Path) -> Result<()> {
@@ -39,7 +39,7 @@ pub struct StoredLists {
 pub fn read_lists(layout: &Layout, items: &Items, users: usize) -> Result<StoredLists> {
     let path = layout.recommendations();
     if !path.exists() {
-        let remedy = format!("run `make recommend RUN={}` with the run's own settings", layout.run_name());
+        let remedy = format!("run `mp4sr recommend --run {}` with the run's own settings", layout.run_name());
         return Err(Error::unusable(&path, "it is missing", remedy));
     }
     let mut table = Table::read(&path, REMEDY)?;

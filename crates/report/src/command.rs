@@ -9,8 +9,8 @@ use mp4sr_pipeline::config::ModelCatalog;
 /// training curves, statistics, the words that CLIP chose, recommended items as images, times of stages), and the same tables and
 /// curves as metrics.md, metrics.csv, lists.csv, breakdowns.csv and curves.svg.
 ///
-/// Prints the metrics of this run and of those in `report.beside`. Needs ranks (`make evaluate`) and lists
-/// (`make recommend`).
+/// Prints the metrics of this run and of those in `report.beside`. Needs ranks (`mp4sr evaluate`) and lists
+/// (`mp4sr recommend`).
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The flags of every stage.

@@ -152,7 +152,7 @@ fn read_counts(layout: &Layout, sequences: &Sequences) -> Result<Option<Preproce
             "expected {} users, {} items and {} events as in the sequences beside it, found {}, {} and {}",
             expected.0, expected.1, expected.2, found.0, found.1, found.2
         );
-        return Err(FileError::unusable(&path, reason, "run `make preprocess` again").into());
+        return Err(FileError::unusable(&path, reason, "run `mp4sr preprocess` again").into());
     }
     Ok(Some(report))
 }
@@ -311,9 +311,9 @@ impl ReportStage<'_> {
             return Ok(path);
         }
         let run = layout.run_name();
-        let mut remedy = format!("`make {target} PIPELINE={} RUN={run}`", self.pipeline.display());
+        let mut remedy = format!("`mp4sr run --until {target} --pipeline {} --run {run}`", self.pipeline.display());
         if run != self.context.layout.run_name() {
-            remedy.push_str(" and that run's own settings in SET=\"...\", or remove it from `report.beside`");
+            remedy.push_str(" and that run's own settings in `--set`, or remove it from `report.beside`");
         }
         Err(Error::Missing { run: run.to_owned(), what, path, remedy })
     }

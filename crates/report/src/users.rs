@@ -67,7 +67,7 @@ impl ShownUser {
 
 impl UserLists {
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        const REMEDY: &str = "run `make recommend` again";
+        const REMEDY: &str = "run `mp4sr recommend` again";
         let mut table = Table::read(path, REMEDY)?;
         Ok(Self {
             source: table.source().cloned(),
@@ -106,7 +106,7 @@ impl UserLists {
         let by_id: HashMap<&str, usize> = items.ids.iter().enumerate().map(|(row, id)| (id.as_str(), row)).collect();
         let find = |id: &String| {
             by_id.get(id.as_str()).copied().ok_or_else(|| {
-                Error::unusable(path, format!("item {id:?} is not in the dataset"), "run `make recommend` again")
+                Error::unusable(path, format!("item {id:?} is not in the dataset"), "run `mp4sr recommend` again")
             })
         };
         let find_all = |ids: &[String]| ids.iter().map(find).collect::<std::result::Result<Vec<_>, _>>();

@@ -50,7 +50,7 @@ pub(crate) fn read_words(
     item_count: usize,
     is_of: impl Fn(usize, &str) -> bool,
 ) -> Result<Vec<Described>> {
-    const REMEDY: &str = "run `make extract` again";
+    const REMEDY: &str = "run `mp4sr extract` again";
     let mut table = Table::read(path, REMEDY)?;
     let (items, images) = (table.take_u32("item")?, table.take_files("image", data)?);
     let (words, scores) = (table.take_texts("words")?, table.take_f32s("scores")?);
@@ -137,7 +137,7 @@ mod tests {
         ] {
             write(item, scores);
             let message = read_words(&path, Path::new("data"), 2, is_own).unwrap_err().to_string();
-            assert!(message.contains(expected) && message.ends_with("run `make extract` again"), "{message}");
+            assert!(message.contains(expected) && message.ends_with("run `mp4sr extract` again"), "{message}");
         }
     }
 }

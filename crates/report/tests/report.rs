@@ -313,11 +313,11 @@ fn an_error_about_missing_input_names_the_run_and_the_command_that_makes_it() {
     let world = World::new(&["popular"]);
     let message = world.run().unwrap_err().to_string();
     assert!(message.starts_with("run `popular` has no ranks (`"), "{message}");
-    assert!(message.contains("`make evaluate PIPELINE=pipelines/tiny.toml RUN=popular`"), "{message}");
+    assert!(message.contains("`mp4sr run --until evaluate --pipeline pipelines/tiny.toml --run popular`"), "{message}");
     world.write_ranks("popular", 3);
     files::remove_if_present(&world.context.layout.recommendations()).unwrap();
     let message = world.run().unwrap_err().to_string();
-    assert!(message.contains("`make recommend PIPELINE=pipelines/tiny.toml RUN=mine`"), "{message}");
+    assert!(message.contains("`mp4sr run --until recommend --pipeline pipelines/tiny.toml --run mine`"), "{message}");
 }
 
 #[test]

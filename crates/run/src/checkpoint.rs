@@ -101,11 +101,11 @@ impl Checkpoint {
         let info: CheckpointInfo = match file.header().settings.clone() {
             serde_json::Value::Null => CheckpointInfo::default(),
             settings => serde_json::from_value(settings)
-                .map_err(|e| Error::unreadable(path, "its settings", &e, format!("run `make {phase}` again")))?,
+                .map_err(|e| Error::unreadable(path, "its settings", &e, format!("run `mp4sr train {phase}` again")))?,
         };
         if !info.phase.is_empty() && info.phase != phase {
             let reason = format!("it contains weights of the phase `{}`, expected `{}`", info.phase, phase);
-            return Err(Error::unusable(path, reason, format!("run `make {phase}` again")));
+            return Err(Error::unusable(path, reason, format!("run `mp4sr train {phase}` again")));
         }
         let inputs = file.header().inputs.clone();
         let (mut parameters, mut buffers) = (Vec::new(), BTreeMap::new());
@@ -126,7 +126,7 @@ impl Checkpoint {
         let changed = inputs.iter().filter(|(role, now)| self.inputs.get(*role).is_some_and(|then| then != *now));
         let changed: Vec<&str> = changed.map(|(role, _)| role.as_str()).collect();
         (!changed.is_empty()).then(|| {
-            format!("the weights were trained on other {}; `make finetune` trains on these", changed.join(", "))
+            format!("the weights were trained on other {}; `mp4sr train finetune` trains on these", changed.join(", "))
         })
     }
 

@@ -137,7 +137,7 @@ fn expect_items(layout: &Layout, sequences: &Sequences) -> mp4sr_artifact::Resul
     let rows = if path.exists() { Items::count(&path)? } else { return Ok(()) };
     if rows != sequences.item_count as u64 {
         let reason = format!("it has {} items, but `{}` has {rows}", sequences.item_count, path.display());
-        return Err(Error::unusable(&layout.sequences(), reason, "run `make preprocess` again"));
+        return Err(Error::unusable(&layout.sequences(), reason, "run `mp4sr preprocess` again"));
     }
     Ok(())
 }
@@ -163,7 +163,7 @@ fn items_of(layout: &Layout, sequences: &Sequences) -> mp4sr_artifact::Result<It
         Err(Error::unusable(
             &path,
             "it contains different items from the sequences beside it",
-            "run `make preprocess` again",
+            "run `mp4sr preprocess` again",
         ))
     }
 }

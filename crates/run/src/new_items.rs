@@ -55,8 +55,8 @@ pub fn item_tables(config: &Config) -> anyhow::Result<&'static [&'static str]> {
     let recipe = recipe(name).with_context(|| format!("unknown model `{name}`"))?;
     with_settings(config, |settings| (recipe.item_tables)(settings)).with_context(|| {
         format!(
-            "`{name}` needs a trained id embedding for every item, so it cannot rank new items; use a model that reads item \
-             features, such as `mp4sr`"
+            "`{name}` needs a trained id embedding for every item, so it cannot rank new items; use a model that can (docs/serving.md, \
+             New items)"
         )
     })
 }

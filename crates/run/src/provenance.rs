@@ -34,7 +34,7 @@ impl CheckpointInfo {
             shown(&self.config, &key),
             shown(settings.values(), &key)
         );
-        let remedy = format!("run `make {phase}` to train with this setting, or restore the earlier value");
+        let remedy = format!("run `mp4sr train {phase}` to train with this setting, or restore the earlier value");
         Err(Error::unusable(path, reason, remedy))
     }
 
@@ -52,7 +52,7 @@ impl CheckpointInfo {
         let (then, now) = (shown(&recorded, &key), shown(settings.values(), &key));
         let key = if key == "seed" { "run.seed" } else { &key };
         Some(format!(
-            "the weights were trained with `{key}` = {then}, not {now}; `make {phase}` trains with this setting"
+            "the weights were trained with `{key}` = {then}, not {now}; `mp4sr train {phase}` trains with this setting"
         ))
     }
 

@@ -193,7 +193,7 @@ pub fn search(runner: &Runner, name: &str, grids: &[SearchGrid]) -> anyhow::Resu
 /// The best epoch of a run by its own `train.metric`, and its value of `metric`, by which the runs of a search are compared.
 fn best_epoch(at: usize, run: &ResolvedRun, metric: &str) -> anyhow::Result<BestEpoch> {
     let path: PathBuf = run.layout.metrics_log();
-    anyhow::ensure!(path.exists(), "the model is not trained in epochs; compare its ranks with `make compare`");
+    anyhow::ensure!(path.exists(), "the model is not trained in epochs; compare its ranks with `mp4sr compare`");
     let wrong = |reason: &str| Error::unusable(&path, reason, REMEDY);
     let lines = EpochLine::read(&path, REMEDY)?;
     let phase = || lines.iter().filter(|line| line.phase == "finetune");

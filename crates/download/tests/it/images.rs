@@ -257,7 +257,7 @@ fn the_program_identifies_itself_and_reports_what_it_found() {
     let server = Server::start(shop);
     let world = World::new("contact = \"https://example.org/crawler\"");
     let output = world.run(&[]);
-    assert!(output.status.success() && text(&output.stderr).contains("images are downloaded after `make preprocess`"));
+    assert!(output.status.success() && text(&output.stderr).contains("images are downloaded after `mp4sr preprocess`"));
     let output = world.urls(&[server.url("/ok.jpg"), server.url("/none.jpg")]).run(&[]);
     let table = text(&output.stdout);
     let row = |name: &str| {

@@ -74,7 +74,7 @@ impl Study<'_> {
             }
             let path = run.layout.statistics();
             let report = PreprocessReport::read(&path)?
-                .ok_or_else(|| Error::unusable(&path, "it does not exist", "run `make preprocess` again"))?;
+                .ok_or_else(|| Error::unusable(&path, "it does not exist", "run `mp4sr preprocess` again"))?;
             let DatasetStatistics { users, items, events, average_length, .. } = report.statistics;
             let mut row = vec![run.config.dataset.name.clone()];
             row.extend([users, items, events].map(|n| n.to_string()));

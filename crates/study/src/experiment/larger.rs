@@ -21,7 +21,7 @@ impl Study<'_> {
     pub(super) fn larger(&mut self) -> anyhow::Result<String> {
         anyhow::ensure!(
             !self.options.with.is_empty(),
-            "pre-training on several datasets needs further pipelines; name them with WITH=\"pipelines/b.toml ...\""
+            "pre-training on several datasets needs further pipelines; name them with `--with`"
         );
         let own = self.runner.args().pipeline.clone();
         let seen: Vec<PathBuf> = [own].into_iter().chain(self.options.with.clone()).collect();
