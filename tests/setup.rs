@@ -3,21 +3,20 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use mp4sr_artifact::{Items, Layout, Sequences, Users, files};
 use mp4sr_pipeline::Config;
 use mp4sr_run::model_catalog;
-use mp4sr_tests::{command, gzip, root, stderr_of};
+use mp4sr_tests::{Project, gzip, root, stderr_of};
 
 /// The pipeline that `init` writes to `p.toml`.
-fn pipeline(project: &Project, words: &[&str]) -> Config {
+fn guessed_pipeline(project: &Project, words: &[&str]) -> Config {
     project.run("init", &[words, &["--out", "p.toml"]].concat());
     Config::load(&project.raw("p.toml"), &[], model_catalog()).unwrap().0
 }
 
 /// Preprocesses a pipeline without filters on the number of events.
-fn dataset(project: &Project, pipeline: &Path, artifacts: &str, more: &[&str]) -> Dataset {
+fn preprocessed(project: &Project, pipeline: &Path, artifacts: &str, more: &[&str]) -> Dataset {
     let pipeline = pipeline.to_str().unwrap();
     let all = ["--set", "preprocess.user_core=0", "--set", "preprocess.item_core=0", "--set", "dataset.name=x"];
     project.run("preprocess", &[&["--pipeline", pipeline, "--artifacts", artifacts], &all[..], more].concat());
@@ -341,10 +340,10 @@ fn published() -> Vec<Published> {
 fn published_datasets_get_the_dataset_of_the_pipelines_that_are_shipped() {
     for Published { pipeline, words, raw, same_sentences } in published() {
         let project = Project::without_pipeline(&raw);
-        pipeline(&project, words);
+        guessed_pipeline(&project, words);
         let shipped = root().join(format!("pipelines/{pipeline}.toml"));
-        let by_hand = dataset(&project, &shipped, "by-hand", &["--data", "raw"]);
-        let guessed = dataset(&project, &project.raw("p.toml"), "guessed", &[]);
+        let by_hand = preprocessed(&project, &shipped, "by-hand", &["--data", "raw"]);
+        let guessed = preprocessed(&project, &project.raw("p.toml"), "guessed", &[]);
         guessed.expect(&by_hand, pipeline);
         // The sentences are compared in any order: that of the texts is a choice, and JSON fields have none.
         let sorted = |made: &Dataset| -> Vec<Vec<String>> {
@@ -374,9 +373,9 @@ fn amazon_s_form_of_2023_is_recognised_by_its_fields() {
         )
     });
     let project = Project::without_pipeline(&[("reviews.jsonl.gz", gzip(&reviews)), ("meta.jsonl", meta.into())]);
-    let config = pipeline(&project, &["--interactions", "reviews.jsonl.gz", "--items", "meta.jsonl"]);
+    let config = guessed_pipeline(&project, &["--interactions", "reviews.jsonl.gz", "--items", "meta.jsonl"]);
     assert_eq!(config.source.format, mp4sr_pipeline::config::Format::Amazon2023);
-    let made = dataset(&project, &project.raw("p.toml"), "made", &[]);
+    let made = preprocessed(&project, &project.raw("p.toml"), "made", &[]);
     assert_eq!((made.users.len(), made.items.ids.len()), (USERS, ITEMS));
     assert_eq!(made.items.sentences[0], ["Yarn 0", "S", "Soft."]);
 }
@@ -407,7 +406,7 @@ fn an_id_may_be_the_word_true() {
     });
     let cups = items(|i| format!("{{\"item_id\": \"{}\", \"title\": \"Cup {i}\", \"categories\": [\"x\"]}}\n", id(i)));
     let project = Project::without_pipeline(&[("e.jsonl", purchases.into()), ("i.jsonl", cups.into())]);
-    let config = pipeline(&project, &["--interactions", "e.jsonl", "--items", "i.jsonl"]);
+    let config = guessed_pipeline(&project, &["--interactions", "e.jsonl", "--items", "i.jsonl"]);
     assert_eq!(config.source.columns.item_id, "item_id");
 }
 
@@ -474,7 +473,7 @@ fn shapes_of_files_are_recognised_without_a_question() {
         ("pics/0.png", b"x".to_vec()),
     ]);
     // No header and no items: the model reads only ids.
-    let config = pipeline(&project, &["--interactions", "plain.tsv"]);
+    let config = guessed_pipeline(&project, &["--interactions", "plain.tsv"]);
     assert_eq!(config.source.interactions_header, ["column_1", "column_2", "column_3", "column_4"]);
     assert_eq!(
         (&*config.source.columns.user, &*config.source.columns.time, &*config.source.time),
@@ -485,7 +484,7 @@ fn shapes_of_files_are_recognised_without_a_question() {
     assert!(text.contains("the model reads only ids. These models do: ") && text.contains(" sasrec"), "{text}");
     // JSON lines and a JSON array, numeric ids, and images in a folder by a column.
     let json = ["--interactions", "events.jsonl", "--items", "items.json", "--images", "pics", "--force"];
-    let config = pipeline(&project, &json);
+    let config = guessed_pipeline(&project, &json);
     let columns = &config.source.columns;
     assert_eq!(
         (&*columns.user, &*columns.item, &*columns.item_id, &*columns.title),
@@ -493,13 +492,13 @@ fn shapes_of_files_are_recognised_without_a_question() {
     );
     assert_eq!((&*config.source.images, &*columns.images, &*config.source.time), ("pics", "pic", "iso"));
     assert_eq!(config.model.modality_names(), ["text", "image"]);
-    let made = dataset(&project, &project.raw("p.toml"), "made", &[]);
+    let made = preprocessed(&project, &project.raw("p.toml"), "made", &[]);
     assert_eq!(made.images.iter().flatten().count(), 1);
     // A whole sequence in one cell, in the order of the lines.
-    let config = pipeline(&project, &["--interactions", "pairs.tsv", "--items", "titles.csv", "--force"]);
+    let config = guessed_pipeline(&project, &["--interactions", "pairs.tsv", "--items", "titles.csv", "--force"]);
     assert_eq!((&*config.source.columns.item_separator, &*config.source.time), (" ", "line-order"));
     // What the user says takes precedence over any guess.
-    let config = pipeline(
+    let config = guessed_pipeline(
         &project,
         &["--interactions", "plain.tsv", "--user", "column_2", "--item", "column_1", "--line-order", "--force"],
     );
@@ -532,14 +531,14 @@ fn parquet_gives_the_pipeline_of_the_table_that_it_holds() {
     ])
     .write(&project.raw("products.parquet"))
     .unwrap();
-    let config = pipeline(&project, &["--interactions", "sales.parquet", "--items", "products.parquet"]);
+    let config = guessed_pipeline(&project, &["--interactions", "sales.parquet", "--items", "products.parquet"]);
     let columns = &config.source.columns;
     assert_eq!((&*columns.user, &*columns.item, &*columns.time), ("customer_id", "product_id", "purchased_at"));
     assert_eq!(
         (&*columns.item_id, &*columns.title, &columns.texts[..]),
         ("id", "product_title", &["tags".to_owned()][..])
     );
-    let made = dataset(&project, &project.raw("p.toml"), "made", &[]);
+    let made = preprocessed(&project, &project.raw("p.toml"), "made", &[]);
     assert_eq!((made.users.len(), made.sequences.items.len()), (USERS, USERS * 7));
 }
 
@@ -558,13 +557,13 @@ fn what_would_give_another_order_or_replace_the_data_is_refused() {
         refused.contains("`timestamp` has values such as `year") && refused.contains("`--line-order`"),
         "{refused}"
     );
-    let config = pipeline(&project, &["--interactions", "years.csv", "--line-order"]);
+    let config = guessed_pipeline(&project, &["--interactions", "years.csv", "--line-order"]);
     assert_eq!(&*config.source.time, "line-order");
     // Each file has a notation of its own, which no key may fix.
     let both = ["--interactions", "seconds.csv", "--interactions", "days.csv", "--force"];
-    let config = pipeline(&project, &both);
+    let config = guessed_pipeline(&project, &both);
     assert_eq!(&*config.source.time, "");
-    let made = dataset(&project, &project.raw("p.toml"), "made", &[]);
+    let made = preprocessed(&project, &project.raw("p.toml"), "made", &[]);
     assert!(made.sequences.times.iter().all(|&time| time >= 1_500_000_000));
     let before = files::read(&project.raw("days.csv")).unwrap();
     let refused = project.run_failing("init", &["--interactions", "days.csv", "--out", "days.csv", "--force"]);
@@ -610,7 +609,7 @@ fn unrecognised_columns_are_refused_with_a_message_and_nothing_is_written() {
         assert!(!project.raw("p.toml").exists(), "{words:?}");
     }
     // The flag that the error suggests helps.
-    let config = pipeline(&project, &["--interactions", "ambiguous.csv", "--time-format", "%d/%m/%Y"]);
+    let config = guessed_pipeline(&project, &["--interactions", "ambiguous.csv", "--time-format", "%d/%m/%Y"]);
     assert_eq!(config.source.time, "%d/%m/%Y");
 }
 
@@ -704,7 +703,7 @@ fn the_sample_shop_s_tables_become_a_pipeline_with_texts_and_images() {
     let project = Project::without_pipeline(&[]);
     project.run("sample", &["--form", "tables", "--out", "shop"]);
     let words = ["--interactions", "shop/purchases.csv", "--items", "shop/products.csv", "--images", "shop/images"];
-    let config = pipeline(&project, &words);
+    let config = guessed_pipeline(&project, &words);
     let columns = &config.source.columns;
     assert_eq!((&*columns.user, &*columns.item, &*columns.time), ("customer", "product", "bought_on"));
     assert_eq!((&*columns.item_id, &*columns.title), ("sku", "name"));
@@ -712,7 +711,7 @@ fn the_sample_shop_s_tables_become_a_pipeline_with_texts_and_images() {
     assert_eq!(columns.categories, ["department"]);
     assert_eq!(config.model.modality_names(), ["text", "image"]);
     project.run("doctor", &["--pipeline", "p.toml"]);
-    let made = dataset(&project, &project.raw("p.toml"), "made", &[]);
+    let made = preprocessed(&project, &project.raw("p.toml"), "made", &[]);
     let with_image = made.images.iter().filter(|images| !images.is_empty()).count();
     assert!(with_image * 10 > 9 * made.items.ids.len(), "{with_image} of {}", made.items.ids.len());
 }
@@ -737,7 +736,7 @@ fn messy_tables_are_normal() {
     let words = ["--interactions", "sales.csv", "--items", "products.csv"];
     let printed = project.run("init", &[&words[..], &["--out", "p.toml"]].concat());
     assert!(printed.contains("2 lines of interactions cannot be used: too many columns, expected 3"), "{printed}");
-    let made = dataset(&project, &project.raw("p.toml"), "made", &[]);
+    let made = preprocessed(&project, &project.raw("p.toml"), "made", &[]);
     assert_eq!((made.users.len(), made.items.ids.len()), (USERS, ITEMS));
     assert_eq!((&*made.users[1], &*made.items.titles[0]), ("c,1", "A \"red\" lamp 0"));
     assert_eq!(made.items.sentences[0].len(), 3);
