@@ -103,7 +103,7 @@ pub fn check_rest(checks: &mut MessageChecks) {
     checks.case("runs of one name", "search", &alike, "same name");
     let failing = ["--grid", "finetune.learning_rate=1e-4", "--set", sound];
     checks.case("a search whose runs fail", "search", &failing, "unfinished runs");
-    checks.case("a study without what it needs", "study", &["table5"], "WITH");
+    checks.case("a study without what it needs", "study", &["table5"], "--with");
     let alone = ["--set", "model.modalities=[{name=\"text\"}]"];
     for (what, study, names) in [
         ("a study of modalities of a pipeline with one modality", "study-mixup", "two modalities"),
