@@ -125,7 +125,7 @@ fn tables_figures_and_comparisons_come_from_stored_ranks() {
 
     let missing = world.output("compare", &["nobody"]);
     let printed = String::from_utf8(missing.stderr).unwrap();
-    assert!(printed.contains("runs/nobody/ranks.test.safetensors") && printed.contains("make evaluate"), "{printed}");
+    assert!(printed.contains("runs/nobody/ranks.test.safetensors") && printed.contains("mp4sr evaluate"), "{printed}");
 }
 
 #[test]
@@ -170,7 +170,10 @@ fn lists_of_runs_are_compared_and_made_by_a_study() {
 
     files::remove_if_present(&world.path("a/runs/mp4sr.s2021/recommendations.parquet")).unwrap();
     let missing = world.run_failing("compare", &[runs, "--lists"]);
-    assert!(missing.contains("mp4sr.s2021/recommendations.parquet") && missing.contains("make recommend"), "{missing}");
+    assert!(
+        missing.contains("mp4sr.s2021/recommendations.parquet") && missing.contains("mp4sr recommend"),
+        "{missing}"
+    );
 
     // Features of other items leave the report of a model without features without diversity, and a comparison of lists without an answer.
     let popularity = ["--run", "popularity", "--set", "model.name=\"popularity\""];

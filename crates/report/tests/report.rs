@@ -330,7 +330,7 @@ fn ranks_of_other_items_are_refused() {
     other.write_sequences();
     let message = other.run().unwrap_err().to_string();
     assert!(
-        message.contains("it was built for a different item list") && message.contains("make evaluate"),
+        message.contains("it was built for a different item list") && message.contains("mp4sr evaluate"),
         "{message}"
     );
 }
