@@ -81,9 +81,11 @@ impl Condition {
         if !empty.is_empty() {
             self.check_columns(known, file)?;
         }
-        self.check_comparisons(&self.expression, &query.collect_schema()?, &texts)?;
+        let schema = query.collect_schema()?;
+        self.check_comparisons(&self.expression, &schema, &texts)?;
+        let expression = as_in_sql(self.expression.clone(), &schema);
         // A condition on all events together, such as `MAX(rating) > 3`, has a single value, which applies to each event.
-        let evaluated = query.with_columns([self.expression.clone().alias("satisfies")]).select([col("satisfies")]);
+        let evaluated = query.with_columns([expression.alias("satisfies")]).select([col("satisfies")]);
         let evaluated = if streaming { collect_streaming(evaluated) } else { evaluated.collect().map_err(Error::from) };
         let evaluated = evaluated.map_err(|error| match error {
             Error::Query(error) => self.refuse(&format!("cannot be evaluated: {}", first_line(&error))),
@@ -135,19 +137,21 @@ impl Condition {
     }
 }
 
-/// The greatest number of AND and OR in a condition. Each is a level of the parsed expression, and polars handles an expression by
-/// recursion, for which a thread has only so much room.
+/// The greatest number of AND, OR and arithmetic operators in a condition. Each is a level of the parsed expression, and polars handles an
+/// expression by recursion, for which a thread has only so much room.
 const MOST_JOINED: usize = 50;
 
 /// Refuses a condition that joins too many parts.
 fn check_length(text: &str) -> std::result::Result<(), String> {
     let Ok(tokens) = Tokenizer::new(&GenericDialect {}, text).tokenize() else { return Ok(()) };
-    let joins = tokens
-        .iter()
-        .filter(|token| matches!(token, Token::Word(word) if [Keyword::AND, Keyword::OR].contains(&word.keyword)));
-    match joins.count() {
+    let joins = |token: &&Token| match token {
+        Token::Word(word) => [Keyword::AND, Keyword::OR].contains(&word.keyword),
+        Token::Plus | Token::Minus | Token::Mul | Token::Div | Token::Mod | Token::StringConcat => true,
+        _ => false,
+    };
+    match tokens.iter().filter(joins).count() {
         count if count > MOST_JOINED => Err(format!(
-            "joins {} parts by AND or OR, and at most {} are possible; compare a column with several values as in \
+            "joins {} parts by AND, OR or arithmetic, and at most {} are possible; compare a column with several values as in \
              `item_id IN ('a', 'b')`",
             count + 1,
             MOST_JOINED + 1
@@ -222,6 +226,33 @@ fn parse_error(error: &ParserError, text: &str) -> String {
 fn character(text: &str, at: Location) -> u64 {
     let before = text.split('\n').take(at.line.saturating_sub(1) as usize).map(|line| line.chars().count() as u64 + 1);
     before.sum::<u64>() + at.column
+}
+
+/// The expression as SQL computes it. Whole numbers get 64 bits and a sign before they are added, subtracted or multiplied, because narrow
+/// and unsigned ones wrap in polars. A computed value that is not a number, such as 0 / 0, is missing, because polars orders it above all
+/// numbers.
+fn as_in_sql(expression: Expr, schema: &SchemaRef) -> Expr {
+    let widened = |side: Arc<Expr>| match type_of(&side, schema) {
+        Some(kind) if kind.is_integer() && kind != DataType::Int64 => Arc::new((*side).clone().cast(DataType::Int64)),
+        _ => side,
+    };
+    let or_missing = |side: Arc<Expr>| match (&*side, type_of(&side, schema)) {
+        // Columns hold nulls already.
+        (Expr::Column(_) | Expr::Literal(_), _) => side,
+        (_, Some(kind)) if kind.is_float() => Arc::new((*side).clone().fill_nan(lit(NULL))),
+        _ => side,
+    };
+    expression.map_expr(|part| match part {
+        Expr::BinaryExpr { left, op, right } if op.is_arithmetic() => {
+            Expr::BinaryExpr { left: widened(left), op, right: widened(right) }
+        }
+        Expr::BinaryExpr { left, op, right } if op.is_comparison() => {
+            Expr::BinaryExpr { left: or_missing(left), op, right: or_missing(right) }
+        }
+        Expr::Agg(AggExpr::Mean(input)) => Expr::Agg(AggExpr::Mean(or_missing(input))),
+        Expr::Agg(AggExpr::Sum(input)) => Expr::Agg(AggExpr::Sum(or_missing(input))),
+        part => part,
+    })
 }
 
 fn type_of(part: &Expr, schema: &SchemaRef) -> Option<DataType> {

@@ -44,19 +44,26 @@ pub fn ordered(events: LazyFrame, users: u64, first: i64, span: u64) -> LazyFram
     events.with_column(key.alias(KEY)).sort([KEY], stable).select([col(USER), col(ITEM), col(TIME)])
 }
 
-/// Keeps the last or the first of a user's events with the same item, or all of them. The events must be ordered.
-pub fn without_repeats(events: LazyFrame, repeated: Repeated) -> LazyFrame {
-    let pair = col(USER).cast(DataType::UInt64) * lit(1_u64 << 32) + col(ITEM).cast(DataType::UInt64);
+/// Keeps the last or the first of a user's events with the same item, or all of them. The events must be ordered. With `cuts`, the times at
+/// which sets begin, the last one is kept in each set, because a later event must not remove one of an earlier set.
+pub fn without_repeats(events: LazyFrame, repeated: Repeated, cuts: &[i64]) -> LazyFrame {
+    let pair = |group: Expr| group * lit(1_u64 << 32) + col(ITEM).cast(DataType::UInt64);
     match repeated {
-        Repeated::Last => events.filter(pair.is_last_distinct()),
-        Repeated::First => events.filter(pair.is_first_distinct()),
+        Repeated::Last => events.filter(pair(user_and_set(cuts)).is_last_distinct()),
+        Repeated::First => events.filter(pair(user_and_set(&[])).is_first_distinct()),
         Repeated::All => events,
     }
 }
 
-/// Whether an event is one of the last `count` of its user. The events must be ordered.
-pub fn is_recent(count: u32) -> PolarsResult<Expr> {
-    Ok(col(USER).cum_count(true).over([col(USER)])?.lt_eq(lit(count)))
+/// Whether an event is one of the last `count` of its user, or of its user in its set. The events must be ordered.
+pub fn is_recent(count: u32, cuts: &[i64]) -> PolarsResult<Expr> {
+    Ok(col(USER).cum_count(true).over([user_and_set(cuts)])?.lt_eq(lit(count)))
+}
+
+/// A number per user and set; sets begin at the times `cuts`.
+fn user_and_set(cuts: &[i64]) -> Expr {
+    let user = col(USER).cast(DataType::UInt64) * lit(cuts.len() as u64 + 1);
+    cuts.iter().fold(user, |number, &cut| number + col(TIME).gt_eq(lit(cut)).cast(DataType::UInt64))
 }
 
 /// Events of the items that `items` lists.

@@ -74,6 +74,14 @@ impl SplitRule {
         }
     }
 
+    /// The times at which the validation set and the test set begin, if they are the same for all users.
+    pub fn cuts(&self) -> Vec<i64> {
+        match *self {
+            Self::Time { validation, test } => vec![validation, test],
+            Self::LeaveOneOut | Self::Ratio { .. } => Vec::new(),
+        }
+    }
+
     /// Whether a dataset has to record where the validation and test events begin.
     pub fn is_stored(&self) -> bool {
         *self != Self::LeaveOneOut

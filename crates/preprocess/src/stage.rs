@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::{FilterStep, Layout, PreprocessReport, Stage, StageSettings, files};
-use mp4sr_pipeline::config::{Config, Missing, Preprocess, Repeated, Source, WithoutEvents};
+use mp4sr_pipeline::config::{Config, Missing, Preprocess, Repeated, Source, SplitBy, WithoutEvents};
 use mp4sr_pipeline::{Context, Progress, print, run_stage};
 use polars::prelude::{IntoLazy as _, LazyFrame, df};
 use serde_json::json;
@@ -54,13 +54,17 @@ pub fn stage(context: &Context) -> anyhow::Result<Stage> {
     // Errors that can be known now are reported before the last run's manifest is removed.
     check_settings(config)?;
     let inputs = PreprocessInputs::resolve(config)?;
-    let settings = json!({
+    let mut settings = json!({
         "data": config.dataset.data,
         "table1": config.dataset.table1,
         "source": config.source,
         "preprocess": config.preprocess,
         "image_names": inputs.image_names(config)?,
     });
+    if config.preprocess.split == SplitBy::Time {
+        // Earlier releases let later events decide which training events are kept.
+        settings["kept_within"] = json!("sets");
+    }
     let defaults = json!({ "source": Source::default(), "preprocess": Preprocess::default() });
     let settings = StageSettings::new(settings, defaults);
     Ok(Stage::new("preprocess", VERSION, &context.layout.dataset(), settings, &inputs.by_role())?)
@@ -138,10 +142,17 @@ fn make(
     settings: &serde_json::Value,
     progress: &Progress,
 ) -> Result<(PreprocessReport, Vec<PathBuf>)> {
-    let memory = MemoryLimit::new(&config.preprocess.memory, layout.dataset().join(SPILL))?;
+    let spill = layout.dataset().join(SPILL);
+    let memory = MemoryLimit::new(&config.preprocess.memory, spill.clone())?;
     let store = layout.dataset().join(EMBEDDED);
     files::remove_dir_if_present(&store)?;
-    let (report, dataset) = read(config, memory.as_ref(), Some(&store), RowLimits::default(), progress)?;
+    // What is left of a run that failed or was killed.
+    files::remove_dir_if_present(&spill)?;
+    let read = read(config, memory.as_ref(), Some(&store), RowLimits::default(), progress);
+    if read.is_err() {
+        files::remove_dir_if_present(&spill)?;
+    }
+    let (report, dataset) = read?;
     let mut settings = settings.clone();
     settings["preprocess"] = report::recorded(&config.preprocess);
     settings["source"] = report::recorded_source(&config.source);
@@ -202,9 +213,9 @@ fn read(
         progress.log(format!("preprocess: {described}"));
         filtered.within(window, &described)?;
     }
-    filtered.order(settings.repeated)?;
+    filtered.order(settings.repeated, &split.cuts())?;
     if settings.recent > 0 {
-        filtered.recent(settings.recent)?;
+        filtered.recent(settings.recent, &split.cuts())?;
     }
 
     let mut in_core = filtered.events.fork("core")?;
@@ -346,17 +357,17 @@ impl Filtered {
         self.run(described, "outside of the time window", |events| filters::within(events, window.since, window.until))
     }
 
-    pub fn order(&mut self, repeated: Repeated) -> Result<()> {
+    pub fn order(&mut self, repeated: Repeated, cuts: &[i64]) -> Result<()> {
         let (first, last) = self.events.times()?;
         let (users, span) = (self.users, first.abs_diff(last).saturating_add(1));
         self.run("repeated events", "repeated event", |events| {
-            filters::without_repeats(filters::ordered(events, users, first, span), repeated)
+            filters::without_repeats(filters::ordered(events, users, first, span), repeated, cuts)
         })
     }
 
-    pub fn recent(&mut self, count: u32) -> Result<()> {
+    pub fn recent(&mut self, count: u32, cuts: &[i64]) -> Result<()> {
         let filter = format!("the last {count} events of a user");
-        let is_recent = filters::is_recent(count)?;
+        let is_recent = filters::is_recent(count, cuts)?;
         self.run(&filter, "earlier event", |events| events.filter(is_recent.clone()))
     }
 

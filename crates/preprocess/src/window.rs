@@ -123,12 +123,12 @@ pub fn bound(key: &str, text: &str, scale: TimeScale) -> Result<Option<Bound>> {
     Ok(Some(Bound { time, is_number: false }))
 }
 
-/// Refuses numbers in these keys if the files have several units.
+/// Refuses numbers in these keys if the times of the files are dates, or numbers of several units.
 pub fn check_numbers<'k>(keys: impl IntoIterator<Item = (&'k str, &'k str)>, scale: TimeScale) -> Result<()> {
     for (key, text) in keys {
         if scale.unit.is_none() && bound(key, text, scale)?.is_some_and(|bound| bound.is_number) {
             return Err(Error::Setting(format!(
-                "`preprocess.{key}` = {text:?} is a number, and the files of interactions have times in several units; give a date"
+                "`preprocess.{key}` = {text:?} is a number, and the times of the interactions are dates, or numbers of several units; give a date like \"2018-09-30\""
             )));
         }
     }

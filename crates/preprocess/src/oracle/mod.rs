@@ -69,9 +69,9 @@ fn by_expressions(
     let mut filtered = Filtered::new(partitioned(frame, partitions, folder.path()), users, 0);
     let window = settings.window;
     filtered.run("window", "outside", |events| filters::within(events, window.since, window.until)).unwrap();
-    filtered.order(settings.repeated).unwrap();
+    filtered.order(settings.repeated, &[]).unwrap();
     if settings.recent > 0 {
-        filtered.recent(settings.recent).unwrap();
+        filtered.recent(settings.recent, &[]).unwrap();
     }
     if let Some(complete) = complete {
         filtered.complete(complete).unwrap();

@@ -108,11 +108,12 @@ impl Notation {
         matches!(self, Self::Position | Self::LineOrder)
     }
 
-    /// The number of decimal digits of a second in the unit of a bare number.
-    pub fn unit(&self) -> u8 {
+    /// The number of decimal digits of a second in the unit of a bare number; `None` if times are not numbers of a unit.
+    pub fn unit(&self) -> Option<u8> {
         match self {
-            Self::Unix(digits) => *digits,
-            _ => 0,
+            Self::Unix(digits) => Some(*digits),
+            Self::Position | Self::LineOrder => Some(0),
+            Self::Typed(_) | Self::Iso | Self::Pattern(_) | Self::Mixed => None,
         }
     }
 

@@ -315,7 +315,7 @@ impl Events {
         }
         budget.check_share(&read.files, &read.rejected)?;
         let mut units = files.iter().map(|file| file.notation.unit());
-        let unit = units.next().filter(|unit| units.all(|other| other == *unit));
+        let unit = units.next().flatten().filter(|unit| units.all(|other| other == Some(*unit)));
         let scale = TimeScale { positions: format.clock.is_position(), unit, digits: held.digits };
         Ok((Self { user_ids, item_ids, chunks: held.chunks, named: held.named, known, scale }, read))
     }

@@ -7,7 +7,7 @@ use arrow_array::types::Int32Type;
 use arrow_array::{
     ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, DictionaryArray, Float64Array, Int32Array,
     Int64Array, ListArray, RecordBatch, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray,
-    TimestampNanosecondArray, TimestampSecondArray, UInt32Array, UInt64Array,
+    TimestampNanosecondArray, TimestampSecondArray, UInt8Array, UInt32Array, UInt64Array,
 };
 use mp4sr_tests::Project;
 use parquet::arrow::ArrowWriter;
@@ -121,9 +121,40 @@ fn what_is_wrong_with_a_condition_is_reported_with_its_position() {
     let joined = |count: usize| format!("preprocess.where={}", vec!["rating = 5"; count].join(" OR "));
     assert_eq!(left(&project, &[&joined(51)]).0, ["a"]);
     let error = refused(&project, &[&joined(400)]);
-    assert!(error.contains("joins 400 parts by AND or OR") && error.contains("IN ("), "{error}");
+    assert!(error.contains("joins 400 parts by AND, OR or arithmetic") && error.contains("IN ("), "{error}");
+    let sum = format!("preprocess.where=rating{} > 1", " + 0".repeat(200));
+    assert!(refused(&project, &[&sum]).contains("joins 201 parts by AND, OR or arithmetic"));
     let error = refused(&project, &["preprocess.where=rating > 9"]);
     assert!(error.contains("the filter `where rating > 9` dropped the last 5 events; change the condition"), "{error}");
+}
+
+#[test]
+fn numbers_do_not_wrap_and_what_is_not_a_number_is_missing() {
+    let project = table("e.csv");
+    let lines = "u,a,1,abcd,3,4\nu,b,2,a,0,0\nu,c,3,abcdef,1,4\n";
+    project.write_raw("e.csv", format!("user_id,item_id,timestamp,review,helpful,votes\n{lines}"));
+    for (condition, expected) in [
+        ("LENGTH(review) - 3 > 0", &["a", "c"][..]),
+        ("LENGTH(review) - LENGTH(item_id) * 2 >= 0", &["a", "c"]),
+        ("COUNT(*) OVER (PARTITION BY user_id) - 4 < 0", &["a", "b", "c"]),
+        ("helpful / votes >= 0.5", &["a"]),
+        ("SQRT(helpful - 1) >= 0", &["a", "c"]),
+        ("AVG(helpful / votes) BETWEEN 0.4 AND 0.6", &["a", "b", "c"]),
+    ] {
+        assert_eq!(left(&project, &[&format!("preprocess.where={condition}")]).0, expected, "{condition}");
+    }
+    let dropped = left(&project, &["preprocess.where=helpful / votes >= 0.5"]).1;
+    assert_eq!((dropped["condition not satisfied"], dropped["condition on a missing value"]), (1, 1));
+    let narrow = table("e.parquet");
+    let columns: [(&str, ArrayRef); 4] = [
+        ("user_id", Arc::new(StringArray::from(vec!["u"; 3]))),
+        ("item_id", Arc::new(StringArray::from(vec!["a", "b", "c"]))),
+        ("timestamp", Arc::new(Int64Array::from(vec![1, 2, 3]))),
+        ("rating", Arc::new(UInt8Array::from(vec![2, 3, 5]))),
+    ];
+    write_parquet(&narrow, "e.parquet", columns);
+    assert_eq!(left(&narrow, &["preprocess.where=rating - 3 > 0"]).0, ["c"]);
+    assert_eq!(left(&narrow, &["preprocess.where=rating * 100 >= 300"]).0, ["b", "c"]);
 }
 
 #[test]
@@ -156,6 +187,11 @@ fn a_window_of_time_is_reported_and_counted() {
     assert!(reported.contains("events from 2018-01-01T00:00:01Z on"), "{reported}");
     assert!(refused(&project, &["preprocess.since=soon"]).contains("is not a time"));
     assert!(refused(&project, &["preprocess.since=2030-01-01"]).contains("change `preprocess.since`"));
+    project.write_raw("e.tsv", "user_id\titem_id\ttimestamp\nu\ta\t20180930\nu\tb\t20181001\n");
+    assert_eq!(left(&project, &["preprocess.since=2018-10-01"]).0, ["b"]);
+    // A day written like this is not a number of seconds.
+    let error = refused(&project, &["preprocess.since=20181001"]);
+    assert!(error.contains("the times of the interactions are dates") && error.contains("give a date"), "{error}");
 }
 
 fn write_parquet<const N: usize>(project: &Project, name: &str, columns: [(&str, ArrayRef); N]) {

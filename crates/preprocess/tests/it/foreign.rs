@@ -153,7 +153,7 @@ fn notations_of_time_are_recognised_and_reported_or_named_by_a_key() {
     histories_are(&made(&files, keys, "").0, &[("u", &["a", "b", "c"])]);
     let project = shop(&files, keys, "");
     let error = project.run_failing("preprocess", &["--set", "preprocess.since=1500000000"]);
-    assert!(error.contains("times in several units; give a date"), "{error}");
+    assert!(error.contains("numbers of several units; give a date"), "{error}");
 }
 
 #[test]

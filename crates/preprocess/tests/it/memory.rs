@@ -67,3 +67,11 @@ fn a_dataset_made_on_disk_has_the_bytes_of_one_made_in_memory() {
         assert_eq!(in_memory, on_disk, "{more:?}");
     }
 }
+
+#[test]
+fn an_error_leaves_no_events_on_disk() {
+    let shop = shop();
+    let keys = ["--set", "preprocess.memory=1KiB", "--set", "preprocess.where=rating >= 'x'"];
+    assert!(shop.run_failing("preprocess", &keys).contains("compares `rating`"));
+    assert!(!shop.path("shop/dataset/spill").exists());
+}

@@ -57,6 +57,29 @@ fn nothing_after_the_cut_off_is_used_for_training() {
 }
 
 #[test]
+fn no_later_event_decides_what_is_trained_on() {
+    let trained_on = |later: &[(&str, &str, u32)], key: &str| {
+        let shop = shop_of(TABLE);
+        let events = [("a", "x", 10), ("a", "y", 20), ("a", "z", 30), ("a", "p", 50), ("a", "q", 70)];
+        shop.write_raw("e.tsv", lines(&[&events, later].concat()));
+        let keys = ["preprocess.split=time", "preprocess.split_at=40", "preprocess.split_test_at=60", key];
+        shop.run_stderr("preprocess", &keys.iter().flat_map(|key| ["--set", key]).collect::<Vec<_>>());
+        let made = dataset_of(&shop);
+        let id = |item: &u32| made.items.ids[*item as usize - 1].clone();
+        training_items(&made.sequences, 0).iter().map(id).collect::<Vec<_>>()
+    };
+    let again = [("a", "x", 55), ("a", "y", 80), ("a", "z", 81)];
+    for (key, expected) in [
+        ("preprocess.repeated=last", &["x", "y", "z"][..]),
+        ("preprocess.repeated=first", &["x", "y", "z"]),
+        ("preprocess.recent=2", &["y", "z"]),
+    ] {
+        assert_eq!(trained_on(&[], key), expected, "{key}");
+        assert_eq!(trained_on(&again, key), expected, "{key}");
+    }
+}
+
+#[test]
 fn a_split_that_leaves_nobody_to_evaluate_is_refused() {
     let shop = shop_of(TABLE);
     shop.write_raw("e.tsv", lines(&[("a", "x", 10), ("a", "y", 20), ("b", "x", 30), ("b", "z", 40)]));

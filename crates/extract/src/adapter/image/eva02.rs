@@ -49,7 +49,8 @@ fn load(folder: &ModelFolder) -> Result<ImageModel> {
                 .error(format!("{key}: expected global_pool avg and no model_args, found {value}")));
         }
     }
-    let processor = Processor::of_timm(&values["pretrained_cfg"]).map_err(|reason| folder.config.error(reason))?;
+    let processor = Processor::of_timm(values.get("pretrained_cfg").unwrap_or(&Value::Null))
+        .map_err(|reason| folder.config.error(reason))?;
     if processor.side() != SIDE {
         let found = processor.side();
         return Err(folder.config.error(format!("pretrained_cfg.input_size: expected {SIDE}, found {found}")));
