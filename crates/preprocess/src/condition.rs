@@ -193,6 +193,11 @@ fn columns(text: &str) -> std::result::Result<Vec<ColumnUse>, String> {
                 ));
                 return ControlFlow::Break(());
             }
+            ast::Expr::Function(function) if matches!(function.args, ast::FunctionArguments::None) => {
+                problem =
+                    Some(format!("has `{part}`, which is a word of SQL; put a column of this name into double quotes"));
+                return ControlFlow::Break(());
+            }
             ast::Expr::Subquery(_) | ast::Expr::InSubquery { .. } | ast::Expr::Exists { .. } => {
                 problem = Some("has a subquery; only columns of the interactions can be named".to_owned());
                 return ControlFlow::Break(());

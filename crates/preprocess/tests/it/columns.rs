@@ -110,6 +110,7 @@ fn what_is_wrong_with_a_condition_is_reported_with_its_position() {
         ("rating >= 4)", "has `)` at character 12 where the condition should end"),
         ("1 = 1", "names no column"),
         ("rating IN (SELECT 1)", "has a subquery"),
+        ("user >= 4", "has `user`, which is a word of SQL; put a column of this name into double quotes"),
         ("verified IS NOT TRUE", "has `verified IS NOT TRUE`, which is not supported; use `COALESCE`"),
         ("frobnicate(rating)", "cannot be evaluated"),
     ] {
