@@ -361,6 +361,18 @@ mod tests {
     }
 
     #[test]
+    fn a_wider_model_is_estimated_to_take_more_whatever_its_section() {
+        let cost = |width: &str| {
+            let context = context(&["model.name=lightgcn", width]);
+            let encoders = encoders(&context, false);
+            let sizes = DatasetSizes::of_sample_world();
+            Estimator { context: &context, sizes, encoders: &encoders, threads: 2 }.cost(StageName::Finetune)
+        };
+        let (narrow, wide) = (cost("model.lightgcn.width=64"), cost("model.lightgcn.width=640"));
+        assert!(narrow.memory.high < wide.memory.high && narrow.disk < wide.disk, "{narrow:?}, {wide:?}");
+    }
+
+    #[test]
     fn more_work_is_estimated_to_take_longer() {
         let context = context(&[]);
         let encoders = encoders(&context, false);

@@ -54,16 +54,10 @@ impl MemoryLimit {
         Self { rows: events.div_ceil(partitions).max(1), folder }
     }
 
-    /// Creates the folder for what does not fit, new and empty.
+    /// Creates the folder for what does not fit.
     pub fn make_folder(&self) -> Result<PathBuf> {
-        files::remove_dir_if_present(&self.folder)?;
         files::create_dir_all(&self.folder)?;
         Ok(self.folder.clone())
-    }
-
-    /// Removes the folder with all that is in it.
-    pub fn remove_folder(&self) -> Result<()> {
-        Ok(files::remove_dir_if_present(&self.folder)?)
     }
 }
 

@@ -146,20 +146,18 @@ fn make(
     let memory = MemoryLimit::new(&config.preprocess.memory, spill.clone())?;
     let store = layout.dataset().join(EMBEDDED);
     files::remove_dir_if_present(&store)?;
-    // What is left of a run that failed or was killed.
+    // A run that was killed leaves it behind.
     files::remove_dir_if_present(&spill)?;
     let read = read(config, memory.as_ref(), Some(&store), RowLimits::default(), progress);
-    if read.is_err() {
-        files::remove_dir_if_present(&spill)?;
-    }
+    let removed = files::remove_dir_if_present(&spill);
     let (report, dataset) = read?;
+    removed?;
     let mut settings = settings.clone();
     settings["preprocess"] = report::recorded(&config.preprocess);
     settings["source"] = report::recorded_source(&config.source);
     let mut outputs = dataset.write(layout, Path::new(&config.dataset.data), &settings)?;
     files::write_json(&layout.statistics(), &report)?;
     outputs.push(layout.statistics());
-    memory.map_or(Ok(()), |memory| memory.remove_folder())?;
     Ok((report, outputs))
 }
 
@@ -366,7 +364,8 @@ impl Filtered {
     }
 
     pub fn recent(&mut self, count: u32, cuts: &[i64]) -> Result<()> {
-        let filter = format!("the last {count} events of a user");
+        let within = if cuts.is_empty() { "" } else { " in each set" };
+        let filter = format!("the last {count} events of a user{within}");
         let is_recent = filters::is_recent(count, cuts)?;
         self.run(&filter, "earlier event", |events| events.filter(is_recent.clone()))
     }

@@ -128,7 +128,8 @@ pub fn check_numbers<'k>(keys: impl IntoIterator<Item = (&'k str, &'k str)>, sca
     for (key, text) in keys {
         if scale.unit.is_none() && bound(key, text, scale)?.is_some_and(|bound| bound.is_number) {
             return Err(Error::Setting(format!(
-                "`preprocess.{key}` = {text:?} is a number, and the times of the interactions are dates, or numbers of several units; give a date like \"2018-09-30\""
+                "`preprocess.{key}` = {text:?} is a number, and the times of the interactions are dates, or numbers of several units; \
+                 give a date like \"2018-09-30\""
             )));
         }
     }

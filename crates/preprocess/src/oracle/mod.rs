@@ -60,6 +60,7 @@ fn by_expressions(
     settings: &FilterSettings,
     complete: Option<&[bool]>,
     partitions: Option<u64>,
+    cuts: &[i64],
 ) -> (Vec<Event>, Vec<FilterStep>) {
     let columns = |f: fn(&Event) -> u32| events.iter().map(f).collect::<Vec<_>>();
     let times: Vec<i64> = events.iter().map(|e| e.2).collect();
@@ -69,9 +70,9 @@ fn by_expressions(
     let mut filtered = Filtered::new(partitioned(frame, partitions, folder.path()), users, 0);
     let window = settings.window;
     filtered.run("window", "outside", |events| filters::within(events, window.since, window.until)).unwrap();
-    filtered.order(settings.repeated, &[]).unwrap();
+    filtered.order(settings.repeated, cuts).unwrap();
     if settings.recent > 0 {
-        filtered.recent(settings.recent, &[]).unwrap();
+        filtered.recent(settings.recent, cuts).unwrap();
     }
     if let Some(complete) = complete {
         filtered.complete(complete).unwrap();
@@ -128,10 +129,31 @@ proptest! {
         let spread = |&(user, item, time): &Event| (user * 3, item * 2, time * stretch);
         let events: Vec<Event> = events.iter().map(spread).collect();
         let complete = complete.as_deref();
-        let (left, steps) = by_expressions(&events, &settings, complete, partitions);
+        let (left, steps) = by_expressions(&events, &settings, complete, partitions, &[]);
         let (expected, expected_steps) = flat(&events, &settings, complete);
         prop_assert_eq!(left, expected);
         prop_assert_eq!(steps, expected_steps);
+    }
+
+    /// An event of one set decides nothing in another one.
+    #[test]
+    fn each_set_keeps_what_it_keeps_alone(
+        events in proptest::collection::vec((0..4_u32, 0..4_u32, 0..6_i64), 0..60),
+        repeated in prop_oneof![Just(Repeated::Last), Just(Repeated::All)],
+        recent in 0..4_u32,
+        partitions in prop_oneof![4 => Just(None), 1 => (1..4_u64).prop_map(Some)],
+    ) {
+        let cuts = [2, 4];
+        let bounds = Bounds { user: 0, item: 0 };
+        let settings = FilterSettings { window: Window::default(), repeated, recent, bounds };
+        let set_of = |event: &Event| cuts.iter().filter(|&&cut| event.2 >= cut).count();
+        let mut apart = Vec::new();
+        for set in 0..=cuts.len() {
+            let own: Vec<Event> = events.iter().filter(|event| set_of(event) == set).copied().collect();
+            apart.extend(by_expressions(&own, &settings, None, None, &[]).0);
+        }
+        apart.sort_by_key(|event| event.0);
+        prop_assert_eq!(by_expressions(&events, &settings, None, partitions, &cuts).0, apart);
     }
 }
 
@@ -141,7 +163,7 @@ fn counts_of_the_dropped_are_those_of_the_flat_rounds() {
     let events = [(0, 0, 0), (0, 3, 0), (1, 1, 0), (1, 2, 0), (2, 1, 0), (2, 0, 0), (3, 0, 0), (3, 3, 0)];
     let bounds = Bounds { user: 2, item: 2 };
     let settings = FilterSettings { window: Window::default(), repeated: Repeated::Last, recent: 0, bounds };
-    let (left, steps) = by_expressions(&events, &settings, None, None);
+    let (left, steps) = by_expressions(&events, &settings, None, None, &[]);
     assert_eq!(left, [(0, 0, 0), (0, 3, 0), (3, 0, 0), (3, 3, 0)]);
     let dropped = BTreeMap::from([("item below 2 events".to_owned(), 2), ("user below 2 events".to_owned(), 2)]);
     assert_eq!(steps[1].dropped, dropped);
