@@ -478,7 +478,7 @@ mod tests {
             let path = folder.path().join("s");
             sequences.write(&path, serde_json::Value::Null).unwrap();
             let message = Sequences::read(&path).unwrap_err().to_string();
-            assert!(message.contains(reason) && message.ends_with(REMEDY), "{message}");
+            assert!(message.contains(reason) && message.ends_with("preprocess` again"), "{message}");
         }
     }
 
