@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use mp4sr_pipeline::nearest;
 use polars::prelude::*;
 use polars::sql::sql_expr;
-use sqlparser::ast;
+use sqlparser::ast::{self, Spanned as _};
 use sqlparser::dialect::GenericDialect;
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
@@ -19,6 +19,8 @@ use crate::{Error, Result};
 #[derive(Clone, Debug)]
 pub struct Condition {
     text: String,
+    /// The parts, with their positions in the text.
+    parsed: ast::Expr,
     expression: Expr,
     columns: Vec<ColumnUse>,
 }
@@ -38,14 +40,18 @@ impl Condition {
         }
         let refuse = |what: String| Error::Setting(format!("`preprocess.where` = {text:?} {what}"));
         check_length(text).map_err(refuse)?;
-        let columns = columns(text).map_err(refuse)?;
-        let expression = sql_expr(text).map_err(|e| refuse(format!("cannot be evaluated: {}", first_line(&e))))?;
+        let parsed = parse(text).map_err(refuse)?;
+        let columns = columns(&parsed, text).map_err(refuse)?;
+        let expression = sql_expr(text).map_err(|error| {
+            let inner = first_of(&parsed, |part| Some((place(part, text), sql_expr(part.to_string()).err()?)));
+            refuse(not_evaluated(inner, error))
+        })?;
         if columns.is_empty() {
             return Err(refuse(
                 "names no column; compare a column of the interactions, as in `rating >= 4`".to_owned(),
             ));
         }
-        Ok(Some(Self { text: text.to_owned(), expression, columns }))
+        Ok(Some(Self { text: text.to_owned(), parsed, expression, columns }))
     }
 
     /// The text of the condition in the pipeline.
@@ -82,14 +88,14 @@ impl Condition {
             self.check_columns(known, file)?;
         }
         let schema = query.collect_schema()?;
-        self.check_comparisons(&self.expression, &schema, &texts)?;
-        let expression = as_in_sql(self.expression.clone(), &schema);
-        // A condition on all events together, such as `MAX(rating) > 3`, has a single value, which applies to each event.
-        let evaluated = query.with_columns([expression.alias("satisfies")]).select([col("satisfies")]);
-        let evaluated = if streaming { collect_streaming(evaluated) } else { evaluated.collect().map_err(Error::from) };
-        let evaluated = evaluated.map_err(|error| match error {
-            Error::Query(error) => self.refuse(&format!("cannot be evaluated: {}", first_line(&error))),
-            other => other,
+        self.check_types(&schema, &texts)?;
+        let rows = query.clone();
+        let evaluated = evaluated(query, &schema, self.expression.clone(), streaming)?.map_err(|error| {
+            let nothing = DataFrame::empty_with_schema(&schema).lazy();
+            // Types are wrong without any row, and the values of many rows take long.
+            let inner = self.first_failing(&nothing, &schema, false);
+            let inner = inner.or_else(|| self.first_failing(&rows, &schema, streaming));
+            self.refuse(&not_evaluated(inner, error))
         })?;
         let result = evaluated.columns()[0].clone();
         if result.dtype() != &DataType::Boolean {
@@ -101,35 +107,45 @@ impl Condition {
         Ok(result)
     }
 
-    /// Refuses a comparison of values of different types; the error names the columns of the table.
-    fn check_comparisons(&self, part: &Expr, schema: &SchemaRef, texts: &[(String, TextLocation)]) -> Result<()> {
-        for part in part {
-            let Expr::BinaryExpr { left, op, right } = part else { continue };
-            if !op.is_comparison() {
-                continue;
-            }
-            let (Some(first), Some(second)) = (type_of(left, schema), type_of(right, schema)) else { continue };
-            if comparable(&first, &second) {
-                continue;
-            }
-            let used = [left, right].into_iter().flat_map(|side| (**side).clone().meta().root_names()).next();
-            let used = used.and_then(|name| self.columns.iter().find(|column| column.name == name.as_str()));
-            let position = used.map_or(String::new(), |column| format!(" at character {}", column.position));
-            let what = format!("compares {} with {}{position}", side(left, &first), side(right, &second));
-            let is_text = |name: &str| schema.get(name).is_some_and(DataType::is_string);
-            let found = used.filter(|column| is_text(&column.name));
-            let found = found.and_then(|column| texts.iter().find(|(name, _)| *name == column.name));
-            let why = found.map_or(String::new(), |(name, text)| {
-                format!(
-                    "; `{name}` is text because of `{}` in line {} of `{}`",
-                    text.found,
-                    text.line,
-                    text.path.display()
-                )
+    /// The innermost part that cannot be evaluated, with its position.
+    fn first_failing(&self, rows: &LazyFrame, schema: &SchemaRef, streaming: bool) -> Option<(String, PolarsError)> {
+        first_of(&self.parsed, |part| {
+            let expression = sql_expr(part.to_string()).ok()?;
+            let error = evaluated(rows.clone(), schema, expression, streaming).ok()?.err()?;
+            Some((place(part, &self.text), error))
+        })
+    }
+
+    /// Refuses a part that compares values of different types or is true or false of something else; the error says where it is, and names
+    /// the columns of the table.
+    fn check_types(&self, schema: &SchemaRef, texts: &[(String, TextLocation)]) -> Result<()> {
+        let wrong = first_of(&self.parsed, |part| {
+            let at = place(part, &self.text);
+            let compared = compared(part).into_iter().find_map(|(left, right)| {
+                let (first, second) = (TypedPart::new(left, schema)?, TypedPart::new(right, schema)?);
+                let (left, right) = (first.described(), second.described());
+                (!comparable(&first.kind, &second.kind))
+                    .then(|| format!("compares {left} with {right}{at}{}", first.or(&second).because(schema, texts)))
             });
-            return Err(self.refuse(&format!("{what}{why}")));
-        }
-        Ok(())
+            let not_a_condition = || {
+                conditions(part).into_iter().find_map(|condition| {
+                    let at = place(condition, &self.text);
+                    let part = TypedPart::new(condition, schema)
+                        .filter(|part| !(part.kind.is_bool() || part.kind.is_null()))?;
+                    Some(format!(
+                        "needs a condition{at} and has {}; compare it with a value, as in `rating >= 4`",
+                        part.described()
+                    ))
+                })
+            };
+            let not_a_text = || {
+                let part = TypedPart::new(matched(part)?, schema)
+                    .filter(|part| !(is_text(&part.kind) || part.kind.is_null()))?;
+                Some(format!("compares {} with a pattern{at}; only texts have patterns", part.described()))
+            };
+            compared.or_else(not_a_condition).or_else(not_a_text)
+        });
+        wrong.map_or(Ok(()), |what| Err(self.refuse(&what)))
     }
 
     fn refuse(&self, what: &str) -> Error {
@@ -160,10 +176,9 @@ fn check_length(text: &str) -> std::result::Result<(), String> {
     }
 }
 
-/// The columns of an expression with the positions of their first uses; the error says what is wrong with the expression and where.
-fn columns(text: &str) -> std::result::Result<Vec<ColumnUse>, String> {
+/// Parses an expression; the error says what is wrong with it and where.
+fn parse(text: &str) -> std::result::Result<ast::Expr, String> {
     let dialect = GenericDialect {};
-    let position = |at: Location| character(text, at);
     let mut parser = Parser::new(&dialect).try_with_sql(text).map_err(|e| parse_error(&e, text))?;
     let expression = parser.parse_expr().map_err(|e| parse_error(&e, text))?;
     let rest = parser.peek_token();
@@ -171,15 +186,20 @@ fn columns(text: &str) -> std::result::Result<Vec<ColumnUse>, String> {
         return Err(format!(
             "has `{}` at character {} where the condition should end",
             rest.token,
-            position(rest.span.start)
+            character(text, rest.span.start)
         ));
     }
+    Ok(expression)
+}
+
+/// The columns of an expression with the positions of their first uses; the error says what cannot be in a condition.
+fn columns(expression: &ast::Expr, text: &str) -> std::result::Result<Vec<ColumnUse>, String> {
     let mut found: Vec<ColumnUse> = Vec::new();
     let mut problem = None;
-    let _ = ast::visit_expressions(&expression, |part| {
+    let _ = ast::visit_expressions(expression, |part| {
         match part {
             ast::Expr::Identifier(name) if !found.iter().any(|column| column.name == name.value) => {
-                found.push(ColumnUse { name: name.value.clone(), position: position(name.span.start) });
+                found.push(ColumnUse { name: name.value.clone(), position: character(text, name.span.start) });
             }
             ast::Expr::CompoundIdentifier(names) => {
                 let joined = names.iter().map(|name| name.value.as_str()).collect::<Vec<_>>().join(".");
@@ -260,26 +280,145 @@ fn as_in_sql(expression: Expr, schema: &SchemaRef) -> Expr {
     })
 }
 
+/// Evaluates a part of a condition for each event. The outer error is not the condition's.
+fn evaluated(
+    rows: LazyFrame,
+    schema: &SchemaRef,
+    part: Expr,
+    streaming: bool,
+) -> Result<std::result::Result<DataFrame, PolarsError>> {
+    let part = as_in_sql(part, schema);
+    // A condition on all events together, such as `MAX(rating) > 3`, has a single value, which applies to each event.
+    let evaluated = rows.with_columns([part.alias("satisfies")]).select([col("satisfies")]);
+    match if streaming { collect_streaming(evaluated) } else { evaluated.collect().map_err(Error::from) } {
+        Ok(frame) => Ok(Ok(frame)),
+        Err(Error::Query(error)) => Ok(Err(error)),
+        Err(other) => Err(other),
+    }
+}
+
+/// Calls `check` with the parts of an expression, inner ones before those that contain them, until one returns something.
+fn first_of<T>(expression: &ast::Expr, check: impl FnMut(&ast::Expr) -> Option<T>) -> Option<T> {
+    struct InnerFirst<F>(F);
+
+    impl<T, F: FnMut(&ast::Expr) -> Option<T>> ast::Visitor for InnerFirst<F> {
+        type Break = T;
+
+        fn post_visit_expr(&mut self, part: &ast::Expr) -> ControlFlow<T> {
+            (self.0)(part).map_or(ControlFlow::Continue(()), ControlFlow::Break)
+        }
+    }
+
+    ast::Visit::visit(expression, &mut InnerFirst(check)).break_value()
+}
+
+/// Where a part of a condition is.
+fn place(part: &ast::Expr, text: &str) -> String {
+    let start = part.span().start;
+    // The parser does not know where each kind of part is.
+    if start.line == 0 { String::new() } else { format!(" at character {}", character(text, start)) }
+}
+
+/// What is wrong with a condition that polars refuses: the innermost part that it refuses, or all of it.
+fn not_evaluated(inner: Option<(String, PolarsError)>, whole: PolarsError) -> String {
+    let (at, error) = inner.unwrap_or((String::new(), whole));
+    format!("cannot be evaluated{at}: {}", in_one_line(&error))
+}
+
+/// The values that a part compares with one another.
+fn compared(part: &ast::Expr) -> Vec<(&ast::Expr, &ast::Expr)> {
+    use ast::BinaryOperator as Op;
+    match part {
+        ast::Expr::BinaryOp {
+            left,
+            op: Op::Eq | Op::NotEq | Op::Lt | Op::LtEq | Op::Gt | Op::GtEq | Op::Spaceship,
+            right,
+        }
+        | ast::Expr::IsDistinctFrom(left, right)
+        | ast::Expr::IsNotDistinctFrom(left, right) => vec![(left, right)],
+        ast::Expr::Between { expr, low, high, .. } => vec![(expr, low), (expr, high)],
+        ast::Expr::InList { expr, list, .. } => list.iter().map(|one| (&**expr, one)).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The parts of a part that have to be true or false.
+fn conditions(part: &ast::Expr) -> Vec<&ast::Expr> {
+    use ast::BinaryOperator as Op;
+    match part {
+        ast::Expr::BinaryOp { left, op: Op::And | Op::Or | Op::Xor, right } => vec![left, right],
+        ast::Expr::UnaryOp { op: ast::UnaryOperator::Not, expr } => vec![expr],
+        ast::Expr::Case { operand: None, conditions, .. } => conditions.iter().map(|when| &when.condition).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The part of a part that has to be text, because it is compared with a pattern.
+fn matched(part: &ast::Expr) -> Option<&ast::Expr> {
+    match part {
+        ast::Expr::Like { expr, .. }
+        | ast::Expr::ILike { expr, .. }
+        | ast::Expr::SimilarTo { expr, .. }
+        | ast::Expr::RLike { expr, .. } => Some(expr),
+        _ => None,
+    }
+}
+
+/// A part of a condition and what its values are.
+struct TypedPart<'a> {
+    part: &'a ast::Expr,
+    expression: Expr,
+    kind: DataType,
+}
+
+impl<'a> TypedPart<'a> {
+    /// `None` if the type is not known without evaluating the part.
+    fn new(part: &'a ast::Expr, schema: &SchemaRef) -> Option<Self> {
+        let expression = sql_expr(part.to_string()).ok()?;
+        let kind = type_of(&expression, schema)?;
+        Some(Self { part, expression, kind })
+    }
+
+    fn described(&self) -> String {
+        match self.part {
+            ast::Expr::Identifier(name) => format!("`{}`, which is {},", name.value, kind(&self.kind)),
+            _ => kind(&self.kind).to_owned(),
+        }
+    }
+
+    /// The first of two parts that names a column.
+    fn or<'p>(&'p self, other: &'p Self) -> &'p Self {
+        if self.expression.clone().meta().root_names().is_empty() { other } else { self }
+    }
+
+    /// Why the column in this part is text, if it is.
+    fn because(&self, schema: &SchemaRef, texts: &[(String, TextLocation)]) -> String {
+        let column = self.expression.clone().meta().root_names().into_iter().next();
+        let found = column.filter(|name| schema.get(name).is_some_and(DataType::is_string));
+        let found = found.and_then(|column| texts.iter().find(|(name, _)| *name == column.as_str()));
+        found.map_or(String::new(), |(name, text)| {
+            let (found, line, path) = (&text.found, text.line, text.path.display());
+            format!("; `{name}` is text because of `{found}` in line {line} of `{path}`")
+        })
+    }
+}
+
 fn type_of(part: &Expr, schema: &SchemaRef) -> Option<DataType> {
     let schema = DataFrame::empty_with_schema(schema).lazy().select([part.clone().alias("part")]).collect_schema();
     schema.ok()?.get("part").cloned()
 }
 
+fn is_text(kind: &DataType) -> bool {
+    matches!(kind, DataType::String | DataType::Categorical(..) | DataType::Enum(..))
+}
+
 fn comparable(first: &DataType, second: &DataType) -> bool {
-    let is_text = |kind: &DataType| matches!(kind, DataType::String | DataType::Categorical(..) | DataType::Enum(..));
     let same = (is_text(first) && is_text(second))
         || (first.is_primitive_numeric() || first.is_decimal())
             && (second.is_primitive_numeric() || second.is_decimal())
         || (first.is_temporal() && second.is_temporal())
         || first.is_bool() && second.is_bool();
     same || first == second || first.is_null() || second.is_null()
-}
-
-fn side(part: &Expr, kind_of: &DataType) -> String {
-    match part {
-        Expr::Column(name) => format!("`{name}`, which is {},", kind(kind_of)),
-        _ => kind(kind_of).to_owned(),
-    }
 }
 
 fn kind(kind: &DataType) -> &'static str {
@@ -294,6 +433,13 @@ fn kind(kind: &DataType) -> &'static str {
     }
 }
 
-fn first_line(error: &PolarsError) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
+/// The message of polars without its context and hints. The reason is in the last line where the first one announces it.
+fn in_one_line(error: &PolarsError) -> String {
+    let message = error.to_string();
+    let mut lines = message.lines();
+    let first = lines.next().unwrap_or_default();
+    match lines.next_back().filter(|_| first.ends_with(':')) {
+        Some(last) => format!("{first} {}", last.trim()),
+        None => first.to_owned(),
+    }
 }

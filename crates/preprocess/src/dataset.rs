@@ -10,7 +10,7 @@ use polars::prelude::{DataFrame, PolarsResult};
 use crate::Result;
 use crate::filters::{EVENTS, ITEM, TIME, USER, frequency};
 use crate::partitions::Partitions;
-use crate::source::{Ids, ItemCatalogue, RawItem, UserIds};
+use crate::source::{ItemCatalogue, NumberedIds, RawItem};
 use crate::split::SplitRule;
 use crate::window::TimeScale;
 
@@ -52,8 +52,8 @@ impl Dataset {
         events: &Partitions,
         scale: TimeScale,
         split: &SplitRule,
-        user_ids: UserIds,
-        item_ids: Ids,
+        user_ids: NumberedIds,
+        item_ids: NumberedIds,
         mut catalogue: ItemCatalogue,
         numbering: ItemNumbering,
     ) -> Result<Self> {
@@ -63,23 +63,26 @@ impl Dataset {
         let users = Users { ids: user_ids.names_of(&user_marks)? };
         let mut others = Vec::new();
         if numbering.keep_others {
-            let left_over =
-                item_ids.iter().enumerate().filter(|(item, _)| !item_marks[*item] && catalogue.has_line[*item]);
-            let left_over =
-                left_over.filter_map(|(item, id)| Some((id.clone(), catalogue.records.remove(&(item as u32))?)));
-            others.extend(left_over);
-            others.extend(std::mem::take(&mut catalogue.others));
+            let left_over = item_marks.iter().zip(&catalogue.has_line).map(|(mark, has_line)| !mark && *has_line);
+            let left_over: Vec<bool> = left_over.collect();
+            item_ids.visit(&left_over, |item, id| {
+                let record = catalogue.records.remove(&(item as u32));
+                others.extend(record.map(|record| (id.to_owned(), record)));
+            })?;
+            let never_seen = std::mem::take(&mut catalogue.others);
+            others.extend(never_seen.into_iter().map(|(id, record)| (id.into_string(), record)));
         }
         let order = numbering.order(&item_marks, &catalogue);
-        let mut names: Vec<_> = item_ids.into_iter().collect();
+        let mut names = item_ids.names_of(&item_marks)?;
+        let name_at = numbers(&item_marks);
         let mut items = Items::default();
         for &item in &order {
-            items.ids.push(std::mem::take(&mut names[item as usize]).into_string());
+            items.ids.push(std::mem::take(&mut names[name_at[item as usize] as usize - 1]));
             push(&mut items, catalogue.records.remove(&item).unwrap_or_default());
         }
         drop(names);
         for (id, record) in others {
-            items.ids.push(id.into_string());
+            items.ids.push(id);
             push(&mut items, record);
         }
         let user_numbers = numbers(&user_marks);
@@ -188,7 +191,7 @@ mod tests {
 
     #[test]
     fn remaining_ids_are_numbered_in_the_order_of_the_input() {
-        let ids = |ids: &[&str]| ids.iter().map(|&id| id.into()).collect::<Ids>();
+        let ids = |ids: &[&str]| ids.iter().map(|&id| id.into()).collect::<NumberedIds>();
         let events = df!(USER => [1_u32, 1, 3], ITEM => [3_u32, 1, 1], TIME => [1500_i64, 1999, 0]).unwrap();
         let record = RawItem {
             title: "T".into(),
@@ -205,13 +208,12 @@ mod tests {
             others: [("new".into(), of_number("New"))].into_iter().collect(),
             ..ItemCatalogue::default()
         };
-        let (users, items) = (ids(&["a", "b", "c", "d"]), ids(&["p", "q", "r", "s"]));
+        let (users, items) = (|| ids(&["a", "b", "c", "d"]), || ids(&["p", "q", "r", "s"]));
         let events = Partitions::in_memory(events);
         let scale = TimeScale { positions: false, unit: Some(3), digits: 3 };
         let numbered = |keep_others: bool, order: ItemOrder| {
-            let users = UserIds::InMemory(users.clone());
             let (rule, numbering) = (SplitRule::LeaveOneOut, ItemNumbering { keep_others, order });
-            Dataset::new(&events, scale, &rule, users, items.clone(), catalogue(), numbering).unwrap()
+            Dataset::new(&events, scale, &rule, users(), items(), catalogue(), numbering).unwrap()
         };
         let made = |keep_others| numbered(keep_others, ItemOrder::Interactions);
         let with_others = made(true);

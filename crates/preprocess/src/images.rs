@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use mp4sr_artifact::{Fingerprint, Rejects, files};
 
 use crate::rejects::{Fault, reject};
-use crate::source::Ids;
+use crate::source::NumberedIds;
 use crate::{Error, Result};
 
 const ENDINGS: [&str; 9] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"];
@@ -49,7 +49,7 @@ pub struct ImageFolder {
 
 impl ImageFolder {
     /// Finds the images in a folder, or in the folders below it if it has none itself.
-    pub fn read(folder: &Path, item_ids: &Ids) -> Result<Self> {
+    pub fn read(folder: &Path, item_ids: &NumberedIds) -> Result<Self> {
         // The folder itself may be a link, because the author of the pipeline chose it.
         let real = real(folder)?;
         let mut found = Self { root: Some(folder.to_owned()), ..Self::default() };
@@ -60,7 +60,7 @@ impl ImageFolder {
         }
         let stem = |path: &Path| path.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned);
         let parent = |path: &Path| path.parent()?.file_name()?.to_str().map(str::to_owned);
-        let is_item = |name: &str| item_ids.contains(name);
+        let is_item = |name: &str| item_ids.find(name).is_some();
         let numbered = |stem: &str| {
             let (id, number) = stem.rsplit_once('_')?;
             Some((id.to_owned(), number.parse::<u64>().ok()?))
@@ -454,7 +454,7 @@ mod tests {
         for name in ["a.jpg", "a_10.png", "a_2.webp", "a_x.jpg", "a.txt", "a_b.JPEG", "a_b_2.jpg", "z.jpg", "B.png"] {
             fs::write(folder.path().join(name), "x").unwrap();
         }
-        let ids: Ids = ["a", "a_b", "b"].into_iter().map(Into::into).collect();
+        let ids: NumberedIds = ["a", "a_b", "b"].into_iter().map(Into::into).collect();
         let images = ImageFolder::read(folder.path(), &ids).unwrap();
         let names = |item: &str| {
             let paths = images.of(item).unwrap_or_default();
@@ -494,7 +494,7 @@ mod tests {
             "012/012.jpg",
             "013/x.jpg",
         ]);
-        let ids: Ids = ["0108", "0110", "twice", "013"].into_iter().map(Into::into).collect();
+        let ids: NumberedIds = ["0108", "0110", "twice", "013"].into_iter().map(Into::into).collect();
         let images = ImageFolder::read(folder.path(), &ids).unwrap();
         assert_eq!(names_of(&images, folder.path(), "0108"), ["010/0108.jpg", "010/0108_2.png"]);
         assert_eq!(names_of(&images, folder.path(), "0110"), ["011/0110.bmp"]);
@@ -504,7 +504,7 @@ mod tests {
         assert_eq!(images.refused().0["images of the same name in several folders"].count, 1);
         assert!(images.notice().unwrap().contains("are in folders below it"));
         let folder = written(&["a/2.jpg", "a/1.jpg", "b/1.tiff", "c/note.txt"]);
-        let ids: Ids = ["a", "b", "c"].into_iter().map(Into::into).collect();
+        let ids: NumberedIds = ["a", "b", "c"].into_iter().map(Into::into).collect();
         let images = ImageFolder::read(folder.path(), &ids).unwrap();
         assert_eq!(names_of(&images, folder.path(), "a"), ["a/1.jpg", "a/2.jpg"]);
         assert_eq!((names_of(&images, folder.path(), "b"), images.of("c")), (vec!["b/1.tiff".to_owned()], None));
@@ -559,7 +559,7 @@ mod tests {
         // A pipeline may name a link to the folder.
         let linked = outside.path().join("linked");
         std::os::unix::fs::symlink(&folder, &linked).unwrap();
-        let ids: Ids = ["a", "b", "c"].into_iter().map(Into::into).collect();
+        let ids: NumberedIds = ["a", "b", "c"].into_iter().map(Into::into).collect();
         for folder in [&folder, &linked] {
             let images = ImageFolder::read(folder, &ids).unwrap();
             let path = |name: &str| folder.join(name).display().to_string();
@@ -606,7 +606,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("3.jpg"), "x").unwrap();
         std::os::unix::fs::symlink(outside.path().join("secret.jpg"), folder.path().join("4.jpg")).unwrap();
-        let images = ImageFolder::read(folder.path(), &Ids::default()).unwrap();
+        let images = ImageFolder::read(folder.path(), &NumberedIds::default()).unwrap();
         let resolver = Resolver::new(&shop.join("items.jsonl"), data.path(), &images, None);
         for good in ["images/1.jpg", "./images/1.jpg", "2.jpg", "shop/images/1.jpg", "inside.jpg", "3.jpg"] {
             assert!(Path::new(&resolver.resolve(good).unwrap()).is_file(), "{good}");

@@ -8,7 +8,7 @@ use mp4sr_pipeline::config::Config;
 
 use crate::filters::{EVENTS, ITEM, frequency};
 use crate::partitions::Partitions;
-use crate::source::{Ids, ItemCatalogue};
+use crate::source::{ItemCatalogue, NumberedIds};
 use crate::{Error, Result};
 
 /// The share of events with a line below which ids are shown even if no cause is found.
@@ -91,17 +91,18 @@ pub fn judge(
     config: &Config,
     shares: &JoinShares,
     catalogue: &ItemCatalogue,
-    item_ids: &Ids,
+    item_ids: &NumberedIds,
     files: JoinedFiles<'_>,
 ) -> Result<Option<String>> {
     let bound = config.preprocess.min_described;
     let below = shares.events_with_line < bound;
-    let cause = cause(catalogue, item_ids);
-    if cause.is_none() && shares.events_with_line >= SUSPICIOUS && !below {
+    let mismatch = Mismatch::find(catalogue, item_ids)?;
+    let is_explained = mismatch.as_ref().is_some_and(|mismatch| mismatch.cause.is_some());
+    if !is_explained && shares.events_with_line >= SUSPICIOUS && !below {
         return Ok(None);
     }
     let (interactions, items) = (files.interactions.display(), files.items.display());
-    let why = match cause.or_else(|| examples(catalogue, item_ids)) {
+    let why = match mismatch {
         Some(Mismatch { without_line, unused, line, cause: Some(cause) }) => format!(
             "`{without_line}` of `{interactions}` has no line, and `{items}` has `{unused}` in line {line}: {cause}"
         ),
@@ -121,33 +122,48 @@ pub fn judge(
 }
 
 struct Mismatch<'a> {
-    without_line: &'a str,
+    without_line: String,
     unused: &'a str,
     line: u64,
     cause: Option<&'static str>,
 }
 
-/// An id of an event and an id of a line that were once equal, with the cause of their difference.
-fn cause<'a>(catalogue: &'a ItemCatalogue, item_ids: &'a Ids) -> Option<Mismatch<'a>> {
-    let without_line =
-        || item_ids.iter().enumerate().filter(|(item, _)| !catalogue.has_line[*item]).map(|(_, id)| &**id);
-    if catalogue.unused.0.is_empty() || without_line().next().is_none() {
-        return None;
+impl<'a> Mismatch<'a> {
+    /// An id of an event and an id of a line that were once equal, with the cause of their difference; otherwise the first of each, if there
+    /// are any.
+    fn find(catalogue: &'a ItemCatalogue, item_ids: &NumberedIds) -> Result<Option<Self>> {
+        let unused = &catalogue.unused.0;
+        if unused.is_empty() {
+            return Ok(None);
+        }
+        let by_normal = CAUSES.map(|(_, normal)| {
+            let mut by_normal: HashMap<String, usize> = HashMap::new();
+            unused.iter().enumerate().for_each(|(at, (id, _))| _ = by_normal.entry(normal(id)).or_insert(at));
+            by_normal
+        });
+        let mut first_without_line = None;
+        // By cause: the first of the ids of lines that is equal to an id of an event without the difference, and that id.
+        let mut equal: [Option<(usize, String)>; CAUSES.len()] = Default::default();
+        let without_line: Vec<bool> = catalogue.has_line.iter().map(|has_line| !has_line).collect();
+        item_ids.visit(&without_line, |_, id| {
+            for (number, (_, normal)) in CAUSES.iter().enumerate() {
+                let found = by_normal[number].get(&normal(id));
+                if let Some(&at) = found.filter(|at| equal[number].as_ref().is_none_or(|(first, _)| *at < first)) {
+                    equal[number] = Some((at, id.to_owned()));
+                }
+            }
+            first_without_line.get_or_insert_with(|| id.to_owned());
+        })?;
+        let of = |at: usize, without_line: String, cause: Option<&'static str>| {
+            let (unused, line) = &unused[at];
+            Self { without_line, unused, line: *line, cause }
+        };
+        let caused = CAUSES.iter().zip(equal).find_map(|((cause, _), equal)| {
+            let (at, without_line) = equal?;
+            Some(of(at, without_line, Some(cause)))
+        });
+        Ok(caused.or_else(|| Some(of(0, first_without_line?, None))))
     }
-    CAUSES.iter().find_map(|(cause, normal)| {
-        let known: HashMap<String, &str> = without_line().map(|id| (normal(id), id)).collect();
-        catalogue.unused.0.iter().find_map(|(unused, line)| {
-            let without_line = known.get(&normal(unused))?;
-            Some(Mismatch { without_line, unused, line: *line, cause: Some(cause) })
-        })
-    })
-}
-
-/// The id of an event that has no line, and the id of a line that has no event.
-fn examples<'a>(catalogue: &'a ItemCatalogue, item_ids: &'a Ids) -> Option<Mismatch<'a>> {
-    let without_line = item_ids.iter().zip(&catalogue.has_line).find(|(_, has_line)| !**has_line);
-    let (without_line, (unused, line)) = without_line.map(|(id, _)| id).zip(catalogue.unused.0.first())?;
-    Some(Mismatch { without_line, unused, line: *line, cause: None })
 }
 
 #[cfg(test)]
@@ -165,18 +181,17 @@ mod tests {
             ("7", "\"7\"", Some("spaces or quotation marks")),
             ("7", "8", None),
         ] {
-            let item_ids: Ids = [event].into_iter().map(Into::into).collect();
+            let item_ids: NumberedIds = [event].into_iter().map(Into::into).collect();
             let mut catalogue = ItemCatalogue { has_line: vec![false], ..ItemCatalogue::default() };
             catalogue.unused.push("other", 2);
             catalogue.unused.push(line, 3);
-            let found = cause(&catalogue, &item_ids);
+            let found = Mismatch::find(&catalogue, &item_ids).unwrap().unwrap();
             match expected {
                 Some(expected) => {
-                    let found = found.unwrap();
-                    assert_eq!((found.without_line, found.unused, found.line), (event, line, 3));
+                    assert_eq!((found.without_line.as_str(), found.unused, found.line), (event, line, 3));
                     assert!(found.cause.unwrap().contains(expected), "{event} {line}");
                 }
-                None => assert!(found.is_none()),
+                None => assert_eq!((found.unused, found.cause), ("other", None)),
             }
         }
     }

@@ -8,7 +8,7 @@ use mp4sr_pipeline::{Config, Progress};
 use crate::Result;
 use crate::images::{ImageFolder, ImagePattern};
 use crate::junk::Junk;
-use crate::source::{Budget, Ids, ItemCatalogue, Reading, SourceFormat};
+use crate::source::{Budget, ItemCatalogue, NumberedIds, Reading, SourceFormat};
 
 /// Reads files of items in the format of `[source]`, in the order of the first line of each item. Images are named relative to the file or
 /// to the data folder, or are found in the folder of `source.images` by the item's id.
@@ -16,7 +16,7 @@ pub fn read_items(config: &Config, paths: &[PathBuf], progress: &Progress) -> Re
     let format = SourceFormat::new(&config.source)?;
     let preprocess = &config.preprocess;
     let (data, junk) = (Path::new(&config.dataset.data), Junk::new(&preprocess.placeholders));
-    let nobody = Ids::default();
+    let nobody = NumberedIds::default();
     let first = Reading {
         format: &format,
         data,
@@ -41,15 +41,14 @@ pub fn read_items(config: &Config, paths: &[PathBuf], progress: &Progress) -> Re
     };
     // Images in a folder are found by the ids of items, so these come first.
     let (found, ..) = read(&first, &Progress::new(true))?;
-    let mut ids = Ids::default();
-    found.others.into_keys().for_each(|id| _ = ids.insert(id));
+    let ids: NumberedIds = found.others.into_keys().collect();
     let folder = image_folder(config, data, &ids)?;
     let needed = vec![true; ids.len()];
     let second = Reading { item_ids: &ids, needed: &needed, folder: &folder, keep_others: false, ..first };
     let (mut catalogue, items_read, warnings) = read(&second, progress)?;
     warnings.iter().for_each(|warning| progress.log(format!("items: warning: {warning}")));
-    let mut items = Items { ids: ids.iter().map(ToString::to_string).collect(), ..Items::default() };
-    for item in 0..ids.len() as u32 {
+    let mut items = Items { ids: ids.names_of(&needed)?, ..Items::default() };
+    for item in 0..items.ids.len() as u32 {
         let record = catalogue.records.remove(&item).unwrap_or_default();
         items.titles.push(record.title);
         items.sentences.push(record.sentences);
@@ -61,7 +60,7 @@ pub fn read_items(config: &Config, paths: &[PathBuf], progress: &Progress) -> Re
 }
 
 /// The folder of the images that no column names.
-fn image_folder(config: &Config, data: &Path, ids: &Ids) -> Result<ImageFolder> {
+fn image_folder(config: &Config, data: &Path, ids: &NumberedIds) -> Result<ImageFolder> {
     let pattern = config.source.images.as_str();
     if pattern.is_empty() {
         return Ok(ImageFolder::default());

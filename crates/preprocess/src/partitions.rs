@@ -159,15 +159,17 @@ impl Partitions {
 
     /// The numbers of events, users and items.
     pub fn counts(&self) -> Result<Counts> {
-        let mut items = Vec::with_capacity(self.parts.len());
+        let mut items = DataFrame::default();
         let mut counts = Counts { events: self.count(), ..Counts::default() };
         for part in &self.parts {
             let users = part.query(filters::users)?;
             counts.users += users.column(USER)?.cast(&DataType::UInt64)?.u64()?.get(0).unwrap_or_default();
-            items.push(part.query(filters::distinct_items)?.lazy());
+            let own = part.query(filters::distinct_items)?;
+            // Each partition may have all items, so they are not held for all partitions.
+            items =
+                if items.width() == 0 { own } else { filters::distinct_items(items.vstack(&own)?.lazy()).collect()? };
         }
-        let items = concat(items, UnionArgs::default())?.select([col(ITEM).n_unique()]).collect()?;
-        counts.items = items.column(ITEM)?.cast(&DataType::UInt64)?.u64()?.get(0).unwrap_or_default();
+        counts.items = items.height() as u64;
         Ok(counts)
     }
 }

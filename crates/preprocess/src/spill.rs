@@ -1,5 +1,6 @@
 //! `preprocess.memory`: events are written to disk while they are read, and from there divided into partitions by user.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use mp4sr_artifact::files;
@@ -115,11 +116,11 @@ impl Spill {
         files::create_dir_all(&folder)?;
         let events: u64 = self.chunks.iter().map(|chunk| chunk.count).sum();
         let count = events.div_ceil(self.limit.rows).max(1);
-        let mut paths = vec![Vec::new(); count as usize];
-        let mut counts = vec![0; count as usize];
+        let mut division = Division { count, rows: self.limit.rows, folder: folder.clone(), written: 0 };
+        let mut shares = division.shares(0..count);
         let mut at = 0;
         let finest = self.chunks.iter().map(|chunk| chunk.digits).max().unwrap_or(0);
-        for (number, Chunk { path, count: rows, digits }) in self.chunks.iter().enumerate() {
+        for Chunk { path, count: rows, digits } in &self.chunks {
             // This cannot overflow: `Times` has checked the latest time whenever the unit became finer.
             let factor = lit(10_i64.pow((finest - digits).into()));
             let mut chunk = scan(std::slice::from_ref(path))?.with_column(col(TIME) * factor).collect()?;
@@ -127,19 +128,96 @@ impl Spill {
                 chunk.with_column(satisfies.slice(at, *rows as usize))?;
             }
             at += *rows as i64;
-            for partition in 0..count {
-                let own = (col(USER) % lit(count as u32)).eq(lit(partition as u32));
-                let mut own = chunk.clone().lazy().filter(own).collect()?;
-                counts[partition as usize] += own.height() as u64;
-                let path = folder.join(format!("{partition}-{number}.parquet"));
-                write(&path, &mut own)?;
-                paths[partition as usize].push(path);
-            }
+            division.distribute(&chunk, &mut shares)?;
             files::remove_if_present(path)?;
         }
-        let parts = paths.into_iter().zip(counts).map(|(paths, count)| Partition::on_disk(paths, count)).collect();
+        let mut parts = Vec::with_capacity(count as usize);
+        shares.into_iter().try_for_each(|share| division.divide(share, &mut parts))?;
         Ok(Partitions::on_disk(parts, folder))
     }
+}
+
+/// The number of files into which a portion of the events is divided at once. More partitions are divided in several steps, so that the
+/// number of files is a multiple of the number of partitions and not its square.
+const FILES: u64 = 64;
+
+/// The events of a range of partitions, in files in the order of the input.
+#[derive(Debug)]
+struct Share {
+    partitions: Range<u64>,
+    files: Vec<(PathBuf, u64)>,
+}
+
+/// Divides events into partitions: an event belongs to the partition whose number is the remainder of its user divided by `count`.
+#[derive(Debug)]
+struct Division {
+    count: u64,
+    /// The number of events that are held in memory.
+    rows: u64,
+    folder: PathBuf,
+    /// The number of files that were written, which names the next one.
+    written: usize,
+}
+
+impl Division {
+    /// At most [`FILES`] shares of a range of partitions, without events.
+    fn shares(&self, partitions: Range<u64>) -> Vec<Share> {
+        let each = (partitions.end - partitions.start).div_ceil(FILES);
+        let starts = partitions.clone().step_by(each as usize);
+        starts.map(|start| Share { partitions: start..partitions.end.min(start + each), files: Vec::new() }).collect()
+    }
+
+    /// Appends events to the shares to which they belong.
+    fn distribute(&mut self, events: &DataFrame, shares: &mut [Share]) -> Result<()> {
+        for Share { partitions, files } in shares {
+            let partition = || col(USER) % lit(self.count as u32);
+            let is_own =
+                partition().gt_eq(lit(partitions.start as u32)).and(partition().lt(lit(partitions.end as u32)));
+            let mut own = events.clone().lazy().filter(is_own).collect()?;
+            // A partition without events has one file, for its columns.
+            if own.height() == 0 && !files.is_empty() {
+                continue;
+            }
+            let path = self.folder.join(format!("{}.parquet", self.written));
+            self.written += 1;
+            write(&path, &mut own)?;
+            files.push((path, own.height() as u64));
+        }
+        Ok(())
+    }
+
+    /// Divides a share until each partition has files of its own.
+    fn divide(&mut self, share: Share, parts: &mut Vec<Partition>) -> Result<()> {
+        let Share { partitions, files } = share;
+        if partitions.end - partitions.start == 1 {
+            let count = files.iter().map(|(_, count)| count).sum();
+            parts.push(Partition::on_disk(files.into_iter().map(|(path, _)| path).collect(), count));
+            return Ok(());
+        }
+        let mut shares = self.shares(partitions);
+        for portion in portions(files, self.rows) {
+            self.distribute(&scan(&portion)?.collect()?, &mut shares)?;
+            portion.iter().try_for_each(|path| files::remove_if_present(path))?;
+        }
+        shares.into_iter().try_for_each(|share| self.divide(share, parts))
+    }
+}
+
+/// Files, together as far as they have at most `rows` events.
+fn portions(files: Vec<(PathBuf, u64)>, rows: u64) -> Vec<Vec<PathBuf>> {
+    let mut portions: Vec<Vec<PathBuf>> = Vec::new();
+    let mut held = 0;
+    for (path, count) in files {
+        match portions.last_mut().filter(|_| held + count <= rows) {
+            Some(portion) => portion.push(path),
+            None => {
+                portions.push(vec![path]);
+                held = 0;
+            }
+        }
+        held += count;
+    }
+    portions
 }
 
 /// Events as they were read.
@@ -179,6 +257,40 @@ pub fn events(users: Vec<u32>, items: Vec<u32>, times: Vec<i64>) -> Result<DataF
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dataset::rows;
+
+    #[test]
+    fn events_of_many_partitions_are_divided_in_steps_that_keep_their_order() {
+        let folder = tempfile::tempdir().unwrap();
+        // As many partitions as need three steps, of which most have no event.
+        let (partitions, count) = (5000, 40_000_u32);
+        let of = |event: u32| (event.wrapping_mul(2_654_435_761) % 3001, event % 17, i64::from(event));
+        let mut spill = Spill::new(MemoryLimit::of_partitions(count.into(), partitions, folder.path().to_owned()));
+        for first in (0..count).step_by(10_000) {
+            let chunk: Vec<_> = (first..first + 10_000).map(of).collect();
+            let columns = |f: fn(&(u32, u32, i64)) -> u32| chunk.iter().map(f).collect();
+            let times = chunk.iter().map(|event| event.2).collect();
+            let frame = events(columns(|event| event.0), columns(|event| event.1), times).unwrap();
+            spill.push(frame, DataFrame::default(), 0).unwrap();
+        }
+        let divided = spill.partitioned(None).unwrap();
+        assert_eq!((divided.iter().count() as u64, divided.count()), (partitions, count.into()));
+        let mut all = Vec::new();
+        for (at, part) in divided.iter().enumerate() {
+            let own: Vec<_> = rows(&part.query(|events| events).unwrap()).unwrap().collect();
+            assert!(
+                own.iter().all(|(user, ..)| *user as usize == at),
+                "each of the 3001 users has a partition of its own"
+            );
+            assert!(own.is_sorted_by_key(|event| event.2), "{at}");
+            assert_eq!(own.len() as u64, part.count());
+            all.extend(own);
+        }
+        all.sort_by_key(|event| event.2);
+        assert_eq!(all, (0..count).map(of).collect::<Vec<_>>());
+        let files = std::fs::read_dir(folder.path().join("partitions")).unwrap().count();
+        assert!(files < 80_000, "{files} files for 5000 partitions");
+    }
 
     #[test]
     fn amounts_of_memory() {

@@ -12,7 +12,7 @@ use polars::prelude::{BooleanChunked, DataFrame, IntoLazy as _, NewChunkedArray 
 use serde_json::Value;
 
 use super::clock::{Notation, TimeSetting};
-use super::ids::{HashedIds, Ids, Numbering, UserIds, number_items, number_users};
+use super::ids::{NumberedIds, Numbering, number_all};
 use super::named::{NamedColumns, NamedFrame};
 use super::values::id;
 use super::{SourceFormat, times::Times};
@@ -32,8 +32,8 @@ const SAMPLED: u64 = 1000;
 
 /// Every accepted event, in input order. Ids are numbered in the order of their first event.
 pub struct Events {
-    pub user_ids: UserIds,
-    pub item_ids: Ids,
+    pub user_ids: NumberedIds,
+    pub item_ids: NumberedIds,
     /// The columns of [`crate::filters`].
     pub chunks: Chunks,
     /// The columns that the condition names, with their names in the files.
@@ -281,16 +281,13 @@ impl Events {
             times.push(reported);
         }
         let named = NamedColumns::new(&names, files.iter().all(|file| file.by_polars));
-        let user_ids = match memory {
-            Some(limit) => UserIds::Hashed(HashedIds::new(limit.make_folder()?)),
-            None => UserIds::default(),
-        };
+        let [user_ids, item_ids] = [NumberedIds::new(memory, "users")?, NumberedIds::new(memory, "items")?];
         // Numbering ids waits for memory about as long as reading lines takes, so each has its own threads.
         let (read, users, items) = thread::scope(|scope| {
             let (to_users, requests) = Numbering::new();
-            let users = scope.spawn(move || number_users(requests, user_ids));
+            let users = scope.spawn(move || number_all(requests, user_ids));
             let (to_items, requests) = Numbering::new();
-            let items = scope.spawn(move || number_items(requests));
+            let items = scope.spawn(move || number_all(requests, item_ids));
             let spill = memory.map(|limit| Spill::new(limit.clone()));
             let sink = EventSink {
                 format,
@@ -680,13 +677,18 @@ pub(crate) mod tests {
             &mut Budget::new(3, 1.0),
             &Progress::new(true),
         )?;
-        let (Chunks::Memory(frame), UserIds::InMemory(user_ids)) = (events.chunks, events.user_ids) else { panic!() };
+        let Chunks::Memory(frame) = events.chunks else { panic!() };
+        let names = |ids: NumberedIds| {
+            let all = vec![true; ids.len()];
+            ids.names_of(&all).unwrap()
+        };
+        let (users, items) = (names(events.user_ids), names(events.item_ids));
         let count = &read.files[0];
         assert_eq!(count.lines, count.accepted + count.rejected);
         assert_eq!((count.accepted, count.rejected), (frame.height() as u64, read.rejected.total()));
         let shown = crate::dataset::rows(&frame)
             .unwrap()
-            .map(|(user, item, time)| format!("{} {} {time}", user_ids[user as usize], events.item_ids[item as usize]));
+            .map(|(user, item, time)| format!("{} {} {time}", users[user as usize], items[item as usize]));
         Ok((shown.collect(), read.rejected.0.into_keys().collect()))
     }
 

@@ -8,9 +8,10 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use compact_str::CompactString;
 use foldhash::quality::FixedState;
 use indexmap::IndexSet;
-use polars::prelude::{BooleanChunked, DataFrame, NewChunkedArray as _, df};
+use polars::prelude::{DataFrame, df};
 
 use crate::partitions::{scan, write};
+use crate::spill::MemoryLimit;
 use crate::{Error, Result};
 
 /// Ids in the order of their first event. Short ones are stored in the set itself, so that looking one up reads no other memory.
@@ -26,6 +27,8 @@ const NAME: &str = "name";
 /// Ids that are numbered by their hash; their names are on disk, in the order of their numbers.
 #[derive(Debug)]
 pub struct HashedIds {
+    /// What has these ids, which names the files.
+    whose: &'static str,
     /// By the hash of an id: its number, and a second hash that distinguishes ids with the same first one.
     numbers: HashMap<u64, (u32, u32), foldhash::fast::FixedState>,
     hashes: [FixedState; 2],
@@ -33,14 +36,16 @@ pub struct HashedIds {
     mask: u64,
     folder: PathBuf,
     files: Vec<PathBuf>,
+    /// The names that are not in a file yet, which are those of the last ids.
     names: Vec<String>,
     bytes: usize,
 }
 
 impl HashedIds {
-    /// Starts without ids. The files of their names are written to `folder`.
-    pub fn new(folder: PathBuf) -> Self {
+    /// Starts without ids. The files of their names are written to `folder`; `whose` is part of their names.
+    pub fn new(folder: PathBuf, whose: &'static str) -> Self {
         Self {
+            whose,
             numbers: HashMap::default(),
             hashes: [FixedState::with_seed(1), FixedState::with_seed(2)],
             mask: u64::MAX,
@@ -51,9 +56,20 @@ impl HashedIds {
         }
     }
 
-    fn number(&mut self, id: &str) -> Result<u32> {
+    /// The hash of an id, and the second one.
+    fn hash(&self, id: &str) -> (u64, u32) {
         let [hash, check] = [0, 1].map(|at| self.hashes[at].hash_one(id));
-        let (hash, check) = (hash & self.mask, check as u32);
+        (hash & self.mask, check as u32)
+    }
+
+    fn find(&self, id: &str) -> Option<u32> {
+        let (hash, check) = self.hash(id);
+        // Another second hash means that it is another id.
+        self.numbers.get(&hash).filter(|(_, other)| *other == check).map(|(number, _)| *number)
+    }
+
+    fn number(&mut self, id: &str) -> Result<u32> {
+        let (hash, check) = self.hash(id);
         if let Some(&(number, other)) = self.numbers.get(&hash) {
             return if other == check { Ok(number) } else { Err(Error::Collision { id: id.to_owned() }) };
         }
@@ -68,43 +84,55 @@ impl HashedIds {
     }
 
     fn write_names(&mut self) -> Result<()> {
-        let path = self.folder.join(format!("names-{}.parquet", self.files.len()));
+        let path = self.folder.join(format!("{}-{}.parquet", self.whose, self.files.len()));
         write(&path, &mut df!(NAME => std::mem::take(&mut self.names))?)?;
         self.files.push(path);
         self.bytes = 0;
         Ok(())
     }
 
-    /// The names of the ids that are marked, in the order of their numbers.
-    fn names_of(mut self, marks: &[bool]) -> Result<Vec<String>> {
-        self.numbers = HashMap::default();
-        self.write_names()?;
-        let (mut names, mut rest) = (Vec::new(), marks);
+    fn visit(&self, marks: &[bool], mut visit: impl FnMut(usize, &str)) -> Result<()> {
+        let mut first = 0;
         for path in &self.files {
-            let held: DataFrame = scan(std::slice::from_ref(path))?.collect()?;
-            let (own, later) = rest.split_at(held.height());
-            rest = later;
-            let kept = held.filter(&BooleanChunked::from_slice("kept".into(), own))?;
-            names.extend(kept.column(NAME)?.str()?.iter().flatten().map(str::to_owned));
+            let names: DataFrame = scan(std::slice::from_ref(path))?.collect()?;
+            let numbered = (first..).zip(names.column(NAME)?.str()?.iter().flatten());
+            numbered.filter(|(number, _)| marks[*number]).for_each(|(number, name)| visit(number, name));
+            first += names.height();
         }
-        Ok(names)
+        let numbered = (first..).zip(&self.names);
+        numbered.filter(|(number, _)| marks[*number]).for_each(|(number, name)| visit(number, name));
+        Ok(())
     }
 }
 
-/// Users' ids: with their names in memory, or by hash.
+/// Ids by their number: with their names in memory, or by hash.
 #[derive(Debug)]
-pub enum UserIds {
+pub enum NumberedIds {
     InMemory(Ids),
     Hashed(HashedIds),
 }
 
-impl Default for UserIds {
+impl Default for NumberedIds {
     fn default() -> Self {
         Self::InMemory(Ids::default())
     }
 }
 
-impl UserIds {
+impl FromIterator<CompactString> for NumberedIds {
+    fn from_iter<I: IntoIterator<Item = CompactString>>(ids: I) -> Self {
+        Self::InMemory(ids.into_iter().collect())
+    }
+}
+
+impl NumberedIds {
+    /// Starts without ids. With a limit of memory, names are written to its folder.
+    pub fn new(memory: Option<&MemoryLimit>, whose: &'static str) -> Result<Self> {
+        Ok(match memory {
+            Some(limit) => Self::Hashed(HashedIds::new(limit.make_folder()?, whose)),
+            None => Self::default(),
+        })
+    }
+
     /// The number of ids.
     pub fn len(&self) -> usize {
         match self {
@@ -113,32 +141,51 @@ impl UserIds {
         }
     }
 
+    /// The number of an id, which it gets if it has none yet.
     fn number(&mut self, id: &str) -> Result<u32> {
         match self {
-            Self::InMemory(ids) => Ok(number(ids, id)),
+            // Most ids are known already and need no copy.
+            Self::InMemory(ids) => Ok(match ids.get_index_of(id) {
+                Some(known) => known as u32,
+                None => ids.insert_full(id.into()).0 as u32,
+            }),
             Self::Hashed(ids) => ids.number(id),
         }
     }
 
-    /// The names of the ids that are marked, in the order of their numbers.
-    pub fn names_of(self, marks: &[bool]) -> Result<Vec<String>> {
+    /// The number of an id; `None` if it has none.
+    pub fn find(&self, id: &str) -> Option<u32> {
         match self {
-            Self::InMemory(ids) => Ok(names_of(ids, marks)),
-            Self::Hashed(ids) => ids.names_of(marks),
+            Self::InMemory(ids) => ids.get_index_of(id).map(|number| number as u32),
+            Self::Hashed(ids) => ids.find(id),
         }
     }
-}
 
-/// The names of the ids that are marked, in the order of their numbers.
-fn names_of(ids: Ids, marks: &[bool]) -> Vec<String> {
-    ids.into_iter().zip(marks).filter(|(_, mark)| **mark).map(|(id, _)| id.into_string()).collect()
-}
+    /// Calls `visit` with the number and the name of each id that is marked, in the order of the numbers.
+    pub fn visit(&self, marks: &[bool], mut visit: impl FnMut(usize, &str)) -> Result<()> {
+        match self {
+            Self::InMemory(ids) => {
+                let marked = ids.iter().enumerate().filter(|(number, _)| marks[*number]);
+                marked.for_each(|(number, name)| visit(number, name));
+                Ok(())
+            }
+            Self::Hashed(ids) => ids.visit(marks, visit),
+        }
+    }
 
-fn number(ids: &mut Ids, id: &str) -> u32 {
-    // Most ids are known already and need no copy.
-    match ids.get_index_of(id) {
-        Some(known) => known as u32,
-        None => ids.insert_full(id.into()).0 as u32,
+    /// The names of the ids that are marked, in the order of their numbers.
+    pub fn names_of(mut self, marks: &[bool]) -> Result<Vec<String>> {
+        match &mut self {
+            Self::InMemory(ids) => {
+                let marked = std::mem::take(ids).into_iter().zip(marks).filter(|(_, mark)| **mark);
+                return Ok(marked.map(|(name, _)| name.into_string()).collect());
+            }
+            // Only names are needed from here on, and hashes take memory.
+            Self::Hashed(ids) => ids.numbers = HashMap::default(),
+        }
+        let mut names = Vec::new();
+        self.visit(marks, |_, name| names.push(name.to_owned()))?;
+        Ok(names)
     }
 }
 
@@ -197,33 +244,21 @@ impl Numbering {
 }
 
 /// Numbers ids until the channel of requests is closed.
-pub fn number_users(requests: Receiver<NumberingRequest>, mut ids: UserIds) -> Result<UserIds> {
-    number_all(requests, |id| ids.number(id))?;
-    Ok(ids)
-}
-
-/// Numbers ids until the channel of requests is closed.
-pub fn number_items(requests: Receiver<NumberingRequest>) -> Result<Ids> {
-    let mut ids = Ids::default();
-    number_all(requests, |id| Ok(number(&mut ids, id)))?;
-    Ok(ids)
-}
-
-fn number_all(requests: Receiver<NumberingRequest>, mut number: impl FnMut(&str) -> Result<u32>) -> Result<()> {
+pub fn number_all(requests: Receiver<NumberingRequest>, mut ids: NumberedIds) -> Result<NumberedIds> {
     let mut numbers = Vec::new();
     for request in requests {
         match request {
             NumberingRequest::Ids(IdBatch(Batch { text, ends })) => {
                 let mut start = 0;
                 for end in ends {
-                    numbers.push(number(&text[start..end])?);
+                    numbers.push(ids.number(&text[start..end])?);
                     start = end;
                 }
             }
             NumberingRequest::Take(reply) => drop(reply.send(std::mem::take(&mut numbers))),
         }
     }
-    Ok(())
+    Ok(ids)
 }
 
 /// The number of ids without events that are kept in order to find the cause.
@@ -249,23 +284,36 @@ mod tests {
     #[test]
     fn hashed_ids_have_the_numbers_and_names_of_those_in_memory() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut hashed, mut plain) = (HashedIds::new(folder.path().to_owned()), Ids::default());
+        let mut hashed = HashedIds::new(folder.path().to_owned(), "users");
+        let mut plain = NumberedIds::default();
         let ids: Vec<String> = (0..5000_u64).map(|n| format!("\u{1f600}{}\n", n * n % 1777)).collect();
         for (at, id) in ids.iter().enumerate() {
-            assert_eq!(hashed.number(id).unwrap(), number(&mut plain, id));
+            assert_eq!(hashed.number(id).unwrap(), plain.number(id).unwrap());
             if at % 1000 == 0 {
                 hashed.write_names().unwrap();
             }
         }
+        let hashed = NumberedIds::Hashed(hashed);
+        for id in ids.iter().map(String::as_str).chain(["1", ""]) {
+            assert_eq!(hashed.find(id), plain.find(id));
+        }
         let marks: Vec<bool> = (0..plain.len()).map(|at| at % 3 == 0).collect();
-        assert_eq!(hashed.names_of(&marks).unwrap(), names_of(plain, &marks));
+        let visited = |ids: &NumberedIds| {
+            let mut visited = Vec::new();
+            ids.visit(&marks, |number, name| visited.push((number, name.to_owned()))).unwrap();
+            visited
+        };
+        assert_eq!(visited(&hashed), visited(&plain));
+        assert_eq!(hashed.names_of(&marks).unwrap(), plain.names_of(&marks).unwrap());
     }
 
     #[test]
     fn two_ids_with_one_hash_are_an_error_and_not_one_user() {
         let folder = tempfile::tempdir().unwrap();
-        let mut ids = HashedIds { mask: 0xff, ..HashedIds::new(folder.path().to_owned()) };
+        let mut ids = HashedIds { mask: 0xff, ..HashedIds::new(folder.path().to_owned(), "users") };
         let error = (0..300).find_map(|n| ids.number(&n.to_string()).err()).unwrap().to_string();
         assert!(error.contains("has the same 64-bit hash as another id; unset `preprocess.memory`"), "{error}");
+        let known = (0..300).filter(|n| ids.find(&n.to_string()).is_some()).count();
+        assert_eq!(known, ids.numbers.len(), "an id with the hash of another one is not that one");
     }
 }

@@ -9,7 +9,7 @@ use mp4sr_pipeline::Progress;
 
 use super::events::{Budget, FileReading, read_file};
 use super::ids::UnusedIds;
-use super::{Ids, SourceFormat, values};
+use super::{NumberedIds, SourceFormat, values};
 use crate::images::{ImageFolder, Resolver};
 use crate::junk::Junk;
 use crate::read::{FileFormat, RawCell, columns};
@@ -48,7 +48,7 @@ pub struct ItemCatalogue {
 pub struct Reading<'a> {
     pub format: &'a SourceFormat,
     pub data: &'a Path,
-    pub item_ids: &'a Ids,
+    pub item_ids: &'a NumberedIds,
     /// The items whose records are kept; of the others, only whether they have text and image.
     pub needed: &'a [bool],
     pub folder: &'a ImageFolder,
@@ -67,7 +67,7 @@ pub struct Reading<'a> {
 
 /// Counts the lines of a file of items, and those that are items, without keeping any. This is for the fuzz targets.
 pub fn count(path: &Path, format: &SourceFormat) -> Result<(u64, u64)> {
-    let ids = Ids::default();
+    let ids = NumberedIds::default();
     let (folder, junk) = (ImageFolder::default(), Junk::default());
     let data = path.parent().unwrap_or(Path::new("."));
     let reading = Reading {
@@ -139,14 +139,12 @@ impl ItemCatalogue {
             read.files.push(counted);
         }
         budget.check_share(&read.files, &read.rejected)?;
-        for item in 0..count {
-            if catalogue.has_line[item] {
-                continue;
-            }
-            read.without_line += 1;
-            let images = reading.folder.of(&reading.item_ids[item]).unwrap_or_default();
+        let without_line: Vec<bool> = catalogue.has_line.iter().map(|has_line| !has_line).collect();
+        read.without_line = without_line.iter().filter(|without| **without).count() as u64;
+        reading.item_ids.visit(&without_line, |item, id| {
+            let images = reading.folder.of(id).unwrap_or_default();
             catalogue.keep(item, RawItem { images, ..RawItem::default() }, reading);
-        }
+        })?;
         Ok((catalogue, read, warnings))
     }
 
@@ -235,7 +233,7 @@ impl ItemLines<'_, '_> {
         let id = values::id(&self.reading.format.item_id, &cells[..self.ids])?;
         self.fields.inspect(cells);
         let cells = &cells[self.ids..];
-        match self.reading.item_ids.get_index_of(id.as_ref()) {
+        match self.reading.item_ids.find(id.as_ref()).map(|item| item as usize) {
             Some(item) if std::mem::replace(&mut self.catalogue.has_line[item], true) => self.read.repeated += 1,
             Some(item) => {
                 self.catalogue.line_order.push(item as u32);
@@ -391,7 +389,7 @@ mod tests {
         let path = folder.path().join(name);
         std::fs::write(&path, content).unwrap();
         let format = SourceFormat::new(source).unwrap();
-        let item_ids: Ids = ids.iter().map(|&id| id.into()).collect();
+        let item_ids: NumberedIds = ids.iter().map(|&id| id.into()).collect();
         let reading = Reading {
             format: &format,
             data: folder.path(),
@@ -494,7 +492,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("1.jpg"), "x").unwrap();
         std::os::unix::fs::symlink("/etc/passwd", folder.path().join("2.jpg")).unwrap();
-        let item_ids: Ids = ["1", "2"].into_iter().map(Into::into).collect();
+        let item_ids: NumberedIds = ["1", "2"].into_iter().map(Into::into).collect();
         let reading = Reading {
             format: &SourceFormat::new(&of(Format::Amazon2018)).unwrap(),
             data: folder.path(),

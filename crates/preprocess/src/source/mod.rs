@@ -12,7 +12,7 @@ mod values;
 pub use clock::{Notation, iso};
 pub use events::{Budget, Events, count as count_events};
 pub use format::SourceFormat;
-pub use ids::{Ids, UserIds};
+pub use ids::NumberedIds;
 pub use items::{ItemCatalogue, RawItem, Reading, count as count_items};
 pub use named::{NamedFrame, TextLocation};
 pub use values::{entries, images as image_names};
