@@ -112,7 +112,26 @@ fn what_is_wrong_with_a_condition_is_reported_with_its_position() {
         ("rating IN (SELECT 1)", "has a subquery"),
         ("user >= 4", "has `user`, which is a word of SQL; put a column of this name into double quotes"),
         ("verified IS NOT TRUE", "has `verified IS NOT TRUE`, which is not supported; use `COALESCE`"),
-        ("frobnicate(rating)", "cannot be evaluated"),
+        ("verified AND frobnicate(rating)", "cannot be evaluated at character 14: unsupported function 'frobnicate'"),
+        ("verified AND rating LIKE '4%'", "compares `rating`, which is a number, with a pattern at character 14"),
+        ("shop = 'east' OR CAST(shop AS FOO) = 1", "cannot be evaluated at character 23: datatype \"FOO\""),
+        (
+            "verified AND CAST(shop AS INT) > 3",
+            "cannot be evaluated at character 19: conversion from `str` to `i32` failed",
+        ),
+        ("verified AND LENGTH(rating) > 3", "cannot be evaluated at character 14: "),
+        ("verified AND rating + shop > 3", "cannot be evaluated at character 14: arithmetic"),
+        ("rating > 3 AND rating > 'x'", "compares `rating`, which is a number, with text at character 16"),
+        (
+            "rating > 3 AND UPPER(shop) = 4",
+            "compares text with a whole number at character 16; `shop` is text because of",
+        ),
+        ("rating > 3 AND rating IN (4, 'a')", "compares `rating`, which is a number, with text at character 16"),
+        ("rating > 3 AND rating BETWEEN 1 AND 'b'", "compares `rating`, which is a number, with text at character 16"),
+        ("verified AND NOT rating", "needs a condition at character 18 and has `rating`, which is a number,"),
+        ("rating AND verified", "needs a condition at character 1 and has `rating`, which is a number,"),
+        ("CASE WHEN rating THEN verified END", "needs a condition at character 11 and has `rating`"),
+        ("shop REGEXP '('", "regex parse error: error: unclosed group"),
     ] {
         let error = refused(&project, &[&format!("preprocess.where={condition}")]);
         assert!(error.contains(expected) && error.contains("`preprocess.where` ="), "{condition}: {error}");
