@@ -132,9 +132,10 @@ impl Condition {
                     let at = place(condition, &self.text);
                     let part = TypedPart::new(condition, schema)
                         .filter(|part| !(part.kind.is_bool() || part.kind.is_null()))?;
+                    let what = part.described();
+                    let end = if what.ends_with(',') { "" } else { "," };
                     Some(format!(
-                        "needs a condition{at} and has {}; compare it with a value, as in `rating >= 4`",
-                        part.described()
+                        "has {what}{end} where a condition belongs{at}; compare it with a value, as in `rating >= 4`"
                     ))
                 })
             };
@@ -314,9 +315,10 @@ fn first_of<T>(expression: &ast::Expr, check: impl FnMut(&ast::Expr) -> Option<T
 
 /// Where a part of a condition is.
 fn place(part: &ast::Expr, text: &str) -> String {
-    let start = part.span().start;
-    // The parser does not know where each kind of part is.
-    if start.line == 0 { String::new() } else { format!(" at character {}", character(text, start)) }
+    // The parser does not know where some kinds of parts begin; what is in them comes first then.
+    let begins = |part: &ast::Expr| Some(part.span().start).filter(|start| start.line > 0);
+    let start = begins(part).or_else(|| first_of(part, begins));
+    start.map_or(String::new(), |start| format!(" at character {}", character(text, start)))
 }
 
 /// What is wrong with a condition that polars refuses: the innermost part that it refuses, or all of it.

@@ -126,12 +126,15 @@ fn what_is_wrong_with_a_condition_is_reported_with_its_position() {
             "rating > 3 AND UPPER(shop) = 4",
             "compares text with a whole number at character 16; `shop` is text because of",
         ),
-        ("rating > 3 AND rating IN (4, 'a')", "compares `rating`, which is a number, with text at character 16"),
+        ("rating > 3 AND rating IN ('4', 'a')", "compares `rating`, which is a number, with text at character 16"),
         ("rating > 3 AND rating BETWEEN 1 AND 'b'", "compares `rating`, which is a number, with text at character 16"),
-        ("verified AND NOT rating", "needs a condition at character 18 and has `rating`, which is a number,"),
-        ("rating AND verified", "needs a condition at character 1 and has `rating`, which is a number,"),
-        ("CASE WHEN rating THEN verified END", "needs a condition at character 11 and has `rating`"),
-        ("shop REGEXP '('", "regex parse error: error: unclosed group"),
+        ("verified AND NOT rating", "has `rating`, which is a number, where a condition belongs at character 18"),
+        ("rating AND verified", "has `rating`, which is a number, where a condition belongs at character 1;"),
+        ("CASE WHEN rating THEN verified END", "where a condition belongs at character 11"),
+        (
+            "shop REGEXP '('",
+            "cannot be evaluated at character 1: regex error: regex parse error: error: unclosed group",
+        ),
     ] {
         let error = refused(&project, &[&format!("preprocess.where={condition}")]);
         assert!(error.contains(expected) && error.contains("`preprocess.where` ="), "{condition}: {error}");

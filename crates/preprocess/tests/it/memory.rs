@@ -37,7 +37,9 @@ fn shop() -> Project {
         let image = if item % 7 == 0 { String::new() } else { format!("https://images/{item}.jpg") };
         let _ = writeln!(items, "i{item},Item {item},,{image}");
     }
-    ["i5", "i16", "i20"].map(|item| shop.write_raw(&format!("pictures/{item}.jpg"), "not decoded here"));
+    for item in ["i5", "i16", "i20"] {
+        shop.write_raw(&format!("pictures/{item}.jpg"), "not decoded here");
+    }
     shop.write_raw("a.tsv", table).write_raw("b.jsonl", lines).write_raw("items.csv", items);
     shop
 }
