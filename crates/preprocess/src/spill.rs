@@ -286,7 +286,7 @@ mod tests {
         all.sort_by_key(|event| event.2);
         assert_eq!(all, (0..count).map(of).collect::<Vec<_>>());
         let files = std::fs::read_dir(folder.path().join("partitions")).unwrap().count();
-        assert!(files < 7 * 300, "{files} files, and 12 chunks times 300 partitions are 3600");
+        assert!(files < 3000, "{files} files, and 12 chunks times 300 partitions are 3600");
     }
 
     #[test]

@@ -67,9 +67,11 @@ fn load(folder: &ModelFolder) -> Result<TextModel> {
     // The reference adds positions to the input only if it is configured to, but its files always contain them.
     let unused = if config.position_biased_input { &unused[..4] } else { &unused };
     let layers = tensors.build(unused, |builder| DebertaV2Model::load(builder, &config))?;
+    let heads = config.attention_head_size.map_or(config.hidden_size, |size| size * config.num_attention_heads);
     Ok(TextModel {
         layers: Box::new(layers),
         width: config.hidden_size,
+        narrowest: config.hidden_size.min(heads),
         vocabulary: config.vocab_size,
         longest: config.max_position_embeddings,
     })

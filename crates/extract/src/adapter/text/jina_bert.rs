@@ -74,6 +74,7 @@ fn load(folder: &ModelFolder) -> Result<TextModel> {
     let layers = tensors.build(&["pooler."], |builder| BertModel::new(builder, &config))?;
     Ok(TextModel {
         width: config.hidden_size,
+        narrowest: config.hidden_size,
         vocabulary: config.vocab_size,
         longest,
         layers: Box::new(JinaBert { tensors, config, layers: Mutex::new((layers, start)) }),

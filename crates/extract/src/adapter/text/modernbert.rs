@@ -72,6 +72,7 @@ fn load(folder: &ModelFolder) -> Result<TextModel> {
     Ok(TextModel {
         layers: Box::new(layers),
         width: config.hidden_size,
+        narrowest: config.hidden_size,
         vocabulary: config.vocab_size,
         longest: config.max_position_embeddings,
     })

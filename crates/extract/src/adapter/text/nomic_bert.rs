@@ -105,6 +105,7 @@ fn load(folder: &ModelFolder) -> Result<TextModel> {
     Ok(TextModel {
         layers: Box::new(layers),
         width: config.n_embd,
+        narrowest: config.n_embd,
         vocabulary: config.vocab_size,
         longest: config.n_positions,
     })

@@ -66,6 +66,7 @@ fn load(folder: &ModelFolder) -> Result<TextModel> {
     Ok(TextModel {
         layers: Box::new(Decoder(layers)),
         width: config.hidden_size,
+        narrowest: config.hidden_size.min(config.num_key_value_heads * config.head_dim),
         vocabulary: config.vocab_size,
         longest: config.max_position_embeddings,
     })

@@ -63,6 +63,7 @@ fn load(folder: &ModelFolder) -> Result<TextModel> {
     Ok(TextModel {
         layers: Box::new(layers),
         width: config.d_model,
+        narrowest: config.d_model.min(config.num_heads * config.d_kv),
         vocabulary: config.vocab_size,
         longest: usize::MAX,
     })
