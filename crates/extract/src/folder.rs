@@ -12,8 +12,8 @@ use crate::builtin;
 use crate::error::{Error, Result};
 use crate::hub::HubModel;
 use crate::model_files::{
-    Access, CONFIG, MODULES, NESTED_PROCESSOR, PROCESSOR, PROCESSOR_PARTS, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS,
-    WEIGHTS_INDEX, WHOLE,
+    Access, CONFIG, MODULES, NESTED_PROCESSOR, PICKLED_WEIGHTS, PROCESSOR, PROCESSOR_PARTS, TOKENIZER,
+    TOKENIZER_CONFIG, WEIGHTS, WEIGHTS_INDEX, WHOLE,
 };
 use crate::processor::Processor;
 use crate::tokens;
@@ -136,7 +136,11 @@ impl ModelFolder {
 
     /// The weights of a module other than the language model, from the module's folder.
     pub fn module_weights(&self, module: &str) -> Result<WeightsFile> {
-        WeightsFile::read(&[self.file(&format!("{module}/{WEIGHTS}"))?])
+        let file = format!("{module}/{WEIGHTS}");
+        match self.optional_file(&file)? {
+            Some(path) => WeightsFile::read(&[path]),
+            None => Err(self.without_weights(&file)),
+        }
     }
 
     /// The names of the files with weights: one, or the index of several and those that it names.
@@ -144,7 +148,7 @@ impl ModelFolder {
         if self.optional_file(WEIGHTS)?.is_some() {
             return Ok(vec![WEIGHTS.to_owned()]);
         }
-        let Some(index) = self.optional_json(WEIGHTS_INDEX)? else { return Err(self.without_weights()) };
+        let Some(index) = self.optional_json(WEIGHTS_INDEX)? else { return Err(self.without_weights(WEIGHTS)) };
         let files: BTreeSet<String> = index.parse::<Index>()?.weight_map.into_values().collect();
         if files.is_empty() {
             return Err(index.error("weight_map: expected the files of tensors, found none"));
@@ -155,19 +159,21 @@ impl ModelFolder {
         Ok(std::iter::once(WEIGHTS_INDEX.to_owned()).chain(files).collect())
     }
 
-    fn without_weights(&self) -> Error {
-        let missing = match self.file(WEIGHTS) {
+    /// The error for a file of weights that does not exist.
+    fn without_weights(&self, file: &str) -> Error {
+        let missing = match self.file(file) {
             Err(error) => error,
             Ok(path) => Error::model(&path, "it appeared while the folder was being read; run the command again"),
         };
-        if !self.location.has_pickled_weights() {
+        let pickled = file.replace(WEIGHTS, PICKLED_WEIGHTS);
+        if !self.location.has_pickle(&pickled) {
             return missing;
         }
         let remedy = "a pickle may run any code, so it is not read; save it again with `save_pretrained` of the Python \
                       library, or name a revision with safetensors as `owner/name@revision`";
         Error::Hub {
             name: self.name.clone(),
-            reason: format!("has no `{WEIGHTS}`, only `pytorch_model.bin`"),
+            reason: format!("has no `{file}`, only `{pickled}`"),
             remedy: remedy.to_owned(),
         }
     }
@@ -286,11 +292,11 @@ impl Location {
         }
     }
 
-    /// Whether there are weights that only Python's pickle can read.
-    fn has_pickled_weights(&self) -> bool {
+    /// Whether there is this file, which only Python's pickle can read.
+    fn has_pickle(&self, file: &str) -> bool {
         match self {
-            Self::Folder(folder) => folder.join("pytorch_model.bin").is_file(),
-            Self::Hub(hub) => hub.has_pickled_weights(),
+            Self::Folder(folder) => folder.join(file).is_file(),
+            Self::Hub(hub) => hub.has_pickle(file),
         }
     }
 }

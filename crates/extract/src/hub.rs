@@ -102,10 +102,10 @@ impl HubModel {
         }
     }
 
-    /// Whether the model has weights that only Python's pickle can read.
-    pub fn has_pickled_weights(&self) -> bool {
+    /// Whether the model has this file, which only Python's pickle can read.
+    pub fn has_pickle(&self, file: &str) -> bool {
         matches!(&self.api, Some(api) if {
-            let url = api.url("pytorch_model.bin");
+            let url = api.url(file);
             ApiBuilder::from_env().with_progress(false).build().is_ok_and(|api| api.metadata(&url).is_ok())
         })
     }

@@ -506,6 +506,24 @@ fn changed(from: &str, file: &str, change: impl Fn(&mut serde_json::Value)) -> T
     folder
 }
 
+#[test]
+fn a_module_with_pickled_weights_is_refused_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let from = PathBuf::from(fixture("adapter/heads"));
+    let all = files::list(&from).unwrap().into_iter();
+    let all = all.flat_map(|path| if path.is_dir() { files::list(&path).unwrap() } else { vec![path] });
+    for path in all {
+        let copy = folder.path().join(path.strip_prefix(&from).unwrap());
+        std::fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        std::fs::copy(&path, copy).unwrap();
+    }
+    let weights = folder.path().join("2_Dense/model.safetensors");
+    std::fs::rename(&weights, weights.with_file_name("pytorch_model.bin")).unwrap();
+    let message = SentenceEncoder::load(&folder.path().to_string_lossy()).err().unwrap().to_string();
+    assert!(message.contains("has no `2_Dense/model.safetensors`, only `2_Dense/pytorch_model.bin`"), "{message}");
+    assert!(message.contains("save it again with `save_pretrained`"), "{message}");
+}
+
 /// A setting that the layers do not follow is refused by name, and one that changes nothing is accepted.
 #[test]
 fn settings_that_are_not_supported_are_refused_by_name() {

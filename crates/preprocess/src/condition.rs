@@ -262,23 +262,23 @@ fn as_in_sql(expression: Expr, schema: &SchemaRef) -> Expr {
         Some(kind) if kind.is_integer() && kind != DataType::Int64 => Arc::new((*side).clone().cast(DataType::Int64)),
         _ => side,
     };
-    let or_missing = |side: Arc<Expr>| match (&*side, type_of(&side, schema)) {
-        // Columns hold nulls already.
-        (Expr::Column(_) | Expr::Literal(_), _) => side,
-        (_, Some(kind)) if kind.is_float() => Arc::new((*side).clone().fill_nan(lit(NULL))),
-        _ => side,
+    let or_missing = |part: Expr| match type_of(&part, schema) {
+        Some(kind) if kind.is_float() => part.map(missing_where_not_a_number, |_, field| Ok(field.clone())),
+        _ => part,
     };
     expression.map_expr(|part| match part {
         Expr::BinaryExpr { left, op, right } if op.is_arithmetic() => {
-            Expr::BinaryExpr { left: widened(left), op, right: widened(right) }
+            or_missing(Expr::BinaryExpr { left: widened(left), op, right: widened(right) })
         }
-        Expr::BinaryExpr { left, op, right } if op.is_comparison() => {
-            Expr::BinaryExpr { left: or_missing(left), op, right: or_missing(right) }
-        }
-        Expr::Agg(AggExpr::Mean(input)) => Expr::Agg(AggExpr::Mean(or_missing(input))),
-        Expr::Agg(AggExpr::Sum(input)) => Expr::Agg(AggExpr::Sum(or_missing(input))),
+        // Columns hold nulls already.
+        Expr::Function { .. } | Expr::Cast { .. } => or_missing(part),
         part => part,
     })
+}
+
+fn missing_where_not_a_number(values: Column) -> PolarsResult<Column> {
+    let is_number = values.is_not_nan()?;
+    values.zip_with(&is_number, &Column::full_null(values.name().clone(), values.len(), values.dtype()))
 }
 
 /// Evaluates a part of a condition for each event. The outer error is not the condition's.

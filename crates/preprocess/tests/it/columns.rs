@@ -162,6 +162,9 @@ fn numbers_do_not_wrap_and_what_is_not_a_number_is_missing() {
         ("COUNT(*) OVER (PARTITION BY user_id) - 4 < 0", &["a", "b", "c"]),
         ("helpful / votes >= 0.5", &["a"]),
         ("SQRT(helpful - 1) >= 0", &["a", "c"]),
+        ("COALESCE(helpful / votes, 0) < 0.1", &["b"]),
+        ("helpful / votes IS NULL", &["b"]),
+        ("CAST('nan' AS DOUBLE) > helpful OR helpful = 3", &["a"]),
         ("AVG(helpful / votes) BETWEEN 0.4 AND 0.6", &["a", "b", "c"]),
     ] {
         assert_eq!(left(&project, &[&format!("preprocess.where={condition}")]).0, expected, "{condition}");
