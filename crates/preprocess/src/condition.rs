@@ -263,7 +263,9 @@ fn as_in_sql(expression: Expr, schema: &SchemaRef) -> Expr {
         _ => side,
     };
     let or_missing = |part: Expr| match type_of(&part, schema) {
-        Some(kind) if kind.is_float() => part.map(missing_where_not_a_number, |_, field| Ok(field.clone())),
+        Some(kind) if kind.is_float() => {
+            part.map(|values| missing_where_not_a_number(&values), |_, field| Ok(field.clone()))
+        }
         _ => part,
     };
     expression.map_expr(|part| match part {
@@ -276,7 +278,7 @@ fn as_in_sql(expression: Expr, schema: &SchemaRef) -> Expr {
     })
 }
 
-fn missing_where_not_a_number(values: Column) -> PolarsResult<Column> {
+fn missing_where_not_a_number(values: &Column) -> PolarsResult<Column> {
     let is_number = values.is_not_nan()?;
     values.zip_with(&is_number, &Column::full_null(values.name().clone(), values.len(), values.dtype()))
 }

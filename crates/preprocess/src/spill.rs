@@ -117,7 +117,7 @@ impl Spill {
         let events: u64 = self.chunks.iter().map(|chunk| chunk.count).sum();
         let count = events.div_ceil(self.limit.rows).max(1);
         let mut division = Division { count, rows: self.limit.rows, folder: folder.clone(), written: 0 };
-        let mut shares = division.shares(0..count);
+        let mut shares = Share::of(&(0..count));
         let mut at = 0;
         let finest = self.chunks.iter().map(|chunk| chunk.digits).max().unwrap_or(0);
         for Chunk { path, count: rows, digits } in &self.chunks {
@@ -148,6 +148,15 @@ struct Share {
     files: Vec<(PathBuf, u64)>,
 }
 
+impl Share {
+    /// At most [`FILES`] shares of a range of partitions, without events.
+    fn of(partitions: &Range<u64>) -> Vec<Self> {
+        let each = (partitions.end - partitions.start).div_ceil(FILES);
+        let starts = partitions.clone().step_by(each as usize);
+        starts.map(|start| Self { partitions: start..partitions.end.min(start + each), files: Vec::new() }).collect()
+    }
+}
+
 /// Divides events into partitions: an event belongs to the partition whose number is the remainder of its user divided by `count`.
 #[derive(Debug)]
 struct Division {
@@ -160,13 +169,6 @@ struct Division {
 }
 
 impl Division {
-    /// At most [`FILES`] shares of a range of partitions, without events.
-    fn shares(&self, partitions: Range<u64>) -> Vec<Share> {
-        let each = (partitions.end - partitions.start).div_ceil(FILES);
-        let starts = partitions.clone().step_by(each as usize);
-        starts.map(|start| Share { partitions: start..partitions.end.min(start + each), files: Vec::new() }).collect()
-    }
-
     /// Appends events to the shares to which they belong.
     fn distribute(&mut self, events: &DataFrame, shares: &mut [Share]) -> Result<()> {
         for Share { partitions, files } in shares {
@@ -194,7 +196,7 @@ impl Division {
             parts.push(Partition::on_disk(files.into_iter().map(|(path, _)| path).collect(), count));
             return Ok(());
         }
-        let mut shares = self.shares(partitions);
+        let mut shares = Share::of(&partitions);
         for portion in portions(files, self.rows) {
             self.distribute(&scan(&portion)?.collect()?, &mut shares)?;
             portion.iter().try_for_each(|path| files::remove_if_present(path))?;
