@@ -80,6 +80,26 @@ fn no_later_event_decides_what_is_trained_on() {
 }
 
 #[test]
+fn a_dataset_split_by_time_in_an_earlier_release_is_made_anew() {
+    let shop = shop_of(TABLE);
+    shop.write_raw("e.tsv", lines(&[("a", "x", 10), ("a", "y", 20), ("a", "z", 50), ("a", "p", 70)]));
+    let record = shop.path("shop/dataset/preprocess.manifest.json");
+    let again_without = |key: &str, keys: &[&str]| {
+        let keys: Vec<&str> = keys.iter().flat_map(|key| ["--set", key]).collect();
+        shop.run_stderr("preprocess", &keys);
+        let mut manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
+        manifest["settings"].as_object_mut().unwrap().remove(key);
+        std::fs::write(&record, manifest.to_string()).unwrap();
+        shop.run_stderr("preprocess", &keys)
+    };
+    let by_time = ["preprocess.split=time", "preprocess.split_at=40", "preprocess.split_test_at=60"];
+    let reported = again_without("kept_within", &by_time);
+    assert!(reported.contains("running, setting `kept_within` changed"), "{reported}");
+    let reported = again_without("kept_within", &[]);
+    assert!(reported.contains("up to date"), "other splits did not leak: {reported}");
+}
+
+#[test]
 fn a_split_that_leaves_nobody_to_evaluate_is_refused() {
     let shop = shop_of(TABLE);
     shop.write_raw("e.tsv", lines(&[("a", "x", 10), ("a", "y", 20), ("b", "x", 30), ("b", "z", 40)]));
