@@ -367,6 +367,20 @@ fn too_many_and_too_slow_requests_are_asked_to_retry_and_a_stop_answers_open_req
     let service = Service::start(&world, &["--time-limit", "1"]);
     let answer = service.post("/v1/similar", &json!({ "text": "A thing", "k": 2 }));
     assert_eq!((answer.status, answer.headers["retry-after"].as_str()), (503, "1"), "{}", answer.body);
+    // Requests that wait for others beyond their time get the same answer as one that takes too long itself.
+    let service = Service::start(&world, &["--time-limit", "2", "--batch", "1"]);
+    let history: Vec<&String> = of_stage(&world)[0].0.iter().cycle().take(50).collect();
+    let answers: Vec<(u16, bool)> = std::thread::scope(|scope| {
+        let ask = || {
+            let body = json!({ "history": history, "k": 100 });
+            let answers = (0..40).map(|_| service.post("/v1/recommend", &body));
+            answers.map(|answer| (answer.status, answer.headers.contains_key("retry-after"))).collect::<Vec<_>>()
+        };
+        let open: Vec<_> = (0..24).map(|_| scope.spawn(ask)).collect();
+        open.into_iter().flat_map(|open| open.join().unwrap()).collect()
+    });
+    assert!(answers.iter().all(|answer| [(200, false), (429, true), (503, true)].contains(answer)), "{answers:?}");
+    assert!(answers.iter().any(|(status, _)| *status == 503), "no request was too slow");
     assert_eq!(service.get("/healthz").status, 200);
 }
 

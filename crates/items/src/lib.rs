@@ -9,7 +9,7 @@ pub mod command;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf, absolute};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use mp4sr_artifact::{Downloads, ExtractReport, Items, Layout, Lock, Rejects, files};
 use mp4sr_extract::Encoders;
 use mp4sr_pipeline::config::{Columns, Format, Source};
@@ -316,7 +316,11 @@ fn of_records(context: &Context, records: &[ItemRecord], folder: &Path) -> anyho
     files::remove_if_present(&path)?;
     let (items, read) = read?;
     ensure!(read.rejected.total() == 0, "an item has no id; give every item one");
-    ensure!(read.repeated == 0, "an item is given twice; give each id once");
+    let mut seen = HashSet::new();
+    let twice = records.iter().map(|record| record.id.trim()).find(|id| !seen.insert(*id));
+    if let Some(id) = twice.filter(|_| read.repeated > 0) {
+        bail!("the item `{id}` is given twice; give each id once");
+    }
     Ok(items)
 }
 

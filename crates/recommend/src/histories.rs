@@ -109,7 +109,7 @@ pub fn of_argument(text: &str) -> Result<History, HistoriesError> {
 
 /// An id as it may be written in JSON.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "an id is neither text nor a whole number")]
 enum Id {
     Text(String),
     Number(i64),
@@ -159,6 +159,12 @@ fn of_csv(text: &str) -> Result<Vec<History>, String> {
     for record in reader.records() {
         let record = record.map_err(|e| csv_problem(&e))?;
         let line = record.position().map_or(0, csv::Position::line);
+        // A quotation mark that is never closed would make the following lines part of this one.
+        if record.iter().any(|cell| cell.trim().contains('\n')) {
+            return Err(format!(
+                "line {line}: a cell has a line break between quotation marks; close them, or write the ids in one line"
+            ));
+        }
         let cell = |at: Option<usize>| at.and_then(|at| record.get(at)).unwrap_or_default().trim();
         match layout {
             HistoryLayout::Histories { history } => {
@@ -212,11 +218,12 @@ enum HistoryLayout {
 
 impl HistoryLayout {
     fn of(names: &[&str]) -> Result<Self, String> {
-        if let Some(history) = names.iter().position(|name| *name == HISTORY) {
-            return Ok(Self::Histories { history });
-        }
-        if names.contains(&USER) && names.contains(&ITEM) {
-            return Ok(Self::Events);
+        // Other columns are allowed beside those of the users, who would otherwise lose their ids.
+        let is_clear = names.len() == 1 || names.contains(&USER);
+        match (names.iter().position(|name| *name == HISTORY), names.contains(&ITEM)) {
+            (Some(history), false) if is_clear => return Ok(Self::Histories { history }),
+            (None, true) if names.contains(&USER) => return Ok(Self::Events),
+            _ => {}
         }
         Err(format!(
             "its columns are {}; expected `{USER}` and `{HISTORY}`, or one event per row in `{USER}`, `{ITEM}` and optionally `{TIME}`",
@@ -317,12 +324,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for (name, text, part) in [
             ("a.jsonl", "{\"history\": [\"a\"]}\n{\"user_id\": 1}\n", "line 2: missing field `history`"),
-            ("b.jsonl", "{\"history\": [1.5]}\n", "line 1: "),
+            ("b.jsonl", "{\"history\": [1.5]}\n", "line 1: an id is neither text nor a whole number"),
             ("c.jsonl", "\n", "it has no history"),
             ("d.csv", "user,items\n1,2\n", "its columns are `user`, `items`; expected `user_id` and `history`"),
             ("e.csv", "user_id,item_id,timestamp\n1,2,noon\n", "line 2: `timestamp` is `noon`"),
             ("f.csv", "user_id,item_id\n1,\n", "line 2: `user_id` and `item_id` must have a value"),
             ("g.csv", "user_id,history\n1,2,3\n", "line 2: expected 2 cells"),
+            ("h.csv", "user_id,history\n1,\"2\n3,4\n", "line 2: a cell has a line break between quotation marks"),
+            ("i.csv", "user,history\n1,2\n", "its columns are `user`, `history`; expected `user_id` and `history`"),
+            ("j.csv", "user_id,history,item_id\n1,2,3\n", "its columns are `user_id`, `history`, `item_id`; expected"),
         ] {
             let path = folder.path().join(name);
             std::fs::write(&path, text).unwrap();

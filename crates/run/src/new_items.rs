@@ -28,7 +28,13 @@ impl CurrentItems {
         if !path.exists() {
             return Ok(Self::default());
         }
-        let remedy = || format!("failed to read `{}`: add the items again with `mp4sr items add`", path.display());
+        let remedy = || {
+            let folder = path.parent().unwrap_or(&path).display();
+            format!(
+                "failed to read `{}`: remove the folder `{folder}` and add the items again with `mp4sr items add`",
+                path.display()
+            )
+        };
         serde_json::from_slice(&files::read(&path)?).with_context(remedy)
     }
 

@@ -120,7 +120,14 @@ impl Generation {
             TrySendError::Disconnected(_) => ApiError::internal("the model's thread has ended"),
         })?;
         self.metrics.queued.inc();
-        answer.await.map_err(|_| ApiError::internal("the model's thread ended before it answered"))?
+        // A job whose deadline has passed is dropped before it is computed.
+        answer.await.map_err(|_| {
+            if Instant::now() < deadline {
+                ApiError::internal("the model's thread ended before it answered")
+            } else {
+                ApiError::too_slow()
+            }
+        })?
     }
 }
 
