@@ -369,7 +369,8 @@ fn too_many_and_too_slow_requests_are_asked_to_retry_and_a_stop_answers_open_req
     assert_eq!((answer.status, answer.headers["retry-after"].as_str()), (503, "1"), "{}", answer.body);
     // Requests that wait for others beyond their time get the same answer as one that takes too long itself.
     let service = Service::start(&world, &["--time-limit", "2", "--batch", "1"]);
-    let history: Vec<&String> = of_stage(&world)[0].0.iter().cycle().take(50).collect();
+    let lists = of_stage(&world);
+    let history: Vec<&String> = lists[0].0.iter().cycle().take(50).collect();
     let answers: Vec<(u16, bool)> = std::thread::scope(|scope| {
         let ask = || {
             let body = json!({ "history": history, "k": 100 });
