@@ -507,6 +507,18 @@ fn changed(from: &str, file: &str, change: impl Fn(&mut serde_json::Value)) -> T
 }
 
 #[test]
+fn texts_of_equal_length_have_their_own_vectors_with_positions_in_the_input() {
+    let folder = changed("adapter/deberta-v2", "config.json", |config| config["position_biased_input"] = true.into());
+    let encoder = SentenceEncoder::load(&folder.path().to_string_lossy()).unwrap();
+    let texts =
+        ["one two three four five six seven eight nine ten", "ten nine eight seven six five four three two one"];
+    let together = encoder.encode(&texts, |_| {}).unwrap();
+    for (text, vector) in texts.iter().zip(together.chunks_exact(encoder.width())) {
+        assert_eq!(encoder.encode(&[text], |_| {}).unwrap(), vector, "{text}");
+    }
+}
+
+#[test]
 fn a_module_with_pickled_weights_is_refused_with_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let from = PathBuf::from(fixture("adapter/heads"));

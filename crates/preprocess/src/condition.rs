@@ -264,7 +264,10 @@ fn as_in_sql(expression: Expr, schema: &SchemaRef) -> Expr {
     };
     let or_missing = |part: Expr| match type_of(&part, schema) {
         Some(kind) if kind.is_float() => {
-            part.map(|values| missing_where_not_a_number(&values), |_, field| Ok(field.clone()))
+            // Logarithms of whole numbers have no type until they are computed, with 64 bits.
+            let known = |kind: &DataType| if kind.is_known() { kind.clone() } else { DataType::Float64 };
+            let field = move |_: &Schema, field: &Field| Ok(Field::new(field.name().clone(), known(field.dtype())));
+            part.map(|values| missing_where_not_a_number(&values), field)
         }
         _ => part,
     };

@@ -164,6 +164,9 @@ fn numbers_do_not_wrap_and_what_is_not_a_number_is_missing() {
         ("SQRT(helpful - 1) >= 0", &["a", "c"]),
         ("COALESCE(helpful / votes, 0) < 0.1", &["b"]),
         ("helpful / votes IS NULL", &["b"]),
+        ("LN(helpful + 1) > 1 AND LN(votes) < 3", &["a"]),
+        ("LOG10(votes) IS NULL OR LOG2(helpful) = 0", &["c"]),
+        ("COALESCE(LN(timestamp), 0) > 1", &["c"]),
         ("CAST('nan' AS DOUBLE) > helpful OR helpful = 3", &["a"]),
         ("AVG(helpful / votes) BETWEEN 0.4 AND 0.6", &["a", "b", "c"]),
     ] {

@@ -19,7 +19,7 @@ pub(crate) struct TextModel {
     pub(super) layers: Box<dyn TextLayers>,
     /// d, the width of a token's vector.
     pub width: usize,
-    /// The number of columns of the narrowest product over all tokens.
+    /// The number of columns of the narrowest product over all tokens; 0 if the layers accept only one text at a time.
     pub(super) narrowest: usize,
     /// The number of tokens in the vocabulary.
     pub vocabulary: usize,

@@ -71,7 +71,8 @@ fn load(folder: &ModelFolder) -> Result<TextModel> {
     Ok(TextModel {
         layers: Box::new(layers),
         width: config.hidden_size,
-        narrowest: config.hidden_size.min(heads),
+        // Candle adds the positions of one text to the embeddings, without repeating them for others.
+        narrowest: if config.position_biased_input { 0 } else { config.hidden_size.min(heads) },
         vocabulary: config.vocab_size,
         longest: config.max_position_embeddings,
     })
