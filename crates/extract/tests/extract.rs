@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
+use candle_core::{Device, Tensor};
 use mp4sr_artifact::{Downloads, FeatureType, Features, Items, Layout, Table, files};
 use mp4sr_extract::{SentenceEncoder, WordVectors, dictionary, load_image_encoder};
 use mp4sr_ops::ComputeDevice;
@@ -508,7 +509,18 @@ fn changed(from: &str, file: &str, change: impl Fn(&mut serde_json::Value)) -> T
 
 #[test]
 fn texts_of_equal_length_have_their_own_vectors_with_positions_in_the_input() {
-    let folder = changed("adapter/deberta-v2", "config.json", |config| config["position_biased_input"] = true.into());
+    let mut positions = 0;
+    let folder = changed("adapter/deberta-v2", "config.json", |config| {
+        config["position_biased_input"] = true.into();
+        positions = config["max_position_embeddings"].as_u64().unwrap() as usize;
+    });
+    let weights = folder.path().join("model.safetensors");
+    let mut tensors = candle_core::safetensors::load(&weights, &Device::Cpu).unwrap();
+    let width = tensors["embeddings.LayerNorm.weight"].dims1().unwrap();
+    let embedding = Tensor::arange(0_f32, (positions * width) as f32, &Device::Cpu).unwrap().sin().unwrap();
+    let embedding = embedding.reshape((positions, width)).unwrap();
+    tensors.insert("embeddings.position_embeddings.weight".to_owned(), embedding);
+    candle_core::safetensors::save(&tensors, &weights).unwrap();
     let encoder = SentenceEncoder::load(&folder.path().to_string_lossy()).unwrap();
     let texts =
         ["one two three four five six seven eight nine ten", "ten nine eight seven six five four three two one"];
