@@ -509,10 +509,10 @@ fn changed(from: &str, file: &str, change: impl Fn(&mut serde_json::Value)) -> T
 
 #[test]
 fn texts_of_equal_length_have_their_own_vectors_with_positions_in_the_input() {
-    let mut positions = 0;
+    let positions: usize = 128;
     let folder = changed("adapter/deberta-v2", "config.json", |config| {
         config["position_biased_input"] = true.into();
-        positions = config["max_position_embeddings"].as_u64().unwrap() as usize;
+        config["max_position_embeddings"] = positions.into();
     });
     let weights = folder.path().join("model.safetensors");
     let mut tensors = candle_core::safetensors::load(&weights, &Device::Cpu).unwrap();
