@@ -316,10 +316,11 @@ fn of_records(context: &Context, records: &[ItemRecord], folder: &Path) -> anyho
     files::remove_if_present(&path)?;
     let (items, read) = read?;
     ensure!(read.rejected.total() == 0, "an item has no id; give every item one");
-    let mut seen = HashSet::new();
-    let twice = records.iter().map(|record| record.id.trim()).find(|id| !seen.insert(*id));
-    if let Some(id) = twice.filter(|_| read.repeated > 0) {
-        bail!("the item `{id}` is given twice; give each id once");
+    if read.repeated > 0 {
+        let mut seen = HashSet::new();
+        let twice = records.iter().map(|record| record.id.trim()).find(|id| !seen.insert(*id));
+        let item = twice.map_or("an item".to_owned(), |id| format!("the item `{id}`"));
+        bail!("{item} is given twice; give each id once");
     }
     Ok(items)
 }
