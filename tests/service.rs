@@ -138,7 +138,7 @@ fn requests_that_cannot_be_answered_are_refused_with_the_reason() {
         (
             "PUT",
             "/v1/items",
-            json!({ "items": [{ "item_id": "n", "title": "A" }, { "item_id": " n", "title": "B" }] }).to_string(),
+            json!({ "items": [{ "item_id": "n", "title": "A" }, { "item_id": "n", "title": "B" }] }).to_string(),
             422,
             "the item `n` is given twice",
         ),

@@ -318,7 +318,7 @@ fn of_records(context: &Context, records: &[ItemRecord], folder: &Path) -> anyho
     ensure!(read.rejected.total() == 0, "an item has no id; give every item one");
     if read.repeated > 0 {
         let mut seen = HashSet::new();
-        let twice = records.iter().map(|record| record.id.trim()).find(|id| !seen.insert(*id));
+        let twice = records.iter().map(|record| record.id.as_str()).find(|id| !seen.insert(*id));
         let item = twice.map_or("an item".to_owned(), |id| format!("the item `{id}`"));
         bail!("{item} is given twice; give each id once");
     }
