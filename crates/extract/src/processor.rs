@@ -32,10 +32,8 @@ pub struct Processor {
     #[serde(default = "yes")]
     do_normalize: bool,
     resample: Option<u32>,
-    #[serde(default)]
-    image_mean: [f32; 3],
-    #[serde(default = "ones")]
-    image_std: [f32; 3],
+    image_mean: Option<[f32; 3]>,
+    image_std: Option<[f32; 3]>,
     /// Whether channels are divided by their standard deviation once more, as EfficientNet's processor does by default.
     include_top: Option<bool>,
     /// The ratio of the crop to the resized side, in the ConvNext processor, which ResNet uses.
@@ -82,10 +80,6 @@ const BICUBIC: u32 = 3;
 
 fn rescale_factor() -> f64 {
     1.0 / 255.0
-}
-
-fn ones() -> [f32; 3] {
-    [1.0; 3]
 }
 
 /// The smallest side at which the ConvNext processor stretches images instead of cropping them.
@@ -164,8 +158,8 @@ impl Processor {
             rescale_offset: false,
             do_normalize: true,
             resample: Some(resample),
-            image_mean: timm.mean,
-            image_std: timm.std,
+            image_mean: Some(timm.mean),
+            image_std: Some(timm.std),
             include_top: None,
             crop_pct: None,
             image_processor_type: None,
@@ -234,8 +228,17 @@ impl Processor {
         if self.crops().is_none() && matches!(self.size, Size::Side(_) | Size::ShortestEdge(_)) {
             return Err("do_center_crop: expected true where size is the shortest edge, found false".to_owned());
         }
-        if self.do_normalize && self.image_std.iter().any(|deviation| deviation.is_nan() || *deviation <= 0.0) {
-            return Err(format!("image_std: expected positive numbers, found {:?}", self.image_std));
+        if self.do_normalize {
+            // The library has defaults for each class of processors.
+            let key = if self.image_mean.is_none() { "image_mean" } else { "image_std" };
+            let (Some(_), Some(deviations)) = (self.image_mean, self.image_std) else {
+                return Err(format!(
+                    "{key}: expected a number for each channel where do_normalize is true, found none"
+                ));
+            };
+            if deviations.iter().any(|deviation| deviation.is_nan() || *deviation <= 0.0) {
+                return Err(format!("image_std: expected positive numbers, found {deviations:?}"));
+            }
         }
         if !self.rescale_factor.is_finite() {
             return Err(format!("rescale_factor: expected a number, found {}", self.rescale_factor));
@@ -284,9 +287,9 @@ impl Processor {
         let divides_again = self.include_top.unwrap_or(is_efficient);
         let mut values = Vec::with_capacity(3 * cut.as_raw().len());
         for channel in 0..3 {
-            let (mean, deviation) =
-                if self.do_normalize { (self.image_mean[channel], self.image_std[channel]) } else { (0.0, 1.0) };
-            let again = if divides_again { self.image_std[channel] } else { 1.0 };
+            let statistics = self.image_mean.zip(self.image_std).filter(|_| self.do_normalize);
+            let (mean, deviation) = statistics.map_or((0.0, 1.0), |(means, stds)| (means[channel], stds[channel]));
+            let again = self.image_std.filter(|_| divides_again).map_or(1.0, |deviations| deviations[channel]);
             values.extend(cut.pixels().map(|pixel| {
                 let level = (f64::from(pixel[channel]) * scale) as f32 - offset;
                 (level - mean) / deviation / again
@@ -390,6 +393,16 @@ mod tests {
         let clip = "\"size\": 224, \"crop_size\": 224, \"do_center_crop\": true";
         let clip = processor(&format!("{{{clip}, {statistics}}}")).unwrap();
         assert!(matches!(clip.size, Size::Side(224)) && clip.side() == 224);
+    }
+
+    #[test]
+    fn statistics_of_channels_are_never_assumed() {
+        let size = "\"size\": {\"height\": 224, \"width\": 224}, \"image_processor_type\": \"ViTImageProcessor\"";
+        for (keys, expected) in [("", "image_mean: "), (", \"image_mean\": [0.5, 0.5, 0.5]", "image_std: ")] {
+            let message = processor(&format!("{{{size}{keys}}}")).unwrap_err();
+            assert!(message.contains(expected) && message.ends_with("found none"), "{message}");
+        }
+        processor(&format!("{{{size}, \"do_normalize\": false}}")).unwrap();
     }
 
     #[test]

@@ -531,6 +531,36 @@ fn texts_of_equal_length_have_their_own_vectors_with_positions_in_the_input() {
 }
 
 #[test]
+fn special_tokens_in_a_text_keep_their_spelling_in_lower_case() {
+    let lowered =
+        changed("bert", "sentence_bert_config.json", |settings| settings["do_lower_case"] = serde_json::json!(true));
+    let plain = changed("bert", "sentence_bert_config.json", |_| ());
+    let of = |folder: &TempDir, text: &str| {
+        SentenceEncoder::load(&folder.path().to_string_lossy()).unwrap().encode(&[text], |_| {}).unwrap()
+    };
+    assert_eq!(of(&lowered, "one [SEP] two"), of(&plain, "one [SEP] two"));
+    assert_eq!(of(&lowered, "ONE [SEP] Two"), of(&plain, "one [SEP] two"));
+}
+
+#[test]
+fn sentence_encoders_without_a_vector_per_text_are_refused() {
+    for (file, key, value, expected) in [
+        ("config.json", "is_decoder", serde_json::json!(true), "is_decoder: expected false"),
+        ("sentence_bert_config.json", "max_seq_length", 2.into(), "max_seq_length: expected room"),
+    ] {
+        let folder = changed("bert", file, |settings| settings[key] = value.clone());
+        let message = SentenceEncoder::load(&folder.path().to_string_lossy()).err().unwrap().to_string();
+        assert!(message.contains(expected) && message.contains(file), "{message}");
+    }
+    let folder = changed("bert", "config.json", |_| ());
+    let modules =
+        serde_json::json!([{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]);
+    files::write_json(&folder.path().join("modules.json"), &modules).unwrap();
+    let message = SentenceEncoder::load(&folder.path().to_string_lossy()).err().unwrap().to_string();
+    assert!(message.contains("no module is Pooling"), "{message}");
+}
+
+#[test]
 fn a_module_with_pickled_weights_is_refused_with_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let from = PathBuf::from(fixture("adapter/heads"));

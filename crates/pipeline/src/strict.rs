@@ -158,6 +158,16 @@ struct Checker<'a> {
     origin: &'a str,
 }
 
+/// How many entries an array must have.
+fn entries(least: usize, most: usize) -> String {
+    match (least, most) {
+        (least, most) if least == most => format!("{least} entries"),
+        (1, usize::MAX) => "at least one entry".to_owned(),
+        (least, usize::MAX) => format!("at least {least} entries"),
+        (least, most) => format!("{least} to {most} entries"),
+    }
+}
+
 impl<'a> Checker<'a> {
     fn value(&self, key: &str, value: &Value, schema: &'a Json) -> Result<(), ConfigError> {
         let schema = self.resolve(schema);
@@ -168,8 +178,10 @@ impl<'a> Checker<'a> {
         match (value, type_of(schema)) {
             (Value::Table(table), "object") => self.table(key, table, schema),
             (Value::Array(values), "array") => {
-                if values.len() < schema["minItems"].as_u64().unwrap_or(0) as usize {
-                    return self.refuse(key, value, "at least one entry");
+                let bound = |key: &str| schema[key].as_u64().map(|count| count as usize);
+                let (least, most) = (bound("minItems").unwrap_or(0), bound("maxItems").unwrap_or(usize::MAX));
+                if !(least..=most).contains(&values.len()) {
+                    return self.refuse(key, value, &entries(least, most));
                 }
                 let numbered = |at: usize| format!("{key}[{at}]");
                 values.iter().enumerate().try_for_each(|(at, v)| self.value(&numbered(at), v, &schema["items"]))

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use mp4sr_pipeline::nearest;
+use polars::chunked_array::ops::arity::broadcast_try_binary_elementwise;
 use polars::prelude::*;
 use polars::sql::sql_expr;
 use sqlparser::ast::{self, Spanned as _};
@@ -42,9 +43,9 @@ impl Condition {
         check_length(text).map_err(refuse)?;
         let parsed = parse(text).map_err(refuse)?;
         let columns = columns(&parsed, text).map_err(refuse)?;
-        let expression = sql_expr(text).map_err(|error| {
-            let inner = first_of(&parsed, |part| Some((place(part, text), sql_expr(part.to_string()).err()?)));
-            refuse(not_evaluated(inner, error))
+        let expression = expression_of(&parsed).map_err(|error| {
+            let inner = first_of(&parsed, |part| Some((part.clone(), expression_of(part).err()?)));
+            refuse(not_evaluated(inner, error, text))
         })?;
         if columns.is_empty() {
             return Err(refuse(
@@ -95,7 +96,8 @@ impl Condition {
             // Types are wrong without any row, and the values of many rows take long.
             let inner = self.first_failing(&nothing, &schema, false);
             let inner = inner.or_else(|| self.first_failing(&rows, &schema, streaming));
-            self.refuse(&not_evaluated(inner, error))
+            let because = inner.as_ref().map(|(part, _)| text_reason(part, &schema, &texts)).unwrap_or_default();
+            self.refuse(&(not_evaluated(inner, error, &self.text) + &because))
         })?;
         let result = evaluated.columns()[0].clone();
         if result.dtype() != &DataType::Boolean {
@@ -107,12 +109,13 @@ impl Condition {
         Ok(result)
     }
 
-    /// The innermost part that cannot be evaluated, with its position.
-    fn first_failing(&self, rows: &LazyFrame, schema: &SchemaRef, streaming: bool) -> Option<(String, PolarsError)> {
+    /// The innermost part that cannot be evaluated.
+    fn first_failing(&self, rows: &LazyFrame, schema: &SchemaRef, streaming: bool) -> Option<(ast::Expr, PolarsError)> {
         first_of(&self.parsed, |part| {
-            let expression = sql_expr(part.to_string()).ok()?;
+            // Alone, an array is a column of another length.
+            let expression = expression_of(part).ok().filter(|_| !matches!(part, ast::Expr::Array(_)))?;
             let error = evaluated(rows.clone(), schema, expression, streaming).ok()?.err()?;
-            Some((place(part, &self.text), error))
+            Some((part.clone(), error))
         })
     }
 
@@ -124,8 +127,11 @@ impl Condition {
             let compared = compared(part).into_iter().find_map(|(left, right)| {
                 let (first, second) = (TypedPart::new(left, schema)?, TypedPart::new(right, schema)?);
                 let (left, right) = (first.described(), second.described());
-                (!comparable(&first.kind, &second.kind))
-                    .then(|| format!("compares {left} with {right}{at}{}", first.or(&second).because(schema, texts)))
+                (!comparable(&first.kind, &second.kind)).then(|| {
+                    let because = text_reason(part, schema, texts);
+                    let hint = date_hint(&first.kind, &second.kind);
+                    format!("compares {left} with {right}{at}{because}{hint}")
+                })
             });
             let not_a_condition = || {
                 conditions(part).into_iter().find_map(|condition| {
@@ -141,7 +147,7 @@ impl Condition {
             };
             let not_a_text = || {
                 let part = TypedPart::new(matched(part)?, schema)
-                    .filter(|part| !(is_text(&part.kind) || part.kind.is_null()))?;
+                    .filter(|part| !(part.kind.is_string() || part.kind.is_null()))?;
                 Some(format!("compares {} with a pattern{at}; only texts have patterns", part.described()))
             };
             compared.or_else(not_a_condition).or_else(not_a_text)
@@ -191,6 +197,35 @@ fn parse(text: &str) -> std::result::Result<ast::Expr, String> {
         ));
     }
     Ok(expression)
+}
+
+/// The expression of polars for a part of a condition.
+fn expression_of(part: &ast::Expr) -> PolarsResult<Expr> {
+    let mut part = part.clone();
+    // polars refuses a list that has numbers with and without a point.
+    let _ = ast::visit_expressions_mut(&mut part, |part| {
+        if let ast::Expr::InList { list, .. } = part {
+            let mut numbers: Vec<&mut String> = list.iter_mut().filter_map(digits).collect();
+            if numbers.iter().any(|number| is_fraction(number)) {
+                numbers.iter_mut().filter(|number| !is_fraction(number)).for_each(|number| number.push_str(".0"));
+            }
+        }
+        ControlFlow::<()>::Continue(())
+    });
+    sql_expr(part.to_string())
+}
+
+/// The digits of a number, without its sign.
+fn digits(part: &mut ast::Expr) -> Option<&mut String> {
+    match part {
+        ast::Expr::Value(ast::ValueWithSpan { value: ast::Value::Number(number, _), .. }) => Some(number),
+        ast::Expr::UnaryOp { op: ast::UnaryOperator::Minus | ast::UnaryOperator::Plus, expr } => digits(expr),
+        _ => None,
+    }
+}
+
+fn is_fraction(number: &str) -> bool {
+    number.contains(['.', 'e', 'E'])
 }
 
 /// The columns of an expression with the positions of their first uses; the error says what cannot be in a condition.
@@ -244,7 +279,11 @@ fn parse_error(error: &ParserError, text: &str) -> String {
             let quote = if what.contains('`') { "`" } else { "" };
             format!("is not an SQL expression: {what}{quote} at character {}", character(text, at))
         }
-        None => format!("is not an SQL expression: {message}"),
+        None => {
+            let what =
+                message.replace("Expected: ", "expected ").replace(", found: EOF", ", but the condition ends there");
+            format!("is not an SQL expression: {what}, at character {}", text.trim_end().chars().count() + 1)
+        }
     }
 }
 
@@ -254,14 +293,12 @@ fn character(text: &str, at: Location) -> u64 {
     before.sum::<u64>() + at.column
 }
 
-/// The expression as SQL computes it. Whole numbers get 64 bits and a sign before they are added, subtracted or multiplied, because narrow
-/// and unsigned ones wrap in polars. A computed value that is not a number, such as 0 / 0, is missing, because polars orders it above all
-/// numbers.
+/// The expression as SQL computes it. Whole numbers have 64 bits and a sign, because narrow and unsigned ones wrap in polars, and a result
+/// that needs more is an error. Powers are fractions, and a remainder has the sign of the dividend. A computed value that is not a number, such as 0 / 0, is missing, because polars orders
+/// it above all numbers.
 fn as_in_sql(expression: Expr, schema: &SchemaRef) -> Expr {
-    let widened = |side: Arc<Expr>| match type_of(&side, schema) {
-        Some(kind) if kind.is_integer() && kind != DataType::Int64 => Arc::new((*side).clone().cast(DataType::Int64)),
-        _ => side,
-    };
+    let has_type = |part: &Expr, is: fn(&DataType) -> bool| type_of(part, schema).is_some_and(|kind| is(&kind));
+    let is_whole = |part: &Expr| has_type(part, DataType::is_integer);
     let or_missing = |part: Expr| match type_of(&part, schema) {
         Some(kind) if kind.is_float() => {
             // Logarithms of whole numbers have no type until they are computed, with 64 bits.
@@ -269,16 +306,48 @@ fn as_in_sql(expression: Expr, schema: &SchemaRef) -> Expr {
             let field = move |_: &Schema, field: &Field| Ok(Field::new(field.name().clone(), known(field.dtype())));
             part.map(|values| missing_where_not_a_number(&values), field)
         }
+        Some(kind) if kind.is_integer() && kind != DataType::Int64 => part.strict_cast(DataType::Int64),
         _ => part,
     };
+    let as_fraction = |part: Expr| if is_whole(&part) { part.cast(DataType::Float64) } else { part };
     expression.map_expr(|part| match part {
-        Expr::BinaryExpr { left, op, right } if op.is_arithmetic() => {
-            or_missing(Expr::BinaryExpr { left: widened(left), op, right: widened(right) })
+        Expr::BinaryExpr {
+            left,
+            op: op @ (Operator::Plus | Operator::Minus | Operator::Multiply | Operator::Modulus),
+            right,
+        } if is_whole(&left) && is_whole(&right) => exactly((*left).clone(), op, (*right).clone()),
+        Expr::BinaryExpr { op, .. } if op.is_arithmetic() => or_missing(part),
+        Expr::Function { input, function: function @ FunctionExpr::Pow(PowFunction::Generic) } => {
+            or_missing(Expr::Function { input: input.into_iter().map(as_fraction).collect(), function })
         }
         // Columns hold nulls already.
         Expr::Function { .. } | Expr::Cast { .. } => or_missing(part),
         part => part,
     })
+}
+
+/// The sum, difference, product or remainder of whole numbers, or an error if it needs more than 64 bits.
+fn exactly(left: Expr, op: Operator, right: Expr) -> Expr {
+    let compute = move |sides: &mut [Column]| {
+        let [left, right] = sides else { polars_bail!(ComputeError: "two sides make an operation") };
+        let name = left.name().clone();
+        let computed: Int64Chunked = broadcast_try_binary_elementwise(left.i64()?, right.i64()?, |left, right| {
+            let Some((left, right)) = left.zip(right) else { return Ok(None) };
+            let result = match op {
+                Operator::Plus => left.checked_add(right),
+                Operator::Minus => left.checked_sub(right),
+                Operator::Multiply => left.checked_mul(right),
+                // A remainder of a division by 0 is missing.
+                _ => return Ok((right != 0).then(|| left.wrapping_rem(right))),
+            };
+            let beyond = || polars_err!(ComputeError: "{left} {op} {right} needs more than 64 bits");
+            result.map(Some).ok_or_else(beyond)
+        })?;
+        Ok(computed.with_name(name).into_column())
+    };
+    let sides = [left, right].map(|side| side.strict_cast(DataType::Int64));
+    let field = |_: &Schema, sides: &[Field]| Ok(Field::new(sides[0].name().clone(), DataType::Int64));
+    map_multiple(compute, sides, field)
 }
 
 fn missing_where_not_a_number(values: &Column) -> PolarsResult<Column> {
@@ -327,9 +396,16 @@ fn place(part: &ast::Expr, text: &str) -> String {
 }
 
 /// What is wrong with a condition that polars refuses: the innermost part that it refuses, or all of it.
-fn not_evaluated(inner: Option<(String, PolarsError)>, whole: PolarsError) -> String {
-    let (at, error) = inner.unwrap_or((String::new(), whole));
-    format!("cannot be evaluated{at}: {}", in_one_line(&error))
+fn not_evaluated(inner: Option<(ast::Expr, PolarsError)>, whole: PolarsError, text: &str) -> String {
+    let (at, part, error) = match &inner {
+        Some((part, error)) => (place(part, text), format!("`{part}`"), error),
+        None => (String::new(), "it".to_owned(), &whole),
+    };
+    let message = in_one_line(error);
+    // The message shows the part as the parser holds it.
+    let is_unknown = message.starts_with("expression ") && message.ends_with(" is not currently supported");
+    let message = if is_unknown { format!("{part} is not supported") } else { message };
+    format!("cannot be evaluated{at}: {message}")
 }
 
 /// The values that a part compares with one another.
@@ -374,16 +450,14 @@ fn matched(part: &ast::Expr) -> Option<&ast::Expr> {
 /// A part of a condition and what its values are.
 struct TypedPart<'a> {
     part: &'a ast::Expr,
-    expression: Expr,
     kind: DataType,
 }
 
 impl<'a> TypedPart<'a> {
     /// `None` if the type is not known without evaluating the part.
     fn new(part: &'a ast::Expr, schema: &SchemaRef) -> Option<Self> {
-        let expression = sql_expr(part.to_string()).ok()?;
-        let kind = type_of(&expression, schema)?;
-        Some(Self { part, expression, kind })
+        let kind = type_of(&expression_of(part).ok()?, schema)?;
+        Some(Self { part, kind })
     }
 
     fn described(&self) -> String {
@@ -392,21 +466,31 @@ impl<'a> TypedPart<'a> {
             _ => kind(&self.kind).to_owned(),
         }
     }
+}
 
-    /// The first of two parts that names a column.
-    fn or<'p>(&'p self, other: &'p Self) -> &'p Self {
-        if self.expression.clone().meta().root_names().is_empty() { other } else { self }
-    }
+/// Why the first column of text in a part is text, if that was found out from its cells.
+fn text_reason(part: &ast::Expr, schema: &SchemaRef, texts: &[(String, TextLocation)]) -> String {
+    let found = first_of(part, |part| match part {
+        ast::Expr::Identifier(name) if schema.get(&name.value).is_some_and(DataType::is_string) => {
+            texts.iter().find(|(column, _)| *column == name.value)
+        }
+        _ => None,
+    });
+    found.map_or(String::new(), |(name, text)| {
+        let (found, line, path) = (&text.found, text.line, text.path.display());
+        format!("; `{name}` is text because of `{found}` in line {line} of `{path}`")
+    })
+}
 
-    /// Why the column in this part is text, if it is.
-    fn because(&self, schema: &SchemaRef, texts: &[(String, TextLocation)]) -> String {
-        let column = self.expression.clone().meta().root_names().into_iter().next();
-        let found = column.filter(|name| schema.get(name).is_some_and(DataType::is_string));
-        let found = found.and_then(|column| texts.iter().find(|(name, _)| *name == column.as_str()));
-        found.map_or(String::new(), |(name, text)| {
-            let (found, line, path) = (&text.found, text.line, text.path.display());
-            format!("; `{name}` is text because of `{found}` in line {line} of `{path}`")
-        })
+/// How a date or a time is written, if one is compared with text.
+fn date_hint(first: &DataType, second: &DataType) -> &'static str {
+    let is_compared = |one: &DataType, other: &DataType| {
+        matches!(one, DataType::Date | DataType::Datetime(..)) && (other.is_string() || other.is_primitive_numeric())
+    };
+    if is_compared(first, second) || is_compared(second, first) {
+        "; a date is written as in `DATE '2018-09-30'`, and a time as in `TIMESTAMP '2018-09-30 12:00:00'`, in UTC"
+    } else {
+        ""
     }
 }
 
@@ -415,22 +499,21 @@ fn type_of(part: &Expr, schema: &SchemaRef) -> Option<DataType> {
     schema.ok()?.get("part").cloned()
 }
 
-fn is_text(kind: &DataType) -> bool {
-    matches!(kind, DataType::String | DataType::Categorical(..) | DataType::Enum(..))
-}
-
-fn comparable(first: &DataType, second: &DataType) -> bool {
-    let same = (is_text(first) && is_text(second))
-        || (first.is_primitive_numeric() || first.is_decimal())
-            && (second.is_primitive_numeric() || second.is_decimal())
-        || (first.is_temporal() && second.is_temporal())
-        || first.is_bool() && second.is_bool();
+/// Whether values of two types can be compared with one another.
+pub fn comparable(first: &DataType, second: &DataType) -> bool {
+    let both = |is: fn(&DataType) -> bool| is(first) && is(second);
+    let same = both(DataType::is_string)
+        || both(|kind| kind.is_primitive_numeric() || kind.is_decimal())
+        || both(|kind| matches!(kind, DataType::Date | DataType::Datetime(..)))
+        || both(DataType::is_duration)
+        || both(DataType::is_bool);
     same || first == second || first.is_null() || second.is_null()
 }
 
-fn kind(kind: &DataType) -> &'static str {
+/// What the values of a type are.
+pub fn kind(kind: &DataType) -> &'static str {
     match kind {
-        DataType::String | DataType::Categorical(..) | DataType::Enum(..) => "text",
+        DataType::String => "text",
         DataType::Boolean => "true or false",
         kind if kind.is_integer() => "a whole number",
         kind if kind.is_primitive_numeric() || kind.is_decimal() => "a number",

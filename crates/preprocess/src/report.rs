@@ -22,7 +22,7 @@ use crate::{Error, Result, filters};
 
 /// The style of tables: a line under the header, and nothing else.
 /// Keys that a dataset records only if they differ from their defaults, so that a dataset that was made without them keeps its bytes.
-const LATER_KEYS: [&str; 12] = [
+const LATER_KEYS: [&str; 11] = [
     "item_order",
     "where",
     "since",
@@ -31,7 +31,6 @@ const LATER_KEYS: [&str; 12] = [
     "split_ratio",
     "split_at",
     "split_test_at",
-    "memory",
     "items_without_events",
     "min_described",
     "placeholders",
@@ -42,6 +41,8 @@ pub fn recorded(preprocess: &Preprocess) -> Value {
     let (mut settings, defaults) = (json!(preprocess), json!(Preprocess::default()));
     if let Some(settings) = settings.as_object_mut() {
         settings.retain(|key, value| !LATER_KEYS.contains(&key.as_str()) || *value != defaults[key]);
+        // The limit of memory decides how the dataset is made, and not what it contains.
+        settings.remove("memory");
     }
     settings
 }

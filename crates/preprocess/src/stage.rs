@@ -19,7 +19,7 @@ use crate::join::JoinedFiles;
 use crate::junk::Junk;
 use crate::partitions::{Counts, Partitions};
 use crate::report::{Counted, SequenceSpread};
-use crate::source::{Budget, Events, ItemCatalogue, Reading, SourceFormat};
+use crate::source::{Budget, Events, ItemCatalogue, RawItem, Reading, SourceFormat};
 use crate::spill::MemoryLimit;
 use crate::split::SplitRule;
 use crate::window::{TimeScale, Window, check_numbers};
@@ -61,6 +61,10 @@ pub fn stage(context: &Context) -> anyhow::Result<Stage> {
         "preprocess": config.preprocess,
         "image_names": inputs.image_names(config)?,
     });
+    // The limit of memory decides how the dataset is made, and not what it contains.
+    if let Some(keys) = settings["preprocess"].as_object_mut() {
+        keys.remove("memory");
+    }
     if config.preprocess.split == SplitBy::Time {
         // Earlier releases let later events decide which training events are kept.
         settings["kept_within"] = json!("sets");
@@ -282,7 +286,9 @@ fn read(
     }
     let spread = SequenceSpread::of(&events)?;
     if preprocess.missing == Some(Missing::Drop) {
-        catalogue.others.retain(|_, record| !record.sentences.is_empty() && !record.images.is_empty());
+        let is_complete = |record: &RawItem| !record.sentences.is_empty() && !record.images.is_empty();
+        catalogue.others.retain(|_, record| is_complete(record));
+        catalogue.records.retain(|_, record| is_complete(record));
     }
     let numbering = ItemNumbering { keep_others, order: preprocess.item_order };
     let dataset = Dataset::new(&events, scale, &split, user_ids, item_ids, catalogue, numbering)?;

@@ -118,6 +118,9 @@ impl Head {
                 }
             }
         }
+        if !is_pooled {
+            return Err(file.error("no module is Pooling, so that a text has one vector per token and none of its own"));
+        }
         Ok(head)
     }
 

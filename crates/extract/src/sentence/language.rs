@@ -40,6 +40,8 @@ struct Config {
     position_embedding_type: String,
     #[serde(default = "buckets")]
     relative_attention_num_buckets: usize,
+    #[serde(default)]
+    is_decoder: bool,
 }
 
 fn gelu() -> String {
@@ -286,6 +288,11 @@ impl Config {
         }
         if kind != Architecture::MpNet && self.position_embedding_type != "absolute" {
             return Err(format!("position_embedding_type: expected absolute, found {}", self.position_embedding_type));
+        }
+        if self.is_decoder {
+            return Err(
+                "is_decoder: expected false (tokens attend to those before and after them), found true".to_owned()
+            );
         }
         let (d, heads) = (self.hidden_size, self.num_attention_heads);
         if heads == 0 || d == 0 || !d.is_multiple_of(heads) {

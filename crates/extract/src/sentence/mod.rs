@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use mp4sr_ops::DeviceEncoder;
 use rayon::prelude::*;
-use tokenizers::Tokenizer;
+use tokenizers::normalizers::{Lowercase, Sequence};
+use tokenizers::{NormalizerWrapper, Tokenizer};
 
 use self::head::{Head, modules};
 use self::language::LanguageModel;
@@ -112,7 +113,6 @@ pub struct SentenceEncoder {
     head: Head,
     /// The prompt that precedes every text.
     prompt: String,
-    lower_case: bool,
     count: AtomicU64,
 }
 
@@ -154,14 +154,11 @@ impl SentenceEncoder {
             )));
         }
         let limit = settings.limit.unwrap_or(usize::MAX).min(model.longest());
-        Ok(Self {
-            tokenizer: folder.tokenizer(limit, model.vocabulary())?,
-            model,
-            head,
-            prompt: settings.prompt,
-            lower_case: settings.lower_case,
-            count: AtomicU64::new(0),
-        })
+        let mut tokenizer = folder.tokenizer(limit, model.vocabulary())?;
+        if settings.lower_case {
+            lower_case_first(&mut tokenizer).map_err(|e| folder.config.error(e.to_string()))?;
+        }
+        Ok(Self { tokenizer, model, head, prompt: settings.prompt, count: AtomicU64::new(0) })
     }
 
     /// d, the width of a vector.
@@ -248,7 +245,6 @@ impl SentenceEncoder {
 
     fn tokens(&self, text: &str) -> Result<Vec<u32>> {
         let text = format!("{}{text}", self.prompt);
-        let text = if self.lower_case { text.to_lowercase() } else { text };
         let encoding = self
             .tokenizer
             .encode(text.as_str(), true)
@@ -290,4 +286,11 @@ fn blocks(order: &[usize], most: usize, length: impl Fn(usize) -> usize) -> Vec<
     }
     blocks.extend((start < order.len()).then(|| &order[start..]));
     blocks
+}
+
+/// Lets a tokenizer write text in lower case before anything else. Special tokens that stand in a text keep their spelling.
+fn lower_case_first(tokenizer: &mut Tokenizer) -> tokenizers::Result<()> {
+    let own = tokenizer.get_normalizer().cloned();
+    let all = std::iter::once(NormalizerWrapper::from(Lowercase)).chain(own).collect();
+    tokenizer.with_normalizer(Some(NormalizerWrapper::from(Sequence::new(all)))).map(|_| ())
 }

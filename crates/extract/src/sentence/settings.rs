@@ -80,6 +80,10 @@ impl TextSettings {
         if let Some(file) = folder.optional_json(TRANSFORMER)? {
             let transformer: Transformer = file.parse()?;
             transformer.check().map_err(|reason| file.error(reason))?;
+            if let Some(length @ ..3) = transformer.max_seq_length {
+                let reason = "expected room for the first token, the last token and one of the text";
+                return Err(file.error(format!("max_seq_length: {reason}, found {length}")));
+            }
             settings.limit = transformer.max_seq_length;
             settings.lower_case = transformer.do_lower_case;
         }

@@ -111,9 +111,14 @@ pub fn columns(path: &Path) -> Result<Vec<String>> {
     Ok(builder.schema().fields().iter().map(|field| field.name().clone()).collect())
 }
 
-/// Whether polars can read the events of a file. It panics on time zones that are offsets, such as `+05:30`. If the items are lists, each
-/// row is a sequence, which is read by rows.
+/// Whether polars can read the events of a file. It has no decimals of 256 bits, and panics on time zones that are offsets, such as
+/// `+05:30`. If the items are lists, each row is a sequence, which is read by rows.
 pub fn is_known(path: &Path, items: &[String]) -> Result<bool> {
+    let footer = open_parquet(files::open(path)?).map_err(|e| damaged(path, &e))?;
+    if footer.schema().fields().iter().any(|field| matches!(field.data_type(), arrow_schema::DataType::Decimal256(..)))
+    {
+        return Ok(false);
+    }
     match guarded(|| schema(path)) {
         Ok(schema) => {
             let schema = schema?;
@@ -164,16 +169,7 @@ pub fn for_each(
             clock(path, &schema, columns.time)?.alias(time)
         },
     ];
-    // NaN and blank text count as missing values, as in files of text. In polars, NaN is greater than every number.
-    let named = |name: &String| match schema.get(name.as_str()) {
-        Some(kind) if kind.is_float() => col(name.as_str()).fill_nan(lit(NULL)),
-        Some(DataType::String) => {
-            let text = col(name.as_str()).str().strip_chars(lit(NULL));
-            when(text.clone().eq(lit(""))).then(lit(NULL)).otherwise(text).alias(name.as_str())
-        }
-        _ => col(name.as_str()),
-    };
-    wanted.extend(columns.named.iter().map(named));
+    wanted.extend(columns.named.iter().map(col));
     let query = scan(path)?.select(wanted);
     let bytes = path.metadata().map_or(0, |about| about.len());
     let rows = open_parquet(files::open(path)?).map_err(|e| damaged(path, &e))?.metadata().file_metadata().num_rows();
@@ -193,7 +189,7 @@ pub fn for_each(
             let mut part = |name: &str| named.drop_in_place(name).and_then(|column| ColumnPart::new(&column));
             let parts = [part(user), part(item), part(time)].into_iter().collect::<PolarsResult<Vec<_>>>()?;
             let parts = parts.try_into().map_err(|_| Error::bug("three columns make an event"))?;
-            let rows_here = EventRows { first, parts, named };
+            let rows_here = EventRows { first, parts, named: as_in_conditions(path, first, named)? };
             let count = rows_here.len() as u64;
             visit(rows_here)?;
             first += count;
@@ -204,6 +200,40 @@ pub fn for_each(
             Err(_) => Err(damaged(path, "its metadata is inconsistent")),
         }
     })
+}
+
+/// Converts columns to the types in which conditions compute: whole numbers of 64 bits, text, and times in UTC. NaN and blank text count as
+/// missing values, as in files of text, because NaN is greater than every number in polars.
+fn as_in_conditions(path: &Path, first: u64, named: DataFrame) -> Result<DataFrame> {
+    for column in named.columns().iter().filter(|column| column.dtype() == &DataType::Binary) {
+        let cells = column.binary()?;
+        let is_invalid = |cell: Option<&[u8]>| cell.is_some_and(|bytes| std::str::from_utf8(bytes).is_err());
+        if let Some(at) = cells.iter().position(is_invalid) {
+            let (name, row) = (column.name(), first + at as u64);
+            return Err(Error::raw(
+                path,
+                format!(
+                    "has invalid UTF-8 in `{name}` in row {row}, so it cannot be in a condition; name another column"
+                ),
+            ));
+        }
+    }
+    let converted = |column: &Column| {
+        let (name, kind) = (column.name(), column.dtype());
+        let cells = col(name.clone());
+        match kind {
+            DataType::String | DataType::Binary | DataType::Categorical(..) | DataType::Enum(..) => {
+                let text = cells.cast(DataType::String).str().strip_chars(lit(NULL));
+                when(text.clone().eq(lit(""))).then(lit(NULL)).otherwise(text).alias(name.clone())
+            }
+            DataType::Datetime(unit, Some(_)) => cells.to_physical().cast(DataType::Datetime(*unit, None)),
+            kind if kind.is_float() => cells.fill_nan(lit(NULL)),
+            kind if kind.is_integer() && kind != &DataType::UInt64 => cells.strict_cast(DataType::Int64),
+            _ => cells,
+        }
+    };
+    let columns: Vec<Expr> = named.columns().iter().map(converted).collect();
+    if columns.is_empty() { Ok(named) } else { Ok(named.lazy().select(columns).collect()?) }
 }
 
 fn scan(path: &Path) -> Result<LazyFrame> {

@@ -596,7 +596,7 @@ fn read_parquet(
         }
         if !columns.named.is_empty() {
             let used = BooleanChunked::from_slice("used".into(), &used);
-            sink.named.extend(rows.named.filter(&used)?, path, rows.first)?;
+            sink.named.extend(&rows.named, &used, path, rows.first)?;
         }
         sink.spill_some()
     })?;

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use polars::prelude::*;
 
-use crate::Result;
+use crate::condition::{comparable, kind as described};
 use crate::read::RawCell;
 use crate::rejects::excerpt;
+use crate::{Error, Result};
 
 /// A column whose cells arrive as text. Its type is known when all of them have been read.
 struct TextColumn {
@@ -122,6 +123,8 @@ pub struct NamedColumns {
     texts: Vec<TextColumn>,
     /// Cells of Parquet files, which have types of their own; `None` if any file is text, because a column has one type over all files.
     typed: Option<Vec<DataFrame>>,
+    /// The type of each typed column in the first file in which it has one.
+    kinds: Vec<Option<(DataType, PathBuf)>>,
 }
 
 /// The columns when all events have been read.
@@ -141,7 +144,7 @@ impl NamedColumns {
     /// Columns of these names, without cells. `typed` means that all files have types.
     pub fn new(names: &[String], typed: bool) -> Self {
         let texts = names.iter().map(|name| TextColumn::new(name)).collect();
-        Self { texts, typed: typed.then(Vec::new) }
+        Self { texts, typed: typed.then(Vec::new), kinds: vec![None; names.len()] }
     }
 
     /// Whether there are no names.
@@ -161,17 +164,38 @@ impl NamedColumns {
         }
     }
 
-    /// Adds the cells of many events of a Parquet file, whose first one is in row `first`.
-    pub fn extend(&mut self, cells: DataFrame, path: &Path, first: u64) -> Result<()> {
+    /// Adds the cells of a Parquet file from row `first` on; `used` says which rows are events. A column whose type differs from that in an
+    /// earlier file is refused.
+    pub fn extend(&mut self, cells: &DataFrame, used: &BooleanChunked, path: &Path, first: u64) -> Result<()> {
         if let Some(typed) = &mut self.typed {
-            typed.push(cells);
+            for (known, column) in self.kinds.iter_mut().zip(cells.columns()) {
+                let kind = column.dtype();
+                match known {
+                    Some((earlier, file)) if !comparable(earlier, kind) && !kind.is_null() => {
+                        return Err(Error::raw(
+                            path,
+                            format!(
+                                "has {} in `{}`, and `{}` has {} there; write both files with the same type",
+                                described(kind),
+                                column.name(),
+                                file.display(),
+                                described(earlier)
+                            ),
+                        ));
+                    }
+                    Some(_) => {}
+                    None => *known = (!kind.is_null()).then(|| (kind.clone(), path.to_owned())),
+                }
+            }
+            typed.push(cells.filter(used)?);
             return Ok(());
         }
         for column in &mut self.texts {
             let text = cells.column(&column.name)?.cast(&DataType::String)?;
-            for (at, cell) in text.str()?.iter().enumerate() {
+            let rows = (first..).zip(text.str()?.iter()).zip(used.iter()).filter(|(_, used)| *used == Some(true));
+            for ((row, cell), _) in rows {
                 let cell = cell.map_or(RawCell::Missing, |text| RawCell::Text(text.into()));
-                column.push(&cell, path, first + at as u64);
+                column.push(&cell, path, row);
             }
         }
         Ok(())

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use arrow_array::types::Int32Type;
 use arrow_array::{
-    ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, DictionaryArray, Float64Array, Int32Array,
-    Int64Array, ListArray, RecordBatch, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray,
+    ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, DictionaryArray, Float64Array, Int8Array,
+    Int32Array, Int64Array, ListArray, RecordBatch, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray,
     TimestampNanosecondArray, TimestampSecondArray, UInt8Array, UInt32Array, UInt64Array,
 };
 use mp4sr_tests::Project;
@@ -106,7 +106,15 @@ fn what_is_wrong_with_a_condition_is_reported_with_its_position() {
         ),
         ("rating >= 'four'", "compares `rating`, which is a number, with text at character 1"),
         ("rating", "is a number and not a condition"),
-        ("rating >=", "is not an SQL expression"),
+        (
+            "rating >=",
+            "is not an SQL expression: expected an expression, but the condition ends there, at character 10",
+        ),
+        ("verified AND shop SIMILAR TO 'a'", "at character 14: `shop SIMILAR TO 'a'` is not supported"),
+        ("shop COLLATE de = 'east'", "at character 1: `shop COLLATE de` is not supported"),
+        ("SUM(shop) > 3", "`sum` operation not supported for dtype `str`; `shop` is text because of `east` in line 2"),
+        ("shop + 1 > 3", "try an explicit cast first; `shop` is text because of `east` in line 2"),
+        ("timestamp * 9223372036854775807 > 3", "2 * 9223372036854775807 needs more than 64 bits"),
         ("rating >= 4)", "has `)` at character 12 where the condition should end"),
         ("1 = 1", "names no column"),
         ("rating IN (SELECT 1)", "has a subquery"),
@@ -168,6 +176,11 @@ fn numbers_do_not_wrap_and_what_is_not_a_number_is_missing() {
         ("LOG10(votes) IS NULL OR LOG2(helpful) = 0", &["c"]),
         ("COALESCE(LN(timestamp), 0) > 1", &["c"]),
         ("CAST('nan' AS DOUBLE) > helpful OR helpful = 3", &["a"]),
+        ("(0 - helpful) % 2 = -1", &["a", "c"]),
+        ("votes % helpful = 1", &["a"]),
+        ("votes % helpful IS NULL", &["b"]),
+        ("helpful IN (3, 0.5)", &["a"]),
+        ("POWER(votes, 32) > 1", &["a", "c"]),
         ("AVG(helpful / votes) BETWEEN 0.4 AND 0.6", &["a", "b", "c"]),
     ] {
         assert_eq!(left(&project, &[&format!("preprocess.where={condition}")]).0, expected, "{condition}");
@@ -251,6 +264,7 @@ fn a_condition_on_parquet_has_one_meaning_under_every_limit_of_memory() {
     write_parquet(&project, "e.parquet", columns);
     let kept = |keys: &[&str]| {
         let keys: Vec<&str> = keys.iter().flat_map(|key| ["--set", key]).collect();
+        let _ = std::fs::remove_dir_all(project.path("shop/dataset"));
         project.run_stderr("preprocess", &keys);
         let dataset = dataset_of(&project);
         (dataset.report.filters[1].events, dataset.sequences)
@@ -259,6 +273,84 @@ fn a_condition_on_parquet_has_one_meaning_under_every_limit_of_memory() {
     let (in_memory, on_disk) = (kept(&[condition]), kept(&[condition, "preprocess.memory=1MiB"]));
     assert_eq!(in_memory.0, 1800);
     assert_eq!(in_memory, on_disk);
+}
+
+#[test]
+fn parquet_columns_have_the_types_in_which_conditions_compute() {
+    let project = table("e.parquet");
+    let noon = |day: i64| (1_577_880_000 + (day - 1) * 86_400) * 1000;
+    let noons = || TimestampMillisecondArray::from((1..5).map(noon).collect::<Vec<_>>());
+    let texts = [Some("b"), Some("a"), None, Some(" ")];
+    let columns: [(&str, ArrayRef); 11] = [
+        ("user_id", Arc::new(StringArray::from(vec!["u"; 4]))),
+        ("item_id", Arc::new(StringArray::from(vec!["a", "b", "c", "d"]))),
+        ("timestamp", Arc::new(Int64Array::from(vec![1, 2, 3, 4]))),
+        ("narrow", Arc::new(Int8Array::from(vec![Some(1), Some(2), Some(100), None]))),
+        ("wide", Arc::new(UInt64Array::from(vec![1, 2, 3, u64::MAX]))),
+        ("shop", Arc::new(DictionaryArray::<Int32Type>::from_iter(texts))),
+        ("code", Arc::new(BinaryArray::from(vec![b"x".as_slice(), b"y", b"", b"z"]))),
+        ("bytes", Arc::new(BinaryArray::from(vec![b"x".as_slice(), b"\xff", b"", b"z"]))),
+        ("day", Arc::new(Date32Array::from(vec![18_262, 18_263, 18_264, 18_265]))),
+        ("at", Arc::new(noons())),
+        ("at_utc", Arc::new(noons().with_timezone("UTC"))),
+    ];
+    write_parquet(&project, "e.parquet", columns);
+    for (condition, expected) in [
+        ("POWER(narrow, 2) > 200", &["c"][..]),
+        ("SUM(narrow) OVER (PARTITION BY user_id) = 103", &["a", "b", "c", "d"]),
+        ("ABS(narrow - 101) >= 99", &["a", "b"]),
+        ("wide > 2", &["c", "d"]),
+        ("shop < 'b'", &["b"]),
+        ("COALESCE(shop, 'none') = 'none'", &["c", "d"]),
+        ("shop LIKE 'a%' OR GREATEST(shop, 'a') = 'b'", &["a", "b"]),
+        ("code = 'x' OR code IS NULL", &["a", "c"]),
+        ("day >= DATE '2020-01-03' AND at > DATE '2020-01-02'", &["c", "d"]),
+        ("at_utc < TIMESTAMP '2020-01-02 13:00:00' AND at = at_utc", &["a", "b"]),
+    ] {
+        assert_eq!(left(&project, &[&format!("preprocess.where={condition}")]).0, expected, "{condition}");
+    }
+    for (condition, expected) in [
+        ("wide + 1 > 2", "conversion from `u64` to `i64` failed"),
+        ("bytes = 'x'", "has invalid UTF-8 in `bytes` in row 2"),
+        (
+            "day >= '2020-01-03'",
+            "compares `day`, which is a date, with text at character 1; a date is written as in `DATE",
+        ),
+    ] {
+        let error = refused(&project, &[&format!("preprocess.where={condition}")]);
+        assert!(error.contains(expected), "{condition}: {error}");
+    }
+}
+
+#[test]
+fn a_column_has_one_type_in_all_parquet_files() {
+    let columns = |item: &str, column: ArrayRef| -> [(&str, ArrayRef); 4] {
+        [
+            ("user_id", Arc::new(StringArray::from(vec!["u"]))),
+            ("item_id", Arc::new(StringArray::from(vec![item]))),
+            ("timestamp", Arc::new(Int64Array::from(vec![1]))),
+            ("value", column),
+        ]
+    };
+    let whole = || -> ArrayRef { Arc::new(Int64Array::from(vec![1])) };
+    let others: [(ArrayRef, &str); 4] = [
+        (Arc::new(Float64Array::from(vec![1.5])), ""),
+        (Arc::new(Date32Array::from(vec![1])), "has a date in `value`"),
+        (Arc::new(BooleanArray::from(vec![true])), "has true or false in `value`"),
+        (Arc::new(StringArray::from(vec!["1"])), "has text in `value`"),
+    ];
+    for (other, expected) in others {
+        let files = "[source]\nformat = \"tabular\"\ninteractions = [\"1.parquet\", \"2.parquet\"]";
+        let project = shop_of(&format!("{files}\n{ALL}"));
+        write_parquet(&project, "1.parquet", columns("a", whole()));
+        write_parquet(&project, "2.parquet", columns("b", other));
+        if expected.is_empty() {
+            assert_eq!(left(&project, &["preprocess.where=value > 0"]).0, ["a", "b"]);
+        } else {
+            let error = refused(&project, &["preprocess.where=value IS NOT NULL"]);
+            assert!(error.contains(expected) && error.contains("has a whole number there"), "{error}");
+        }
+    }
 }
 
 fn parquet_of(user: ArrayRef, item: ArrayRef, time: ArrayRef) -> Project {

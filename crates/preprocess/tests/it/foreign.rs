@@ -71,6 +71,7 @@ fn times_keep_their_fractions_until_events_are_ordered() {
         let content = events(&[("c", times[0]), ("a", times[1]), ("b", times[2])]);
         let project = shop(&[("e.csv", content.as_bytes())], &tabular("e.csv"), "");
         for memory in ["", "1KiB"] {
+            let _ = std::fs::remove_dir_all(project.path("shop/dataset"));
             project.run_stderr("preprocess", &["--set", &format!("preprocess.memory={memory}")]);
             let made = dataset_of(&project);
             histories_are(&made, &[("u", &["a", "b", "c"])]);
@@ -448,6 +449,19 @@ fn images_are_found_in_folders_below_and_by_pattern() {
         let (made, _) = made(files, &keys, "");
         assert_eq!([0, 1].map(|item: usize| made.items.images[item].len()), expected, "{images}");
     }
+}
+
+#[test]
+fn items_that_are_dropped_as_incomplete_do_not_come_back_as_items_without_events() {
+    let files: &[(&str, &[u8])] = &[
+        ("i.csv", b"user_id,item_id,timestamp\nu,a,1\nu,b,2\nv,a,1\nv,c,2\n"),
+        ("items.csv", b"item_id,title,image\na,A,https://e.org/a.jpg\nb,B,\nc,,https://e.org/c.jpg\nd,D,https://e.org/d.jpg\ne,E,\n"),
+    ];
+    let keys = format!("{}\nitems = [\"items.csv\"]", tabular("i.csv"));
+    let project = shop(files, &keys, "");
+    let keys = ["preprocess.missing=drop", "preprocess.items_without_events=keep", "source.columns.images=image"];
+    project.run_stderr("preprocess", &keys.iter().flat_map(|key| ["--set", key]).collect::<Vec<_>>());
+    assert_eq!(dataset_of(&project).items.ids, ["a", "d"]);
 }
 
 #[test]

@@ -60,10 +60,11 @@ fn a_dataset_made_on_disk_has_the_bytes_of_one_made_in_memory() {
             let memory = format!("preprocess.memory={memory}");
             let arguments: Vec<&str> =
                 more.iter().copied().chain([memory.as_str()]).flat_map(|s| ["--set", s]).collect();
+            let _ = std::fs::remove_dir_all(shop.path("shop/dataset"));
             shop.run_stderr("preprocess", &arguments);
             let report = dataset_of(&shop).report;
-            let files =
-                ["items.parquet", "users.parquet"].map(|name| std::fs::read(shop.path("shop/dataset").join(name)));
+            let files = ["items.parquet", "users.parquet", "sequences.safetensors"]
+                .map(|name| std::fs::read(shop.path("shop/dataset").join(name)));
             assert!(!shop.path("shop/dataset/spill").exists());
             (dataset_of(&shop).sequences, files.map(Result::unwrap), report.filters, report.statistics)
         };
@@ -79,4 +80,12 @@ fn an_error_leaves_no_events_on_disk() {
     let keys = ["--set", "preprocess.memory=1KiB", "--set", "preprocess.where=rating >= 'x'"];
     assert!(shop.run_failing("preprocess", &keys).contains("compares `rating`"));
     assert!(!shop.path("shop/dataset/spill").exists());
+}
+
+#[test]
+fn another_limit_of_memory_makes_nothing_anew() {
+    let shop = shop();
+    shop.run_stderr("preprocess", &[]);
+    let again = shop.run_stderr("preprocess", &["--set", "preprocess.memory=1GiB"]);
+    assert!(again.contains("up to date"), "{again}");
 }
