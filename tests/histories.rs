@@ -138,15 +138,33 @@ fn candidates_are_limited_unknown_ids_are_named_and_every_user_gets_a_list() {
         of(&lines[0]),
         lists(&world.run("recommend", &["--history", "i3,i4", "--top", "4", "--exclude-where", "item_id = 'i3'"]))[0].1
     );
+    // Every format says which ids of a history are unknown.
+    let out = |name: &str| world.folder().join(name).display().to_string();
+    for name in ["lists.csv", "lists.parquet"] {
+        world.run("recommend", &[&words[..], &["--out", &out(name)]].concat());
+    }
+    let csv = files::read_to_string(&world.folder().join("lists.csv")).unwrap();
+    assert!(csv.starts_with("user_id,rank,item_id,title,score,fallback,unknown\n"), "{csv}");
+    let unknown = |user: &str| csv.lines().find(|line| line.starts_with(&format!("{user},1,"))).unwrap().to_owned();
+    assert!(unknown("u").ends_with(",\"[\"\"nope\"\"]\"") && unknown("u7").ends_with(",,"), "{csv}");
+    let mut table = Table::read(&world.folder().join("lists.parquet"), "").unwrap();
+    assert_eq!(
+        table.take_texts("unknown").unwrap(),
+        [vec!["nope".to_owned()], vec!["nope".into(), "never".into()], vec![]]
+    );
     let popular = of(&lines[1]);
     assert!(popular.is_sorted_by(|a, b| a.1 >= b.1) && popular.len() == 4 && !ids(&popular).contains(&"i3"));
 
+    let latin = world.folder().join("latin.csv").display().to_string();
+    std::fs::write(&latin, b"user_id,history\nM\xfcller,i3\n").unwrap();
     for (words, part) in [
         (&["--history", " , "][..], "names no item"),
         (&["--top", "3"], "no histories are given"),
         (&["--histories", "gone.jsonl"], "gone.jsonl"),
         (&["--history", "i3", "--only-where", "tilte = 'x'"], "did you mean `title`?"),
-        (&["--history", "i3", "--only-where", "events > 100000"], "leave none of 30 items"),
+        (&["--history", "i3", "--only-where", "events > 100000"], "`only` and `exclude` leave none of the 30 items"),
+        (&["--history", "i3", "--only-where", "events/0 > 1"], "has the operator `/`, which is not supported"),
+        (&["--histories", &latin], "line 2 is not UTF-8"),
         (&["--history", "i3", "--format", "parquet"], "Parquet cannot be printed"),
         (&["--history", "i3", "--out", "lists.xyz"], "cannot be determined"),
     ] {
@@ -326,6 +344,91 @@ fn a_copy_of_an_item_is_ranked_next_to_it_without_training() {
     assert!(names.iter().all(|path| !path.is_dir()), "{names:?}");
 }
 
+/// An edit of items encodes only the items that it names, whatever has happened to the files of the others.
+#[test]
+fn an_edit_of_items_leaves_the_other_items_as_they_are() {
+    let world = Project::small();
+    world.run("run", &["--until", "finetune"]);
+    let image = files::read(&root().join("fuzz/seeds/image/one.png")).unwrap();
+    let (own, other) = (world.folder().join("own.png"), world.folder().join("other.png"));
+    std::fs::write(&own, &image).unwrap();
+    std::fs::write(&other, &image).unwrap();
+    let add = |id: &str, image: &str| {
+        let line = serde_json::json!({ "item_id": id, "title": "A thing of group 3", "image": image });
+        world.write("new.jsonl", format!("{line}\n"));
+        world.run_stderr("items", &["add", "--items", &world.folder().join("new.jsonl").display().to_string()])
+    };
+    let scores = || -> BTreeMap<String, u32> {
+        let list = &lists(&world.run("recommend", &["--history", "i3,i4", "--top", "100"]))[0].1;
+        list.iter().map(|(id, score)| (id.clone(), score.to_bits())).collect()
+    };
+    assert!(add("first", "own.png").contains("1 added"));
+    let before = scores();
+    assert_ne!(before["first"], before["i10"], "the image counts: an item of the same title has none");
+
+    // The image is replaced by something that is not an image, then it vanishes.
+    std::fs::write(&own, b"not an image any more").unwrap();
+    assert!(add("second", "other.png").contains("1 added"));
+    assert_eq!(scores().get("first"), before.get("first"), "another item was added");
+    std::fs::remove_file(&own).unwrap();
+    assert!(add("third", "other.png").contains("1 added"));
+    world.run("items", &["remove", "--item", "second"]);
+    let after = scores();
+    assert_eq!(after.get("first"), before.get("first"), "another item was removed");
+    assert_eq!((after.contains_key("second"), after.contains_key("third")), (false, true));
+    world.run("items", &["remove", "--item", "third"]);
+    assert_eq!(scores(), before);
+}
+
+/// A damaged file of added items is their own affair: no stage of the pipeline writes it.
+#[test]
+fn a_damaged_generation_of_items_says_what_to_do_about_the_items() {
+    let world = Project::small();
+    world.run("run", &["--until", "finetune"]);
+    world.write("new.jsonl", "{\"item_id\": \"new\", \"title\": \"A thing of group 3\"}\n\n");
+    let new = world.folder().join("new.jsonl").display().to_string();
+    let folder = world.path("a/runs/mp4sr/new-items");
+    let add = || world.run_stderr("items", &["add", "--items", &new]);
+    let reported = add();
+    assert!(reported.contains("1 added") && !reported.contains("could not be read"), "{reported}");
+    let own = folder.join("000001");
+    let all = walk(&own).into_iter().filter(|path| {
+        let name = path.to_string_lossy();
+        name.ends_with("items.parquet") || name.ends_with(".safetensors")
+    });
+    for path in all.collect::<Vec<_>>() {
+        let sound = files::read(&path).unwrap();
+        for damage in [Some(&sound[..sound.len() / 2]), Some(&b""[..]), None] {
+            match damage {
+                Some(bytes) => std::fs::write(&path, bytes).unwrap(),
+                None => std::fs::remove_file(&path).unwrap(),
+            }
+            for (command, words) in [
+                ("recommend", &["--history", "i3"][..]),
+                ("items", &["add", "--items", &new]),
+                ("items", &["remove", "--item", "new"]),
+            ] {
+                let message = world.run_failing(command, words);
+                let remedy = "add the items again with `mp4sr items add`";
+                assert!(message.contains(remedy) && message.contains("new-items"), "{words:?}: {message}");
+                assert!(!message.contains("mp4sr extract") && !message.contains("preprocess"), "{words:?}: {message}");
+            }
+        }
+        std::fs::write(&path, sound).unwrap();
+    }
+    std::fs::write(own.join("dataset/items.parquet"), b"").unwrap();
+    files::remove_dir_if_present(&folder).unwrap();
+    assert!(add().contains("1 added"), "the remedy helps");
+}
+
+/// All files below a folder.
+fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let (folders, mut found): (Vec<_>, Vec<_>) =
+        files::list(folder).unwrap().into_iter().partition(|path| path.is_dir());
+    found.extend(folders.iter().flat_map(|folder| walk(folder)));
+    found
+}
+
 #[test]
 fn items_that_a_run_cannot_use_are_refused_together() {
     let world = Project::small();
@@ -345,7 +448,7 @@ fn items_that_a_run_cannot_use_are_refused_together() {
     let refused =
         |name: &str, more: &[&str]| world.run_failing("items", &[&["add", "--items", &path(name)][..], more].concat());
     let message = refused("new.jsonl", &["--run", "sasrec", "--set", "model.name=sasrec"]);
-    assert!(message.contains("`sasrec` needs a trained id embedding for every item"), "{message}");
+    assert!(message.contains("`sasrec` learns every item from its events in training"), "{message}");
     assert!(refused("known.jsonl", &[]).contains("all 1 items are already in the dataset"));
     assert!(refused("empty.jsonl", &[]).contains("have no usable text or image"));
     assert!(world.run_failing("items", &["remove", "--item", "n1"]).contains("not added to the run: `n1`"));

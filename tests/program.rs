@@ -246,21 +246,51 @@ fn the_commands_of_the_guides_to_serving_and_exports_work_as_written() {
     let documents = ["docs/serving.md", "README.md", "docs/exports.md"]
         .map(|name| files::read_to_string(&root().join(name)).unwrap());
     let readme = documents[1].split("## Recommending and serving").nth(1).unwrap().split("## ").next().unwrap();
-    let commands: Vec<&str> = documents[0]
-        .lines()
-        .chain(readme.lines())
-        .chain(documents[2].lines())
-        .filter_map(|line| line.strip_prefix("    mp4sr "))
-        .collect();
+    let commands = shown_commands([&documents[0], readme, &documents[2]].into_iter().flat_map(str::lines));
     let stages = ["run ", "recommend ", "items ", "serve ", "export ", "import "];
-    assert!(commands.len() > 10 && stages.iter().all(|stage| commands.iter().any(|own| own.starts_with(stage))));
+    assert!(commands.len() > 10 && stages.iter().all(|stage| commands.iter().any(|own| own.line.starts_with(stage))));
+    assert!(commands.iter().any(|own| !own.requests.is_empty()), "requests to a service");
     // Replicas need a PostgreSQL server, which tests/replicas.rs starts.
-    let without_server = commands.into_iter().filter(|line| !line.contains("serve.store="));
-    without_server.for_each(|line| run_as_shown(folder.path(), line));
+    let without_server = commands.into_iter().filter(|own| !own.line.contains("serve.store="));
+    without_server.for_each(|own| run_as_shown(folder.path(), &own));
 }
 
-/// Runs `mp4sr LINE` in a folder with a shell, as a reader would, with little training. A service is only started.
-fn run_as_shown(folder: &Path, line: &str) {
+/// A command that a document shows.
+struct ShownCommand<'a> {
+    /// The command without the name of the program.
+    line: &'a str,
+    /// The `curl` commands that follow it.
+    requests: Vec<&'a str>,
+}
+
+/// The indented commands of lines.
+fn shown_commands<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<ShownCommand<'a>> {
+    let mut commands: Vec<ShownCommand<'a>> = Vec::new();
+    for line in lines {
+        if let Some(line) = line.strip_prefix("    mp4sr ") {
+            commands.push(ShownCommand { line, requests: Vec::new() });
+        } else if let Some(line) = line.strip_prefix("    curl ") {
+            commands.last_mut().expect("a service before a request").requests.push(line);
+        }
+    }
+    commands
+}
+
+/// Sends the request of a `curl` command that a document shows to the service at `address`, and expects a list for a known history.
+fn request_as_shown(address: &str, line: &str) {
+    let parsed = line.strip_prefix("-s http://127.0.0.1:8080").and_then(|rest| rest.split_once(" -d '"));
+    let (path, body) = parsed.unwrap_or_else(|| panic!("this test cannot run `curl {line}`"));
+    let body = body.strip_suffix('\'').unwrap_or_else(|| panic!("`curl {line}` does not close its body"));
+    let answer = mp4sr_tests::service::send(address, "POST", path, "", body.as_bytes());
+    let expected = serde_json::from_str::<serde_json::Value>(body).unwrap()["k"].as_u64();
+    assert_eq!(Some(answer.list().len() as u64), expected, "curl {line}: {}", answer.body);
+    assert_eq!(answer.json()["unknown"], serde_json::json!([]), "curl {line}");
+}
+
+/// Runs `mp4sr LINE` in a folder with a shell, as a reader would, with little training. A service only answers the requests that are shown
+/// with it.
+fn run_as_shown(folder: &Path, ShownCommand { line, requests }: &ShownCommand<'_>) {
+    let line = *line;
     let mut shell = Command::new("sh");
     let path = std::env::join_paths(
         [program("mp4sr").parent().unwrap().to_owned()]
@@ -284,9 +314,21 @@ fn run_as_shown(folder: &Path, line: &str) {
     let mut service = shell.args(["-c", &format!("exec mp4sr {line}")]).spawn().unwrap();
     let mut address = String::new();
     std::io::BufRead::read_line(&mut std::io::BufReader::new(service.stdout.take().unwrap()), &mut address).unwrap();
-    service.kill().unwrap();
-    service.wait().unwrap();
-    assert!(address.starts_with("http://127.0.0.1:"), "mp4sr {line}: {address}");
+    let service = Running(service);
+    let address = address.trim().strip_prefix("http://").unwrap_or_else(|| panic!("mp4sr {line}: {address}"));
+    assert!(address.starts_with("127.0.0.1:"), "mp4sr {line}: {address}");
+    requests.iter().for_each(|request| request_as_shown(address, request));
+    drop(service);
+}
+
+/// A process that ends with the test, also with one that fails.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
 }
 
 /// Settings that shorten training.
@@ -298,10 +340,11 @@ const SHORT: &str = "pretrain.epochs=1 finetune.epochs=1 model.mp4sr.experts=2 m
 fn the_commands_of_the_guide_work_as_written() {
     let folder = tempfile::tempdir().unwrap();
     let guide = files::read_to_string(&root().join("docs/guide.md")).unwrap();
-    let commands: Vec<&str> = guide.lines().filter_map(|line| line.strip_prefix("    mp4sr ")).collect();
+    let commands = shown_commands(guide.lines());
     let numbered = guide.lines().filter(|line| line.starts_with("### ")).count();
     assert_eq!((numbered, commands.len()), (10, 14), "ten, the shop, and three to compare with");
-    commands.into_iter().for_each(|line| run_as_shown(folder.path(), line));
+    assert_eq!(commands.iter().map(|own| own.requests.len()).sum::<usize>(), 1);
+    commands.iter().for_each(|own| run_as_shown(folder.path(), own));
     assert!(folder.path().join("artifacts/shop/runs/mp4sr/report/index.html").exists());
 }
 
@@ -364,7 +407,7 @@ fn every_command_of_the_readme_works() {
         shown += 1;
         if let Some(line) = line.strip_prefix("mp4sr ") {
             // One line may show two commands.
-            line.split(" | mp4sr ").for_each(|line| run_as_shown(folder, line));
+            line.split(" | mp4sr ").for_each(|line| run_as_shown(folder, &ShownCommand { line, requests: Vec::new() }));
             continue;
         }
         if line.starts_with("cargo install --path crates/mp4sr") {

@@ -430,9 +430,12 @@ fn errors_of_a_store_are_one_line_without_the_password() {
     files::write_bytes(&path, format!("{}\n", store.address()).as_bytes()).unwrap();
     let text = files::read_to_string(&world.pipeline("a")).unwrap();
     world.write("a.toml", format!("{text}[serve]\nstore = \"{}\"\n", store.address()));
-    let printed =
-        [world.run("run", &["--until", "report"]), world.run_stderr("doctor", &[]), world.run("serve", &["--dry-run"])]
-            .concat();
+    let printed = [
+        world.run("run", &["--until", "report"]),
+        world.run_stderr("doctor", &[]),
+        world.run("serve", &["--dry-run", "--port", "0"]),
+    ]
+    .concat();
     let mut folders = vec![world.path("a")];
     let mut count = 0;
     while let Some(folder) = folders.pop() {

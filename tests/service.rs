@@ -90,7 +90,11 @@ fn answers_equal_the_lists_of_the_stage_under_concurrent_requests_and_reloads() 
     let best = &list[0].0;
     let answer = service.post("/v1/recommend", &json!({ "history": history, "k": 9, "exclude": [best, "zzz"] }));
     assert_eq!(answer.list(), list[1..]);
-    assert_eq!(answer.json()["unknown"], json!(["zzz"]));
+    assert_eq!(answer.json()["unknown_exclude"], json!(["zzz"]));
+    let given = json!({ "history": ["i3", "gone"], "exclude": ["i4", "away"], "only": ["i7", "i9", "lost"] });
+    let answer = service.post("/v1/recommend", &given).json();
+    let unknown = ["unknown", "unknown_exclude", "unknown_only"].map(|field| answer[field].clone());
+    assert_eq!(unknown, [json!(["gone"]), json!(["away"]), json!(["lost"])]);
     let answer = service.post("/v1/recommend", &json!({ "history": history, "only": [best, list[4].0] }));
     assert_eq!(answer.list(), [list[0].clone(), list[4].clone()]);
     let answer = service.post("/v1/recommend", &json!({ "history": ["nope"], "k": 3 }));
@@ -123,12 +127,21 @@ fn requests_that_cannot_be_answered_are_refused_with_the_reason() {
         ("POST", "/v1/recommend", json!({ "history": ids(6) }).to_string(), 400, "`history` has more than 5 ids"),
         ("POST", "/v1/recommend", json!({ "exclude": ids(7) }).to_string(), 400, "`exclude` has more than 6 ids"),
         ("POST", "/v1/recommend", json!({ "only": ["nope"] }).to_string(), 422, "no id of `only`"),
+        ("POST", "/v1/recommend", json!({ "only": [] }).to_string(), 422, "`only` has no id"),
+        ("POST", "/v1/similar", json!({ "item_id": "i1", "only": [] }).to_string(), 422, "`only` has no id"),
+        (
+            "POST",
+            "/v1/recommend",
+            json!({ "history": ["i3"], "only": ["i7"], "exclude": ["i7"] }).to_string(),
+            422,
+            "`only` and `exclude` leave none of the 30 items of the run; relax one of them",
+        ),
         ("POST", "/v1/recommend", format!("{{{}}}", " ".repeat(3000)), 413, "more than 2000 bytes"),
         ("POST", "/v1/similar", json!({}).to_string(), 400, "give either"),
         ("POST", "/v1/similar", json!({ "item_id": "i1", "text": "x" }).to_string(), 400, "give either"),
         ("POST", "/v1/similar", json!({ "item_id": "nope" }).to_string(), 404, "`nope` is not an item"),
         ("POST", "/v1/similar", json!({ "image": "???" }).to_string(), 400, "`image` is not base64"),
-        ("POST", "/v1/similar", json!({ "image": "AAAA" }).to_string(), 422, "no usable text or image"),
+        ("POST", "/v1/similar", json!({ "image": "AAAA" }).to_string(), 422, "`image`: no usable text or image"),
         ("POST", "/v1/similar", json!({ "text": "x", "image": "AAAA" }).to_string(), 422, "the image cannot be used"),
         ("POST", "/v1/recommend", "[]".to_owned(), 400, "the body is not a JSON object"),
         ("PUT", "/v1/items", json!({ "items": [["X5", "arr"]] }).to_string(), 400, "invalid type: sequence"),
@@ -151,7 +164,15 @@ fn requests_that_cannot_be_answered_are_refused_with_the_reason() {
         ),
         ("DELETE", "/v1/items", json!({ "item_ids": ["i3"] }).to_string(), 422, "not added to the run"),
         ("DELETE", "/v1/items", " ".repeat(6000), 413, "more than 5000 bytes"),
+        (
+            "PUT",
+            "/v1/items",
+            json!({ "items": [{ "item_id": "n", "title": "A", "images": ["AAAA", "???"] }] }).to_string(),
+            400,
+            "`images` of the item `n`, number 2, is not base64",
+        ),
         ("GET", "/v1/items/nope", String::new(), 404, "`nope` is not an item"),
+        ("GET", "/v1/items/no%0ape%1b", String::new(), 404, r"`no\npe\u{1b}` is not an item"),
         ("GET", "/v1/items/%ff", String::new(), 400, "Invalid UTF-8"),
         ("GET", "/v1/items/i0/images/7", String::new(), 404, "has 1 images"),
         ("GET", "/v1/items/i0/images/x", String::new(), 400, "a whole number"),
@@ -248,6 +269,48 @@ fn new_items_are_in_service_at_once_and_after_a_restart() {
         assert!(start.elapsed() < Duration::from_mins(1), "not noticed");
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// A change that the service cannot load or store at once leaves everything as it was.
+#[test]
+fn items_are_stored_only_if_the_run_can_be_loaded_with_them() {
+    let world = trained();
+    let service = Service::start(&world, &[]);
+    let put = |id: &str| {
+        let items = json!({ "items": [{ "item_id": id, "title": "A thing of group 3" }] }).to_string();
+        service.send("PUT", "/v1/items", "", items.as_bytes())
+    };
+    let delete = |id: &str| service.send("DELETE", "/v1/items", "", json!({ "item_ids": [id] }).to_string().as_bytes());
+    assert_eq!(put("first").status, 200);
+    let listed = || world.run("items", &["list"]);
+    let before = listed();
+    let weights = world.path("a/runs/mp4sr/finetune.safetensors");
+    let sound = files::read(&weights).unwrap();
+    files::write_bytes(&weights, &sound[..sound.len() / 2]).unwrap();
+    for answer in [put("second"), delete("first")] {
+        assert_eq!(answer.status, 500, "{}", answer.body);
+        assert!(
+            answer.body.contains("nothing is changed") && answer.body.contains("finetune.safetensors"),
+            "{}",
+            answer.body
+        );
+        assert_eq!(listed(), before);
+        assert_eq!(service.get("/v1/items/first").status, 200, "the previous run stays in service");
+    }
+    files::write_bytes(&weights, &sound).unwrap();
+
+    // Another process, such as `mp4sr items add`, is changing the items.
+    let folder = world.path("a/runs/mp4sr/new-items");
+    let lock = mp4sr_artifact::Lock::acquire(&folder, "items").unwrap();
+    for answer in [put("second"), delete("first")] {
+        assert_eq!((answer.status, answer.headers.contains_key("retry-after")), (503, true), "{}", answer.body);
+        assert_eq!(answer.json()["error"]["code"], "locked");
+    }
+    drop(lock);
+    assert_eq!((put("second").status, delete("first").status), (200, 200));
+    assert_eq!(listed(), "second\tA thing of group 3\n");
+    let folders = files::list(&folder).unwrap().into_iter().filter(|path| path.is_dir() && !path.ends_with("images"));
+    assert_eq!(folders.count(), 1, "no other generation is left");
 }
 
 /// When the index of each encoder's cached vectors was last opened, and the number of files with vectors.

@@ -632,6 +632,8 @@ fn snapshot(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 fn doctor_and_dry_runs_write_nothing() {
     let project = Project::without_pipeline(&german());
     project.run("init", &["--interactions", "laden/kaeufe.csv", "--items", "laden/artikel.csv"]);
+    let new = "Artikelnr;Bezeichnung;Beschreibung;Marke;Preis\nNEU;Stuhl;Ein Stuhl aus Eiche.;M\u{f6}bel 1;5,99\n";
+    std::fs::write(project.raw("laden/neu.csv"), latin_1(new)).unwrap();
     let pipeline = ["--pipeline", "laden.toml"];
     let commands: [(&str, &[&str]); 15] = [
         ("doctor", &[]),
@@ -644,26 +646,73 @@ fn doctor_and_dry_runs_write_nothing() {
         ("evaluate", &["--dry-run"]),
         ("recommend", &["--dry-run"]),
         ("report", &["--dry-run"]),
-        ("serve", &["--dry-run"]),
-        ("items", &["add", "--items", "laden/artikel.csv", "--dry-run"]),
+        ("serve", &["--dry-run", "--port", "0"]),
+        ("items", &["add", "--items", "laden/neu.csv", "--dry-run"]),
         ("study", &["table2", "--dry-run"]),
         ("download", &["--dry-run"]),
         ("search", &["--dry-run"]),
     ];
-    let codes = || -> Vec<i32> {
+    let codes = |more: &[&str]| -> Vec<i32> {
         let before = snapshot(project.folder());
         let code = |(name, words): &(&str, &[&str])| {
-            let output = project.output(name, &[*words, &pipeline[..]].concat());
+            let output = project.output(name, &[*words, &pipeline[..], more].concat());
             assert!(snapshot(project.folder()) == before, "{name} {words:?} changed a file");
             output.status.code().unwrap()
         };
         commands.iter().map(code).collect()
     };
     // Commands of a single stage fail without the outputs of earlier stages; commands that also run the earlier stages succeed.
-    assert_eq!(codes(), [0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0]);
+    assert_eq!(codes(&[]), [0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0]);
     let short = ["--set", "pretrain.epochs=1", "--set", "finetune.epochs=1", "--set", "model.mp4sr.experts=2"];
     project.run("run", &[&pipeline[..], &short[..]].concat());
-    assert_eq!(codes(), [0; 15]);
+    assert_eq!(codes(&short), [0; 15]);
+
+    // A dry run finds what would stop the command, and says what it would do and how long that would take.
+    let before = snapshot(project.folder());
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = port.local_addr().unwrap().port().to_string();
+    for (name, words, part) in [
+        ("recommend", &["--histories", "laden/kaeufe.csv"][..], "expected `user_id` and `history`"),
+        ("recommend", &["--history", "x", "--out", "lists.xyz"], "cannot be determined"),
+        ("recommend", &["--history", "x", "--only-where", "tilte = 'x'"], "did you mean `title`?"),
+        ("serve", &["--port", "0", "--keys", "laden"], "name a file with one key per line"),
+        ("serve", &["--port", &taken], "give another `--port`"),
+        ("serve", &["--port", "0", "--host", "0.0.0.0"], "give `--keys FILE`"),
+        ("items", &["add", "--items", "laden/kaeufe.csv"], "laden/kaeufe.csv"),
+        ("items", &["remove", "--item", "nope"], "not added to the run: `nope`"),
+    ] {
+        let output = project.output(name, &[words, &pipeline[..], &short, &["--dry-run"]].concat());
+        let message = stderr_of(&output);
+        assert!(output.status.code() == Some(1) && message.contains(part), "{name} {words:?}: {message}");
+    }
+    for (name, words, part) in [
+        ("recommend", &["--history", "x", "--top", "3"][..], "would  list the best 3 of "),
+        ("serve", &["--port", "0"], "would  serve `mp4sr` with "),
+        ("export", &["--format", "lists-csv", "--out", "exported"], "would  write lists-csv to `exported`"),
+        ("items", &["add", "--items", "laden/neu.csv"], "would  add 1 items, and replace 0"),
+    ] {
+        let printed = project.run(name, &[words, &pipeline[..], &short, &["--dry-run"]].concat());
+        let takes = printed.lines().find(|line| line.starts_with("takes  about ") && line.contains("of memory"));
+        assert!(printed.contains(part) && takes.is_some(), "{name} {words:?}: {printed}");
+    }
+    assert!(snapshot(project.folder()) == before, "a dry run changed a file");
+}
+
+/// A stage that is blocked has an estimate if the size of the data is known, and otherwise says that it is not.
+#[test]
+fn blocked_stages_have_an_estimate_or_say_why_there_is_none() {
+    let project = Project::without_pipeline(&german());
+    project.run("init", &["--interactions", "laden/kaeufe.csv", "--items", "laden/artikel.csv"]);
+    let row = |words: &[&str], stage: &str| {
+        let output = project.output("doctor", &[&["--pipeline", "laden.toml"], words].concat());
+        let text = String::from_utf8(output.stdout).unwrap();
+        let own = text.lines().find(|line| line.starts_with(&format!("| {stage} ")) && line.contains("blocked"));
+        own.unwrap_or_else(|| panic!("`{stage}` is not blocked: {text}")).to_owned()
+    };
+    assert!(row(&["--set", "source.items=[\"none.csv\"]"], "finetune").contains("so is the size of the dataset"));
+    let own = "model.modalities=[{ name = \"text\" }, { name = \"mine\", features = \"own\" }]";
+    let known = row(&["--set", own], "finetune");
+    assert!(known.contains("about ") && known.contains("MiB"), "{known}");
 }
 
 #[test]
@@ -736,6 +785,17 @@ fn messy_tables_are_normal() {
     let words = ["--interactions", "sales.csv", "--items", "products.csv"];
     let printed = project.run("init", &[&words[..], &["--out", "p.toml"]].concat());
     assert!(printed.contains("2 lines of interactions cannot be used: too many columns, expected 3"), "{printed}");
+    // A line is a record below the header, whether it can be used and however many lines of text it takes.
+    let (lines, records) = (sales.lines().count(), ITEMS);
+    let doctor = project.run("doctor", &["--pipeline", "p.toml"]);
+    for (text, ends) in [(&printed, [" lines inspected", " lines inspected"]), (&doctor, [" lines", " lines"])] {
+        for (name, number, end) in [("sales.csv", lines, ends[0]), ("products.csv", records, ends[1])] {
+            let own = text.lines().find(|line| line.contains(name) && line.ends_with(end));
+            let own = own.unwrap_or_else(|| panic!("no line about `{name}` in {text}"));
+            assert!(own.ends_with(&format!(" {number}{end}")), "{own}: expected {number}");
+        }
+    }
+    assert!(printed.contains(&format!("all {lines} lines of interactions and {records} of items")), "{printed}");
     let made = preprocessed(&project, &project.raw("p.toml"), "made", &[]);
     assert_eq!((made.users.len(), made.items.ids.len()), (USERS, ITEMS));
     assert_eq!((&*made.users[1], &*made.items.titles[0]), ("c,1", "A \"red\" lamp 0"));

@@ -2,8 +2,8 @@
 """Keeps `mp4sr serve` busy with everything that goes wrong in the field, and checks every answer.
 
 Well-behaved clients compare each list with what the weights in service give; meanwhile others are killed in the middle of requests, send
-bodies that are not requests, read and write one byte at a time, and every minute other weights are loaded. Counts lost, wrong and
-mixed-up answers (a list of other weights than the answer names), server errors, and the memory of the service over time. Exit code 1 if
+bodies that are not requests, read and write one byte at a time, and every minute other weights are loaded. A second service, of a run
+that can rank new items, has items added and removed all the time, and its other lists must stay. Counts lost, wrong and mixed-up answers (a list of other weights than the answer names), server errors, and the memory of the service over time. Exit code 1 if
 any of these is not as it should be. With --python, schemathesis first makes requests from the service's own description.
 
     python3 tools/bench_serve/soak.py --program target/release/mp4sr --bench target/release/mp4sr-bench --minutes 30
@@ -40,6 +40,7 @@ class Soak:
         self.memory, self.at_rest = [], []
         self.may_ask = threading.Event()
         self.may_ask.set()
+        self.services = []
         self.weights = [self.world(seed) for seed in (1, 2)]
         self.run = os.path.join(folder, "1", "bench", "runs", "sasrec")
         chance = random.Random(1)
@@ -59,12 +60,44 @@ class Soak:
         shutil.copy(self.weights[(number + 1) % 2], path + ".new")
         os.replace(path + ".new", path)
 
+    def serve(self, run, name):
+        """Starts a service of a run, and returns its process and its address."""
+        words = [self.a.program, "serve", "--run", run, "--port", "0", "--time-limit", "10000"]
+        log = open(os.path.join(self.folder, f"log.{name}"), "w", encoding="utf-8")
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True)
+        self.services.append(process)
+        return process, process.stdout.readline().strip().removeprefix("http://")
+
+    def start_edited(self):
+        """Trains a run that can rank new items on the sample world for one epoch, and serves it."""
+        artifacts = os.path.join(self.folder, "edited")
+        pipeline = os.path.join(os.path.dirname(__file__), "..", "..", "pipelines", "sample.toml")
+        short = ["pretrain.enabled=false", "finetune.epochs=1", f"dataset.data={artifacts}/raw"]
+        sets = [word for key in short for word in ("--set", key)]
+        subprocess.run([self.a.program, "sample", "--out", f"{artifacts}/raw"], check=True, capture_output=True)
+        words = [self.a.program, "run", "--until", "finetune", "--pipeline", pipeline, "--artifacts", artifacts, "--run", "edited"]
+        subprocess.run(words + sets, check=True, capture_output=True)
+        _, self.edited = self.serve(os.path.join(artifacts, "sample", "runs", "edited"), "edited")
+        status, found = self.send("GET", "/v1/items?limit=500")
+        if status != 200:
+            raise RuntimeError(f"{status}: {found}")
+        self.known = [item["item_id"] for item in found["items"]]
+        _, self.kept = self.send("POST", "/v1/recommend", self.of_known())
+
+    def of_known(self):
+        return {"history": self.known[:3], "only": self.known, "k": 50}
+
+    def send(self, method, path, body=None):
+        """Sends a request to the service whose items are edited."""
+        connection = http.client.HTTPConnection(self.edited, timeout=600)
+        connection.request(method, path, None if body is None else json.dumps(body), {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+
     def start(self):
         self.put_weights(1)
-        words = [self.a.program, "serve", "--run", self.run, "--port", "0", "--time-limit", "10000"]
-        self.log = open(os.path.join(self.folder, "log"), "w", encoding="utf-8")
-        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=self.log, text=True)
-        self.address = self.process.stdout.readline().strip().removeprefix("http://")
+        self.start_edited()
+        self.process, self.address = self.serve(self.run, "swapped")
         self.host, port = self.address.rsplit(":", 1)
         self.port = int(port)
         self.expected = {1: [self.list_of(history) for history in self.histories]}
@@ -192,6 +225,35 @@ class Soak:
             except OSError:
                 self.count("slow clients that were left")
 
+    def editing(self, seed):
+        """Adds an item, looks at it, and removes it; lists of other items must not change meanwhile."""
+        number = 0
+        while self.goes_on():
+            number += 1
+            item = f"new-{seed}-{number}"
+            new = {"item_id": item, "title": f"A cup, number {number}", "texts": ["It is new."]}
+            steps = [
+                ("PUT", "/v1/items", {"items": [new]}, 200, lambda body: body["added"] == [item]),
+                ("GET", f"/v1/items/{item}", None, 200, lambda body: body["is_new"]),
+                ("POST", "/v1/recommend", {"history": self.known[:3], "only": [item]}, 200, lambda body: body["items"][0]["item_id"] == item),
+                ("POST", "/v1/recommend", self.of_known(), 200, lambda body: body["items"] == self.kept["items"]),
+                ("DELETE", "/v1/items", {"item_ids": [item]}, 200, lambda body: body["removed"] == 1),
+                ("GET", f"/v1/items/{item}", None, 404, lambda body: True),
+            ]
+            try:
+                for method, path, body, expected, is_right in steps:
+                    status, answer = self.send(method, path, body)
+                    while status in (429, 503):
+                        self.count("asked to retry")
+                        time.sleep(0.1)
+                        status, answer = self.send(method, path, body)
+                    if status != expected or not is_right(answer):
+                        self.problem(f"{method} {path} of {item}: {status}: {answer}")
+                self.count("items added and removed")
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                self.count("lost")
+                self.problem(f"an edit was lost: {error!r}")
+
     def connect(self):
         return socket.create_connection((self.host, self.port), timeout=60)
 
@@ -219,7 +281,7 @@ class Soak:
         self.start()
         if self.a.python:
             self.fuzz()
-        kinds = [self.well_behaved] * 6 + [self.killed] * 2 + [self.malformed] * 2 + [self.slow] * 4 + [lambda _: self.look()]
+        kinds = [self.well_behaved] * 6 + [self.killed] * 2 + [self.malformed] * 2 + [self.slow] * 4 + [self.editing] * 2 + [lambda _: self.look()]
         threads = [threading.Thread(target=kind, args=(seed,), daemon=True) for seed, kind in enumerate(kinds)]
         for thread in threads:
             thread.start()
@@ -232,9 +294,10 @@ class Soak:
         self.stop.set()
         for thread in threads:
             thread.join(timeout=70)
-        self.process.send_signal(signal.SIGTERM)
-        if self.process.wait(timeout=60) != 0:
-            self.problem(f"the service ended with {self.process.returncode}")
+        for process in self.services:
+            process.send_signal(signal.SIGTERM)
+            if process.wait(timeout=60) != 0:
+                self.problem(f"a service ended with {process.returncode}")
         self.report()
 
     def fuzz(self):
@@ -276,8 +339,9 @@ def main():
         try:
             soak.go()
         finally:
-            if getattr(soak, "process", None) and soak.process.poll() is None:
-                soak.process.kill()
+            for process in soak.services:
+                if process.poll() is None:
+                    process.kill()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,16 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
 
 /// Reads a whole UTF-8 file.
 pub fn read_to_string(path: &Path) -> Result<String> {
-    fs::read_to_string(path).map_err(|e| Error::io("read", path, e))
+    utf8(fs::read(path).map_err(|e| Error::io("read", path, e))?)
+        .map_err(|reason| Error::unusable(path, reason, "save it as UTF-8"))
+}
+
+/// Bytes as text, or a reason that names the first line that is not UTF-8.
+pub fn utf8(bytes: Vec<u8>) -> std::result::Result<String, String> {
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        format!("line {} is not UTF-8", valid.split(|&byte| byte == b'\n').count())
+    })
 }
 
 /// Opens a file for reading.

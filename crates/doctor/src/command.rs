@@ -4,13 +4,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use mp4sr_artifact::{Downloads, Items, files};
+use mp4sr_extract::encoders;
 use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::text::{bytes, count};
 use mp4sr_pipeline::{Context, StageArgs, StageName, print};
 use mp4sr_run::TrainedModel;
 
-use crate::page::page;
+use crate::estimate::{Cost, Estimator};
+use crate::page::{page, spoken_cost};
 use crate::plan::{Plan, Question, Scope};
+use crate::sizes::DatasetSizes;
 
 /// Reports what `mp4sr run` would do with a pipeline, without doing it: which stages are up to date and why the others are not,
 /// whether files, encoders, disk space and memory are available, and roughly how much time and memory each stage takes.
@@ -56,15 +59,68 @@ fn refuse(problems: &[String]) -> anyhow::Result<()> {
     }
 }
 
-/// Prints the files that a command on a trained run would read: those of the run, and `more` files of new items.
-pub fn dry_run_of_trained(args: &StageArgs, models: &Arc<ModelCatalog>, more: &[PathBuf]) -> anyhow::Result<()> {
+/// What a command on a trained run would do.
+#[derive(Clone, Debug, Default)]
+pub struct TrainedWork {
+    /// What it would do, one sentence each.
+    pub sentences: Vec<String>,
+    /// The number of histories for which it computes lists; `None` means every user of the dataset.
+    pub histories: Option<usize>,
+    /// The number of new items that it encodes; `None` if it does not encode items.
+    pub new_items: Option<usize>,
+}
+
+/// Prints what a command on a trained run would do: the files of the run and `more` new items that it would read, what `check` finds, and
+/// how long it would take. Fails if something would stop it.
+pub fn dry_run_of_trained(
+    args: &StageArgs,
+    models: &Arc<ModelCatalog>,
+    more: &[PathBuf],
+    check: impl FnOnce(&Context) -> anyhow::Result<TrainedWork>,
+) -> anyhow::Result<()> {
     let context = args.context_of_plan(models)?;
     let mut reads = TrainedModel::files(&context.layout, &context.config);
     reads.push(("items".to_owned(), context.layout.items()));
     reads.extend(more.iter().map(|path| ("new items".to_owned(), path.clone())));
-    let (text, problems) = listed(&reads);
+    let (text, mut problems) = listed(&reads);
     print(&text)?;
+    if problems.is_empty() {
+        match check(&context) {
+            Ok(work) => print(&described(&context, &work))?,
+            Err(error) => {
+                let problem = format!("{error:#}");
+                print(&format!("problem: {problem}\n"))?;
+                problems.push(problem);
+            }
+        }
+    }
     refuse(&problems)
+}
+
+/// What a command would do, and its estimated cost.
+fn described(context: &Context, work: &TrainedWork) -> String {
+    let mut text = String::new();
+    work.sentences.iter().for_each(|sentence| text.push_str(&format!("would  {sentence}\n")));
+    let estimate = match DatasetSizes::of_dataset(&context.layout, &context.config, &[]) {
+        Some(sizes) => spoken_cost(&cost_of(context, sizes, work)),
+        None => format!("unknown, because `{}` is missing", context.layout.statistics().display()),
+    };
+    text.push_str(&format!("takes  {estimate}\n"));
+    text
+}
+
+/// The cost of loading the run, computing lists and encoding items.
+fn cost_of(context: &Context, mut sizes: DatasetSizes, work: &TrainedWork) -> Cost {
+    let encoders = work.new_items.map_or(Vec::new(), |_| encoders(context, false));
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    if let Some(count) = work.histories {
+        sizes.users = (count as f64, count as f64);
+    }
+    if let Some(count) = work.new_items {
+        sizes.items = (count as f64, count as f64);
+    }
+    let stage = if work.new_items.is_some() { StageName::Extract } else { StageName::Recommend };
+    Estimator { context, sizes, encoders: &encoders, threads }.cost(stage)
 }
 
 /// Lists files with their sizes. Missing files are problems.

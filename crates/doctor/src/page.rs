@@ -4,7 +4,7 @@ use mp4sr_extract::{EncoderFacts, EncoderLocation, EncoderRole};
 use mp4sr_pipeline::Context;
 use mp4sr_pipeline::text::{TextTable, bytes, count};
 
-use crate::estimate::Range;
+use crate::estimate::{Cost, Range};
 use crate::plan::{Plan, StagePlan, StageVerdict};
 use crate::sizes::{DatasetSizes, SizeBasis};
 
@@ -146,12 +146,15 @@ fn row(planned: &StagePlan) -> Vec<String> {
         };
         memory = sizes_spoken(cost.memory);
         writes = format!("{}, up to {}", planned.writes.display(), bytes(cost.disk as u64));
+    } else if matches!(planned.verdict, StageVerdict::Blocked(_)) {
+        // Only a dataset, or raw files from which one can be made, have a size.
+        time.push_str("unknown: so is the size of the dataset");
     }
     vec![planned.stage.name().to_owned(), what, time, memory, writes]
 }
 
 fn total(plan: &Plan) -> Option<String> {
-    let costs: Vec<_> = plan.stages.iter().filter_map(|planned| planned.cost).collect();
+    let costs: Vec<_> = plan.running().map(|(_, cost)| cost).collect();
     if costs.len() < 2 {
         return None;
     }
@@ -172,6 +175,11 @@ fn total(plan: &Plan) -> Option<String> {
 /// The units of memory in bytes.
 const MIB: f64 = (1_u64 << 20) as f64;
 const GIB: f64 = (1_u64 << 30) as f64;
+
+/// The time and the memory of a cost.
+pub fn spoken_cost(cost: &Cost) -> String {
+    format!("{}, {} of memory", spoken(cost.seconds), sizes_spoken(cost.memory))
+}
 
 /// A range of bytes, such as `60 to 200 MiB`.
 fn sizes_spoken(range: Range) -> String {

@@ -38,7 +38,7 @@ pub struct StagePlan {
     pub reads: Vec<(String, PathBuf)>,
     /// The folder that it writes to.
     pub writes: PathBuf,
-    /// The estimated cost, if the stage would run and the sizes are known.
+    /// The estimated cost, if the sizes are known and the stage would run, or would if it was not blocked.
     pub cost: Option<Cost>,
     /// The time and memory of its last run, if it is up to date.
     pub took: Option<Timing>,
@@ -281,13 +281,20 @@ impl Plan {
         let estimator = Estimator { context, sizes, encoders: known, threads: self.machine.threads };
         let mut kept: f64 = 0.0;
         for planned in &mut self.stages {
-            planned.cost = matches!(planned.verdict, StageVerdict::Runs(_)).then(|| estimator.cost(planned.stage));
+            let would_cost = matches!(planned.verdict, StageVerdict::Runs(_) | StageVerdict::Blocked(_));
+            planned.cost = would_cost.then(|| estimator.cost(planned.stage));
             if let Some(cost) = &mut planned.cost {
                 // The stages run one after the other in one process, which keeps the memory of training.
                 kept = kept.max(cost.memory.high);
                 cost.memory.high = kept;
             }
         }
+    }
+
+    /// The stages that would run, with their costs if the sizes are known.
+    pub(crate) fn running(&self) -> impl Iterator<Item = (StageName, Cost)> {
+        let running = self.stages.iter().filter(|planned| matches!(planned.verdict, StageVerdict::Runs(_)));
+        running.filter_map(|planned| planned.cost.map(|cost| (planned.stage, cost)))
     }
 
     fn runs(&self, stage: StageName) -> bool {
@@ -307,7 +314,7 @@ impl Plan {
             self.judge_encoders();
         }
         self.judge_modalities(context);
-        let written: f64 = self.stages.iter().filter_map(|planned| planned.cost).map(|cost| cost.disk).sum();
+        let written: f64 = self.running().map(|(_, cost)| cost.disk).sum();
         if let Some(free) = self.machine.disk.filter(|&free| written > free as f64) {
             self.problems.push(format!(
                 "up to {} will be written, and {} are available on the disk of the artifacts; free disk space, or name another disk \
@@ -317,9 +324,8 @@ impl Plan {
             ));
         }
         let memory = self.machine.memory;
-        for planned in &self.stages {
-            let Some(cost) = planned.cost else { continue };
-            let name = planned.stage.name();
+        for (stage, cost) in self.running().collect::<Vec<_>>() {
+            let name = stage.name();
             if cost.memory.low > memory as f64 {
                 self.problems.push(format!(
                     "`{name}` needs at least {} of memory, and {} are available; close other programs, or use fewer items or a smaller batch",

@@ -91,7 +91,7 @@ pub struct Args {
 /// let flags = ["export", "--run", &trained, "--format", "lists-csv", "--top", "1", "--out", &out];
 /// run(&Command::parse_from(flags).args, mp4sr_run::model_catalog())?;
 /// let lists = files::read_to_string(&exports.join("lists/lists.csv"))?;
-/// assert_eq!(lists, "user_id,rank,item_id,title,score,fallback\nann,1,cup,A cup,2,\nbob,1,cup,A cup,2,\n");
+/// assert_eq!(lists, "user_id,rank,item_id,title,score,fallback,unknown\nann,1,cup,A cup,2,,\nbob,1,cup,A cup,2,,\n");
 /// # Ok::<(), anyhow::Error>(())
 /// ```
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
@@ -118,6 +118,20 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     })?;
     context.progress.log(format!("export: `{}` is complete", out.display()));
     Ok(())
+}
+
+/// Reads everything that an export of a trained run needs, without writing anything, and returns a sentence on what would be done.
+pub fn check(args: &Args, context: &Context) -> anyhow::Result<String> {
+    if args.format.iter().any(|format| !format.is_of_dataset()) {
+        let run = LoadedRun::load(&context.layout, &context.config, ItemStore::peek(context)?)?;
+        if args.format.iter().any(|format| format.vectors().is_some()) {
+            vectors::expect_vectors(run.trained.model.as_ref(), &context.config.model.name)?;
+        }
+    }
+    let out = args.out.clone().unwrap_or_else(|| context.layout.run().join("export"));
+    let names = args.format.iter().filter_map(clap::ValueEnum::to_possible_value);
+    let names: Vec<String> = names.map(|value| value.get_name().to_owned()).collect();
+    Ok(format!("write {} to `{}`", names.join(", "), out.display()))
 }
 
 /// Writes the formats that need only the dataset, so that they do not require a trained run.

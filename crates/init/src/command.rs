@@ -537,7 +537,8 @@ fn summary(
     };
     let rows = |survey: &Survey| {
         let part = if survey.is_whole { "all" } else { "the first" };
-        format!("{}: {}; {part} {} lines inspected", survey.path.display(), survey.format, count(survey.rows))
+        let inspected = count(survey.rows + survey.unreadable);
+        format!("{}: {}; {part} {inspected} lines inspected", survey.path.display(), survey.format)
     };
     let mut text = format!("interactions  {}\n", rows(&inspected.events));
     match &inspected.columns {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use clap::Subcommand;
 use mp4sr_extract::Encoders;
 use mp4sr_pipeline::config::ModelCatalog;
-use mp4sr_pipeline::{StageArgs, print};
+use mp4sr_pipeline::{Context, StageArgs, print};
 use mp4sr_store::ItemStore;
 
-use crate::Editor;
+use crate::{Editor, check_files, check_removal};
 
 /// Adds items to a trained run, which ranks them without further training, or removes such items.
 ///
@@ -68,6 +68,15 @@ impl Args {
     }
 }
 
+/// Checks what the command reads without changing anything, and returns the number of items to encode and sentences on what would be done.
+pub fn check(args: &Args, context: &Context) -> anyhow::Result<(usize, Vec<String>)> {
+    match &args.command {
+        Command::Add { items, .. } => check_files(context, items),
+        Command::Remove { item, .. } => Ok((0, vec![check_removal(context, item)?])),
+        Command::List { .. } => Ok((0, vec!["list the items that were added".to_owned()])),
+    }
+}
+
 /// Runs `mp4sr items`.
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     mp4sr_ops::start_threads();
@@ -75,7 +84,8 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
         Command::Add { stage, items } => {
             let context = stage.context(models)?;
             let (store, mut encoders) = (ItemStore::open(&context)?, Encoders::of(&context)?);
-            let added = Editor { context: &context, store: &store, encoders: &mut encoders }.add_files(items)?;
+            let mut editor = Editor { context: &context, store: &store, approve: None };
+            let added = editor.add_files(&mut encoders, items)?;
             added.notes.iter().for_each(|note| context.progress.log(format!("items: {note}")));
             let (new, replaced, total) = (added.new.len(), added.replaced.len(), added.total);
             context.progress.log(format!("items: {new} added, {replaced} replaced; the run has {total} new items"));
@@ -83,8 +93,8 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
         }
         Command::Remove { stage, item } => {
             let context = stage.context(models)?;
-            let (store, mut encoders) = (ItemStore::open(&context)?, Encoders::of(&context)?);
-            let removed = Editor { context: &context, store: &store, encoders: &mut encoders }.remove(item)?;
+            let store = ItemStore::open(&context)?;
+            let removed = Editor { context: &context, store: &store, approve: None }.remove(item)?;
             context.progress.log(format!("items: {removed} removed"));
             Ok(())
         }

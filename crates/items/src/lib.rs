@@ -13,16 +13,15 @@ use anyhow::{Context as _, bail, ensure};
 use mp4sr_artifact::{Downloads, ExtractReport, Items, Layout, Lock, Rejects, files};
 use mp4sr_extract::Encoders;
 use mp4sr_pipeline::config::{Columns, Format, Source};
+use mp4sr_pipeline::text::{quoted, some_of};
 use mp4sr_pipeline::{Config, Context, Progress};
-use mp4sr_preprocess::read_items;
+use mp4sr_preprocess::{BLANK_LINE, read_items};
 use mp4sr_run::{CurrentItems, NewItems, item_tables};
-use mp4sr_store::{Change, ItemStore, PostgresStore, StoredItem};
+use mp4sr_store::{Change, ItemStore, PostgresStore, StoredItem, write_generation};
 use serde_json::json;
 
 /// The name of the lock on a run's added items.
 const LOCK: &str = "items";
-/// The maximum number of ids that a message names.
-const NAMED: usize = 5;
 
 /// An item that a program adds.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -52,7 +51,11 @@ pub struct Added {
     pub total: usize,
 }
 
-/// Adds items to a run, and removes them.
+/// Accepts or rejects a change, given all added items of the run as they would be after it; `None` if there would be none.
+pub type Approve<'a> = &'a mut dyn FnMut(Option<NewItems>) -> anyhow::Result<()>;
+
+/// Adds items to a run, and removes them. A change encodes only the items that it names: the features of the others are carried over
+/// unchanged, so their texts and image files need not exist any more.
 ///
 /// ```
 /// use mp4sr_extract::Encoders;
@@ -80,14 +83,14 @@ pub struct Added {
 /// // `context` is the context of a trained run whose model reads texts.
 /// let store = ItemStore::open(&context)?;
 /// let mut encoders = Encoders::of(&context)?;
-/// let mut editor = Editor { context: &context, store: &store, encoders: &mut encoders };
+/// let mut editor = Editor { context: &context, store: &store, approve: None };
 /// let cup = ItemRecord {
 ///     id: "cup-2".to_owned(),
 ///     title: "A blue cup".to_owned(),
 ///     texts: vec!["It is made of blue glass.".to_owned()],
 ///     ..ItemRecord::default()
 /// };
-/// let added = editor.add_records(&[cup])?;
+/// let added = editor.add_records(&mut encoders, &[cup])?;
 /// assert_eq!(added.new, ["cup-2"]);
 /// assert_eq!(store.items(&context.layout)?.titles, ["A blue cup"]);
 /// # Ok::<(), anyhow::Error>(())
@@ -97,8 +100,8 @@ pub struct Editor<'a> {
     pub context: &'a Context,
     /// The store of its added items.
     pub store: &'a ItemStore,
-    /// The encoders of the run.
-    pub encoders: &'a mut Encoders,
+    /// Called before a change is stored; an error leaves the added items as they are. Without it, every change is stored.
+    pub approve: Option<Approve<'a>>,
 }
 
 /// The records without images that are not image files, and a note on each of these.
@@ -109,7 +112,9 @@ fn with_usable_images(records: &[ItemRecord]) -> (Vec<ItemRecord>, Vec<String>) 
         record.images.retain(|bytes| {
             number += 1;
             let read = mp4sr_image::dimensions(bytes);
-            notes.extend(read.as_ref().err().map(|e| format!("image {number} of `{}` cannot be used: {e}", record.id)));
+            notes.extend(
+                read.as_ref().err().map(|e| format!("image {number} of {} cannot be used: {e}", quoted(&record.id))),
+            );
             read.is_ok()
         });
     }
@@ -130,40 +135,24 @@ fn unread(rejected: &Rejects, what: &str) -> Option<String> {
 impl Editor<'_> {
     /// Adds the items of files in the format of the pipeline's `[source]`. The files may hold a whole catalogue: items of the dataset are
     /// skipped.
-    pub fn add_files(&mut self, paths: &[PathBuf]) -> anyhow::Result<Added> {
-        let context = self.context;
-        expect_addable(&context.config)?;
-        let (mut items, read) = read_items(&context.config, paths, &context.progress)?;
-        name_outside_files(&mut items, Path::new(&context.config.dataset.data))?;
-        let mut notes = Vec::new();
-        if read.repeated > 0 {
-            notes.push(format!("{} lines repeat the id of an earlier line and are ignored", read.repeated));
-        }
-        notes.extend(unread(&read.rejected, "lines could not be read and are not added"));
-        notes.extend(unread(&read.refused_images, "images cannot be used"));
-        let in_dataset: HashSet<String> = Items::read(&context.layout.items())?.ids.into_iter().collect();
-        let new: Vec<usize> = (0..items.len()).filter(|&row| !in_dataset.contains(&items.ids[row])).collect();
-        let known = items.len() - new.len();
-        ensure!(!new.is_empty(), "all {known} items are already in the dataset; new items need other ids");
-        if known > 0 {
-            notes.push(format!("{known} items are already in the dataset and are not changed"));
-        }
-        let added = self.add(&items.select(&new))?;
+    pub fn add_files(&mut self, encoders: &mut Encoders, paths: &[PathBuf]) -> anyhow::Result<Added> {
+        let (items, notes) = read_new(self.context, paths)?;
+        let added = self.add(encoders, &items)?;
         Ok(Added { notes: [notes, added.notes].concat(), ..added })
     }
 
     /// Adds records. Their images are stored with them.
-    pub fn add_records(&mut self, records: &[ItemRecord]) -> anyhow::Result<Added> {
+    pub fn add_records(&mut self, encoders: &mut Encoders, records: &[ItemRecord]) -> anyhow::Result<Added> {
         expect_addable(&self.context.config)?;
         let (records, notes) = with_usable_images(records);
         let added = match self.store {
             ItemStore::Folder => {
                 let folder = self.context.layout.new_items().join("images");
-                self.add(&of_records(self.context, &records, &folder)?)
+                self.add(encoders, &of_records(self.context, &records, &folder)?)
             }
             ItemStore::Postgres(_) => {
                 let folder = tempfile::tempdir()?;
-                self.add(&of_records(self.context, &records, folder.path())?)
+                self.add(encoders, &of_records(self.context, &records, folder.path())?)
             }
         }?;
         Ok(Added { notes: [notes, added.notes].concat(), ..added })
@@ -173,89 +162,111 @@ impl Editor<'_> {
     pub fn remove(&mut self, ids: &[String]) -> anyhow::Result<usize> {
         match self.store {
             ItemStore::Folder => self.remove_from_folder(ids),
-            ItemStore::Postgres(store) => Ok(store.remove(ids)?),
+            ItemStore::Postgres(store) => {
+                if let Some(approve) = self.approve.as_mut() {
+                    approve(store.after(self.context, &[], ids)?)?;
+                }
+                Ok(store.remove(ids)?)
+            }
         }
     }
 
-    fn add(&mut self, items: &Items) -> anyhow::Result<Added> {
+    fn add(&mut self, encoders: &mut Encoders, items: &Items) -> anyhow::Result<Added> {
         ensure!(!items.is_empty(), "no items were given; give at least one");
         let known = Items::read(&self.context.layout.items())?;
         let in_dataset: HashSet<&str> = known.ids.iter().map(String::as_str).collect();
-        let both: Vec<&String> = items.ids.iter().filter(|id| in_dataset.contains(id.as_str())).collect();
+        let both: Vec<&str> = items.ids.iter().map(String::as_str).filter(|id| in_dataset.contains(id)).collect();
         ensure!(both.is_empty(), "already items of the dataset: {}; new items need other ids", some_of(&both));
         match self.store {
-            ItemStore::Folder => self.add_to_folder(items),
-            ItemStore::Postgres(store) => self.add_to_postgres(store, items),
+            ItemStore::Folder => self.add_to_folder(encoders, items),
+            ItemStore::Postgres(store) => self.add_to_postgres(encoders, store, items),
         }
     }
 
-    fn add_to_folder(&mut self, items: &Items) -> anyhow::Result<Added> {
+    fn add_to_folder(&mut self, encoders: &mut Encoders, items: &Items) -> anyhow::Result<Added> {
         let _lock = lock(self.context)?;
-        let earlier = self.store.items(&self.context.layout)?;
-        let given: HashSet<&str> = items.ids.iter().map(String::as_str).collect();
-        let kept: Vec<usize> = (0..earlier.len()).filter(|&row| !given.contains(earlier.ids[row].as_str())).collect();
-        let before: HashSet<&str> = earlier.ids.iter().map(String::as_str).collect();
-        let (replaced, new) = items.ids.iter().cloned().partition(|id| before.contains(id.as_str()));
-        let mut all = earlier.select(&kept);
-        all.append(items.clone());
-        let report = self.publish(&all)?;
+        let mut all = self.earlier()?;
+        let before: HashSet<String> = all.iter().map(|item| item.id.clone()).collect();
+        let (replaced, new) = items.ids.iter().cloned().partition(|id| before.contains(id));
+        let given: HashSet<&String> = items.ids.iter().collect();
+        all.retain(|item| !given.contains(&item.id));
+        let folder = tempfile::tempdir()?;
+        let own = self.context.layout.at(folder.path());
+        let report = self.encode(encoders, own.clone(), items)?;
+        all.extend(StoredItem::read(&own, &self.context.config)?);
+        self.publish(&all)?;
         Ok(Added { new, replaced, notes: notes(&report), total: all.len() })
     }
 
-    fn add_to_postgres(&mut self, store: &PostgresStore, items: &Items) -> anyhow::Result<Added> {
+    fn add_to_postgres(
+        &mut self,
+        encoders: &mut Encoders,
+        store: &PostgresStore,
+        items: &Items,
+    ) -> anyhow::Result<Added> {
         let folder = tempfile::tempdir()?;
         let own = self.context.layout.at(folder.path());
-        let report = self.encode(own.clone(), items)?;
-        let (config, layout) = (&self.context.config, &own);
-        let downloads = Downloads::new(Path::new(&config.dataset.data));
+        let report = self.encode(encoders, own.clone(), items)?;
+        let downloads = Downloads::new(Path::new(&self.context.config.dataset.data));
         let image = |name: &str| files::read(&downloads.file(name)).ok();
-        let stored = StoredItem::of_generation(layout, config, items, image)?;
+        let read = StoredItem::read(&own, &self.context.config)?;
+        let stored: Vec<StoredItem> = read.into_iter().map(|item| item.with_images(image)).collect();
+        if let Some(approve) = self.approve.as_mut() {
+            approve(store.after(self.context, &stored, &[])?)?;
+        }
         let Change { new, replaced, total } = store.put(self.context, &stored)?;
         Ok(Added { new, replaced, notes: notes(&report), total })
     }
 
     fn remove_from_folder(&mut self, ids: &[String]) -> anyhow::Result<usize> {
         let _lock = lock(self.context)?;
-        let earlier = self.store.items(&self.context.layout)?;
-        let known: HashSet<&str> = earlier.ids.iter().map(String::as_str).collect();
-        let unknown: Vec<&String> = ids.iter().filter(|id| !known.contains(id.as_str())).collect();
-        ensure!(
-            unknown.is_empty(),
-            "not added to the run: {}; only items that were added can be removed",
-            some_of(&unknown)
-        );
+        let mut all = self.earlier()?;
+        expect_added(&all.iter().map(|item| item.id.as_str()).collect(), ids)?;
         let removed: HashSet<&String> = ids.iter().collect();
-        let kept: Vec<usize> = (0..earlier.len()).filter(|&row| !removed.contains(&earlier.ids[row])).collect();
-        self.publish(&earlier.select(&kept))?;
+        all.retain(|item| !removed.contains(&item.id));
+        self.publish(&all)?;
         Ok(removed.len())
     }
 
-    /// Writes a new generation, and lets it replace the previous one once it is complete.
-    fn publish(&mut self, items: &Items) -> anyhow::Result<ExtractReport> {
+    /// The items that were added earlier, with their features.
+    fn earlier(&self) -> anyhow::Result<Vec<StoredItem>> {
+        let read = |own: &Layout| StoredItem::read(own, &self.context.config);
+        Ok(CurrentItems::read_with(&self.context.layout, read)?.unwrap_or_default())
+    }
+
+    /// Writes a new generation, and lets it replace the previous one once it is complete and approved.
+    fn publish(&mut self, items: &[StoredItem]) -> anyhow::Result<()> {
         let layout = &self.context.layout;
         let before = CurrentItems::read(layout)?;
         remove_stale(layout, &before)?;
         let number = before.generation.as_ref().and_then(|name| name.parse::<u64>().ok()).unwrap_or(0) + 1;
         let generation = (!items.is_empty()).then(|| format!("{number:06}"));
-        let mut report = ExtractReport::default();
-        if let Some(name) = &generation {
-            let own = layout.new_items_generation(name);
+        let own = generation.as_ref().map(|name| layout.new_items_generation(name));
+        let prepared = self.prepare(own.as_ref(), items);
+        if let (Err(_), Some(own)) = (&prepared, &own) {
             files::remove_dir_if_present(own.root())?;
-            let made = self.encode(own.clone(), items);
-            if made.is_err() {
-                files::remove_dir_if_present(own.root())?;
-            }
-            report = made?;
         }
+        prepared?;
         files::write_json(&layout.new_items_pointer(), &CurrentItems { generation })?;
         if let Some(name) = before.generation {
             files::remove_dir_if_present(layout.new_items_generation(&name).root())?;
         }
-        Ok(report)
+        Ok(())
+    }
+
+    /// Writes the generation `own`, or none if no item is left, and asks for approval.
+    fn prepare(&mut self, own: Option<&Layout>, items: &[StoredItem]) -> anyhow::Result<()> {
+        let config = &self.context.config;
+        if let Some(own) = own {
+            files::remove_dir_if_present(own.root())?;
+            write_generation(own, config, items)?;
+        }
+        let Some(approve) = self.approve.as_mut() else { return Ok(()) };
+        approve(own.map(|own| NewItems::read_from(own, config)).transpose()?)
     }
 
     /// Writes the item table and the features to the folder `own`. Items without any features are an error.
-    fn encode(&mut self, own: Layout, items: &Items) -> anyhow::Result<ExtractReport> {
+    fn encode(&self, encoders: &mut Encoders, own: Layout, items: &Items) -> anyhow::Result<ExtractReport> {
         let inner = Context {
             config: self.context.config.clone(),
             layout: own,
@@ -263,10 +274,66 @@ impl Editor<'_> {
             models: self.context.models.clone(),
         };
         items.write_relative(&inner.layout.items(), Path::new(&inner.config.dataset.data))?;
-        let report = self.encoders.extract_new_items(self.context, &inner)?;
+        let report = encoders.extract_new_items(self.context, &inner)?;
         expect_something(&NewItems::read_from(&inner.layout, &inner.config)?)?;
         Ok(report)
     }
+}
+
+/// Reads the items of files that are not in the dataset, with notes on what is left out.
+fn read_new(context: &Context, paths: &[PathBuf]) -> anyhow::Result<(Items, Vec<String>)> {
+    expect_addable(&context.config)?;
+    let (mut items, mut read) = read_items(&context.config, paths, &context.progress)?;
+    // A blank line, such as the last one of many editors, is not an item that is lost.
+    read.rejected.0.remove(BLANK_LINE);
+    name_outside_files(&mut items, Path::new(&context.config.dataset.data))?;
+    let mut notes = Vec::new();
+    if read.repeated > 0 {
+        notes.push(format!("{} lines repeat the id of an earlier line and are ignored", read.repeated));
+    }
+    notes.extend(unread(&read.rejected, "lines could not be read and are not added"));
+    notes.extend(unread(&read.refused_images, "images cannot be used"));
+    let in_dataset: HashSet<String> = Items::read(&context.layout.items())?.ids.into_iter().collect();
+    let new: Vec<usize> = (0..items.len()).filter(|&row| !in_dataset.contains(&items.ids[row])).collect();
+    let known = items.len() - new.len();
+    ensure!(!new.is_empty(), "all {known} items are already in the dataset; new items need other ids");
+    if known > 0 {
+        notes.push(format!("{known} items are already in the dataset and are not changed"));
+    }
+    Ok((items.select(&new), notes))
+}
+
+/// Reads the files of items without adding them, and returns the number of items and sentences on what would be done.
+pub fn check_files(context: &Context, paths: &[PathBuf]) -> anyhow::Result<(usize, Vec<String>)> {
+    let (items, notes) = read_new(context, paths)?;
+    let count = items.len();
+    if !ItemStore::is_folder_of(context) {
+        return Ok((count, [vec![format!("add {count} items to PostgreSQL")], notes].concat()));
+    }
+    let earlier: HashSet<String> = ItemStore::Folder.items(&context.layout)?.ids.into_iter().collect();
+    let replaced = items.ids.iter().filter(|id| earlier.contains(*id)).count();
+    Ok((count, [vec![format!("add {} items, and replace {replaced}", count - replaced)], notes].concat()))
+}
+
+/// Checks that items can be removed, without removing them, and returns a sentence on what would be done.
+pub fn check_removal(context: &Context, ids: &[String]) -> anyhow::Result<String> {
+    if !ItemStore::is_folder_of(context) {
+        return Ok(format!("remove {} items from PostgreSQL, if they are there", ids.len()));
+    }
+    let earlier = ItemStore::Folder.items(&context.layout)?;
+    expect_added(&earlier.ids.iter().map(String::as_str).collect(), ids)?;
+    Ok(format!("remove {} of {} added items", ids.iter().collect::<HashSet<_>>().len(), earlier.len()))
+}
+
+/// Rejects ids that were not added to the run.
+fn expect_added(known: &HashSet<&str>, ids: &[String]) -> anyhow::Result<()> {
+    let unknown: Vec<&str> = ids.iter().map(String::as_str).filter(|id| !known.contains(id)).collect();
+    ensure!(
+        unknown.is_empty(),
+        "not added to the run: {}; only items that were added can be removed",
+        some_of(&unknown)
+    );
+    Ok(())
 }
 
 /// Gives files that are outside of the data folder their absolute paths, because tables name all other files relative to that folder.
@@ -319,7 +386,7 @@ fn of_records(context: &Context, records: &[ItemRecord], folder: &Path) -> anyho
     if read.repeated > 0 {
         let mut seen = HashSet::new();
         let twice = records.iter().map(|record| record.id.as_str()).find(|id| !seen.insert(*id));
-        let item = twice.map_or("an item".to_owned(), |id| format!("the item `{id}`"));
+        let item = twice.map_or("an item".to_owned(), |id| format!("the item {}", quoted(id)));
         bail!("{item} is given twice; give each id once");
     }
     Ok(items)
@@ -380,18 +447,26 @@ fn lock(context: &Context) -> anyhow::Result<Lock> {
 
 /// Rejects items for which the model has no features.
 fn expect_something(new: &NewItems) -> anyhow::Result<()> {
-    let is_empty = |row: usize| new.modalities.iter().all(|modality| modality.features.rows_of(row) == 0);
-    let empty: Vec<&String> =
-        (0..new.items.len()).filter(|&row| is_empty(row)).map(|row| &new.items.ids[row]).collect();
-    let names: Vec<&str> = new.modalities.iter().map(|modality| modality.name.as_str()).collect();
+    let empty: Vec<&str> =
+        (0..new.items.len()).filter(|&row| is_empty(new, row)).map(|row| new.items.ids[row].as_str()).collect();
     ensure!(
         empty.is_empty(),
         "{} items have no usable {}, so the model cannot represent them: {}; complete them or leave them out",
         empty.len(),
-        names.join(" or "),
+        names_of_modalities(new),
         some_of(&empty)
     );
     Ok(())
+}
+
+/// Whether the model has no features of an item.
+fn is_empty(new: &NewItems, row: usize) -> bool {
+    new.modalities.iter().all(|modality| modality.features.rows_of(row) == 0)
+}
+
+/// What the model reads, such as `text or image`.
+fn names_of_modalities(new: &NewItems) -> String {
+    new.modalities.iter().map(|modality| modality.name.as_str()).collect::<Vec<_>>().join(" or ")
 }
 
 fn notes(report: &ExtractReport) -> Vec<String> {
@@ -399,27 +474,22 @@ fn notes(report: &ExtractReport) -> Vec<String> {
     if let Some(first) = report.unusable.first() {
         let count = report.unusable.len();
         notes.push(format!(
-            "{count} images cannot be used; the first is `{}` of `{}`: {}",
-            first.image, first.item_id, first.reason
+            "{count} images cannot be used; the first is {} of {}: {}",
+            quoted(&first.image),
+            quoted(&first.item_id),
+            first.reason
         ));
     }
     if let Some(first) = report.unusable_sounds.first() {
         let count = report.unusable_sounds.len();
         notes.push(format!(
-            "{count} sounds cannot be used; the first is `{}` of `{}`: {}",
-            first.sound, first.item_id, first.reason
+            "{count} sounds cannot be used; the first is {} of {}: {}",
+            quoted(&first.sound),
+            quoted(&first.item_id),
+            first.reason
         ));
     }
     notes
-}
-
-/// The first few of the ids, for a message.
-fn some_of(ids: &[&String]) -> String {
-    let mut named: Vec<String> = ids.iter().take(NAMED).map(|id| format!("`{id}`")).collect();
-    if ids.len() > NAMED {
-        named.push(format!("and {} more", ids.len() - NAMED));
-    }
-    named.join(", ")
 }
 
 /// Refuses an item whose image does not contribute to its features.
@@ -455,7 +525,11 @@ pub fn encode_alone(
     items.write_relative(&own.layout.items(), Path::new(&context.config.dataset.data))?;
     encoders.extract_once(context, &own)?;
     let new = NewItems::read_from(&own.layout, &context.config)?;
-    expect_something(&new)?;
+    ensure!(
+        !is_empty(&new, 0),
+        "no usable {} is given, so the model cannot represent the item; give a complete text or image",
+        names_of_modalities(&new)
+    );
     if !item.images.is_empty() {
         expect_image(&new)?;
     }

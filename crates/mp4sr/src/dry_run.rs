@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mp4sr_doctor::Scope;
-use mp4sr_doctor::command::{dry_run, dry_run_of_download, dry_run_of_trained};
+use mp4sr_doctor::command::{TrainedWork, dry_run, dry_run_of_download, dry_run_of_trained};
 use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{StageArgs, StageName, print};
 use mp4sr_train::command::PhaseArgument;
@@ -23,10 +23,25 @@ pub fn run(command: &Command, models: &Arc<ModelCatalog>) -> anyhow::Result<bool
             PhaseArgument::Finetune(_) => StageName::Finetune,
         }),
         Command::Evaluate(_) => only(StageName::Evaluate),
-        Command::Recommend(_) => only(StageName::Recommend),
+        Command::Recommend(args) if args.given.is_empty() => only(StageName::Recommend),
+        Command::Recommend(args) => dry_run_of_trained(stage, models, &[], |context| {
+            let (histories, sentence) = mp4sr_recommend::for_histories::check(context, &args.given)?;
+            Ok(TrainedWork { sentences: vec![sentence], histories: Some(histories), new_items: None })
+        }),
         Command::Report(_) => only(StageName::Report),
-        Command::Export(_) | Command::Serve(_) => dry_run_of_trained(stage, models, &[]),
-        Command::Items(args) => dry_run_of_trained(stage, models, args.new_files()),
+        Command::Export(args) => dry_run_of_trained(stage, models, &[], |context| {
+            let sentences = vec![mp4sr_export::command::check(args, context)?];
+            Ok(TrainedWork { sentences, ..TrainedWork::default() })
+        }),
+        // A service takes as long to start as one list, and as much memory.
+        Command::Serve(args) => dry_run_of_trained(stage, models, &[], |context| {
+            let sentences = vec![mp4sr_serve::check(args, context)?];
+            Ok(TrainedWork { sentences, histories: Some(1), new_items: None })
+        }),
+        Command::Items(args) => dry_run_of_trained(stage, models, args.new_files(), |context| {
+            let (count, sentences) = mp4sr_items::command::check(args, context)?;
+            Ok(TrainedWork { sentences, histories: None, new_items: Some(count) })
+        }),
         Command::Download(_) => dry_run_of_download(stage, models),
         Command::Compare(_) | Command::Search(_) | Command::Study(_) => {
             print("Every missing run goes through these stages; results that runs share are computed once.\n\n")?;

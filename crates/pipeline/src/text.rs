@@ -1,5 +1,6 @@
 //! Text for people: the only writer of Markdown and CSV tables, and the notation of numbers, sizes and times in all stages.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -11,6 +12,50 @@ use mp4sr_artifact::{Error, Result, files};
 
 /// The number of seconds from which a duration is shown in whole seconds. Shorter ones are rounded to tenths, so `60.0s` is never shown.
 const WHOLE_SECONDS: f64 = 59.95;
+
+/// The maximum number of names that [`some_of`] lists.
+const NAMED: usize = 5;
+/// The maximum number of characters of a name that [`quoted`] shows.
+const SHOWN: usize = 80;
+
+/// A name that users chose, such as an id, as a message shows it: in backticks, without characters that would break the line, change the
+/// terminal or reverse the direction of the text, and shortened if it is very long.
+///
+/// ```
+/// use mp4sr_pipeline::text::quoted;
+///
+/// assert_eq!(quoted("cup-1"), "`cup-1`");
+/// assert_eq!(quoted("cup\n\u{1b}[31m"), r"`cup\n\u{1b}[31m`");
+/// assert_eq!(quoted(&"x".repeat(100)).chars().count(), 85);
+/// ```
+pub fn quoted(name: &str) -> String {
+    let mut shown = String::from("`");
+    for char in name.chars().take(SHOWN) {
+        match char {
+            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => {
+                shown.extend(char.escape_unicode());
+            }
+            _ if char.is_control() => shown.extend(char.escape_debug()),
+            _ => shown.push(char),
+        }
+    }
+    if name.chars().nth(SHOWN).is_some() {
+        shown.push_str("...");
+    }
+    shown.push('`');
+    shown
+}
+
+/// The first few of the distinct names, [`quoted`], for a message.
+pub fn some_of(names: &[&str]) -> String {
+    let mut seen = HashSet::new();
+    let distinct: Vec<&str> = names.iter().copied().filter(|name| seen.insert(*name)).collect();
+    let mut named: Vec<String> = distinct.iter().take(NAMED).map(|name| quoted(name)).collect();
+    if distinct.len() > NAMED {
+        named.push(format!("and {} more", distinct.len() - NAMED));
+    }
+    named.join(", ")
+}
 
 /// A table of text: a header, and rows with the same number of cells.
 #[derive(Clone, Debug, Default, PartialEq)]

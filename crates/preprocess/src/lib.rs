@@ -40,5 +40,6 @@ mod window;
 pub use error::{Error, Result};
 pub use join::described as described_shares;
 pub use new_items::read_items;
+pub use rejects::BLANK_LINE;
 pub use row_count::{RowCount, count_rows};
 pub use stage::{RowLimits, account, check_settings, count_events, count_items, inputs, run, stage, trial};

@@ -10,6 +10,9 @@ const EXAMPLES: usize = 3;
 /// The number of characters that are shown of a text.
 const SHOWN: usize = 60;
 
+/// The reason under which blank lines are counted.
+pub const BLANK_LINE: &str = "blank line";
+
 /// A problem with one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {

@@ -6,14 +6,14 @@ use mp4sr_artifact::{files, open_parquet};
 use mp4sr_pipeline::Progress;
 use mp4sr_pipeline::config::Config;
 
-use crate::read::{Shape, open_lines};
+use crate::read::{Shape, count_first_rows};
 use crate::source::SourceFormat;
 use crate::{Error, Result};
 
 /// The number of bytes of text that are read.
 const READ: u64 = 32 << 20;
 
-/// The number of rows of a file.
+/// The number of rows of a file: its records without the header, whether they can be used or not, as in the report of a dataset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowCount {
     /// The number, which may be an estimate.
@@ -35,22 +35,10 @@ pub fn count_rows(config: &Config, path: &Path, items: bool) -> Result<RowCount>
     }
     let size = files::length(path)?.unwrap_or(0);
     let bar = Progress::new(true).bytes("", size);
-    let mut lines = open_lines(path, &format, &bar)?;
-    let (mut rows, mut bytes) = (0, 0);
-    let mut line = Vec::new();
-    let elements = format.shape == Shape::JsonLines && lines.holds_elements()?;
-    loop {
-        let next = if elements { lines.next_element(&mut line)? } else { lines.next(&mut line)? };
-        if next.is_none() {
-            let header = u64::from(format.is_table() && format.dialect.names.is_empty() && rows > 0);
-            return Ok(RowCount { rows: rows - header, is_exact: true });
-        }
-        rows += 1;
-        bytes += line.len() as u64 + 1;
-        if bytes >= READ {
-            break;
-        }
+    let (rows, is_exact) = count_first_rows(path, &format, READ, &bar)?;
+    if is_exact {
+        return Ok(RowCount { rows, is_exact });
     }
     let share = bar.position().min(size) as f64 / size.max(1) as f64;
-    Ok(RowCount { rows: (rows as f64 / share.max(1e-9)) as u64, is_exact: false })
+    Ok(RowCount { rows: (rows as f64 / share.max(1e-9)) as u64, is_exact })
 }

@@ -15,6 +15,20 @@ const COLUMNS: [&str; 7] = ["item_id", "title", "sentences", "images", "categori
 /// The functions that a condition may call.
 const FUNCTIONS: [&str; 4] = ["lower", "upper", "length", "array_contains"];
 
+/// The operators between two values.
+const OPERATORS: [BinaryOperator; 8] = [
+    BinaryOperator::And,
+    BinaryOperator::Or,
+    BinaryOperator::Eq,
+    BinaryOperator::NotEq,
+    BinaryOperator::Lt,
+    BinaryOperator::LtEq,
+    BinaryOperator::Gt,
+    BinaryOperator::GtEq,
+];
+/// What a condition may consist of, for messages.
+const USABLE: &str = "comparisons, AND, OR, NOT, IN, BETWEEN, LIKE, ANY";
+
 /// An error in a condition.
 #[derive(Debug, thiserror::Error)]
 #[error("the condition {text:?} {what}")]
@@ -130,7 +144,12 @@ fn check(expression: &Expr) -> Evaluated<()> {
         Expr::Nested(inner) | Expr::IsNull(inner) | Expr::IsNotNull(inner) | Expr::UnaryOp { expr: inner, .. } => {
             check(inner)
         }
-        Expr::BinaryOp { left, right, .. } | Expr::AnyOp { left, right, .. } => all(&[left, right]),
+        Expr::BinaryOp { op, left, right } | Expr::AnyOp { compare_op: op, left, right, .. } => {
+            if !OPERATORS.contains(op) {
+                return Err(format!("has the operator `{op}`, which is not supported; use {USABLE}"));
+            }
+            all(&[left, right])
+        }
         Expr::Like { escape_char: Some(_), .. } | Expr::ILike { escape_char: Some(_), .. } => {
             Err("has `ESCAPE`, which is not supported; `_` and `%` always are wildcards".to_owned())
         }
@@ -148,9 +167,7 @@ fn check(expression: &Expr) -> Evaluated<()> {
             }
             arguments.into_iter().try_for_each(check)
         }
-        other => {
-            Err(format!("has `{other}`, which is not supported; use comparisons, AND, OR, NOT, IN, BETWEEN, LIKE, ANY"))
-        }
+        other => Err(format!("has `{other}`, which is not supported; use {USABLE}")),
     }
 }
 

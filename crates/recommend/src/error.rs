@@ -26,6 +26,12 @@ pub enum RecommendError {
         /// The model's name in the configuration.
         model: String,
     },
+    /// The request selects candidates, and no item is among them.
+    #[error("`only` and `exclude` leave none of the {items} items of the run; relax one of them")]
+    NoCandidate {
+        /// I, the number of items of the run.
+        items: usize,
+    },
     /// The index could not be searched.
     #[error("the index cannot be searched ({0}); remove `index.usearch` from the run, so that it is rebuilt")]
     Index(String),

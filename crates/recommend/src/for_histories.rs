@@ -6,16 +6,15 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
 use mp4sr_artifact::{Items, files};
+use mp4sr_pipeline::text::some_of;
 use mp4sr_pipeline::{Context, print};
+use mp4sr_run::NewItems;
 use mp4sr_store::ItemStore;
 
 use crate::condition::satisfying;
 use crate::histories::{self, History, HistoryFormat};
 use crate::lists::{self, ListFormat, ListRow};
-use crate::{LoadedRun, Request};
-
-/// The maximum number of ids that a message names.
-const NAMED: usize = 5;
+use crate::{CandidateItems, LoadedRun, Request, expect_candidates};
 
 /// The flags of lists for given histories.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -81,23 +80,61 @@ impl GivenArgs {
     }
 }
 
+/// Everything that is read before the first list is computed.
+struct Prepared {
+    format: ListFormat,
+    asked: Vec<History>,
+    run: LoadedRun,
+    selection: Selection,
+    /// The length of a list.
+    top: usize,
+}
+
+impl Prepared {
+    fn read(context: &Context, args: &GivenArgs, new_items: Option<NewItems>) -> anyhow::Result<Self> {
+        let format = args.format()?;
+        let asked = match (&args.histories, &args.history) {
+            (Some(path), _) => histories::read(path, args.input_format)?,
+            (None, Some(ids)) => vec![histories::of_argument(ids)?],
+            (None, None) => {
+                anyhow::bail!(
+                    "no histories are given; name a file with `--histories`, or ids of items with `--history`"
+                )
+            }
+        };
+        let run = LoadedRun::load(&context.layout, &context.config, new_items)?;
+        for warning in run.trained.warnings(&context.config, &std::collections::BTreeMap::new()) {
+            context.progress.log(format!("recommend: warning: {warning}"));
+        }
+        let selection = select(&run, args)?;
+        selection.notes.iter().for_each(|note| context.progress.log(format!("recommend: {note}")));
+        let top = args.top.map_or(context.config.recommend.top, |top| top as usize);
+        Ok(Self { format, asked, run, selection, top })
+    }
+}
+
+/// Reads everything that the lists need without computing them, and returns the number of histories and a sentence on what would be done.
+pub fn check(context: &Context, args: &GivenArgs) -> anyhow::Result<(usize, String)> {
+    let Prepared { format, asked, run, selection, top } = Prepared::read(context, args, ItemStore::peek(context)?)?;
+    let answerer = run.answerer()?;
+    let requests = asked.iter().map(|history| request(history, top, None));
+    if let Some(refusal) = requests.into_iter().find_map(|request| answerer.refusal(&request)) {
+        return Err(refusal.into());
+    }
+    let items = run.catalogue.items.len();
+    let candidates = selection.allowed.map_or(items, |allowed| allowed.iter().filter(|allowed| **allowed).count());
+    let to = args.out.as_ref().map_or("standard output".to_owned(), |path| format!("`{}`", path.display()));
+    let count = asked.len();
+    let sentence =
+        format!("list the best {top} of {candidates} items for {count} histories, and write {format} to {to}");
+    Ok((count, sentence))
+}
+
 /// Computes the lists for the given histories.
 pub fn for_histories(context: &Context, args: &GivenArgs) -> anyhow::Result<()> {
-    let format = args.format()?;
-    let asked = match (&args.histories, &args.history) {
-        (Some(path), _) => histories::read(path, args.input_format)?,
-        (None, Some(ids)) => vec![histories::of_argument(ids)?],
-        (None, None) => {
-            anyhow::bail!("no histories are given; name a file with `--histories`, or ids of items with `--history`")
-        }
-    };
-    let run = LoadedRun::load(&context.layout, &context.config, ItemStore::open(context)?.read(context)?)?;
-    for warning in run.trained.warnings(&context.config, &std::collections::BTreeMap::new()) {
-        context.progress.log(format!("recommend: warning: {warning}"));
-    }
-    let Selection { allowed, notes: unknown } = select(&run, args)?;
-    unknown.iter().for_each(|note| context.progress.log(format!("recommend: {note}")));
-    let top = args.top.map_or(context.config.recommend.top, |top| top as usize);
+    let Prepared { format, asked, run, selection, top } =
+        Prepared::read(context, args, ItemStore::open(context)?.read(context)?)?;
+    let allowed = selection.allowed;
     let answerer = run.answerer()?;
     let recommender = answerer.recommender()?;
     let bar = context.progress.bar("recommend", "histories", asked.len() as u64);
@@ -160,12 +197,7 @@ fn select(run: &LoadedRun, args: &GivenArgs) -> anyhow::Result<Selection> {
     for (text, wanted) in conditions {
         keep(selected_by(&run.catalogue.items, &run.catalogue.events, text)?, wanted);
     }
-    let left = allowed.iter().filter(|allowed| **allowed).count();
-    ensure!(
-        left > 0,
-        "`--only`, `--exclude` and the conditions leave none of {} items; relax one of them",
-        run.catalogue.items.len()
-    );
+    expect_candidates(CandidateItems { allowed: Some(&allowed), removed: &[] }, allowed.len())?;
     Ok(Selection { allowed: Some(Arc::new(allowed)), notes })
 }
 
@@ -230,14 +262,4 @@ fn notes(rows: &[ListRow], asked: &[History], top: usize) -> Vec<String> {
         notes.push(format!("{short} lists are shorter than {top}: no further items may be listed"));
     }
     notes
-}
-
-/// The first few of the distinct names, for a message.
-fn some_of(names: &[&str]) -> String {
-    let distinct: indexmap::IndexSet<&str> = names.iter().copied().collect();
-    let mut named: Vec<String> = distinct.iter().take(NAMED).map(|name| format!("`{name}`")).collect();
-    if distinct.len() > NAMED {
-        named.push(format!("and {} more", distinct.len() - NAMED));
-    }
-    named.join(", ")
 }

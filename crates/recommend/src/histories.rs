@@ -8,6 +8,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use mp4sr_artifact::{Table, files, json_problem};
+use mp4sr_pipeline::text::quoted;
 use serde::Deserialize;
 
 /// The history of one user.
@@ -70,9 +71,9 @@ pub fn read(path: &Path, format: Option<HistoryFormat>) -> Result<Vec<History>, 
         return of_parquet(path).and_then(some_of_them).map_err(refuse);
     }
     let text = if is_input {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).map_err(|e| refuse(e.to_string()))?;
-        text
+        let mut bytes = Vec::new();
+        std::io::stdin().read_to_end(&mut bytes).map_err(|e| refuse(e.to_string()))?;
+        files::utf8(bytes).map_err(|reason| refuse(format!("{reason}; save it as UTF-8")))?
     } else {
         files::read_to_string(path).map_err(|e| refuse(e.to_string()))?
     };
@@ -183,7 +184,8 @@ fn of_csv(text: &str) -> Result<Vec<History>, String> {
                 let at = match time {
                     None => 0.0,
                     Some(_) => parsed(cell(time)).ok_or_else(|| {
-                        format!("line {line}: `{TIME}` is `{}`, expected a number, such as Unix seconds", cell(time))
+                        let found = quoted(cell(time));
+                        format!("line {line}: `{TIME}` is {found}, expected a number, such as Unix seconds")
                     })?,
                 };
                 events.push((cell(user).to_owned(), cell(item).to_owned(), at));
@@ -227,7 +229,7 @@ impl HistoryLayout {
         }
         Err(format!(
             "its columns are {}; expected `{USER}` and `{HISTORY}`, or one event per row in `{USER}`, `{ITEM}` and optionally `{TIME}`",
-            names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+            names.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ")
         ))
     }
 }

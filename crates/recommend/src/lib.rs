@@ -17,4 +17,4 @@ pub use error::RecommendError;
 pub use loaded::{Answer, Answerer, Fallback, LoadedRun, Request, RunCatalogue, Search};
 pub use neighbours::Neighbours;
 pub use recommender::Recommender;
-pub use top::{CandidateItems, ListQuery, Scored};
+pub use top::{CandidateItems, ListQuery, Scored, expect_candidates};

@@ -36,6 +36,17 @@ impl ListFormat {
     }
 }
 
+impl std::fmt::Display for ListFormat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Table => "a table",
+            Self::Jsonl => "JSON lines",
+            Self::Csv => "CSV",
+            Self::Parquet => "Parquet",
+        })
+    }
+}
+
 /// The list of one history.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ListRow {
@@ -106,11 +117,14 @@ pub fn write(rows: Vec<ListRow>, format: ListFormat, path: &Path) -> anyhow::Res
 
 fn csv(rows: &[ListRow]) -> anyhow::Result<String> {
     let mut writer = csv::Writer::from_writer(Vec::new());
-    writer.write_record(["user_id", "rank", "item_id", "title", "score", "fallback"])?;
+    writer.write_record(["user_id", "rank", "item_id", "title", "score", "fallback", "unknown"])?;
     for row in rows {
+        // Ids may contain any separator, so the column holds the same JSON array as a JSON line.
+        let unknown = if row.unknown.is_empty() { String::new() } else { serde_json::to_string(&row.unknown)? };
         for (at, ((item, title), score)) in row.items.iter().zip(&row.titles).zip(&row.scores).enumerate() {
             let (rank, score) = ((at + 1).to_string(), score.to_string());
-            writer.write_record([&row.user_id, &rank, item, title, &score, row.fallback.unwrap_or_default()])?;
+            let fallback = row.fallback.unwrap_or_default();
+            writer.write_record([&row.user_id, &rank, item, title, &score, fallback, &unknown])?;
         }
     }
     Ok(String::from_utf8(writer.into_inner()?)?)

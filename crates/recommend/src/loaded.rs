@@ -7,6 +7,7 @@ use std::sync::Arc;
 use mp4sr_artifact::{Items, Layout, Users};
 use mp4sr_models::{Query, Scorer, count_latest};
 use mp4sr_pipeline::Config;
+use mp4sr_pipeline::text::quoted;
 use mp4sr_protocol::training_events;
 use mp4sr_run::{NewItems, TrainedModel, removes_seen, training_sequences};
 
@@ -198,7 +199,7 @@ impl Answerer<'_> {
         let unanswerable = !known && self.scorer.needs_known_user();
         let is_empty = !request.history.iter().any(|id| self.run.catalogue.item(id).is_some());
         let who = || match &request.user {
-            Some(id) => format!("the user `{id}`"),
+            Some(id) => format!("the user {}", quoted(id)),
             None => "a user without an id".to_owned(),
         };
         let model = &self.run.config.model.name;

@@ -23,6 +23,12 @@ impl CandidateItems<'_> {
     }
 }
 
+/// Checks that a selection of candidates leaves at least one of the `items` items of the run.
+pub fn expect_candidates(candidates: CandidateItems<'_>, items: usize) -> Result<(), RecommendError> {
+    let left = (1..=items as u32).any(|item| candidates.has(item));
+    if left { Ok(()) } else { Err(RecommendError::NoCandidate { items }) }
+}
+
 /// A query with the length and the candidates of its list.
 #[derive(Clone, Copy, Debug)]
 pub struct ListQuery<'a> {

@@ -1,12 +1,14 @@
 //! Items that were added to a run after training: how they are read, and which parameters have a row for each of them.
 
 use std::collections::{BTreeMap, HashSet};
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context as _, bail, ensure};
-use mp4sr_artifact::{Items, Layout, Sequences, files};
+use mp4sr_artifact::{Error, Items, Layout, Sequences, files};
 use mp4sr_models::{Modality, recipe};
 use mp4sr_pipeline::Config;
+use mp4sr_pipeline::text::quoted;
 use serde::{Deserialize, Serialize};
 
 use crate::Inputs;
@@ -28,20 +30,35 @@ impl CurrentItems {
         if !path.exists() {
             return Ok(Self::default());
         }
-        let remedy = || {
-            let folder = path.parent().unwrap_or(&path).display();
-            format!(
-                "failed to read `{}`: remove the folder `{folder}` and add the items again with `mp4sr items add`",
-                path.display()
-            )
+        let failed = || format!("failed to read `{}`: {}", path.display(), remedy(layout));
+        serde_json::from_slice(&files::read(&path)?).with_context(failed)
+    }
+
+    /// Reads the generation in use with `read`; `None` if the run has no new items. An error about one of its files says how to recover.
+    pub fn read_with<T>(layout: &Layout, read: impl FnOnce(&Layout) -> anyhow::Result<T>) -> anyhow::Result<Option<T>> {
+        let Some(own) = Self::read(layout)?.layout(layout) else { return Ok(None) };
+        // The files know only of the stages that write those of a dataset.
+        let of_new_items = |error: anyhow::Error| match error.downcast::<Error>() {
+            Ok(Error::Unusable { path, reason, .. }) => Error::unusable(&path, reason, remedy(layout)).into(),
+            Ok(Error::Io { action, path, source }) if source.kind() == ErrorKind::NotFound => {
+                Error::unusable(&path, format!("failed to {action} it: {source}"), remedy(layout)).into()
+            }
+            Ok(other) => other.into(),
+            Err(other) => other,
         };
-        serde_json::from_slice(&files::read(&path)?).with_context(remedy)
+        read(&own).map(Some).map_err(of_new_items)
     }
 
     /// The layout of the new items, if there are any.
     pub fn layout(&self, layout: &Layout) -> Option<Layout> {
         self.generation.as_ref().map(|generation| layout.new_items_generation(generation))
     }
+}
+
+/// How to recover from damaged files of new items.
+fn remedy(layout: &Layout) -> String {
+    let folder = layout.new_items();
+    format!("remove the folder `{}` and add the items again with `mp4sr items add`", folder.display())
 }
 
 /// Items that training has not seen.
@@ -61,8 +78,8 @@ pub fn item_tables(config: &Config) -> anyhow::Result<&'static [&'static str]> {
     let recipe = recipe(name).with_context(|| format!("unknown model `{name}`"))?;
     with_settings(config, |settings| (recipe.item_tables)(settings)).with_context(|| {
         format!(
-            "`{name}` needs a trained id embedding for every item, so it cannot rank new items; use a model that can (docs/serving.md, \
-             New items)"
+            "`{name}` learns every item from its events in training, so it can neither rank new items nor compare them; use a model that \
+             can (docs/serving.md, New items)"
         )
     })
 }
@@ -70,8 +87,7 @@ pub fn item_tables(config: &Config) -> anyhow::Result<&'static [&'static str]> {
 impl NewItems {
     /// Reads and verifies the new items of a run; `None` if it has none.
     pub fn read(layout: &Layout, config: &Config) -> anyhow::Result<Option<Self>> {
-        let Some(own) = CurrentItems::read(layout)?.layout(layout) else { return Ok(None) };
-        Self::read_from(&own, config).map(Some)
+        CurrentItems::read_with(layout, |own| Self::read_from(own, config))
     }
 
     /// Reads and verifies the new items of a generation, or of any other layout.
@@ -92,8 +108,8 @@ impl NewItems {
         let both = self.items.ids.iter().find(|id| known.contains(id.as_str()));
         ensure!(
             both.is_none(),
-            "the item `{}` is in the dataset, and it was added to the run as a new item; remove it with `mp4sr items remove`",
-            both.map_or("", String::as_str)
+            "the item {} is in the dataset, and it was added to the run as a new item; remove it with `mp4sr items remove`",
+            quoted(both.map_or("", String::as_str))
         );
         Ok(())
     }

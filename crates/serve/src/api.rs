@@ -35,9 +35,10 @@ pub struct RecommendRequest {
     /// The ids of items that must not be listed.
     #[serde(default)]
     pub exclude: Vec<String>,
-    /// The ids of the only items that may be listed; if empty, every item may be listed.
+    /// The ids of the only items that may be listed; without it, every item may be listed. An empty list is refused.
     #[serde(default)]
-    pub only: Vec<String>,
+    #[schema(min_items = 1)]
+    pub only: Option<Vec<String>>,
 }
 
 /// An item of a list.
@@ -60,8 +61,12 @@ pub struct ListResponse {
     pub items: Vec<ListedItem>,
     /// `popular` if no item of the history is known; absent if the model made the list.
     pub fallback: Option<String>,
-    /// The ids in the request that are not items of the run.
+    /// The ids in `history` that are not items of the run.
     pub unknown: Vec<String>,
+    /// The ids in `exclude` that are not items of the run.
+    pub unknown_exclude: Vec<String>,
+    /// The ids in `only` that are not items of the run.
+    pub unknown_only: Vec<String>,
     /// The number of the generation that made the list.
     pub generation: u64,
 }
@@ -86,9 +91,10 @@ pub struct SimilarRequest {
     /// The ids of items that must not be listed.
     #[serde(default)]
     pub exclude: Vec<String>,
-    /// The ids of the only items that may be listed; if empty, every item may be listed.
+    /// The ids of the only items that may be listed; without it, every item may be listed. An empty list is refused.
     #[serde(default)]
-    pub only: Vec<String>,
+    #[schema(min_items = 1)]
+    pub only: Option<Vec<String>>,
 }
 
 /// A new item.

@@ -1,5 +1,6 @@
 //! The command line of `mp4sr serve`.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,7 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use mp4sr_pipeline::config::ModelCatalog;
-use mp4sr_pipeline::{StageArgs, print};
+use mp4sr_pipeline::{Context, StageArgs, print};
+use mp4sr_recommend::LoadedRun;
 use mp4sr_store::ItemStore;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -81,6 +83,17 @@ fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&number| number > 0).ok_or_else(|| "expected a whole number from 1".to_owned())
 }
 
+/// The error of listening on an address, with what to do about it.
+fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> anyhow::Error {
+    let remedy = match error.kind() {
+        ErrorKind::AddrInUse => "stop the program that uses it, or give another `--port`; 0 picks a free one",
+        ErrorKind::AddrNotAvailable => "give `--host` an address of this machine",
+        ErrorKind::PermissionDenied => "give a `--port` from 1024, or grant the permission",
+        _ => "give another `--host` or `--port`",
+    };
+    anyhow::anyhow!("failed to listen on {address}: {error}; {remedy}")
+}
+
 /// Runs `mp4sr serve` until SIGTERM or SIGINT.
 ///
 /// ```no_run
@@ -100,12 +113,7 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 /// ```
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     mp4sr_ops::start_threads();
-    let keys = args.keys.as_deref().map(ApiKeys::read).transpose()?.unwrap_or_default();
-    ensure!(
-        args.host.is_loopback() || !keys.is_off(),
-        "without keys, the service listens only on this machine; give `--keys FILE`, or leave `--host {}` out",
-        args.host
-    );
+    let keys = keys(args)?;
     // The store is opened and dropped outside the runtime because its client blocks on a runtime of its own.
     let context = args.stage.context(models)?;
     let store = Arc::new(ItemStore::open(&context)?);
@@ -113,6 +121,33 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("failed to start threads")?;
     runtime.block_on(serve(args, models, keys, store.clone(), poll))
+}
+
+/// Reads the keys of the service, without which it listens only on this machine.
+fn keys(args: &Args) -> anyhow::Result<ApiKeys> {
+    let keys = args.keys.as_deref().map(ApiKeys::read).transpose()?.unwrap_or_default();
+    ensure!(
+        args.host.is_loopback() || !keys.is_off(),
+        "without keys, the service listens only on this machine; give `--keys FILE`, or leave `--host {}` out",
+        args.host
+    );
+    Ok(keys)
+}
+
+/// Reads everything that the service of a run needs, without serving it, and returns a sentence on what would be done.
+pub fn check(args: &Args, context: &Context) -> anyhow::Result<String> {
+    let keys = keys(args)?;
+    let address = SocketAddr::new(args.host, args.port);
+    drop(std::net::TcpListener::bind(address).map_err(|error| cannot_listen(address, &error))?);
+    let run = LoadedRun::load(&context.layout, &context.config, ItemStore::peek(context)?)?;
+    let (items, new) = (run.catalogue.items.len(), run.catalogue.new_items);
+    let who = if keys.is_off() { "without keys" } else { "with keys" };
+    let new = if ItemStore::is_folder_of(context) {
+        format!("{new} of them added")
+    } else {
+        "and those in PostgreSQL".to_owned()
+    };
+    Ok(format!("serve `{}` with {items} items, {new}, at http://{address}, {who}", context.config.model.name))
 }
 
 async fn serve(
@@ -133,10 +168,11 @@ async fn serve(
     };
     let metrics = Arc::new(Metrics::new());
     let (queue, batch, index) = (args.queue, args.batch, args.index);
-    let options = EngineOptions { queue, batch, index, store, metrics: metrics.clone() };
-    let app = Arc::new(App::new(args.stage.clone(), models.clone(), options, limits, keys, args.log_histories));
+    let options = EngineOptions { queue, batch, index, metrics: metrics.clone() };
+    let app = App::new(args.stage.clone(), models.clone(), options, store, limits, keys, args.log_histories);
+    let app = Arc::new(app);
     let address = SocketAddr::new(args.host, args.port);
-    let listener = TcpListener::bind(address).await.with_context(|| format!("failed to listen on {address}"))?;
+    let listener = TcpListener::bind(address).await.map_err(|error| cannot_listen(address, &error))?;
     let address = listener.local_addr().context("failed to read the address of the listener")?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     // The service answers `/healthz` while the run is being loaded; `/readyz` succeeds once it is loaded.

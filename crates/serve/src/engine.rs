@@ -9,7 +9,6 @@ use mp4sr_recommend::{
     Answer, Answerer, CandidateItems, LoadedRun, Neighbours, Recommender, Request, RunCatalogue, Scored, Search,
 };
 use mp4sr_run::NewItems;
-use mp4sr_store::ItemStore;
 use tokio::sync::oneshot;
 
 use crate::error::ApiError;
@@ -78,15 +77,18 @@ pub struct EngineOptions {
     pub batch: usize,
     /// How candidates are found.
     pub index: IndexChoice,
-    /// The store of the items that were added to the run.
-    pub store: Arc<ItemStore>,
     /// The counters of the service.
     pub metrics: Arc<Metrics>,
 }
 
 impl Generation {
-    /// Loads a run in a thread of its own, and returns when it can answer.
-    pub fn start(number: u64, context: Arc<Context>, options: &EngineOptions) -> anyhow::Result<Self> {
+    /// Loads a run with these added items in a thread of its own, and returns when it can answer.
+    pub fn start(
+        number: u64,
+        context: Arc<Context>,
+        options: &EngineOptions,
+        new_items: Option<NewItems>,
+    ) -> anyhow::Result<Self> {
         let (jobs, waiting) = sync_channel(options.queue);
         let (ready, loaded) = sync_channel(1);
         let (own, inner) = (options.clone(), context.clone());
@@ -94,7 +96,7 @@ impl Generation {
         let running = thread.clone();
         let engine = std::thread::Builder::new().name(format!("engine-{number}"));
         engine.spawn(move || {
-            if let Err(error) = serve(&inner, &own, &waiting, &ready) {
+            if let Err(error) = serve(&inner, &own, new_items, &waiting, &ready) {
                 // Callers that wait for the run learn why it failed to load.
                 drop(ready.try_send(Err(error)));
             }
@@ -140,11 +142,11 @@ struct Ready {
 fn serve(
     context: &Context,
     options: &EngineOptions,
+    new_items: Option<NewItems>,
     waiting: &Receiver<Job>,
     ready: &SyncSender<anyhow::Result<Ready>>,
 ) -> anyhow::Result<()> {
-    options.store.expect(context)?;
-    let run = LoadedRun::load(&context.layout, &context.config, options.store.read(context)?)?;
+    let run = LoadedRun::load(&context.layout, &context.config, new_items)?;
     let answerer = run.answerer()?;
     let exact = answerer.recommender()?;
     let hnsw = match options.index {
@@ -206,7 +208,9 @@ impl Engine<'_> {
                         self.similar(&similar).map_err(|error| ApiError::internal(&format!("{error:#}")))
                     } else {
                         let model = &self.run.config.model.name;
-                        Err(ApiError::refused(format!("`{model}` has no vectors of items to compare")))
+                        Err(ApiError::refused(format!(
+                            "`{model}` has no vectors of items to compare; use a run of a model that has"
+                        )))
                     };
                     send(reply, answer);
                 }

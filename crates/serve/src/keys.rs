@@ -16,6 +16,7 @@ pub struct ApiKeys(Vec<blake3::Hash>);
 impl ApiKeys {
     /// Reads a file of keys; blank lines and lines that begin with `#` are ignored.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
+        ensure!(!path.is_dir(), "`--keys` names the folder `{}`; name a file with one key per line", path.display());
         let text = files::read_to_string(path)?;
         let mut keys = Vec::new();
         for (number, line) in (1..).zip(text.lines().map(str::trim)) {
@@ -64,6 +65,8 @@ mod tests {
         assert!(!keys.allow(&with("Bearer abcdefghijklmno")) && !keys.allow(&HeaderMap::new()));
         assert!(!keys.allow(&with("abcdefghijklmnop")));
         assert!(ApiKeys::default().allow(&HeaderMap::new()));
+        let message = ApiKeys::read(folder.path()).unwrap_err().to_string();
+        assert!(message.contains("name a file with one key per line"), "{message}");
         for (text, part) in
             [("short\n", "line 1 of"), ("# none\n", "has no key"), ("abcdefgh ijklmnopqrst\n", "line 1")]
         {

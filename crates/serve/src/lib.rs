@@ -18,4 +18,4 @@ mod server;
 mod state;
 mod watch;
 
-pub use command::{Args, run};
+pub use command::{Args, check, run};

@@ -15,7 +15,9 @@ use axum::routing::{get, post};
 use base64::Engine as _;
 use mp4sr_artifact::{Downloads, json_problem};
 use mp4sr_items::{Editor, ItemRecord};
-use mp4sr_recommend::{Answer, RunCatalogue};
+use mp4sr_pipeline::Context;
+use mp4sr_pipeline::text::{quoted, some_of};
+use mp4sr_recommend::{Answer, CandidateItems, RunCatalogue, expect_candidates};
 use mp4sr_store::{ItemStore, StoreError};
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -38,6 +40,9 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const UNKNOWN_ROUTE: &str = "unknown";
 /// The maximum length of a text whose similar items are listed, in bytes.
 const TEXT_LIMIT: usize = 100_000;
+
+/// The id under which a text or an image that is not in the catalogue is encoded.
+const ASKED: &str = "asked";
 
 type Result<T> = std::result::Result<T, ApiError>;
 type Shared = State<Arc<App>>;
@@ -98,7 +103,7 @@ pub fn router(app: &Arc<App>) -> axum::Router {
 async fn recommend(State(app): Shared, body: std::result::Result<Bytes, BytesRejection>) -> Result<Json<ListResponse>> {
     let deadline = app.deadline();
     let asked: RecommendRequest = parse(body, app.limits.body)?;
-    expect_within(&app, asked.k, &asked.exclude, &asked.only)?;
+    expect_within(&app, asked.k, &asked.exclude, asked.only.as_deref())?;
     if asked.history.len() > app.limits.history {
         return Err(ApiError::invalid(format!("`history` has more than {} ids", app.limits.history)));
     }
@@ -106,7 +111,7 @@ async fn recommend(State(app): Shared, body: std::result::Result<Bytes, BytesRej
     if app.log_histories {
         log("info", &json!({ "event": "history", "history": asked.history, "user_id": asked.user_id }));
     }
-    let Selection { allowed, removed, unknown } = select(&generation.catalogue, &asked.exclude, &asked.only)?;
+    let Selection { allowed, removed, unknown } = select(&generation.catalogue, &asked.exclude, asked.only.as_deref())?;
     let RecommendRequest { history, user_id, k, .. } = asked;
     let request = mp4sr_recommend::Request { user: user_id, history, k, allowed, removed };
     let answer = generation.ask(Task::Recommend(request), deadline).await?;
@@ -125,9 +130,10 @@ async fn recommend(State(app): Shared, body: std::result::Result<Bytes, BytesRej
 async fn similar(State(app): Shared, body: std::result::Result<Bytes, BytesRejection>) -> Result<Json<ListResponse>> {
     let deadline = app.deadline();
     let asked: SimilarRequest = parse(body, app.limits.item_body)?;
-    expect_within(&app, asked.k, &asked.exclude, &asked.only)?;
+    expect_within(&app, asked.k, &asked.exclude, asked.only.as_deref())?;
     let generation = app.generation()?;
-    let Selection { allowed, mut removed, unknown } = select(&generation.catalogue, &asked.exclude, &asked.only)?;
+    let Selection { allowed, mut removed, unknown } =
+        select(&generation.catalogue, &asked.exclude, asked.only.as_deref())?;
     let of = match (&asked.item_id, &asked.text, &asked.image) {
         (Some(id), None, None) => {
             let item = generation.catalogue.item(id).ok_or_else(|| no_item(id))?;
@@ -139,10 +145,12 @@ async fn similar(State(app): Shared, body: std::result::Result<Bytes, BytesRejec
             if text.as_ref().is_some_and(|text| text.len() > TEXT_LIMIT) {
                 return Err(ApiError::invalid(format!("`text` has more than {TEXT_LIMIT} bytes")));
             }
-            let images = image.iter().map(|image| decoded("image", image)).collect::<Result<Vec<_>>>()?;
+            let images = image.iter().map(|image| decoded("`image`", image)).collect::<Result<Vec<_>>>()?;
             let texts = text.iter().cloned().collect();
-            let record = ItemRecord { id: "asked".to_owned(), texts, images, ..ItemRecord::default() };
-            encoded(&app, &generation, record).await?
+            let record = ItemRecord { id: ASKED.to_owned(), texts, images, ..ItemRecord::default() };
+            let given = [("`text`", text.is_some()), ("`image`", image.is_some())];
+            let fields: Vec<&str> = given.iter().filter(|(_, is_given)| *is_given).map(|(name, _)| *name).collect();
+            encoded(&app, &generation, record, &fields.join(" and ")).await?
         }
         _ => return Err(ApiError::invalid("give either `item_id`, or at least one of `text` and `image`")),
     };
@@ -150,8 +158,8 @@ async fn similar(State(app): Shared, body: std::result::Result<Bytes, BytesRejec
     Ok(Json(listed(&generation, answer, unknown)))
 }
 
-/// Encodes an item that is not in the catalogue. Requests take turns.
-async fn encoded(app: &Arc<App>, generation: &Arc<Generation>, record: ItemRecord) -> Result<SimilarTo> {
+/// Encodes an item that is not in the catalogue and is described by `fields` of the request. Requests take turns.
+async fn encoded(app: &Arc<App>, generation: &Arc<Generation>, record: ItemRecord, fields: &str) -> Result<SimilarTo> {
     let permit = app.encoding.clone().acquire_owned().await.map_err(|e| ApiError::internal(&e.to_string()))?;
     let (generation, encoders) = (generation.clone(), app.encoders.clone());
     let encode = move || {
@@ -163,7 +171,7 @@ async fn encoded(app: &Arc<App>, generation: &Arc<Generation>, record: ItemRecor
         encoders.with(context, |own| mp4sr_items::encode_alone(context, own, &record, folder.path()))
     };
     let new = tokio::task::spawn_blocking(encode).await.map_err(|e| ApiError::internal(&e.to_string()))?;
-    new.map(|new| SimilarTo::Features(Box::new(new))).map_err(|error| ApiError::refused(format!("{error:#}")))
+    new.map(|new| SimilarTo::Features(Box::new(new))).map_err(|error| ApiError::refused(format!("{fields}: {error:#}")))
 }
 
 /// Adds items to the run, which ranks them without further training. They are kept when the service restarts.
@@ -183,38 +191,87 @@ async fn put_items(
         return Err(ApiError::invalid("`items` is empty"));
     }
     let records = items.into_iter().map(record).collect::<Result<Vec<ItemRecord>>>()?;
-    let context = app.generation()?.context.clone();
+    let encoders = app.encoders.clone();
+    let (added, generation) =
+        changed(app, move |context, editor| encoders.with(context, |encoders| editor.add_records(encoders, &records)))
+            .await?;
+    Ok(Json(PutItemsResponse {
+        added: added.new,
+        replaced: added.replaced,
+        notes: added.notes,
+        new_items: added.total,
+        generation: generation.number,
+    }))
+}
+
+/// The error of loading the run with changed items. They are not stored.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the run cannot be loaded with this change, so nothing is changed; correct the run and send the change again: {0}"
+)]
+struct LoadError(String);
+
+/// Changes the added items with `edit`, and returns its result and the run in service that has the change. The run is loaded with the
+/// change before the change is stored, so a run that cannot be loaded keeps its items.
+async fn changed<T: Send + 'static>(
+    app: Arc<App>,
+    edit: impl FnOnce(&Context, &mut Editor<'_>) -> anyhow::Result<T> + Send + 'static,
+) -> Result<(T, Arc<Generation>)> {
+    // A service that has not loaded a run yet has nothing to compare the change with.
+    app.generation()?;
     // A client that disconnects must not leave the run half changed, so the work continues.
     let work = tokio::spawn(async move {
         let _editing = app.editing.lock().await;
-        let (encoders, store) = (app.encoders.clone(), app.store.clone());
-        let add = move || {
-            encoders
-                .with(&context, |own| Editor { context: &context, store: &store, encoders: own }.add_records(&records))
+        let own = app.clone();
+        let change = move || {
+            let context = own.context()?;
+            own.store.expect(&context)?;
+            let mut loaded = None;
+            let mut load = |new_items| {
+                let ready = own.load(|_| Ok(new_items)).map_err(|error| LoadError(format!("{error:#}")))?;
+                loaded = Some(ready);
+                Ok(())
+            };
+            let mut editor = Editor { context: &context, store: &own.store, approve: Some(&mut load) };
+            let done = edit(&context, &mut editor)?;
+            // Other replicas may have changed the items in PostgreSQL at the same time, so they are read again.
+            let in_folder = matches!(*own.store, ItemStore::Folder);
+            anyhow::Ok((done, loaded.filter(|_| in_folder).map(|loaded| own.put_in_service(loaded))))
         };
-        let added = tokio::task::spawn_blocking(add).await;
-        let added = added.map_err(|e| ApiError::internal(&e.to_string()))?;
-        let added = added.map_err(|error| not_changed(&app, &error))?;
-        let generation = app.reload().await.map_err(|error| ApiError::internal(&format!("{error:#}")))?;
-        Ok::<_, ApiError>(PutItemsResponse {
-            added: added.new,
-            replaced: added.replaced,
-            notes: added.notes,
-            new_items: added.total,
-            generation: generation.number,
-        })
+        let done = tokio::task::spawn_blocking(change).await.map_err(|e| ApiError::internal(&e.to_string()))?;
+        let (done, generation) = done.map_err(|error| not_changed(&app, &error))?;
+        let generation = match generation {
+            Some(generation) => generation,
+            None => app.reload().await.map_err(|error| not_in_service(&app, &error))?,
+        };
+        Ok::<_, ApiError>((done, generation))
     });
-    work.await.map_err(|e| ApiError::internal(&e.to_string()))?.map(Json)
+    work.await.map_err(|e| ApiError::internal(&e.to_string()))?
 }
 
-/// The answer for added items that could not be read or changed: 503 if their store cannot be reached, otherwise 422.
+/// The answer for added items that could not be read or changed: 503 if a later attempt may succeed, 500 if the run cannot be loaded,
+/// otherwise 422.
 fn not_changed(app: &App, error: &anyhow::Error) -> ApiError {
+    if let Some(own) = error.downcast_ref::<StoreError>().filter(|own| own.is_temporary()) {
+        app.note_store(Some(own));
+        return ApiError::store_unavailable(format!("{error:#}"));
+    }
+    match error.downcast_ref::<mp4sr_artifact::Error>() {
+        Some(mp4sr_artifact::Error::Locked { .. }) => ApiError::locked(format!("{error:#}")),
+        _ if error.is::<LoadError>() => ApiError::internal(&format!("{error:#}")),
+        _ => ApiError::refused(format!("{error:#}")),
+    }
+}
+
+/// The answer for items that PostgreSQL has stored, and that could not be read again: 503 if it could not be reached, otherwise 500.
+fn not_in_service(app: &App, error: &anyhow::Error) -> ApiError {
+    let message = format!("the change is stored, but it is not in service yet: {error:#}");
     match error.downcast_ref::<StoreError>().filter(|own| own.is_temporary()) {
         Some(own) => {
             app.note_store(Some(own));
-            ApiError::store_unavailable(own.to_string())
+            ApiError::store_unavailable(message)
         }
-        None => ApiError::refused(format!("{error:#}")),
+        None => ApiError::internal(&message),
     }
 }
 
@@ -223,7 +280,9 @@ fn record(item: NewItem) -> Result<ItemRecord> {
     if item_id.trim().is_empty() {
         return Err(ApiError::invalid("an item has an empty `item_id`"));
     }
-    let images = images.iter().map(|image| decoded("images", image)).collect::<Result<Vec<_>>>()?;
+    let field = |number: usize| format!("`images` of the item {}, number {number},", quoted(&item_id));
+    let images = (1..).zip(&images).map(|(number, image)| decoded(&field(number), image));
+    let images = images.collect::<Result<Vec<_>>>()?;
     Ok(ItemRecord { id: item_id, title, texts, categories, images })
 }
 
@@ -231,7 +290,7 @@ fn decoded(field: &str, text: &str) -> Result<Vec<u8>> {
     // The data URL of a page works, too.
     let text = text.split_once(";base64,").filter(|(head, _)| head.starts_with("data:")).map_or(text, |(_, rest)| rest);
     let bytes = base64::engine::general_purpose::STANDARD.decode(text.trim());
-    bytes.map_err(|error| ApiError::invalid(format!("`{field}` is not base64: {error}")))
+    bytes.map_err(|error| ApiError::invalid(format!("{field} is not base64: {error}")))
 }
 
 /// Removes items that were added to the run. Items of the dataset stay; `exclude` keeps them out of a list.
@@ -250,20 +309,8 @@ async fn delete_items(
     if item_ids.is_empty() {
         return Err(ApiError::invalid("`item_ids` is empty"));
     }
-    let context = app.generation()?.context.clone();
-    let work = tokio::spawn(async move {
-        let _editing = app.editing.lock().await;
-        let (encoders, store) = (app.encoders.clone(), app.store.clone());
-        let remove = move || {
-            encoders.with(&context, |own| Editor { context: &context, store: &store, encoders: own }.remove(&item_ids))
-        };
-        let removed = tokio::task::spawn_blocking(remove).await;
-        let removed = removed.map_err(|e| ApiError::internal(&e.to_string()))?;
-        let removed = removed.map_err(|error| not_changed(&app, &error))?;
-        let generation = app.reload().await.map_err(|error| ApiError::internal(&format!("{error:#}")))?;
-        Ok::<_, ApiError>(DeleteItemsResponse { removed, generation: generation.number })
-    });
-    work.await.map_err(|e| ApiError::internal(&e.to_string()))?.map(Json)
+    let (removed, generation) = changed(app, move |_, editor| editor.remove(&item_ids)).await?;
+    Ok(Json(DeleteItemsResponse { removed, generation: generation.number }))
 }
 
 /// Returns an item of the run.
@@ -313,7 +360,8 @@ async fn image(
         number.parse().map_err(|_| ApiError::invalid("the number of an image must be a whole number from 0"))?;
     let item = generation.catalogue.item(&id).ok_or_else(|| no_item(&id))?;
     let names = &generation.catalogue.items.images[item as usize - 1];
-    let name = names.get(number).ok_or_else(|| ApiError::not_found(format!("`{id}` has {} images", names.len())))?;
+    let name =
+        names.get(number).ok_or_else(|| ApiError::not_found(format!("{} has {} images", quoted(&id), names.len())))?;
     let is_new = item as usize > generation.catalogue.items.len() - generation.catalogue.new_items;
     let bytes = match &*app.store {
         ItemStore::Postgres(_) if is_new => stored_image(&app, id, number).await?,
@@ -448,7 +496,7 @@ async fn style() -> Response {
 }
 
 async fn unknown(uri: Uri) -> ApiError {
-    ApiError::not_found(format!("the path `{}` does not exist", uri.path()))
+    ApiError::not_found(format!("the path {} does not exist", quoted(uri.path())))
 }
 
 async fn wrong_method() -> ApiError {
@@ -543,11 +591,11 @@ fn parse<T: DeserializeOwned>(body: std::result::Result<Bytes, BytesRejection>, 
     serde_json::from_slice(&body).map_err(|error| ApiError::invalid(format!("the body: {}", json_problem(&error))))
 }
 
-fn expect_within(app: &App, k: usize, exclude: &[String], only: &[String]) -> Result<()> {
+fn expect_within(app: &App, k: usize, exclude: &[String], only: Option<&[String]>) -> Result<()> {
     if k == 0 || k > app.limits.top {
         return Err(ApiError::invalid(format!("`k` is {k}, expected 1 to {}", app.limits.top)));
     }
-    for (name, ids) in [("exclude", exclude), ("only", only)] {
+    for (name, ids) in [("exclude", exclude), ("only", only.unwrap_or_default())] {
         if ids.len() > app.limits.ids {
             return Err(ApiError::invalid(format!("`{name}` has more than {} ids", app.limits.ids)));
         }
@@ -560,45 +608,58 @@ struct Selection {
     allowed: Option<Arc<Vec<bool>>>,
     /// Items, ascending.
     removed: Vec<u32>,
-    unknown: Vec<String>,
+    unknown: UnknownIds,
 }
 
-fn select(catalogue: &RunCatalogue, exclude: &[String], only: &[String]) -> Result<Selection> {
-    let mut unknown = Vec::new();
-    let mut known = |ids: &[String]| {
-        let mut items = Vec::with_capacity(ids.len());
-        for id in ids {
-            match catalogue.item(id) {
-                Some(item) => items.push(item),
-                None => unknown.push(id.clone()),
-            }
-        }
-        items
-    };
-    let mut removed = known(exclude);
+/// The ids of a request's selection that are not items of the run.
+struct UnknownIds {
+    exclude: Vec<String>,
+    only: Vec<String>,
+}
+
+fn select(catalogue: &RunCatalogue, exclude: &[String], only: Option<&[String]>) -> Result<Selection> {
+    let (mut removed, unknown_exclude) = resolved(catalogue, exclude);
     removed.sort_unstable();
     removed.dedup();
-    let allowed = match only {
-        [] => None,
-        _ => {
-            let items = known(only);
+    let (allowed, unknown_only) = match only {
+        None => (None, Vec::new()),
+        Some([]) => return Err(ApiError::refused("`only` has no id; leave it out to list any item")),
+        Some(ids) => {
+            let (items, unknown) = resolved(catalogue, ids);
             if items.is_empty() {
-                return Err(ApiError::refused("no id of `only` is an item of the run"));
+                let named = some_of(&unknown.iter().map(String::as_str).collect::<Vec<_>>());
+                return Err(ApiError::refused(format!("no id of `only` is an item of the run ({named})")));
             }
             let mut allowed = vec![false; catalogue.items.len()];
             items.iter().for_each(|&item| allowed[item as usize - 1] = true);
-            Some(Arc::new(allowed))
+            (Some(Arc::new(allowed)), unknown)
         }
     };
-    Ok(Selection { allowed, removed, unknown })
+    let candidates = CandidateItems { allowed: allowed.as_ref().map(|allowed| allowed.as_slice()), removed: &removed };
+    expect_candidates(candidates, catalogue.items.len()).map_err(|error| ApiError::refused(error.to_string()))?;
+    Ok(Selection { allowed, removed, unknown: UnknownIds { exclude: unknown_exclude, only: unknown_only } })
 }
 
-fn listed(generation: &Generation, answer: Answer, unknown: Vec<String>) -> ListResponse {
+/// The items with these ids, 1-based, and the ids that no item has.
+fn resolved(catalogue: &RunCatalogue, ids: &[String]) -> (Vec<u32>, Vec<String>) {
+    let (mut items, mut unknown) = (Vec::with_capacity(ids.len()), Vec::new());
+    for id in ids {
+        match catalogue.item(id) {
+            Some(item) => items.push(item),
+            None => unknown.push(id.clone()),
+        }
+    }
+    (items, unknown)
+}
+
+fn listed(generation: &Generation, answer: Answer, unknown: UnknownIds) -> ListResponse {
     let Answer { list, unknown: in_history, fallback } = answer;
     ListResponse {
         items: list.iter().map(|&(item, score)| listed_item(&generation.catalogue, item, score)).collect(),
         fallback: fallback.map(|fallback| fallback.name().to_owned()),
-        unknown: [in_history, unknown].concat(),
+        unknown: in_history,
+        unknown_exclude: unknown.exclude,
+        unknown_only: unknown.only,
         generation: generation.number,
     }
 }
@@ -621,7 +682,7 @@ fn image_path(id: &str, number: usize) -> String {
 }
 
 fn no_item(id: &str) -> ApiError {
-    ApiError::not_found(format!("`{id}` is not an item of the run"))
+    ApiError::not_found(format!("{} is not an item of the run", quoted(id)))
 }
 
 #[cfg(test)]

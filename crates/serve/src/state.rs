@@ -6,9 +6,10 @@ use std::time::{Instant, SystemTime};
 
 use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{Context, Progress, StageArgs};
+use mp4sr_run::NewItems;
 use mp4sr_store::{ItemStore, StoreError};
 use serde_json::{Value, json};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
 
 use crate::encoders::ResidentEncoders;
 use crate::engine::{EngineOptions, Generation};
@@ -43,7 +44,7 @@ pub struct App {
     stage: StageArgs,
     models: Arc<ModelCatalog>,
     options: EngineOptions,
-    loading: Mutex<u64>,
+    loading: Arc<Mutex<u64>>,
     ids: AtomicU64,
     start: [u8; 32],
 }
@@ -54,6 +55,7 @@ impl App {
         stage: StageArgs,
         models: Arc<ModelCatalog>,
         options: EngineOptions,
+        store: Arc<ItemStore>,
         limits: ServiceLimits,
         keys: ApiKeys,
         log_histories: bool,
@@ -65,7 +67,7 @@ impl App {
             limits,
             keys,
             metrics: options.metrics.clone(),
-            store: options.store.clone(),
+            store,
             store_is_up: AtomicBool::new(true),
             log_histories,
             editing: Mutex::new(()),
@@ -75,7 +77,7 @@ impl App {
             stage,
             models,
             options,
-            loading: Mutex::new(0),
+            loading: Arc::new(Mutex::new(0)),
             ids: AtomicU64::new(0),
             start: *blake3::hash(start.as_bytes()).as_bytes(),
         }
@@ -112,21 +114,40 @@ impl App {
         }
     }
 
-    /// Reloads the run and puts it into service. The previous run still answers the requests that it has accepted, and stays in service if
-    /// the reload fails.
-    pub async fn reload(self: &Arc<Self>) -> anyhow::Result<Arc<Generation>> {
-        let mut number = self.loading.lock().await;
-        *number += 1;
-        let (own, next) = (self.clone(), *number);
-        let load = move || {
-            let progress = Progress::to(|message| log("info", &json!({ "event": "message", "message": message })));
-            let context = Context { progress, ..own.stage.context(&own.models)? };
-            Generation::start(next, Arc::new(context), &own.options)
+    /// The context of the run, as its files are now.
+    pub fn context(&self) -> anyhow::Result<Context> {
+        let progress = Progress::to(|message| log("info", &json!({ "event": "message", "message": message })));
+        Ok(Context { progress, ..self.stage.context(&self.models)? })
+    }
+
+    /// Loads the run with the added items that `added` returns, without putting it into service. Blocks until no other load runs, and
+    /// prevents further ones until the result is dropped.
+    pub fn load(
+        &self,
+        added: impl FnOnce(&Context) -> anyhow::Result<Option<NewItems>>,
+    ) -> anyhow::Result<LoadedGeneration> {
+        let mut turn = self.loading.clone().blocking_lock_owned();
+        *turn += 1;
+        let start = || {
+            let context = self.context()?;
+            let new_items = added(&context)?;
+            Generation::start(*turn, Arc::new(context), &self.options, new_items)
         };
-        let loaded = tokio::task::spawn_blocking(load).await.map_err(anyhow::Error::from).and_then(|loaded| loaded);
-        let outcome = if loaded.is_ok() { "swapped" } else { "failed" };
+        let loaded = start();
+        if loaded.is_err() {
+            self.count_reload("failed");
+        }
+        Ok(LoadedGeneration { generation: Arc::new(loaded?), turn })
+    }
+
+    fn count_reload(&self, outcome: &str) {
         self.metrics.reloads.get_or_create(&ReloadLabels { outcome: outcome.to_owned() }).inc();
-        let generation = Arc::new(loaded?);
+    }
+
+    /// Puts a loaded run into service. The previous run still answers the requests that it has accepted.
+    pub fn put_in_service(&self, loaded: LoadedGeneration) -> Arc<Generation> {
+        let LoadedGeneration { generation, turn } = loaded;
+        self.count_reload("swapped");
         self.metrics.generation.set(generation.number as i64);
         self.metrics.items.set(generation.catalogue.items.len() as i64);
         log(
@@ -142,8 +163,29 @@ impl App {
             }),
         );
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(generation.clone());
-        Ok(generation)
+        drop(turn);
+        generation
     }
+
+    /// Reloads the run with the items in the store and puts it into service. The previous run stays in service if this fails.
+    pub async fn reload(self: &Arc<Self>) -> anyhow::Result<Arc<Generation>> {
+        let own = self.clone();
+        let load = move || {
+            let stored = |context: &Context| {
+                own.store.expect(context)?;
+                own.store.read(context)
+            };
+            own.load(stored).map(|loaded| own.put_in_service(loaded))
+        };
+        tokio::task::spawn_blocking(load).await?
+    }
+}
+
+/// A run that is loaded and not yet in service. No other run is loaded until it is dropped, so that an older state never replaces a newer
+/// one.
+pub struct LoadedGeneration {
+    generation: Arc<Generation>,
+    turn: OwnedMutexGuard<u64>,
 }
 
 /// Writes one line of the log, a JSON object, to standard error.

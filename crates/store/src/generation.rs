@@ -6,6 +6,7 @@ use anyhow::{Context as _, ensure};
 use half::{bf16, f16};
 use mp4sr_artifact::{FeatureType, Features, Items, Layout, MappedFeatures, MappedValues, RowsHeader};
 use mp4sr_pipeline::Config;
+use mp4sr_pipeline::text::quoted;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -45,7 +46,8 @@ pub struct StoredItem {
     pub(crate) texts: ItemTexts,
     /// The item's features by modality.
     pub features: Vec<StoredRows>,
-    /// The bytes of the item's image files, in the order of their names; `None` for a file that could not be read.
+    /// The bytes of the item's image files, in the order of their names; `None` for a file that could not be read. Empty if the files are
+    /// stored elsewhere.
     pub images: Vec<Option<Vec<u8>>>,
 }
 
@@ -55,24 +57,19 @@ impl StoredItem {
         serde_json::to_string(&self.texts)
     }
 
-    /// Reads the items of a generation in the folder `own`, with their features. `image` reads an image file by its name.
-    pub fn of_generation(
-        own: &Layout,
-        config: &Config,
-        items: &Items,
-        image: impl Fn(&str) -> Option<Vec<u8>>,
-    ) -> anyhow::Result<Vec<Self>> {
+    /// Reads the items of a generation in the folder `own` with their features. Their files keep their names, and are not read.
+    pub fn read(own: &Layout, config: &Config) -> anyhow::Result<Vec<Self>> {
+        let items = Items::read_in(&own.items(), Path::new(&config.dataset.data))?;
         let mut stored: Vec<Self> = (0..items.len())
             .map(|row| {
-                let images: Vec<Option<Vec<u8>>> = items.images[row].iter().map(|name| image(name)).collect();
                 let texts = ItemTexts {
                     title: items.titles[row].clone(),
                     sentences: items.sentences[row].clone(),
-                    images: images.iter().map(|bytes| name_of(bytes.as_deref())).collect(),
+                    images: items.images[row].clone(),
                     categories: items.categories[row].clone(),
                     sounds: items.sounds[row].clone(),
                 };
-                Self { id: items.ids[row].clone(), texts, features: Vec::new(), images }
+                Self { id: items.ids[row].clone(), texts, features: Vec::new(), images: Vec::new() }
             })
             .collect();
         for modality in &config.model.modalities {
@@ -97,6 +94,14 @@ impl StoredItem {
             }
         }
         Ok(stored)
+    }
+
+    /// The item with the bytes of its images, which are named by their content. `image` reads an image file by its name.
+    #[must_use]
+    pub fn with_images(mut self, image: impl Fn(&str) -> Option<Vec<u8>>) -> Self {
+        self.images = self.texts.images.iter().map(|name| image(name)).collect();
+        self.texts.images = self.images.iter().map(|bytes| name_of(bytes.as_deref())).collect();
+        self
     }
 }
 
@@ -129,7 +134,7 @@ pub(crate) fn items(stored: &[StoredItem]) -> Items {
 }
 
 /// Writes the item table and the features of stored items to the folder `own`, as `mp4sr items add` does in the folder of a run.
-pub(crate) fn write(own: &Layout, config: &Config, stored: &[StoredItem]) -> anyhow::Result<()> {
+pub fn write(own: &Layout, config: &Config, stored: &[StoredItem]) -> anyhow::Result<()> {
     let items = items(stored);
     items.write_relative(&own.items(), Path::new(&config.dataset.data))?;
     for modality in &config.model.modalities {
@@ -137,9 +142,10 @@ pub(crate) fn write(own: &Layout, config: &Config, stored: &[StoredItem]) -> any
         for item in stored {
             let rows = item.features.iter().find(|rows| rows.modality == modality.name).with_context(|| {
                 format!(
-                    "the added item `{}` has no features of `{}`: it was added to a run that did not read them; remove it with \
+                    "the added item {} has no features of `{}`: it was added to a run that did not read them; remove it with \
                      `mp4sr items remove` and add it again",
-                    item.id, modality.name
+                    quoted(&item.id),
+                    modality.name
                 )
             })?;
             rows_of_items.push((item, rows));
@@ -149,11 +155,11 @@ pub(crate) fn write(own: &Layout, config: &Config, stored: &[StoredItem]) -> any
             let same = (&rows.encoder, rows.width, &rows.kind) == (&like.encoder, like.width, &like.kind);
             ensure!(
                 same,
-                "the features of `{}` of the added items `{}` and `{}` come from two encoders; remove one of them with `mp4sr items remove` \
-                 and add it again",
+                "the features of `{}` of the added items {} and {} come from two encoders; add all items again with one `mp4sr items add`, \
+                 or remove those of the earlier encoder with `mp4sr items remove`",
                 modality.name,
-                first.id,
-                item.id
+                quoted(&first.id),
+                quoted(&item.id)
             );
         }
         write_features(own, config, &modality.name, &items, &rows_of_items)?;
@@ -178,7 +184,7 @@ fn write_features(
     let (mut offsets, mut values) = (vec![0_i64], Vec::new());
     for (item, rows) in rows_of_items {
         let is_whole = like.width > 0 && rows.values.len().is_multiple_of(like.width * size);
-        ensure!(is_whole, "the features of the added item `{}` are incomplete; add it again", item.id);
+        ensure!(is_whole, "the features of the added item {} are incomplete; add it again", quoted(&item.id));
         values.extend(rows.values.chunks_exact(size).map(|bytes| match *bytes {
             [a, b] if as_type == FeatureType::F16 => f16::from_le_bytes([a, b]).to_f32(),
             [a, b] => bf16::from_le_bytes([a, b]).to_f32(),

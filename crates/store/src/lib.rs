@@ -16,7 +16,7 @@ use mp4sr_pipeline::Context;
 use mp4sr_run::{CurrentItems, NewItems};
 
 pub use self::error::StoreError;
-pub use self::generation::{StoredItem, StoredRows};
+pub use self::generation::{StoredItem, StoredRows, write as write_generation};
 pub use self::postgres::{Change, PostgresStore};
 
 /// Where the added items of a run are kept.
@@ -57,6 +57,16 @@ impl ItemStore {
         }
     }
 
+    /// Whether added items are stored in the folder of the run.
+    pub fn is_folder_of(context: &Context) -> bool {
+        context.config.serve.store.as_written().is_empty()
+    }
+
+    /// The added items as a dry run reads them; `None` if there are none, or if they are in PostgreSQL, which would create missing tables.
+    pub fn peek(context: &Context) -> anyhow::Result<Option<NewItems>> {
+        if Self::is_folder_of(context) { Self::Folder.read(context) } else { Ok(None) }
+    }
+
     /// Checks that `serve.store`, the dataset and the run of a context are those for which this store was opened.
     pub fn expect(&self, context: &Context) -> Result<(), StoreError> {
         let same = match (self, store_url::resolved(&context.config.serve.store)?) {
@@ -81,10 +91,10 @@ impl ItemStore {
     /// The table of the added items; empty if there are none.
     pub fn items(&self, layout: &Layout) -> anyhow::Result<Items> {
         match self {
-            Self::Folder => match CurrentItems::read(layout)?.layout(layout) {
-                Some(own) => Ok(Items::read(&own.items())?),
-                None => Ok(Items::default()),
-            },
+            Self::Folder => {
+                let read = |own: &Layout| Ok(Items::read(&own.items())?);
+                Ok(CurrentItems::read_with(layout, read)?.unwrap_or_default())
+            }
             Self::Postgres(store) => Ok(generation::items(&store.stored()?)),
         }
     }

@@ -1,12 +1,13 @@
 //! The store of added items in PostgreSQL.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mp4sr_artifact::Items;
 use mp4sr_pipeline::Context;
+use mp4sr_pipeline::text::{quoted, some_of};
 use mp4sr_run::NewItems;
 use postgres::config::{Host, SslMode};
 use postgres::{Client, Config, IsolationLevel, NoTls, Transaction};
@@ -26,8 +27,6 @@ const MAKING_TABLES: i64 = 0x6d70_3473_7231;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The time limit of a statement, including the time that it waits for locks.
 const STATEMENT: &str = "set statement_timeout = '60s'";
-/// The maximum number of ids that a message names.
-const NAMED: usize = 5;
 
 /// The result of adding items.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -105,15 +104,24 @@ impl PostgresStore {
     pub(crate) fn read(&self, context: &Context) -> anyhow::Result<Option<NewItems>> {
         let (change, dataset, stored) = self.snapshot()?;
         self.seen.store(change, Ordering::Release);
-        if stored.is_empty() {
-            return Ok(None);
+        if !stored.is_empty() {
+            self.expect_dataset(&dataset, &dataset_of(context)?, stored.len() as i64)?;
         }
-        self.expect_dataset(&dataset, &dataset_of(context)?, stored.len() as i64)?;
-        let folder = tempfile::tempdir()?;
-        let own = context.layout.at(folder.path());
-        generation::write(&own, &context.config, &stored)?;
-        // Mapped files stay readable after the folder is deleted.
-        NewItems::read_from(&own, &context.config).map(Some)
+        read_stored(context, &stored)
+    }
+
+    /// The added items as a model would read them once `added` are put and `removed` are removed; `None` if none would be left.
+    pub fn after(
+        &self,
+        context: &Context,
+        added: &[StoredItem],
+        removed: &[String],
+    ) -> anyhow::Result<Option<NewItems>> {
+        let gone: HashSet<&String> = added.iter().map(|item| &item.id).chain(removed).collect();
+        let mut stored = self.stored()?;
+        stored.retain(|item| !gone.contains(&item.id));
+        stored.extend_from_slice(added);
+        read_stored(context, &stored)
     }
 
     /// The added items in the order in which they were added.
@@ -172,15 +180,11 @@ impl PostgresStore {
             let removed = "delete from mp4sr_items where run = $1 and item_id = any($2) returning item_id";
             let rows = transaction.query(removed, &[&self.run, &ids]).map_err(|e| self.failure(&e))?;
             let removed: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-            let unknown: Vec<&String> = ids.iter().filter(|id| !removed.contains(id)).collect();
+            let unknown: Vec<&str> = ids.iter().filter(|id| !removed.contains(id)).map(String::as_str).collect();
             if !unknown.is_empty() {
-                let mut named: Vec<String> = unknown.iter().take(NAMED).map(|id| format!("`{id}`")).collect();
-                if unknown.len() > NAMED {
-                    named.push(format!("and {} more", unknown.len() - NAMED));
-                }
                 return Err(StoreError::Refused(format!(
                     "not added to the run: {}; only items that were added can be removed",
-                    named.join(", ")
+                    some_of(&unknown)
                 )));
             }
             self.count_change(&mut transaction)?;
@@ -211,7 +215,8 @@ impl PostgresStore {
 
     /// Inserts an item after all others, and returns whether it replaces one with the same id.
     fn replace(&self, transaction: &mut Transaction<'_>, item: &StoredItem) -> Result<bool, StoreError> {
-        let texts = item.texts_as_json().map_err(|e| StoreError::Refused(format!("the item `{}`: {e}", item.id)))?;
+        let texts =
+            item.texts_as_json().map_err(|e| StoreError::Refused(format!("the item {}: {e}", quoted(&item.id))))?;
         let fail = |e: postgres::Error| self.failure(&e);
         let delete = "delete from mp4sr_items where run = $1 and item_id = $2";
         let earlier = transaction.execute(delete, &[&self.run, &item.id]).map_err(fail)?;
@@ -259,7 +264,8 @@ impl PostgresStore {
                 let (id, texts): (String, String) = (row.get(0), row.get(1));
                 let texts: ItemTexts = serde_json::from_str(&texts).map_err(|e| {
                     StoreError::Refused(format!(
-                        "the texts of the added item `{id}` in {} are not as they were written ({e}); remove it with `mp4sr items remove` and add it again",
+                        "the texts of the added item {} in {} are not as they were written ({e}); remove it with `mp4sr items remove` and add it again",
+                        quoted(&id),
                         self.location
                     ))
                 })?;
@@ -359,6 +365,18 @@ impl PostgresStore {
         let database = self.config.get_dbname().unwrap_or(user);
         StoreError::of_postgres(error, &self.location, user, database)
     }
+}
+
+/// Items of the database as a model reads them; `None` if there are none.
+fn read_stored(context: &Context, stored: &[StoredItem]) -> anyhow::Result<Option<NewItems>> {
+    if stored.is_empty() {
+        return Ok(None);
+    }
+    let folder = tempfile::tempdir()?;
+    let own = context.layout.at(folder.path());
+    generation::write(&own, &context.config, stored)?;
+    // Mapped files stay readable after the folder is deleted.
+    NewItems::read_from(&own, &context.config).map(Some)
 }
 
 /// The name of a run in the database.

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use super::dialect::shown;
 use super::lines::{self, Lines};
 use super::{Dialect, FileFormat, RawCell, RawRow, Shape};
-use crate::rejects::{Fault, excerpt};
+use crate::rejects::{BLANK_LINE, Fault, excerpt};
 use crate::{Error, Result};
 
 /// The number of lines that one quoted record may span. A quotation mark that is never closed would otherwise swallow the file.
@@ -342,7 +342,7 @@ fn for_each_plain(
         let text = outcome.and_then(|()| lines::text(&line));
         let cells = text.and_then(|text| {
             if text.is_empty() {
-                return Err(Fault::new("blank line", ""));
+                return Err(Fault::new(BLANK_LINE, ""));
             }
             if has_quotes {
                 return header.cells(&as_quoted(text, separator, header.width, &mut record)?, text);
@@ -471,7 +471,7 @@ fn for_each_quoted(
             }
         };
         if line.is_empty() {
-            visit((number, Err(Fault::new("blank line", ""))))?;
+            visit((number, Err(Fault::new(BLANK_LINE, ""))))?;
             continue;
         }
         let shown = String::from_utf8_lossy(&line[..line.len().min(200)]).into_owned();

@@ -9,7 +9,7 @@ use serde_json::error::Category;
 use super::lines::{self, Lines};
 use super::{RawCell, RawRow, literal};
 use crate::Result;
-use crate::rejects::Fault;
+use crate::rejects::{BLANK_LINE, Fault};
 
 /// Reads every line, or every object of an array, as a JSON object or as a literal that is nearly one: a Python dictionary, or JSON with
 /// `NaN`. A field that is wanted twice is returned twice.
@@ -61,7 +61,7 @@ pub fn columns(lines: &mut Lines<'_>, count: u64) -> Result<Vec<String>> {
 
 fn cells(text: &str, fields: &[&str]) -> std::result::Result<Vec<RawCell<'static>>, Fault> {
     if text.trim_ascii().is_empty() {
-        return Err(Fault::new("blank line", ""));
+        return Err(Fault::new(BLANK_LINE, ""));
     }
     match pick(text, fields) {
         Err(fault) if fault.reason == BROKEN => literal_cells(text, fields).unwrap_or(Err(fault)),

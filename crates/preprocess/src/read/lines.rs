@@ -20,8 +20,13 @@ pub struct Lines<'b> {
     /// The numbers of lines with characters other than ASCII that are UTF-8, and that are not.
     valid: u64,
     invalid: u64,
+    /// The number of the first line that is not UTF-8.
+    first_invalid: Option<u64>,
     /// The number of the last line that is read.
     last: u64,
+    /// The numbers of bytes that were read, and after which no further line is read.
+    bytes: u64,
+    last_byte: u64,
     /// The number of arrays around the next element that were opened and not closed.
     open_arrays: i64,
 }
@@ -35,7 +40,10 @@ impl<'b> Lines<'b> {
             limit: LIMIT,
             valid: 0,
             invalid: 0,
+            first_invalid: None,
             last: u64::MAX,
+            bytes: 0,
+            last_byte: u64::MAX,
             open_arrays: 0,
         }
     }
@@ -51,6 +59,16 @@ impl<'b> Lines<'b> {
         self.last = lines;
     }
 
+    /// Stops after the line that contains this byte.
+    pub fn stop_after_bytes(&mut self, bytes: u64) {
+        self.last_byte = bytes;
+    }
+
+    /// Whether [`Self::stop_after_bytes`] stopped the reading.
+    pub fn is_stopped(&self) -> bool {
+        self.bytes >= self.last_byte
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -63,7 +81,7 @@ impl<'b> Lines<'b> {
     /// Reads the next line into `line`. Returns its number, or `None` at the end.
     pub fn next(&mut self, line: &mut Vec<u8>) -> Result<Option<(u64, std::result::Result<(), Fault>)>> {
         line.clear();
-        if self.number >= self.last {
+        if self.number >= self.last || self.is_stopped() {
             return Ok(None);
         }
         let room = self.limit as u64 + 2;
@@ -72,6 +90,7 @@ impl<'b> Lines<'b> {
             return Ok(None);
         }
         self.number += 1;
+        self.bytes += read as u64;
         if line.last() == Some(&b'\n') {
             line.pop();
         } else if read as u64 == room {
@@ -98,6 +117,9 @@ impl<'b> Lines<'b> {
         if !line.is_ascii() {
             let is_valid = std::str::from_utf8(line).is_ok();
             *if is_valid { &mut self.valid } else { &mut self.invalid } += 1;
+            if !is_valid {
+                self.first_invalid.get_or_insert(self.number);
+            }
         }
     }
 
@@ -107,10 +129,11 @@ impl<'b> Lines<'b> {
             return Err(Error::raw(
                 &self.path,
                 format!(
-                    "is not UTF-8: {} of its {} lines with non-ASCII characters are invalid; save it as UTF-8, or name its \
-                     encoding, as in `source.encoding = \"latin-1\"`",
+                    "is not UTF-8: {} of its {} lines with non-ASCII characters are invalid, the first is line {}; save it as UTF-8, \
+                     or name its encoding, as in `source.encoding = \"latin-1\"`",
                     self.invalid,
-                    self.invalid + self.valid
+                    self.invalid + self.valid,
+                    self.first_invalid.unwrap_or(self.number)
                 ),
             ));
         }

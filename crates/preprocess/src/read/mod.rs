@@ -23,7 +23,7 @@ pub use delimited::{TYPES, count_columns, guess_separator, names_separator};
 pub use dialect::{Dialect, shown as shown_separator};
 pub use file_format::{FileFormat, Shape};
 pub use literal::of_cell as literal_of;
-pub use open::{open as open_lines, unmarked_utf_16};
+pub use open::unmarked_utf_16;
 pub use parquet_events::{
     EventColumns, TimeType, for_each as for_each_event_rows, is_known as polars_knows, time_type,
 };
@@ -101,6 +101,24 @@ pub fn for_each_row(
         _ => delimited::for_each(&mut lines, format, fields, visit)?,
     }
     if limit.is_some() { Ok(()) } else { lines.check_encoding() }
+}
+
+/// Counts the rows of a text file as [`for_each_row`] passes them, up to the row that contains byte `bytes` of the text, and returns
+/// whether these are all.
+pub fn count_first_rows(path: &Path, format: &FileFormat, bytes: u64, bar: &Bar) -> Result<(u64, bool)> {
+    let (format, _) = format.resolved(path, &[])?;
+    let mut lines = open::open(path, &format, bar)?;
+    lines.stop_after_bytes(bytes);
+    let mut rows = 0;
+    let mut count = |_: RawRow<'_, '_>| {
+        rows += 1;
+        Ok(())
+    };
+    match format.shape {
+        Shape::JsonLines => json::for_each(&mut lines, &[], &mut count)?,
+        _ => delimited::for_each(&mut lines, &format, &[], &mut count)?,
+    }
+    Ok((rows, !lines.is_stopped()))
 }
 
 /// What the first lines of a text file show before its dialect is known.

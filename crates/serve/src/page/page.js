@@ -98,7 +98,9 @@ async function recommend() {
     const focused = byId("list").contains(document.activeElement);
     byId("list").replaceChildren(...rows);
     if (focused) byId("list").querySelector("button")?.focus();
-    byId("note").textContent = answer.fallback ? "No known item in the history; these are the most popular items." : `${rows.length} items`;
+    const unknown = answer.unknown.length ? ` Not in the run any more: ${answer.unknown.join(", ")}.` : "";
+    const found = answer.fallback ? "No known item in the history; these are the most popular items." : `${rows.length} items.`;
+    byId("note").textContent = found + unknown;
   } catch (error) {
     if (own === asked) byId("note").textContent = error.message;
   }
