@@ -449,6 +449,8 @@ fn items_that_a_run_cannot_use_are_refused_together() {
         |name: &str, more: &[&str]| world.run_failing("items", &[&["add", "--items", &path(name)][..], more].concat());
     let message = refused("new.jsonl", &["--run", "sasrec", "--set", "model.name=sasrec"]);
     assert!(message.contains("`sasrec` learns every item from its events in training"), "{message}");
+    let message = refused("new.jsonl", &["--run", "popularity", "--set", "model.name=popularity"]);
+    assert!(message.contains("`popularity` learns every item from its events in training"), "{message}");
     assert!(refused("known.jsonl", &[]).contains("all 1 items are already in the dataset"));
     assert!(refused("empty.jsonl", &[]).contains("have no usable text or image"));
     assert!(world.run_failing("items", &["remove", "--item", "n1"]).contains("not added to the run: `n1`"));
