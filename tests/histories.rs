@@ -449,6 +449,15 @@ fn items_that_a_run_cannot_use_are_refused_together() {
         |name: &str, more: &[&str]| world.run_failing("items", &[&["add", "--items", &path(name)][..], more].concat());
     let message = refused("new.jsonl", &["--run", "sasrec", "--set", "model.name=sasrec"]);
     assert!(message.contains("`sasrec` learns every item from its events in training"), "{message}");
+    std::fs::write(
+        path("latin.jsonl"),
+        b"{\"item_id\": \"n\", \"title\": \"A\"}\n{\"item_id\": \"m\", \"title\": \"T\xfcr\"}\n",
+    )
+    .unwrap();
+    let message = refused("latin.jsonl", &[]);
+    assert!(message.contains("the first is line 2; save it as UTF-8"), "{message}");
+    let message = refused("new.jsonl", &["--run", "popularity", "--set", "model.name=popularity"]);
+    assert!(message.contains("`popularity` learns every item from its events in training"), "{message}");
     assert!(refused("known.jsonl", &[]).contains("all 1 items are already in the dataset"));
     assert!(refused("empty.jsonl", &[]).contains("have no usable text or image"));
     assert!(world.run_failing("items", &["remove", "--item", "n1"]).contains("not added to the run: `n1`"));

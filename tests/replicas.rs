@@ -377,6 +377,27 @@ fn lists_are_served_without_the_store_and_changes_are_asked_to_retry() {
     assert!(!answer.body.contains("s3cret"));
 }
 
+/// A replica whose run cannot be loaded stores nothing that the others would take over.
+#[test]
+fn a_change_that_a_replica_cannot_load_is_not_stored() {
+    let Some(store) = Postgres::start() else { return };
+    let world = trained();
+    let service = replica(&world, &store);
+    let item = |id: &str| json!([{ "item_id": id, "title": "A thing of group 3" }]);
+    assert_eq!(put(&service, &item("first")).status, 200);
+    let weights = world.path("a/runs/mp4sr/finetune.safetensors");
+    let sound = files::read(&weights).unwrap();
+    files::write_bytes(&weights, &sound[..sound.len() / 2]).unwrap();
+    let removal = json!({ "item_ids": ["first"] }).to_string();
+    for answer in [put(&service, &item("second")), service.send("DELETE", "/v1/items", "", removal.as_bytes())] {
+        assert_eq!(store.sql("select item_id from mp4sr_items"), "first", "{}", answer.body);
+        assert!(answer.status == 500 && answer.body.contains("nothing is changed"), "{}", answer.body);
+    }
+    files::write_bytes(&weights, &sound).unwrap();
+    assert_eq!(put(&service, &item("second")).status, 200);
+    assert_eq!(store.sql("select item_id from mp4sr_items order by position"), "first\nsecond");
+}
+
 #[test]
 fn errors_of_a_store_are_one_line_without_the_password() {
     let Some(store) = Postgres::start() else { return };
