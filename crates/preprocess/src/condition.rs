@@ -329,9 +329,9 @@ fn as_in_sql(expression: Expr, schema: &SchemaRef) -> Expr {
 /// The sum, difference, product or remainder of whole numbers, or an error if it needs more than 64 bits.
 fn exactly(left: Expr, op: Operator, right: Expr) -> Expr {
     let compute = move |sides: &mut [Column]| {
-        let [left, right] = sides else { polars_bail!(ComputeError: "two sides make an operation") };
-        let name = left.name().clone();
-        let computed: Int64Chunked = broadcast_try_binary_elementwise(left.i64()?, right.i64()?, |left, right| {
+        let name = sides[0].name().clone();
+        let (left, right) = (sides[0].i64()?, sides[1].i64()?);
+        let computed: Int64Chunked = broadcast_try_binary_elementwise(left, right, |left, right| {
             let Some((left, right)) = left.zip(right) else { return Ok(None) };
             let result = match op {
                 Operator::Plus => left.checked_add(right),
@@ -340,7 +340,8 @@ fn exactly(left: Expr, op: Operator, right: Expr) -> Expr {
                 // A remainder of a division by 0 is missing.
                 _ => return Ok((right != 0).then(|| left.wrapping_rem(right))),
             };
-            let beyond = || polars_err!(ComputeError: "{left} {op} {right} needs more than 64 bits");
+            let remedy = "convert one side, as in `CAST(price AS DOUBLE)`";
+            let beyond = || polars_err!(ComputeError: "{left} {op} {right} needs more than 64 bits; {remedy}");
             result.map(Some).ok_or_else(beyond)
         })?;
         Ok(computed.with_name(name).into_column())
