@@ -14,6 +14,7 @@ use sqlparser::tokenizer::{Location, Token, Tokenizer};
 
 use crate::partitions::collect_streaming;
 use crate::source::{NamedFrame, TextLocation};
+use crate::types::{comparable, kind};
 use crate::{Error, Result};
 
 /// A parsed condition that has not yet been checked against the columns of a file.
@@ -45,7 +46,7 @@ impl Condition {
         let columns = columns(&parsed, text).map_err(refuse)?;
         let expression = expression_of(&parsed).map_err(|error| {
             let inner = first_of(&parsed, |part| Some((part.clone(), expression_of(part).err()?)));
-            refuse(not_evaluated(inner, error, text))
+            refuse(not_evaluated(inner.as_ref(), &error, text))
         })?;
         if columns.is_empty() {
             return Err(refuse(
@@ -97,7 +98,7 @@ impl Condition {
             let inner = self.first_failing(&nothing, &schema, false);
             let inner = inner.or_else(|| self.first_failing(&rows, &schema, streaming));
             let because = inner.as_ref().map(|(part, _)| text_reason(part, &schema, &texts)).unwrap_or_default();
-            self.refuse(&(not_evaluated(inner, error, &self.text) + &because))
+            self.refuse(&(not_evaluated(inner.as_ref(), &error, &self.text) + &because))
         })?;
         let result = evaluated.columns()[0].clone();
         if result.dtype() != &DataType::Boolean {
@@ -397,10 +398,10 @@ fn place(part: &ast::Expr, text: &str) -> String {
 }
 
 /// What is wrong with a condition that polars refuses: the innermost part that it refuses, or all of it.
-fn not_evaluated(inner: Option<(ast::Expr, PolarsError)>, whole: PolarsError, text: &str) -> String {
-    let (at, part, error) = match &inner {
+fn not_evaluated(inner: Option<&(ast::Expr, PolarsError)>, whole: &PolarsError, text: &str) -> String {
+    let (at, part, error) = match inner {
         Some((part, error)) => (place(part, text), format!("`{part}`"), error),
-        None => (String::new(), "it".to_owned(), &whole),
+        None => (String::new(), "it".to_owned(), whole),
     };
     let message = in_one_line(error);
     // The message shows the part as the parser holds it.
@@ -498,30 +499,6 @@ fn date_hint(first: &DataType, second: &DataType) -> &'static str {
 fn type_of(part: &Expr, schema: &SchemaRef) -> Option<DataType> {
     let schema = DataFrame::empty_with_schema(schema).lazy().select([part.clone().alias("part")]).collect_schema();
     schema.ok()?.get("part").cloned()
-}
-
-/// Whether values of two types can be compared with one another.
-pub fn comparable(first: &DataType, second: &DataType) -> bool {
-    let both = |is: fn(&DataType) -> bool| is(first) && is(second);
-    let same = both(DataType::is_string)
-        || both(|kind| kind.is_primitive_numeric() || kind.is_decimal())
-        || both(|kind| matches!(kind, DataType::Date | DataType::Datetime(..)))
-        || both(DataType::is_duration)
-        || both(DataType::is_bool);
-    same || first == second || first.is_null() || second.is_null()
-}
-
-/// What the values of a type are.
-pub fn kind(kind: &DataType) -> &'static str {
-    match kind {
-        DataType::String => "text",
-        DataType::Boolean => "true or false",
-        kind if kind.is_integer() => "a whole number",
-        kind if kind.is_primitive_numeric() || kind.is_decimal() => "a number",
-        DataType::Date => "a date",
-        kind if kind.is_temporal() => "a time",
-        _ => "a list or an object",
-    }
 }
 
 /// The message of polars without its context and hints. The reason is in the last line where the first one announces it.

@@ -35,6 +35,7 @@ mod stage;
 pub mod survey;
 mod table1;
 mod text;
+mod types;
 mod window;
 
 pub use error::{Error, Result};

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use polars::prelude::*;
 
-use crate::condition::{comparable, kind as described};
 use crate::read::RawCell;
 use crate::rejects::excerpt;
+use crate::types::{comparable, kind as described};
 use crate::{Error, Result};
 
 /// A column whose cells arrive as text. Its type is known when all of them have been read.
