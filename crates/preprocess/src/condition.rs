@@ -280,11 +280,14 @@ fn parse_error(error: &ParserError, text: &str) -> String {
             let quote = if what.contains('`') { "`" } else { "" };
             format!("is not an SQL expression: {what}{quote} at character {}", character(text, at))
         }
-        None => {
-            let what =
-                message.replace("Expected: ", "expected ").replace(", found: EOF", ", but the condition ends there");
-            format!("is not an SQL expression: {what}, at character {}", text.trim_end().chars().count() + 1)
-        }
+        None => match message.strip_suffix(", found: EOF") {
+            Some(what) => {
+                let what = what.replace("Expected: ", "expected ");
+                let end = text.trim_end().chars().count() + 1;
+                format!("is not an SQL expression: {what}, but the condition ends there, at character {end}")
+            }
+            None => format!("is not an SQL expression: {message}"),
+        },
     }
 }
 
@@ -295,8 +298,8 @@ fn character(text: &str, at: Location) -> u64 {
 }
 
 /// The expression as SQL computes it. Whole numbers have 64 bits and a sign, because narrow and unsigned ones wrap in polars, and a result
-/// that needs more is an error. Powers are fractions, and a remainder has the sign of the dividend. A computed value that is not a number, such as 0 / 0, is missing, because polars orders
-/// it above all numbers.
+/// that needs more is an error. Powers are fractions, and a remainder has the sign of the dividend. A computed value that is not a number,
+/// such as 0 / 0, is missing, because polars orders it above all numbers.
 fn as_in_sql(expression: Expr, schema: &SchemaRef) -> Expr {
     let has_type = |part: &Expr, is: fn(&DataType) -> bool| type_of(part, schema).is_some_and(|kind| is(&kind));
     let is_whole = |part: &Expr| has_type(part, DataType::is_integer);
