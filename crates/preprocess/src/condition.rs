@@ -276,6 +276,12 @@ fn parse_error(error: &ParserError, text: &str) -> String {
         Some((what, position)) => {
             let mut numbers = position.split(", Column: ").filter_map(|number| number.trim().parse::<u64>().ok());
             let at = Location { line: numbers.next().unwrap_or(1), column: numbers.next().unwrap_or(1) };
+            if what.starts_with("No infix parser") {
+                let at = character(text, at);
+                let from_there: String = text.chars().skip(at as usize - 1).collect();
+                let word = from_there.split_whitespace().next().unwrap_or_default();
+                return format!("is not an SQL expression: `{word}` at character {at} is not an operator");
+            }
             let what = what.replace("Expected: ", "expected ").replace(", found: ", ", found `");
             let quote = if what.contains('`') { "`" } else { "" };
             format!("is not an SQL expression: {what}{quote} at character {}", character(text, at))
@@ -321,6 +327,10 @@ fn as_in_sql(expression: Expr, schema: &SchemaRef) -> Expr {
             right,
         } if is_whole(&left) && is_whole(&right) => exactly((*left).clone(), op, (*right).clone()),
         Expr::BinaryExpr { op, .. } if op.is_arithmetic() => or_missing(part),
+        Expr::Agg(AggExpr::Sum(values)) if is_whole(&values) => exact_sum((*values).clone(), Expr::sum),
+        Expr::Function { input, function: FunctionExpr::CumSum { reverse } } if is_whole(&input[0]) => {
+            exact_sum(input[0].clone(), |half| half.cum_sum(reverse))
+        }
         Expr::Function { input, function: function @ FunctionExpr::Pow(PowFunction::Generic) } => {
             or_missing(Expr::Function { input: input.into_iter().map(as_fraction).collect(), function })
         }
@@ -353,6 +363,30 @@ fn exactly(left: Expr, op: Operator, right: Expr) -> Expr {
     let sides = [left, right].map(|side| side.strict_cast(DataType::Int64));
     let field = |_: &Schema, sides: &[Field]| Ok(Field::new(sides[0].name().clone(), DataType::Int64));
     map_multiple(compute, sides, field)
+}
+
+/// The sum or cumulative sum of whole numbers, or an error if it needs more than 64 bits.
+fn exact_sum(values: Expr, sum: impl Fn(Expr) -> Expr) -> Expr {
+    // Up to 2^31 values, neither the sum of the upper halves nor that of the lower ones overflows. Each is computed by polars, so that a
+    // sum needs no column in memory.
+    const LOWER: i64 = 1 << 32;
+    let values = values.strict_cast(DataType::Int64);
+    let upper = values.clone().floor_div(lit(LOWER));
+    let lower = values - upper.clone() * lit(LOWER);
+    let join = |halves: &mut [Column]| {
+        let name = halves[0].name().clone();
+        let (upper, lower) = (halves[0].i64()?, halves[1].i64()?);
+        let joined: Int64Chunked = broadcast_try_binary_elementwise(upper, lower, |upper, lower| {
+            let Some((upper, lower)) = upper.zip(lower) else { return Ok(None) };
+            let sum = i128::from(upper) * i128::from(LOWER) + i128::from(lower);
+            let remedy = "convert the values, as in `SUM(CAST(price AS DOUBLE))`";
+            let beyond = |_| polars_err!(ComputeError: "the sum {sum} needs more than 64 bits; {remedy}");
+            i64::try_from(sum).map(Some).map_err(beyond)
+        })?;
+        Ok(joined.with_name(name).into_column())
+    };
+    let field = |_: &Schema, halves: &[Field]| Ok(Field::new(halves[0].name().clone(), DataType::Int64));
+    map_multiple(join, [upper, lower].map(sum), field)
 }
 
 fn missing_where_not_a_number(values: &Column) -> PolarsResult<Column> {
@@ -408,7 +442,8 @@ fn not_evaluated(inner: Option<&(ast::Expr, PolarsError)>, whole: &PolarsError, 
     };
     let message = in_one_line(error);
     // The message shows the part as the parser holds it.
-    let is_unknown = message.starts_with("expression ") && message.ends_with(" is not currently supported");
+    let is_unknown = ["expression ", "operator "].iter().any(|kind| message.starts_with(kind))
+        && message.ends_with(" is not currently supported");
     let message = if is_unknown { format!("{part} is not supported") } else { message };
     format!("cannot be evaluated{at}: {message}")
 }

@@ -111,6 +111,8 @@ fn what_is_wrong_with_a_condition_is_reported_with_its_position() {
             "is not an SQL expression: expected an expression, but the condition ends there, at character 10",
         ),
         ("verified AND shop SIMILAR TO 'a'", "at character 14: `shop SIMILAR TO 'a'` is not supported"),
+        ("rating ^ 2 > 9", "at character 1: `rating ^ 2` is not supported"),
+        ("rating DIV 2 > 1", "is not an SQL expression: `DIV` at character 8 is not an operator"),
         ("shop COLLATE de = 'east'", "at character 1: `shop COLLATE de` is not supported"),
         ("SUM(shop) > 3", "`sum` operation not supported for dtype `str`; `shop` is text because of `east` in line 2"),
         ("shop + 1 > 3", "try an explicit cast first; `shop` is text because of `east` in line 2"),
@@ -281,11 +283,14 @@ fn parquet_columns_have_the_types_in_which_conditions_compute() {
     let noon = |day: i64| (1_577_880_000 + (day - 1) * 86_400) * 1000;
     let noons = || TimestampMillisecondArray::from((1..5).map(noon).collect::<Vec<_>>());
     let texts = [Some("b"), Some("a"), None, Some(" ")];
-    let columns: [(&str, ArrayRef); 11] = [
+    let (half, none) = (1_i64 << 62, Int64Array::from(vec![None; 4]));
+    let columns: [(&str, ArrayRef); 13] = [
         ("user_id", Arc::new(StringArray::from(vec!["u"; 4]))),
         ("item_id", Arc::new(StringArray::from(vec!["a", "b", "c", "d"]))),
         ("timestamp", Arc::new(Int64Array::from(vec![1, 2, 3, 4]))),
         ("narrow", Arc::new(Int8Array::from(vec![Some(1), Some(2), Some(100), None]))),
+        ("huge", Arc::new(Int64Array::from(vec![Some(half), Some(half), Some(-1), None]))),
+        ("missing", Arc::new(none)),
         ("wide", Arc::new(UInt64Array::from(vec![1, 2, 3, u64::MAX]))),
         ("shop", Arc::new(DictionaryArray::<Int32Type>::from_iter(texts))),
         ("code", Arc::new(BinaryArray::from(vec![b"x".as_slice(), b"y", b"", b"z"]))),
@@ -298,6 +303,12 @@ fn parquet_columns_have_the_types_in_which_conditions_compute() {
     for (condition, expected) in [
         ("POWER(narrow, 2) > 200", &["c"][..]),
         ("SUM(narrow) OVER (PARTITION BY user_id) = 103", &["a", "b", "c", "d"]),
+        ("SUM(-narrow) = -103", &["a", "b", "c", "d"]),
+        ("SUM(narrow) OVER (PARTITION BY missing) = 103", &["a", "b", "c", "d"]),
+        ("SUM(narrow) OVER (ORDER BY timestamp) = 3", &["b"]),
+        ("SUM(huge - 1) OVER (PARTITION BY user_id ORDER BY timestamp) > 9223372036854775804", &["b"]),
+        ("SUM(huge - 1) = 9223372036854775804", &["a", "b", "c", "d"]),
+        ("SUM(missing) IS NULL", &["a", "b", "c", "d"]),
         ("ABS(narrow - 101) >= 99", &["a", "b"]),
         ("wide > 2", &["c", "d"]),
         ("shop < 'b'", &["b"]),
@@ -307,9 +318,13 @@ fn parquet_columns_have_the_types_in_which_conditions_compute() {
         ("day >= DATE '2020-01-03' AND at > DATE '2020-01-02'", &["c", "d"]),
         ("at_utc < TIMESTAMP '2020-01-02 13:00:00' AND at = at_utc", &["a", "b"]),
     ] {
-        assert_eq!(left(&project, &[&format!("preprocess.where={condition}")]).0, expected, "{condition}");
+        let condition = format!("preprocess.where={condition}");
+        assert_eq!(left(&project, &[&condition]).0, expected, "{condition}");
+        assert_eq!(left(&project, &[&condition, "preprocess.memory=1KiB"]).0, expected, "{condition}");
     }
     for (condition, expected) in [
+        ("SUM(huge + 1) > 2", "the sum 9223372036854775810 needs more than 64 bits; convert the values, as in `SUM("),
+        ("SUM(huge + 1) OVER (ORDER BY timestamp) > 2", "the sum 9223372036854775810 needs more than 64 bits"),
         ("wide + 1 > 2", "conversion from `u64` to `i64` failed"),
         ("bytes = 'x'", "has invalid UTF-8 in `bytes` in row 2"),
         (
