@@ -288,19 +288,33 @@ fn an_extraction_killed_many_times_ends_with_the_same_bytes() {
 #[test]
 fn features_written_by_the_python_examples_train() {
     let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let examples = [
+    let examples: [(&str, &[&str], &str, &str); 4] = [
         (
             "own_features.py",
+            &[],
             "safetensors.numpy, numpy",
             r#"model.modalities=[{name="text"}, {name="audio", features="mine"}]"#,
         ),
         (
             "tfidf_features.py",
+            &[],
             "safetensors.numpy, numpy, pyarrow, sklearn",
             r#"model.modalities=[{name="text", features="tfidf"}, {name="image"}]"#,
         ),
+        (
+            "control_features.py",
+            &["text.tiny-sentence", "random"],
+            "safetensors.numpy, numpy",
+            r#"model.modalities=[{name="text", features="random"}, {name="image"}]"#,
+        ),
+        (
+            "control_features.py",
+            &["text.tiny-sentence", "whitened"],
+            "safetensors.numpy, numpy",
+            r#"model.modalities=[{name="text", features="whitened"}, {name="image"}]"#,
+        ),
     ];
-    for (script, needs, modalities) in examples {
+    for (script, more, needs, modalities) in examples {
         let has = Command::new(&python).args(["-c", &format!("import {needs}")]).output();
         if !has.is_ok_and(|has| has.status.success()) {
             println!("skipped: `{python}` lacks one of {needs} (name another one with PYTHON)");
@@ -309,7 +323,7 @@ fn features_written_by_the_python_examples_train() {
         let world = after_extract_of_few_users();
         let folder = world.path("sample/dataset").parent().unwrap().to_owned();
         let path = root().join("examples").join(script);
-        assert!(Command::new(&python).arg(path).arg(folder).status().unwrap().success(), "{script}");
+        assert!(Command::new(&python).arg(path).arg(folder).args(more).status().unwrap().success(), "{script}");
         let arguments = [SHORT, &["--set", modalities]].concat();
         for phase in ["pretrain", "finetune"] {
             world.run(phase, &arguments);

@@ -61,7 +61,8 @@ pub enum Error {
     Query(#[from] polars::error::PolarsError),
     /// Two ids cannot be distinguished by their hash.
     #[error(
-        "the id `{id}` has the same 64-bit hash as another id; unset `preprocess.memory` to compare ids by their text"
+        "the id {} has the same 64-bit hash as another id; unset `preprocess.memory` to compare ids by their text",
+        mp4sr_pipeline::text::quoted(id)
     )]
     Collision {
         /// The later one of the two.

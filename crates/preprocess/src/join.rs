@@ -5,6 +5,7 @@ use std::path::Path;
 
 use mp4sr_artifact::JoinShares;
 use mp4sr_pipeline::config::Config;
+use mp4sr_pipeline::text::quoted;
 
 use crate::filters::{EVENTS, ITEM, frequency};
 use crate::partitions::Partitions;
@@ -104,11 +105,15 @@ pub fn judge(
     let (interactions, items) = (files.interactions.display(), files.items.display());
     let why = match mismatch {
         Some(Mismatch { without_line, unused, line, cause: Some(cause) }) => format!(
-            "`{without_line}` of `{interactions}` has no line, and `{items}` has `{unused}` in line {line}: {cause}"
+            "{} of `{interactions}` has no line, and `{items}` has {} in line {line}: {cause}",
+            quoted(&without_line),
+            quoted(unused)
         ),
         Some(Mismatch { without_line, unused, line, cause: None }) => format!(
-            "`{without_line}` of `{interactions}` has no line, and `{unused}` in line {line} of `{items}` has no event; check that \
-             both files belong to one dataset and that the id columns are correct"
+            "{} of `{interactions}` has no line, and {} in line {line} of `{items}` has no event; check that both files belong to one \
+             dataset and that the id columns are correct",
+            quoted(&without_line),
+            quoted(unused)
         ),
         None => format!("`{items}` has no line for the others"),
     };
