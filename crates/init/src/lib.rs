@@ -1,7 +1,7 @@
 //! Drafts a first pipeline file for raw files of unknown structure.
 //!
 //! The crate takes files of interactions and of items, and what a user states about them. It returns what was found, what is uncertain, and
-//! a commented pipeline file that the configuration reader has read back. It must not know how a file is read (`preprocess` looks at it) or
+//! a commented pipeline file that the configuration reader has read back. It must not know how a file is read (`preprocess` does that) or
 //! what any later stage does.
 
 pub mod command;

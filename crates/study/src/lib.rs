@@ -1,7 +1,7 @@
-//! Makes many runs and presents them in tables and figures: comparisons, searches over settings, the paper's experiments.
+//! Trains many runs and presents them in tables and figures: comparisons, searches over settings, the paper's experiments.
 //!
-//! The crate takes pipelines and starts the programs of the stages, which make the runs. It reads their ranks and logs, and writes tables
-//! and figures as Markdown, CSV, SVG and PNG. It must not know models or how a stage does its work.
+//! The crate takes pipelines and starts the stages that the runs need. It reads the ranks and logs of the runs, and writes tables and
+//! figures as Markdown, CSV, SVG and PNG. It must not know models or how a stage does its work.
 
 pub mod command;
 mod comparison_text;
