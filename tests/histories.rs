@@ -282,6 +282,12 @@ fn general_models_fold_in_new_users_or_refuse_them() {
     assert_eq!(found[0].1, list);
     assert_eq!(found[1].1.len(), list.len());
     assert!(history.iter().all(|id| !ids(&found[1].1).contains(&id.as_str())), "general models list nothing seen");
+    // Items that the run no longer has do not make a user of the dataset an unknown one.
+    let line = |history: &[&str]| format!("{}\n", serde_json::json!({"user_id": user, "history": history}));
+    world.write("stale.jsonl", line(&[]) + &line(&["gone"]));
+    let output = run("lightgcn", &["--histories", &world.folder().join("stale.jsonl").display().to_string()]);
+    let found = lists(&String::from_utf8(output.stdout).unwrap());
+    assert!(found[0].1 == found[1].1 && found[0].1 != list, "the whole history of the dataset");
     let output = run("popularity", &["--histories", &file]);
     let found = lists(&String::from_utf8(output.stdout).unwrap());
     assert_eq!(found[0].1, found[1].1);
@@ -380,6 +386,45 @@ fn an_edit_of_items_leaves_the_other_items_as_they_are() {
     assert_eq!(scores(), before);
 }
 
+/// An item that was added and is then bought enters the dataset with the next training, where it has events.
+#[test]
+fn an_added_item_that_enters_the_dataset_is_that_of_the_dataset() {
+    let world = Project::small();
+    world.write("words.txt", "red\nblue\ncircle\nsquare\n");
+    let dictionary = format!("extract.image.dictionary={:?}", world.folder().join("words.txt"));
+    let own = ["--set", &dictionary];
+    let run = |more: &[&str]| world.run("run", &[&["--until", "finetune"][..], &own, more].concat());
+    world.write("new.jsonl", "{\"item_id\": \"i5\", \"title\": \"A thing of group 3\"}\n");
+    world.write("more.jsonl", "{\"item_id\": \"new\", \"title\": \"A thing of group 4\"}\n");
+    let add = |name: &str| {
+        let file = world.folder().join(name).display().to_string();
+        world.run_stderr("items", &[&["add", "--items", &file][..], &own].concat())
+    };
+    let recommend = [&["--history", "i3,i4", "--top", "100"][..], &own].concat();
+    let expect_items = |count: usize| {
+        let list = lists(&world.run("recommend", &recommend)).swap_remove(0).1;
+        assert_eq!((ids(&list).iter().filter(|id| **id == "i5").count(), list.len()), (1, count));
+    };
+    run(&["--set", "preprocess.where=item_id <> 'i5'"]);
+    assert!(add("new.jsonl").contains("1 added"));
+    run(&[]);
+    let warned = world.run_stderr("recommend", &recommend);
+    assert!(warned.contains("1 items that were added to the run are in the dataset by now"), "{warned}");
+    expect_items(30);
+
+    assert!(!add("more.jsonl").contains("encoded again"));
+    expect_items(31);
+    world.write("words.txt", "green\ntriangle\n");
+    run(&[]);
+    let refused = world.run_failing("recommend", &recommend);
+    assert!(refused.contains("or from another dictionary of words"), "{refused}");
+    let reported = add("more.jsonl");
+    assert!(reported.contains("1 items that were added earlier were encoded again"), "{reported}");
+    expect_items(31);
+    world.run("items", &[&["remove", "--item", "i5"][..], &own].concat());
+    assert!(!world.run_stderr("recommend", &recommend).contains("by now"));
+}
+
 /// A damaged file of added items is their own affair: no stage of the pipeline writes it.
 #[test]
 fn a_damaged_generation_of_items_says_what_to_do_about_the_items() {
@@ -460,6 +505,8 @@ fn items_that_a_run_cannot_use_are_refused_together() {
     assert!(message.contains("`popularity` learns every item from its events in training"), "{message}");
     assert!(refused("known.jsonl", &[]).contains("all 1 items are already in the dataset"));
     assert!(refused("empty.jsonl", &[]).contains("have no usable text or image"));
+    let planned = world.output("items", &["add", "--items", &path("empty.jsonl"), "--dry-run"]);
+    assert!(!planned.status.success() && stderr_of(&planned).contains("have no usable text or image"));
     assert!(world.run_failing("items", &["remove", "--item", "n1"]).contains("not added to the run: `n1`"));
     assert!(world.run("items", &["list"]).is_empty());
     // A catalogue contains both kinds: items of the dataset are skipped.

@@ -131,6 +131,13 @@ fn requests_that_cannot_be_answered_are_refused_with_the_reason() {
         ("POST", "/v1/similar", json!({ "item_id": "i1", "only": [] }).to_string(), 422, "`only` has no id"),
         (
             "POST",
+            "/v1/similar",
+            json!({ "item_id": "i1", "only": ["i1"] }).to_string(),
+            422,
+            "leave none of the 30 items",
+        ),
+        (
+            "POST",
             "/v1/recommend",
             json!({ "history": ["i3"], "only": ["i7"], "exclude": ["i7"] }).to_string(),
             422,
@@ -199,6 +206,18 @@ fn requests_that_cannot_be_answered_are_refused_with_the_reason() {
 }
 
 /// The run is named relative to a working directory that is not that of the data.
+#[test]
+fn lists_are_as_long_as_a_service_with_a_low_limit_allows() {
+    let world = trained();
+    let service = Service::start(&world, &["--top-limit", "4"]);
+    let found = [
+        service.post("/v1/recommend", &json!({ "history": ["i3"] })),
+        service.post("/v1/similar", &json!({ "item_id": "i3" })),
+        service.get("/v1/items?q=thing"),
+    ];
+    assert_eq!(found.map(|answer| answer.json()["items"].as_array().unwrap().len()), [4, 4, 4]);
+}
+
 #[test]
 fn images_of_new_items_are_read_from_any_working_directory() {
     let world = trained();
@@ -494,6 +513,13 @@ fn the_description_names_every_path_and_the_page_needs_no_other_host() {
     let description = service.get("/openapi.json").json();
     let paths = description["paths"].as_object().unwrap();
     assert_eq!(paths.len(), 8, "{:?}", paths.keys());
+    let places = |path: &str, method: &str| -> Vec<String> {
+        let parameters = paths[path][method]["parameters"].as_array().unwrap();
+        parameters.iter().map(|own| format!("{} {} {}", own["name"], own["in"], own["required"])).collect()
+    };
+    assert_eq!(places("/v1/items", "get"), [r#""q" "query" false"#, r#""limit" "query" false"#]);
+    assert_eq!(places("/v1/items/{id}", "get"), [r#""id" "path" true"#]);
+    assert!(paths["/v1/items"]["put"]["responses"]["421"].is_object());
     for (path, methods) in paths {
         for method in methods.as_object().unwrap().keys().map(|method| method.to_uppercase()) {
             let path = path.replace("{id}", "i0").replace("{number}", "0");

@@ -1,6 +1,5 @@
 //! The command line of `mp4sr export`.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -129,6 +128,7 @@ pub fn check(args: &Args, context: &Context) -> anyhow::Result<String> {
         }
     }
     let out = args.out.clone().unwrap_or_else(|| context.layout.run().join("export"));
+    folder::check(&out, EXPORT)?;
     let names = args.format.iter().filter_map(clap::ValueEnum::to_possible_value);
     let names: Vec<String> = names.map(|value| value.get_name().to_owned()).collect();
     Ok(format!("write {} to `{}`", names.join(", "), out.display()))
@@ -160,7 +160,7 @@ fn write_run(
     if !vector_formats.is_empty() {
         vectors::expect_vectors(run.trained.model.as_ref(), &context.config.model.name)?;
     }
-    for warning in run.trained.warnings(&context.config, &BTreeMap::new()) {
+    for warning in run.warnings() {
         context.progress.log(format!("export: warning: {warning}"));
     }
     let answerer = run.answerer()?;

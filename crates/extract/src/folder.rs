@@ -181,7 +181,7 @@ impl ModelFolder {
     /// The image processor of a model that takes squares of any size. `side` is an example for messages.
     pub fn processor(&self, side: usize) -> Result<Processor> {
         let file = self.json(PROCESSOR)?;
-        let processor = file.parse::<Processor>()?.resolved();
+        let processor = file.parse::<Processor>()?.resolved().map_err(|reason| file.error(reason))?;
         processor.check(side).map_err(|reason| file.error(reason))?;
         Ok(processor)
     }

@@ -169,21 +169,52 @@ impl Processor {
         processor.check(height as usize).map(|()| processor)
     }
 
-    /// Sets missing keys to the defaults of the processor's class in the library, and expresses `crop_pct` by the other keys.
-    pub(crate) fn resolved(mut self) -> Self {
+    /// The model whose processor this is, such as `ViT`; empty if the file names no class.
+    fn kind(&self) -> &str {
         let old = self.others.get("feature_extractor_type").and_then(Value::as_str);
         let class = self.image_processor_type.as_deref().or(old).unwrap_or_default();
-        if class.starts_with("ViT") && self.resample.is_none() {
+        let class = class.trim_end_matches("Fast").trim_end_matches("Pil");
+        class.trim_end_matches("ImageProcessor").trim_end_matches("FeatureExtractor")
+    }
+
+    /// Refuses keys that the processor's class in the library does not read, and a missing one that has a default for each class.
+    fn expect_keys_of_its_class(&self) -> std::result::Result<(), String> {
+        let kind = self.kind();
+        if kind.is_empty() {
+            let problem = "resample: expected a number where no image_processor_type is named, found none".to_owned();
+            return if self.resample.is_none() && self.do_resize { Err(problem) } else { Ok(()) };
+        }
+        let unread = [
+            ("crop_pct", kind != "ConvNext" && self.crop_pct.is_some()),
+            ("do_center_crop", kind == "ConvNext" && self.do_center_crop == Some(true)),
+            ("rescale_offset", kind != "EfficientNet" && self.rescale_offset),
+            ("include_top", kind != "EfficientNet" && self.include_top == Some(true)),
+        ];
+        let found = unread.iter().find(|(_, is_unread)| *is_unread);
+        found.map_or(Ok(()), |(key, _)| Err(format!("{key}: the image processor of {kind} does not read this key")))
+    }
+
+    /// Sets missing keys to the defaults of the processor's class in the library, and expresses `crop_pct` by the other keys.
+    pub(crate) fn resolved(mut self) -> std::result::Result<Self, String> {
+        self.expect_keys_of_its_class()?;
+        let kind = self.kind().to_owned();
+        if kind == "ViT" && self.resample.is_none() {
             self.resample = Some(BILINEAR);
         }
-        if class.starts_with("ConvNext") && self.crop_pct.is_none() {
+        if kind == "ConvNext" && self.crop_pct.is_none() {
             self.crop_pct = Some(224.0 / 256.0);
         }
-        // A number is the shortest edge if the middle is cropped, otherwise it is both sides.
-        if let (Size::Side(side), None, None) = (self.size, self.crops(), self.crop_pct) {
+        if ["ViT", "Siglip", "EfficientNet"].contains(&kind.as_str()) && self.do_center_crop.is_none() {
+            self.do_center_crop = Some(false);
+        }
+        // A number is the shortest edge if the middle is cropped, except in DeiT's processor; otherwise it is both sides.
+        if let Size::Side(side) = self.size
+            && self.crop_pct.is_none()
+            && (self.crops().is_none() || kind == "DeiT")
+        {
             self.size = Size::Exact(Exact { height: side, width: side });
         }
-        let (side, Some(share)) = (self.size.side(), self.crop_pct) else { return self };
+        let (side, Some(share)) = (self.size.side(), self.crop_pct) else { return Ok(self) };
         let exact = Size::Exact(Exact { height: side, width: side });
         if side < WARPED {
             self.size = Size::ShortestEdge(ShortestEdge { shortest_edge: (f64::from(side) / share) as u32 });
@@ -193,7 +224,7 @@ impl Processor {
             self.size = exact;
             self.do_center_crop = Some(false);
         }
-        self
+        Ok(self)
     }
 
     /// Refuses settings that are not supported here. `side` is an example for the message.
@@ -205,8 +236,7 @@ impl Processor {
             return Err(format!("{key}: this key is not supported, and it may change the pixels (found {value})"));
         }
         let class = self.image_processor_type.as_deref().unwrap_or_default();
-        let kind = class.trim_end_matches("Fast").trim_end_matches("Pil").trim_end_matches("ImageProcessor");
-        if !class.is_empty() && !CLASSES.contains(&kind) {
+        if !class.is_empty() && !CLASSES.contains(&self.kind()) {
             return Err(format!(
                 "image_processor_type: expected the image processor of {}, found {class}",
                 CLASSES.join(", ")
@@ -283,8 +313,7 @@ impl Processor {
         let cut = self.cut(image);
         let scale = if self.do_rescale { self.rescale_factor } else { 1.0 };
         let offset = if self.do_rescale && self.rescale_offset { 1.0 } else { 0.0 };
-        let is_efficient = self.image_processor_type.as_deref().is_some_and(|kind| kind.starts_with("EfficientNet"));
-        let divides_again = self.include_top.unwrap_or(is_efficient);
+        let divides_again = self.include_top.unwrap_or(self.kind() == "EfficientNet");
         let mut values = Vec::with_capacity(3 * cut.as_raw().len());
         for channel in 0..3 {
             let statistics = self.image_mean.zip(self.image_std).filter(|_| self.do_normalize);
@@ -373,7 +402,7 @@ mod tests {
     use super::*;
 
     fn processor(text: &str) -> std::result::Result<Processor, String> {
-        let processor = serde_json::from_str::<Processor>(text).map_err(|e| e.to_string())?.resolved();
+        let processor = serde_json::from_str::<Processor>(text).map_err(|e| e.to_string())?.resolved()?;
         processor.check(224).map(|()| processor)
     }
 
@@ -390,9 +419,33 @@ mod tests {
         let convnext = processor(&format!("{{{convnext}, {statistics}}}")).unwrap();
         assert!(matches!(convnext.size, Size::ShortestEdge(ShortestEdge { shortest_edge: 256 })));
         assert_eq!((convnext.side(), convnext.filter()), (224, Some(Filter::Bicubic)));
-        let clip = "\"size\": 224, \"crop_size\": 224, \"do_center_crop\": true";
+        let clip = "\"size\": 224, \"crop_size\": 224, \"do_center_crop\": true, \"resample\": 3";
         let clip = processor(&format!("{{{clip}, {statistics}}}")).unwrap();
         assert!(matches!(clip.size, Size::Side(224)) && clip.side() == 224);
+        let deit = "\"size\": 256, \"crop_size\": 224, \"do_center_crop\": true, \"feature_extractor_type\": \"DeiTFeatureExtractor\"";
+        let deit = processor(&format!("{{{deit}, {statistics}}}")).unwrap();
+        assert!(matches!(deit.size, Size::Exact(Exact { height: 256, width: 256 })) && deit.side() == 224);
+    }
+
+    #[test]
+    fn keys_that_a_class_does_not_read_are_refused() {
+        let settings = |more: &str| {
+            let statistics = "\"image_mean\": [0.5, 0.5, 0.5], \"image_std\": [0.5, 0.5, 0.5]";
+            processor(&format!("{{\"size\": {{\"height\": 32, \"width\": 32}}, {statistics}{more}}}"))
+        };
+        for (class, key) in [
+            ("ViT", "\"crop_pct\": 0.9"),
+            ("Siglip", "\"include_top\": true"),
+            ("CLIP", "\"rescale_offset\": true"),
+            ("ConvNext", "\"do_center_crop\": true"),
+        ] {
+            let message =
+                settings(&format!(", \"image_processor_type\": \"{class}ImageProcessor\", {key}")).unwrap_err();
+            assert!(message.ends_with(&format!("the image processor of {class} does not read this key")), "{message}");
+        }
+        assert!(settings("").unwrap_err().starts_with("resample: "));
+        let efficient = ", \"image_processor_type\": \"EfficientNetImageProcessor\", \"crop_size\": 24";
+        assert_eq!(settings(efficient).unwrap().side(), 32);
     }
 
     #[test]
@@ -425,7 +478,7 @@ mod tests {
             RgbImage::from_fn(90, 70, |x, y| Rgb([(x * 7 % 256) as u8, (y * 11 % 256) as u8, (x * y % 256) as u8]));
         let pixels = |settings: &Value| -> std::result::Result<Vec<f32>, String> {
             let processor =
-                serde_json::from_value::<Processor>(settings.clone()).map_err(|e| e.to_string())?.resolved();
+                serde_json::from_value::<Processor>(settings.clone()).map_err(|e| e.to_string())?.resolved()?;
             processor.check(32).map(|()| processor.pixels(&image))
         };
         for encoder in ["clip", "resnet", "adapter/efficientnet", "adapter/dinov2", "adapter/vit", "adapter/siglip"] {

@@ -193,9 +193,29 @@ impl Editor<'_> {
         let folder = tempfile::tempdir()?;
         let own = self.context.layout.at(folder.path());
         let report = self.encode(encoders, own.clone(), items)?;
-        all.extend(StoredItem::read(&own, &self.context.config)?);
+        let mut notes = notes(&report);
+        let encoded = StoredItem::read(&own, &self.context.config)?;
+        if !StoredItem::have_one_encoder(all.iter().chain(&encoded)) {
+            notes.extend(self.encode_again(encoders, &mut all)?);
+        }
+        all.extend(encoded);
         self.publish(&all)?;
-        Ok(Added { new, replaced, notes: notes(&report), total: all.len() })
+        Ok(Added { new, replaced, notes, total: all.len() })
+    }
+
+    /// Computes the features of items that were added earlier anew, because the encoders or the dictionary have changed since.
+    fn encode_again(&self, encoders: &mut Encoders, stored: &mut Vec<StoredItem>) -> anyhow::Result<Vec<String>> {
+        let count = stored.len();
+        let folder = tempfile::tempdir()?;
+        let own = self.context.layout.at(folder.path());
+        let report = self.encode(encoders, own.clone(), &StoredItem::table(stored)).with_context(|| {
+            "the encoders have changed since items were added, and the earlier ones cannot be encoded again; remove them with \
+             `mp4sr items remove`"
+        })?;
+        *stored = StoredItem::read(&own, &self.context.config)?;
+        let again =
+            format!("the encoders have changed, so the {count} items that were added earlier were encoded again");
+        Ok([vec![again], notes(&report)].concat())
     }
 
     fn add_to_postgres(
@@ -303,10 +323,19 @@ fn read_new(context: &Context, paths: &[PathBuf]) -> anyhow::Result<(Items, Vec<
     Ok((items.select(&new), notes))
 }
 
-/// Reads the files of items without adding them, and returns the number of items and sentences on what would be done.
+/// Reads the files of items without adding them, and returns the number of items and sentences on what would be done. Whether images can be
+/// decoded is not checked.
 pub fn check_files(context: &Context, paths: &[PathBuf]) -> anyhow::Result<(usize, Vec<String>)> {
     let (items, notes) = read_new(context, paths)?;
     let count = items.len();
+    let modalities: Vec<&str> = context.config.model.modalities.iter().map(|own| own.name.as_str()).collect();
+    let has = |modality: &str, row: usize| match modality {
+        "text" => !items.sentences[row].is_empty(),
+        "image" => !items.images[row].is_empty(),
+        _ => !items.sounds[row].is_empty(),
+    };
+    let empty = (0..count).filter(|&row| !modalities.iter().any(|modality| has(modality, row)));
+    refuse_empty(&empty.map(|row| items.ids[row].as_str()).collect::<Vec<_>>(), &modalities)?;
     if !ItemStore::is_folder_of(context) {
         return Ok((count, [vec![format!("add {count} items to PostgreSQL")], notes].concat()));
     }
@@ -447,14 +476,19 @@ fn lock(context: &Context) -> anyhow::Result<Lock> {
 
 /// Rejects items for which the model has no features.
 fn expect_something(new: &NewItems) -> anyhow::Result<()> {
-    let empty: Vec<&str> =
-        (0..new.items.len()).filter(|&row| is_empty(new, row)).map(|row| new.items.ids[row].as_str()).collect();
+    let empty = (0..new.items.len()).filter(|&row| is_empty(new, row)).map(|row| new.items.ids[row].as_str());
+    let modalities: Vec<&str> = new.modalities.iter().map(|modality| modality.name.as_str()).collect();
+    refuse_empty(&empty.collect::<Vec<_>>(), &modalities)
+}
+
+/// Rejects items that have nothing of what the model reads, if there are any.
+fn refuse_empty(ids: &[&str], modalities: &[&str]) -> anyhow::Result<()> {
     ensure!(
-        empty.is_empty(),
+        ids.is_empty(),
         "{} items have no usable {}, so the model cannot represent them: {}; complete them or leave them out",
-        empty.len(),
-        names_of_modalities(new),
-        some_of(&empty)
+        ids.len(),
+        modalities.join(" or "),
+        some_of(ids)
     );
     Ok(())
 }
@@ -462,11 +496,6 @@ fn expect_something(new: &NewItems) -> anyhow::Result<()> {
 /// Whether the model has no features of an item.
 fn is_empty(new: &NewItems, row: usize) -> bool {
     new.modalities.iter().all(|modality| modality.features.rows_of(row) == 0)
-}
-
-/// What the model reads, such as `text or image`.
-fn names_of_modalities(new: &NewItems) -> String {
-    new.modalities.iter().map(|modality| modality.name.as_str()).collect::<Vec<_>>().join(" or ")
 }
 
 fn notes(report: &ExtractReport) -> Vec<String> {
@@ -527,8 +556,8 @@ pub fn encode_alone(
     let new = NewItems::read_from(&own.layout, &context.config)?;
     ensure!(
         !is_empty(&new, 0),
-        "no usable {} is given, so the model cannot represent the item; give a complete text or image",
-        names_of_modalities(&new)
+        "no usable {} is given, so the model cannot represent the item; give a text, or a complete image file such as a JPEG or PNG file",
+        new.modalities.iter().map(|modality| modality.name.as_str()).collect::<Vec<_>>().join(" or ")
     );
     if !item.images.is_empty() {
         expect_image(&new)?;

@@ -74,7 +74,9 @@ impl Condition {
 
     fn unknown(&self, column: &ColumnUse, known: &[String], file: &str) -> Error {
         let names: Vec<&str> = known.iter().map(String::as_str).collect();
-        let hint = nearest(&column.name, &names)
+        let in_other_case = names.iter().copied().find(|name| name.eq_ignore_ascii_case(&column.name));
+        let hint = in_other_case
+            .or_else(|| nearest(&column.name, &names))
             .map_or_else(|| format!("the columns are {}", names.join(", ")), |near| format!("did you mean `{near}`?"));
         self.refuse(&format!(
             "names `{}` at character {}, but `{file}` has no such column; {hint}",
@@ -130,7 +132,7 @@ impl Condition {
                 let (left, right) = (first.described(), second.described());
                 (!comparable(&first.kind, &second.kind)).then(|| {
                     let because = text_reason(part, schema, texts);
-                    let hint = date_hint(&first.kind, &second.kind);
+                    let hint = date_hint(&first, &second);
                     format!("compares {left} with {right}{at}{because}{hint}")
                 })
             });
@@ -255,6 +257,14 @@ fn columns(expression: &ast::Expr, text: &str) -> std::result::Result<Vec<Column
                     Some(format!("has `{part}`, which is a word of SQL; put a column of this name into double quotes"));
                 return ControlFlow::Break(());
             }
+            ast::Expr::Function(function) if is_unordered_in_polars(function) => {
+                problem = Some(format!(
+                    "has `{part}`, which is not supported; the functions that can be computed up to each row of an ordered window are \
+                     {}, and COUNT without DISTINCT",
+                    ORDERED.join(", ")
+                ));
+                return ControlFlow::Break(());
+            }
             ast::Expr::Subquery(_) | ast::Expr::InSubquery { .. } | ast::Expr::Exists { .. } => {
                 problem = Some("has a subquery; only columns of the interactions can be named".to_owned());
                 return ControlFlow::Break(());
@@ -264,6 +274,19 @@ fn columns(expression: &ast::Expr, text: &str) -> std::result::Result<Vec<Column
         ControlFlow::Continue(())
     });
     problem.map_or(Ok(found), Err)
+}
+
+/// The functions, beside COUNT, that polars computes up to each row of a window with an order. It computes all others over the whole window.
+const ORDERED: [&str; 8] = ["FIRST_VALUE", "LAG", "LAST_VALUE", "LEAD", "MAX", "MIN", "ROW_NUMBER", "SUM"];
+
+/// Whether a function has an ordered window whose order polars would ignore.
+fn is_unordered_in_polars(function: &ast::Function) -> bool {
+    let Some(ast::WindowType::WindowSpec(window)) = &function.over else { return false };
+    let is_distinct = matches!(&function.args, ast::FunctionArguments::List(list) if
+        list.duplicate_treatment == Some(ast::DuplicateTreatment::Distinct));
+    let name = function.name.to_string().to_uppercase();
+    let follows_order = !is_distinct && (name == "COUNT" || ORDERED.contains(&name.as_str()));
+    !follows_order && (!window.order_by.is_empty() || window.window_frame.is_some())
 }
 
 /// Rewrites `Expected: ..., found: ... at Line: 1, Column: 9` with the position as one number, because a condition is one line.
@@ -304,8 +327,8 @@ fn character(text: &str, at: Location) -> u64 {
 }
 
 /// The expression as SQL computes it. Whole numbers have 64 bits and a sign, because narrow and unsigned ones wrap in polars, and a result
-/// that needs more is an error. Powers are fractions, and a remainder has the sign of the dividend. A computed value that is not a number,
-/// such as 0 / 0, is missing, because polars orders it above all numbers.
+/// that needs more is an error. Powers are fractions, and a remainder has the sign of the dividend. A computed value that is not a finite
+/// number, such as that of a division by 0, is missing.
 fn as_in_sql(expression: Expr, schema: &SchemaRef) -> Expr {
     let has_type = |part: &Expr, is: fn(&DataType) -> bool| type_of(part, schema).is_some_and(|kind| is(&kind));
     let is_whole = |part: &Expr| has_type(part, DataType::is_integer);
@@ -314,7 +337,7 @@ fn as_in_sql(expression: Expr, schema: &SchemaRef) -> Expr {
             // Logarithms of whole numbers have no type until they are computed, with 64 bits.
             let known = |kind: &DataType| if kind.is_known() { kind.clone() } else { DataType::Float64 };
             let field = move |_: &Schema, field: &Field| Ok(Field::new(field.name().clone(), known(field.dtype())));
-            part.map(|values| missing_where_not_a_number(&values), field)
+            part.map(|values| missing_where_not_finite(&values), field)
         }
         Some(kind) if kind.is_integer() && kind != DataType::Int64 => part.strict_cast(DataType::Int64),
         _ => part,
@@ -333,6 +356,13 @@ fn as_in_sql(expression: Expr, schema: &SchemaRef) -> Expr {
         }
         Expr::Function { input, function: function @ FunctionExpr::Pow(PowFunction::Generic) } => {
             or_missing(Expr::Function { input: input.into_iter().map(as_fraction).collect(), function })
+        }
+        // polars compares a column of 32 bits with single numbers in 32 bits, but with a list in 64.
+        Expr::Function { mut input, function: function @ FunctionExpr::Boolean(BooleanFunction::IsIn { .. }) }
+            if has_type(&input[0], |kind| matches!(kind, DataType::Float16 | DataType::Float32)) =>
+        {
+            input[0] = input[0].clone().cast(DataType::String).cast(DataType::Float64);
+            Expr::Function { input, function }
         }
         // Columns hold nulls already.
         Expr::Function { .. } | Expr::Cast { .. } => or_missing(part),
@@ -389,9 +419,9 @@ fn exact_sum(values: Expr, sum: impl Fn(Expr) -> Expr) -> Expr {
     map_multiple(join, [upper, lower].map(sum), field)
 }
 
-fn missing_where_not_a_number(values: &Column) -> PolarsResult<Column> {
-    let is_number = values.is_not_nan()?;
-    values.zip_with(&is_number, &Column::full_null(values.name().clone(), values.len(), values.dtype()))
+fn missing_where_not_finite(values: &Column) -> PolarsResult<Column> {
+    let is_finite = values.is_finite()?;
+    values.zip_with(&is_finite, &Column::full_null(values.name().clone(), values.len(), values.dtype()))
 }
 
 /// Evaluates a part of a condition for each event. The outer error is not the condition's.
@@ -444,7 +474,13 @@ fn not_evaluated(inner: Option<&(ast::Expr, PolarsError)>, whole: &PolarsError, 
     // The message shows the part as the parser holds it.
     let is_unknown = ["expression ", "operator "].iter().any(|kind| message.starts_with(kind))
         && message.ends_with(" is not currently supported");
-    let message = if is_unknown { format!("{part} is not supported") } else { message };
+    let message = if is_unknown {
+        format!("{part} is not supported")
+    } else if message.starts_with("cannot parse literal") {
+        format!("{part} is not a number of 64 bits that is written with digits and a point")
+    } else {
+        message
+    };
     format!("cannot be evaluated{at}: {message}")
 }
 
@@ -522,15 +558,23 @@ fn text_reason(part: &ast::Expr, schema: &SchemaRef, texts: &[(String, TextLocat
     })
 }
 
-/// How a date or a time is written, if one is compared with text.
-fn date_hint(first: &DataType, second: &DataType) -> &'static str {
-    let is_compared = |one: &DataType, other: &DataType| {
-        matches!(one, DataType::Date | DataType::Datetime(..)) && (other.is_string() || other.is_primitive_numeric())
+/// How a date or a time is written, if one is compared with text, or how text is compared with it.
+fn date_hint(first: &TypedPart<'_>, second: &TypedPart<'_>) -> String {
+    let is_time = |part: &TypedPart<'_>| matches!(part.kind, DataType::Date | DataType::Datetime(..));
+    let other = match (is_time(first), is_time(second)) {
+        (true, false) => second,
+        (false, true) => first,
+        _ => return String::new(),
     };
-    if is_compared(first, second) || is_compared(second, first) {
-        "; a date is written as in `DATE '2018-09-30'`, and a time as in `TIMESTAMP '2018-09-30 12:00:00'`, in UTC"
-    } else {
-        ""
+    match other.part {
+        ast::Expr::Identifier(name) if other.kind.is_string() => {
+            format!("; if the texts are dates such as 2018-09-30, convert them, as in `CAST({} AS DATE)`", name.value)
+        }
+        _ if other.kind.is_string() || other.kind.is_primitive_numeric() => {
+            "; a date is written as in `DATE '2018-09-30'`, and a time as in `TIMESTAMP '2018-09-30 12:00:00'`, in UTC"
+                .to_owned()
+        }
+        _ => String::new(),
     }
 }
 

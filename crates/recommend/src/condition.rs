@@ -235,11 +235,15 @@ fn evaluate<'a>(expression: &'a Expr, row: &ItemRow<'a>) -> Evaluated<ItemValue<
         }
         Expr::InList { expr, list, negated } => {
             let value = evaluate(expr, row)?;
-            let mut found = false;
+            let mut equal = Some(false);
             for other in list {
-                found |= compare(&value, &BinaryOperator::Eq, &evaluate(other, row)?, expression)? == Some(true);
+                equal = match (equal, compare(&value, &BinaryOperator::Eq, &evaluate(other, row)?, expression)?) {
+                    (Some(true), _) | (_, Some(true)) => Some(true),
+                    (None, _) | (_, None) => None,
+                    (Some(false), Some(false)) => Some(false),
+                };
             }
-            Ok(if value == ItemValue::Null { ItemValue::Null } else { ItemValue::Boolean(found != *negated) })
+            Ok(truth(equal, *negated))
         }
         Expr::Between { expr, negated, low, high } => {
             let value = evaluate(expr, row)?;
@@ -437,6 +441,8 @@ mod tests {
             ("events NOT BETWEEN 0 AND 4", vec![0, 2]),
             ("item_id IN ('a', 'd')", vec![0, 3]),
             ("item_id NOT IN ('a', 'd')", vec![1, 2]),
+            ("title NOT IN ('blue pot', NULL)", vec![]),
+            ("title IN ('blue pot', NULL) OR events = 9", vec![1, 2]),
             ("'Toys' = ANY(categories)", vec![0, 1]),
             ("array_contains(categories, 'Red') OR item_id = 'c'", vec![0, 2]),
             ("title LIKE '%p%'", vec![0, 1]),

@@ -103,7 +103,7 @@ impl Prepared {
             }
         };
         let run = LoadedRun::load(&context.layout, &context.config, new_items)?;
-        for warning in run.trained.warnings(&context.config, &std::collections::BTreeMap::new()) {
+        for warning in run.warnings() {
             context.progress.log(format!("recommend: warning: {warning}"));
         }
         let selection = select(&run, args)?;

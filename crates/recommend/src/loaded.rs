@@ -1,13 +1,13 @@
 //! A trained run that answers requests for any history, by the original ids of users and items.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
 use mp4sr_artifact::{Items, Layout, Users};
 use mp4sr_models::{Query, Scorer, count_latest};
 use mp4sr_pipeline::Config;
-use mp4sr_pipeline::text::quoted;
+use mp4sr_pipeline::text::{quoted, some_of};
 use mp4sr_protocol::training_events;
 use mp4sr_run::{NewItems, TrainedModel, removes_seen, training_sequences};
 
@@ -70,6 +70,8 @@ pub struct LoadedRun {
     pub trained: TrainedModel,
     /// The items and users by their ids.
     pub catalogue: Arc<RunCatalogue>,
+    /// The ids of items that were added to the run and are in the dataset by now, which is used for them.
+    in_dataset: Vec<String>,
 }
 
 /// A way to find the best candidates of queries.
@@ -130,7 +132,7 @@ pub struct Answer {
 impl LoadedRun {
     /// Reads and verifies a run to which `new_items` were added.
     pub fn load(layout: &Layout, config: &Config, new_items: Option<NewItems>) -> anyhow::Result<Self> {
-        let trained = TrainedModel::load_with_new_items(layout, config, new_items)?;
+        let (trained, in_dataset) = TrainedModel::load_with_new_items(layout, config, new_items)?;
         let mut items = Items::read_in(&layout.items(), Path::new(&config.dataset.data))?;
         let users = Users::read(&layout.users())?;
         let sequences = &trained.inputs.sequences;
@@ -152,7 +154,21 @@ impl LoadedRun {
         let new_items = trained.new_items.as_ref().map_or(0, |new| new.items.len());
         let by_events = most_first(&events);
         let catalogue = Arc::new(RunCatalogue { items, events, new_items, rows, users, by_events, popular });
-        Ok(Self { config: config.clone(), trained, catalogue })
+        Ok(Self { config: config.clone(), trained, catalogue, in_dataset })
+    }
+
+    /// Warnings about the items that were added to the run, and about settings of training that have changed since.
+    pub fn warnings(&self) -> Vec<String> {
+        let named: Vec<&str> = self.in_dataset.iter().map(String::as_str).collect();
+        let added = (!named.is_empty()).then(|| {
+            format!(
+                "{} items that were added to the run are in the dataset by now, which is used for them: {}; remove the added ones with \
+                 `mp4sr items remove`",
+                named.len(),
+                some_of(&named)
+            )
+        });
+        added.into_iter().chain(self.trained.warnings(&self.config, &BTreeMap::new())).collect()
     }
 
     /// Computes the item matrix, and returns the run ready to answer requests.
@@ -207,7 +223,7 @@ impl Answerer<'_> {
     }
 
     /// Answers requests in one batch. A user of the dataset keeps the row of the dataset, and the history of the dataset if the request
-    /// gives none; everybody else is ranked by the given history alone, which some models reject.
+    /// gives no item that is known; everybody else is ranked by the given history alone, which some models reject.
     pub fn answer(&self, search: &dyn Search, requests: &[Request]) -> Result<Vec<Answer>, RecommendError> {
         let resolved: Vec<Resolved> = requests.iter().map(|request| self.resolve(request)).collect();
         let candidates = |at: usize| CandidateItems {
@@ -249,7 +265,7 @@ impl Answerer<'_> {
             }
         }
         let user = request.user.as_ref().and_then(|id| self.run.catalogue.user(id));
-        if let Some(user) = user.filter(|_| request.history.is_empty()) {
+        if let Some(user) = user.filter(|_| history.is_empty()) {
             history = self.run.trained.inputs.sequences.of(user as usize).to_vec();
         }
         let mut removed = request.removed.clone();

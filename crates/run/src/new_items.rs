@@ -4,11 +4,10 @@ use std::collections::{BTreeMap, HashSet};
 use std::io::ErrorKind;
 use std::path::Path;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use mp4sr_artifact::{Error, Items, Layout, Sequences, files};
 use mp4sr_models::{Modality, recipe};
 use mp4sr_pipeline::Config;
-use mp4sr_pipeline::text::quoted;
 use serde::{Deserialize, Serialize};
 
 use crate::Inputs;
@@ -102,16 +101,21 @@ impl NewItems {
         Ok(Self { items, modalities, encoders })
     }
 
-    /// Checks that none of the new items is in the dataset.
-    pub fn expect_new(&self, known: &[String]) -> anyhow::Result<()> {
+    /// The items that are not among `known`, if there are any, and the ids of the others.
+    pub(crate) fn without(mut self, known: &[String]) -> (Option<Self>, Vec<String>) {
         let known: HashSet<&str> = known.iter().map(String::as_str).collect();
-        let both = self.items.ids.iter().find(|id| known.contains(id.as_str()));
-        ensure!(
-            both.is_none(),
-            "the item {} is in the dataset, and it was added to the run as a new item; remove it with `mp4sr items remove`",
-            quoted(both.map_or("", String::as_str))
-        );
-        Ok(())
+        let (both, new): (Vec<usize>, Vec<usize>) =
+            (0..self.items.len()).partition(|&row| known.contains(self.items.ids[row].as_str()));
+        let both: Vec<String> = both.iter().map(|&row| self.items.ids[row].clone()).collect();
+        if both.is_empty() || new.is_empty() {
+            return ((!new.is_empty()).then_some(self), both);
+        }
+        self.items = self.items.select(&new);
+        let rows: Vec<Option<u32>> = new.iter().map(|&row| Some(row as u32)).collect();
+        for modality in &mut self.modalities {
+            modality.features = modality.features.rearranged(&rows);
+        }
+        (Some(self), both)
     }
 }
 
@@ -121,8 +125,8 @@ impl Inputs {
         let other = |(name, encoder): &(&String, &String)| new.encoders.get(*name).is_some_and(|own| own != *encoder);
         if let Some((name, _)) = self.encoders.iter().find(other) {
             bail!(
-                "the new items' features of `{name}` come from a different encoder than the dataset's; add the items again with \
-                 `mp4sr items add`"
+                "the new items' features of `{name}` come from a different encoder than the dataset's, or from another dictionary of \
+                 words, which is made of the dataset's texts; add the items again with `mp4sr items add`"
             );
         }
         for (own, other) in self.modalities.iter_mut().zip(&new.modalities) {

@@ -72,12 +72,16 @@ impl TrainedModel {
         Self::load_from(layout, config, None)
     }
 
-    /// Reads and verifies the files, and appends the items that were added to the run.
-    pub fn load_with_new_items(layout: &Layout, config: &Config, new_items: Option<NewItems>) -> anyhow::Result<Self> {
-        if let Some(new) = &new_items {
-            new.expect_new(&Items::read(&layout.items())?.ids)?;
-        }
-        Self::load_from(layout, config, new_items)
+    /// Reads and verifies the files, and appends the items that were added to the run. Those that the dataset has by now are left out,
+    /// because it knows more about them; their ids are returned.
+    pub fn load_with_new_items(
+        layout: &Layout,
+        config: &Config,
+        new_items: Option<NewItems>,
+    ) -> anyhow::Result<(Self, Vec<String>)> {
+        let Some(new) = new_items else { return Ok((Self::load_from(layout, config, None)?, Vec::new())) };
+        let (new, in_dataset) = new.without(&Items::read(&layout.items())?.ids);
+        Ok((Self::load_from(layout, config, new)?, in_dataset))
     }
 
     fn load_from(layout: &Layout, config: &Config, new_items: Option<NewItems>) -> anyhow::Result<Self> {

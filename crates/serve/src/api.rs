@@ -4,11 +4,6 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
-/// The length of a list if the request gives none.
-fn ten() -> usize {
-    10
-}
-
 /// Reads a list of objects. Structs can also be read from arrays, which the description does not allow.
 fn objects<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Vec<T>, D::Error> {
     let objects = Vec::<serde_json::Map<String, serde_json::Value>>::deserialize(deserializer)?;
@@ -28,10 +23,10 @@ pub struct RecommendRequest {
     /// The id of a user of the dataset, if the request is for one.
     #[serde(default)]
     pub user_id: Option<String>,
-    /// The length of the list.
-    #[serde(default = "ten")]
-    #[schema(minimum = 1, default = 10)]
-    pub k: usize,
+    /// The length of the list; by default 10, or fewer if the service allows fewer.
+    #[serde(default)]
+    #[schema(minimum = 1, value_type = usize, required = false, nullable = false)]
+    pub k: Option<usize>,
     /// The ids of items that must not be listed.
     #[serde(default)]
     pub exclude: Vec<String>,
@@ -59,7 +54,7 @@ pub struct ListedItem {
 pub struct ListResponse {
     /// The items, best first.
     pub items: Vec<ListedItem>,
-    /// `popular` if no item of the history is known; absent if the model made the list.
+    /// `popular` if no item of the history is known; null if the model made the list.
     pub fallback: Option<String>,
     /// The ids in `history` that are not items of the run.
     pub unknown: Vec<String>,
@@ -84,10 +79,10 @@ pub struct SimilarRequest {
     /// The bytes of an image file, in base64.
     #[serde(default)]
     pub image: Option<String>,
-    /// The length of the list.
-    #[serde(default = "ten")]
-    #[schema(minimum = 1, default = 10)]
-    pub k: usize,
+    /// The length of the list; by default 10, or fewer if the service allows fewer.
+    #[serde(default)]
+    #[schema(minimum = 1, value_type = usize, required = false, nullable = false)]
+    pub k: Option<usize>,
     /// The ids of items that must not be listed.
     #[serde(default)]
     pub exclude: Vec<String>,
@@ -190,14 +185,15 @@ pub struct SearchResponse {
 /// The parameters of a search.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct SearchQuery {
     /// Words of the title, or a part of the id; if empty, every item matches.
     #[serde(default)]
     pub q: String,
-    /// The maximum number of items.
-    #[serde(default = "ten")]
-    #[param(minimum = 1, default = 10)]
-    pub limit: usize,
+    /// The maximum number of items; by default 10, or fewer if the service allows fewer.
+    #[serde(default)]
+    #[param(minimum = 1, value_type = usize, required = false, nullable = false)]
+    pub limit: Option<usize>,
 }
 
 /// Whether the service is alive, or ready.

@@ -41,6 +41,9 @@ const UNKNOWN_ROUTE: &str = "unknown";
 /// The maximum length of a text whose similar items are listed, in bytes.
 const TEXT_LIMIT: usize = 100_000;
 
+/// The length of a list if the request gives none.
+const DEFAULT_LENGTH: usize = 10;
+
 /// The id under which a text or an image that is not in the catalogue is encoded.
 const ASKED: &str = "asked";
 
@@ -53,7 +56,7 @@ type Shared = State<Arc<App>>;
     info(title = "mp4sr", description = "Recommendations of a trained run, by original ids."),
     paths(recommend, similar, put_items, delete_items, item, image, search, healthz, readyz, metrics),
     components(schemas(ErrorBody)),
-    modifiers(&KeySecurity),
+    modifiers(&KeySecurity, &EveryPath),
     security((), ("key" = []))
 )]
 struct Description;
@@ -65,6 +68,23 @@ impl Modify for KeySecurity {
     fn modify(&self, description: &mut utoipa::openapi::OpenApi) {
         let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
         description.components.get_or_insert_default().add_security_scheme("key", scheme);
+    }
+}
+
+/// Adds the answer that every path may give to a request for another host.
+struct EveryPath;
+
+impl Modify for EveryPath {
+    fn modify(&self, description: &mut utoipa::openapi::OpenApi) {
+        let schema = utoipa::openapi::Ref::from_schema_name("ErrorBody");
+        let content = utoipa::openapi::content::ContentBuilder::new().schema(Some(schema)).build();
+        let response = utoipa::openapi::ResponseBuilder::new().content("application/json", content).build();
+        for path in description.paths.paths.values_mut() {
+            let operations = [&mut path.get, &mut path.post, &mut path.put, &mut path.delete];
+            for operation in operations.into_iter().flatten() {
+                operation.responses.responses.insert("421".to_owned(), response.clone().into());
+            }
+        }
     }
 }
 
@@ -103,7 +123,8 @@ pub fn router(app: &Arc<App>) -> axum::Router {
 async fn recommend(State(app): Shared, body: std::result::Result<Bytes, BytesRejection>) -> Result<Json<ListResponse>> {
     let deadline = app.deadline();
     let asked: RecommendRequest = parse(body, app.limits.body)?;
-    expect_within(&app, asked.k, &asked.exclude, asked.only.as_deref())?;
+    let k = within(&app, "k", asked.k)?;
+    expect_within(&app, &asked.exclude, asked.only.as_deref())?;
     if asked.history.len() > app.limits.history {
         return Err(ApiError::invalid(format!("`history` has more than {} ids", app.limits.history)));
     }
@@ -112,7 +133,7 @@ async fn recommend(State(app): Shared, body: std::result::Result<Bytes, BytesRej
         log("info", &json!({ "event": "history", "history": asked.history, "user_id": asked.user_id }));
     }
     let Selection { allowed, removed, unknown } = select(&generation.catalogue, &asked.exclude, asked.only.as_deref())?;
-    let RecommendRequest { history, user_id, k, .. } = asked;
+    let RecommendRequest { history, user_id, .. } = asked;
     let request = mp4sr_recommend::Request { user: user_id, history, k, allowed, removed };
     let answer = generation.ask(Task::Recommend(request), deadline).await?;
     Ok(Json(listed(&generation, answer, unknown)))
@@ -130,7 +151,8 @@ async fn recommend(State(app): Shared, body: std::result::Result<Bytes, BytesRej
 async fn similar(State(app): Shared, body: std::result::Result<Bytes, BytesRejection>) -> Result<Json<ListResponse>> {
     let deadline = app.deadline();
     let asked: SimilarRequest = parse(body, app.limits.item_body)?;
-    expect_within(&app, asked.k, &asked.exclude, asked.only.as_deref())?;
+    let k = within(&app, "k", asked.k)?;
+    expect_within(&app, &asked.exclude, asked.only.as_deref())?;
     let generation = app.generation()?;
     let Selection { allowed, mut removed, unknown } =
         select(&generation.catalogue, &asked.exclude, asked.only.as_deref())?;
@@ -139,6 +161,7 @@ async fn similar(State(app): Shared, body: std::result::Result<Bytes, BytesRejec
             let item = generation.catalogue.item(id).ok_or_else(|| no_item(id))?;
             removed.push(item);
             removed.sort_unstable();
+            expect_some(&generation.catalogue, allowed.as_ref(), &removed)?;
             SimilarTo::Item(item)
         }
         (None, text, image) if text.is_some() || image.is_some() => {
@@ -154,7 +177,7 @@ async fn similar(State(app): Shared, body: std::result::Result<Bytes, BytesRejec
         }
         _ => return Err(ApiError::invalid("give either `item_id`, or at least one of `text` and `image`")),
     };
-    let answer = generation.ask(Task::Similar(Similar { of, k: asked.k, allowed, removed }), deadline).await?;
+    let answer = generation.ask(Task::Similar(Similar { of, k, allowed, removed }), deadline).await?;
     Ok(Json(listed(&generation, answer, unknown)))
 }
 
@@ -179,7 +202,7 @@ async fn encoded(app: &Arc<App>, generation: &Arc<Generation>, record: ItemRecor
     put, path = "/v1/items", request_body = PutItemsRequest,
     responses(
         (status = 200, body = PutItemsResponse), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
-        (status = 413, body = ErrorBody), (status = 422, body = ErrorBody), (status = 503, body = ErrorBody)
+        (status = 413, body = ErrorBody), (status = 422, body = ErrorBody), (status = 500, body = ErrorBody), (status = 503, body = ErrorBody)
     )
 )]
 async fn put_items(
@@ -298,7 +321,7 @@ fn decoded(field: &str, text: &str) -> Result<Vec<u8>> {
     delete, path = "/v1/items", request_body = DeleteItemsRequest,
     responses(
         (status = 200, body = DeleteItemsResponse), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
-        (status = 413, body = ErrorBody), (status = 422, body = ErrorBody), (status = 503, body = ErrorBody)
+        (status = 413, body = ErrorBody), (status = 422, body = ErrorBody), (status = 500, body = ErrorBody), (status = 503, body = ErrorBody)
     )
 )]
 async fn delete_items(
@@ -414,9 +437,7 @@ async fn search(
     query: std::result::Result<Query<SearchQuery>, QueryRejection>,
 ) -> Result<Json<SearchResponse>> {
     let Query(SearchQuery { q, limit }) = query.map_err(|error| ApiError::invalid(error.body_text()))?;
-    if limit == 0 || limit > app.limits.top {
-        return Err(ApiError::invalid(format!("`limit` is {limit}, expected 1 to {}", app.limits.top)));
-    }
+    let limit = within(&app, "limit", limit)?;
     let generation = app.generation()?;
     let work = move || {
         let catalogue = &generation.catalogue;
@@ -591,10 +612,17 @@ fn parse<T: DeserializeOwned>(body: std::result::Result<Bytes, BytesRejection>, 
     serde_json::from_slice(&body).map_err(|error| ApiError::invalid(format!("the body: {}", json_problem(&error))))
 }
 
-fn expect_within(app: &App, k: usize, exclude: &[String], only: Option<&[String]>) -> Result<()> {
-    if k == 0 || k > app.limits.top {
-        return Err(ApiError::invalid(format!("`k` is {k}, expected 1 to {}", app.limits.top)));
+/// The length of a list as a request asks for it; without one, the default.
+fn within(app: &App, field: &str, length: Option<usize>) -> Result<usize> {
+    let most = app.limits.top;
+    match length {
+        None => Ok(most.min(DEFAULT_LENGTH)),
+        Some(length) if (1..=most).contains(&length) => Ok(length),
+        Some(length) => Err(ApiError::invalid(format!("`{field}` is {length}, expected 1 to {most}"))),
     }
+}
+
+fn expect_within(app: &App, exclude: &[String], only: Option<&[String]>) -> Result<()> {
     for (name, ids) in [("exclude", exclude), ("only", only.unwrap_or_default())] {
         if ids.len() > app.limits.ids {
             return Err(ApiError::invalid(format!("`{name}` has more than {} ids", app.limits.ids)));
@@ -635,9 +663,14 @@ fn select(catalogue: &RunCatalogue, exclude: &[String], only: Option<&[String]>)
             (Some(Arc::new(allowed)), unknown)
         }
     };
-    let candidates = CandidateItems { allowed: allowed.as_ref().map(|allowed| allowed.as_slice()), removed: &removed };
-    expect_candidates(candidates, catalogue.items.len()).map_err(|error| ApiError::refused(error.to_string()))?;
+    expect_some(catalogue, allowed.as_ref(), &removed)?;
     Ok(Selection { allowed, removed, unknown: UnknownIds { exclude: unknown_exclude, only: unknown_only } })
+}
+
+/// Refuses a selection that leaves no item.
+fn expect_some(catalogue: &RunCatalogue, allowed: Option<&Arc<Vec<bool>>>, removed: &[u32]) -> Result<()> {
+    let candidates = CandidateItems { allowed: allowed.map(|allowed| allowed.as_slice()), removed };
+    expect_candidates(candidates, catalogue.items.len()).map_err(|error| ApiError::refused(error.to_string()))
 }
 
 /// The items with these ids, 1-based, and the ids that no item has.

@@ -1,5 +1,6 @@
 //! Converts added items between rows of a database and the files that a run reads.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, ensure};
@@ -96,6 +97,28 @@ impl StoredItem {
         Ok(stored)
     }
 
+    /// Whether the features of all items come from one encoder per modality.
+    pub fn have_one_encoder<'a>(items: impl IntoIterator<Item = &'a Self>) -> bool {
+        let mut found = BTreeMap::new();
+        let mut rows = items.into_iter().flat_map(|item| &item.features);
+        rows.all(|rows| *found.entry(&rows.modality).or_insert(&rows.encoder) == &rows.encoder)
+    }
+
+    /// The table of the items.
+    pub fn table(stored: &[Self]) -> Items {
+        let mut items = Items::default();
+        for Self { id, texts, .. } in stored {
+            let ItemTexts { title, sentences, images, categories, sounds } = texts.clone();
+            items.ids.push(id.clone());
+            items.titles.push(title);
+            items.sentences.push(sentences);
+            items.images.push(images);
+            items.categories.push(categories);
+            items.sounds.push(sounds);
+        }
+        items
+    }
+
     /// The item with the bytes of its images, which are named by their content. `image` reads an image file by its name.
     #[must_use]
     pub fn with_images(mut self, image: impl Fn(&str) -> Option<Vec<u8>>) -> Self {
@@ -118,24 +141,9 @@ fn size_of_kind(kind: &str) -> Option<usize> {
     }
 }
 
-/// Builds the item table of stored items.
-pub(crate) fn items(stored: &[StoredItem]) -> Items {
-    let mut items = Items::default();
-    for StoredItem { id, texts, .. } in stored {
-        let ItemTexts { title, sentences, images, categories, sounds } = texts.clone();
-        items.ids.push(id.clone());
-        items.titles.push(title);
-        items.sentences.push(sentences);
-        items.images.push(images);
-        items.categories.push(categories);
-        items.sounds.push(sounds);
-    }
-    items
-}
-
 /// Writes the item table and the features of stored items to the folder `own`, as `mp4sr items add` does in the folder of a run.
 pub fn write(own: &Layout, config: &Config, stored: &[StoredItem]) -> anyhow::Result<()> {
-    let items = items(stored);
+    let items = StoredItem::table(stored);
     items.write_relative(&own.items(), Path::new(&config.dataset.data))?;
     for modality in &config.model.modalities {
         let mut rows_of_items = Vec::with_capacity(stored.len());

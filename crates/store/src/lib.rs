@@ -95,7 +95,7 @@ impl ItemStore {
                 let read = |own: &Layout| Ok(Items::read(&own.items())?);
                 Ok(CurrentItems::read_with(layout, read)?.unwrap_or_default())
             }
-            Self::Postgres(store) => Ok(generation::items(&store.stored()?)),
+            Self::Postgres(store) => Ok(StoredItem::table(&store.stored()?)),
         }
     }
 

@@ -202,8 +202,8 @@ pub fn for_each(
     })
 }
 
-/// Converts columns to the types in which conditions compute: whole numbers of 64 bits, text, and times in UTC. NaN and blank text count as
-/// missing values, as in files of text, because NaN is greater than every number in polars.
+/// Converts columns to the types in which conditions compute: whole numbers of 64 bits, text, and times in UTC. Numbers that are not
+/// finite and blank text count as missing values, as in files of text.
 fn as_in_conditions(path: &Path, first: u64, named: DataFrame) -> Result<DataFrame> {
     for column in named.columns().iter().filter(|column| column.dtype() == &DataType::Binary) {
         let cells = column.binary()?;
@@ -227,7 +227,7 @@ fn as_in_conditions(path: &Path, first: u64, named: DataFrame) -> Result<DataFra
                 when(text.clone().eq(lit(""))).then(lit(NULL)).otherwise(text).alias(name.clone())
             }
             DataType::Datetime(unit, Some(_)) => cells.to_physical().cast(DataType::Datetime(*unit, None)),
-            kind if kind.is_float() => cells.fill_nan(lit(NULL)),
+            kind if kind.is_float() => when(cells.clone().is_finite()).then(cells).otherwise(lit(NULL)),
             kind if kind.is_integer() && kind != &DataType::UInt64 => cells.strict_cast(DataType::Int64),
             _ => cells,
         }

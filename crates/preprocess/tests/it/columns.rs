@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use arrow_array::types::Int32Type;
 use arrow_array::{
-    ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, DictionaryArray, Float64Array, Int8Array,
-    Int32Array, Int64Array, ListArray, RecordBatch, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray,
-    TimestampNanosecondArray, TimestampSecondArray, UInt8Array, UInt32Array, UInt64Array,
+    ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, DictionaryArray, Float16Array, Float32Array,
+    Float64Array, Int8Array, Int32Array, Int64Array, ListArray, RecordBatch, StringArray, TimestampMicrosecondArray,
+    TimestampMillisecondArray, TimestampNanosecondArray, TimestampSecondArray, UInt8Array, UInt32Array, UInt64Array,
 };
+use half::f16;
 use mp4sr_tests::Project;
 use parquet::arrow::ArrowWriter;
 
@@ -111,6 +112,17 @@ fn what_is_wrong_with_a_condition_is_reported_with_its_position() {
             "is not an SQL expression: expected an expression, but the condition ends there, at character 10",
         ),
         ("verified AND shop SIMILAR TO 'a'", "at character 14: `shop SIMILAR TO 'a'` is not supported"),
+        ("Rating > 3", "did you mean `rating`?"),
+        (
+            "shop > DATE '2020-01-01'",
+            "if the texts are dates such as 2018-09-30, convert them, as in `CAST(shop AS DATE)`",
+        ),
+        ("rating > 5e-1", "at character 10: `5e-1` is not a number of 64 bits that is written with digits and a point"),
+        (
+            "AVG(rating) OVER (PARTITION BY shop ORDER BY timestamp) > 3",
+            "which is not supported; the functions that can be",
+        ),
+        ("COUNT(DISTINCT shop) OVER (ORDER BY timestamp) > 1", "and COUNT without DISTINCT"),
         ("rating ^ 2 > 9", "at character 1: `rating ^ 2` is not supported"),
         ("rating DIV 2 > 1", "is not an SQL expression: `DIV` at character 8 is not an operator"),
         ("shop COLLATE de = 'east'", "at character 1: `shop COLLATE de` is not supported"),
@@ -171,11 +183,13 @@ fn numbers_do_not_wrap_and_what_is_not_a_number_is_missing() {
         ("LENGTH(review) - LENGTH(item_id) * 2 >= 0", &["a", "c"]),
         ("COUNT(*) OVER (PARTITION BY user_id) - 4 < 0", &["a", "b", "c"]),
         ("helpful / votes >= 0.5", &["a"]),
+        ("(helpful + 1) / votes >= 0.5", &["a", "c"]),
+        ("(helpful + 1) / votes IS NULL", &["b"]),
         ("SQRT(helpful - 1) >= 0", &["a", "c"]),
         ("COALESCE(helpful / votes, 0) < 0.1", &["b"]),
         ("helpful / votes IS NULL", &["b"]),
         ("LN(helpful + 1) > 1 AND LN(votes) < 3", &["a"]),
-        ("LOG10(votes) IS NULL OR LOG2(helpful) = 0", &["c"]),
+        ("LOG10(votes) IS NULL OR LOG2(helpful) = 0", &["b", "c"]),
         ("COALESCE(LN(timestamp), 0) > 1", &["c"]),
         ("CAST('nan' AS DOUBLE) > helpful OR helpful = 3", &["a"]),
         ("(0 - helpful) % 2 = -1", &["a", "c"]),
@@ -284,13 +298,16 @@ fn parquet_columns_have_the_types_in_which_conditions_compute() {
     let noons = || TimestampMillisecondArray::from((1..5).map(noon).collect::<Vec<_>>());
     let texts = [Some("b"), Some("a"), None, Some(" ")];
     let (half, none) = (1_i64 << 62, Int64Array::from(vec![None; 4]));
-    let columns: [(&str, ArrayRef); 13] = [
+    let fractions = || vec![Some(4.1_f32), Some(4.2), Some(f32::INFINITY), None];
+    let columns: [(&str, ArrayRef); 15] = [
         ("user_id", Arc::new(StringArray::from(vec!["u"; 4]))),
         ("item_id", Arc::new(StringArray::from(vec!["a", "b", "c", "d"]))),
         ("timestamp", Arc::new(Int64Array::from(vec![1, 2, 3, 4]))),
         ("narrow", Arc::new(Int8Array::from(vec![Some(1), Some(2), Some(100), None]))),
         ("huge", Arc::new(Int64Array::from(vec![Some(half), Some(half), Some(-1), None]))),
         ("missing", Arc::new(none)),
+        ("fraction", Arc::new(Float32Array::from(fractions()))),
+        ("half", Arc::new(fractions().into_iter().map(|value| value.map(f16::from_f32)).collect::<Float16Array>())),
         ("wide", Arc::new(UInt64Array::from(vec![1, 2, 3, u64::MAX]))),
         ("shop", Arc::new(DictionaryArray::<Int32Type>::from_iter(texts))),
         ("code", Arc::new(BinaryArray::from(vec![b"x".as_slice(), b"y", b"", b"z"]))),
@@ -303,6 +320,10 @@ fn parquet_columns_have_the_types_in_which_conditions_compute() {
     for (condition, expected) in [
         ("POWER(narrow, 2) > 200", &["c"][..]),
         ("SUM(narrow) OVER (PARTITION BY user_id) = 103", &["a", "b", "c", "d"]),
+        ("fraction IN (4.1, 7)", &["a"]),
+        ("fraction NOT IN (4.1, 7)", &["b"]),
+        ("fraction = 4.1 OR fraction > 5", &["a"]),
+        ("half BETWEEN 4.1 AND 4.11 OR half > 5", &["a"]),
         ("SUM(-narrow) = -103", &["a", "b", "c", "d"]),
         ("SUM(narrow) OVER (PARTITION BY missing) = 103", &["a", "b", "c", "d"]),
         ("SUM(narrow) OVER (ORDER BY timestamp) = 3", &["b"]),

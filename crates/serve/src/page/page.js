@@ -55,7 +55,7 @@ function entry(item, detail, action, label) {
 async function find() {
   const own = ++searched;
   try {
-    const query = new URLSearchParams({ q: byId("query").value, limit: "8" });
+    const query = new URLSearchParams({ q: byId("query").value });
     const found = await (await call(`/v1/items?${query}`)).json();
     if (own !== searched) return;
     const rows = found.items.map((item) => entry(item, `${item.item_id}, ${item.score} events`, () => add(item), "Add"));
@@ -90,7 +90,7 @@ async function recommend() {
     return;
   }
   try {
-    const body = JSON.stringify({ history: history.map((item) => item.item_id), k: 12 });
+    const body = JSON.stringify({ history: history.map((item) => item.item_id) });
     const headers = { "Content-Type": "application/json" };
     const answer = await (await call("/v1/recommend", { method: "POST", body, headers })).json();
     if (own !== asked) return;
