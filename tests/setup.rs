@@ -497,6 +497,17 @@ fn shapes_of_files_are_recognised_without_a_question() {
     // A whole sequence in one cell, in the order of the lines.
     let config = guessed_pipeline(&project, &["--interactions", "pairs.tsv", "--items", "titles.csv", "--force"]);
     assert_eq!((&*config.source.columns.item_separator, &*config.source.time), (" ", "line-order"));
+    // Without a table of items, only separators that names do not contain are found.
+    let lists = |separator: &str| {
+        let line =
+            |user: usize| format!("c{user},{}\n", [user, user + 1, user + 2].map(|i| format!("p{i}")).join(separator));
+        format!("customer,items\n{}", (0..USERS).map(line).collect::<String>())
+    };
+    for (separator, expected) in [("|", "|"), (" ", "")] {
+        project.write_raw("lists.csv", lists(separator));
+        let config = guessed_pipeline(&project, &["--interactions", "lists.csv", "--item", "items", "--force"]);
+        assert_eq!(config.source.columns.item_separator, expected);
+    }
     // What the user says takes precedence over any guess.
     let config = guessed_pipeline(
         &project,

@@ -106,6 +106,22 @@ fn shown_columns(survey: &Survey) -> String {
     survey.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
+/// What separates the items in a cell, if no table of items tells; empty if each cell is one item.
+fn several(survey: &Survey, name: &str, doubts: &mut Vec<Doubt>) -> String {
+    let of_column = survey.column(name).and_then(|column| column.separator.as_ref());
+    // Names of items contain spaces, so these separate items only if a table of items confirms it.
+    let is_clear = |(separator, share): &&(String, f64)| *share >= 0.5 && !separator.contains(' ');
+    let Some((separator, share)) = of_column.filter(is_clear) else { return String::new() };
+    doubts.push(Doubt::new(
+        format!(
+            "{:.0} % of the cells of `{name}` contain `{separator}`, so each cell is read as several items",
+            100.0 * share
+        ),
+        "`source.columns.item_separator`, which is empty if a cell is one item",
+    ));
+    separator.clone()
+}
+
 fn item(
     survey: &Survey,
     joins: &[Join],
@@ -114,8 +130,9 @@ fn item(
 ) -> Result<(String, String)> {
     if let Some(name) = &named_columns.item {
         named(survey, "--item", name)?;
-        let separator = joins.iter().find(|join| join.item == *name).map(|join| join.separator.clone());
-        return Ok((name.clone(), separator.unwrap_or_default()));
+        let of_join = joins.iter().find(|join| join.item == *name).map(|join| join.separator.clone());
+        let separator = of_join.unwrap_or_else(|| several(survey, name, doubts));
+        return Ok((name.clone(), separator));
     }
     let by_name = || {
         let scored = survey.columns.iter().map(|column| (Role::Item.score(&column.name), column));
@@ -140,7 +157,7 @@ fn item(
         return Ok((best.item.clone(), best.separator.clone()));
     }
     if let Some((_, column)) = by_name() {
-        return Ok((column.name.clone(), String::new()));
+        return Ok((column.name.clone(), several(survey, &column.name, doubts)));
     }
     // In a table without column names, the item follows the user, as in all published datasets; a time may be between them.
     let is_id = |column: &&ColumnSurvey| may_be_id(column, survey.rows) && time_score(column, survey).is_none();
@@ -149,7 +166,7 @@ fn item(
             format!("the item is `{}`, judging only by its position", column.name),
             "`--item COLUMN`, `source.columns.item`",
         ));
-        return Ok((column.name.clone(), String::new()));
+        return Ok((column.name.clone(), several(survey, &column.name, doubts)));
     }
     Err(Error::Unknown(format!(
         "no column of `{}` looks like the id of an item; name it with `--item COLUMN`: it has {}",
