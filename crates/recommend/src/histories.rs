@@ -141,12 +141,17 @@ fn of_json_lines(text: &str) -> Result<Vec<History>, String> {
             return Err(format!("line {number}: not an object; {EXPECTED}"));
         }
         let read: Line =
-            serde_json::from_str(line).map_err(|e| format!("line {number}: {}; {EXPECTED}", json_problem(&e)))?;
+            serde_json::from_str(line).map_err(|e| format!("line {number}: {}; {EXPECTED}", in_line(&e)))?;
         let is_named = read.user_id.is_some();
         let user_id = read.user_id.map_or_else(|| format!("line {number}"), |id| id.to_string());
         histories.push(History { user_id, is_named, items: read.history.iter().map(ToString::to_string).collect() });
     }
     Ok(histories)
+}
+
+/// What is wrong with a line that was parsed alone.
+fn in_line(error: &serde_json::Error) -> String {
+    json_problem(error).replacen("at line 1 column ", "at column ", 1)
 }
 
 fn of_csv(text: &str) -> Result<Vec<History>, String> {

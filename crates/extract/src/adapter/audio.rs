@@ -113,6 +113,16 @@ pub struct AudioEncoder {
     window: usize,
 }
 
+/// Rejects a model of another type.
+fn expect_known(folder: &ModelFolder) -> Result<()> {
+    let model_type = folder.architecture()?;
+    if MODEL_TYPES.contains(&model_type.as_str()) {
+        return Ok(());
+    }
+    let known = MODEL_TYPES.join(", ");
+    Err(folder.config.error(format!("model_type: expected one of {known}; found {model_type}")))
+}
+
 impl AudioEncoder {
     /// Loads an audio encoder from a folder, or from the hub by its name.
     pub fn load(name: &str) -> Result<Self> {
@@ -121,16 +131,13 @@ impl AudioEncoder {
 
     /// The files that determine the vectors.
     pub(crate) fn files(folder: &ModelFolder) -> Result<Vec<String>> {
+        expect_known(folder)?;
         let files = [CONFIG, PROCESSOR].map(str::to_owned).into_iter();
         Ok(files.chain(folder.weight_files()?).collect())
     }
 
     pub(crate) fn from_folder(folder: &ModelFolder) -> Result<Self> {
-        let model_type = folder.architecture()?;
-        if !MODEL_TYPES.contains(&model_type.as_str()) {
-            let known = MODEL_TYPES.join(", ");
-            return Err(folder.config.error(format!("model_type: expected one of {known}; found {model_type}")));
-        }
+        expect_known(folder)?;
         let settings = ArchitectureSettings::read(folder, &KEYS)?;
         let (d, heads) = (settings.size("d_model")?, settings.size("encoder_attention_heads")?);
         if !d.is_multiple_of(heads) {

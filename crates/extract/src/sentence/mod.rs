@@ -35,6 +35,16 @@ const TEXTS_AHEAD: usize = 4096;
 const TEXTS: usize = 4096;
 const TEXTS_ON_GPU: usize = 65_536;
 
+fn model_types() -> impl Iterator<Item = &'static str> {
+    LanguageModel::MODEL_TYPES.into_iter().chain(text::model_types())
+}
+
+fn unknown(folder: &ModelFolder, model_type: &str) -> Error {
+    let mut known: Vec<&str> = model_types().collect();
+    known.sort_unstable();
+    folder.config.error(format!("model_type: expected one of {}; found {model_type}", known.join(", ")))
+}
+
 /// A language model: the fast path, or a model of candle-transformers.
 enum Model {
     Fast(Box<LanguageModel>),
@@ -50,12 +60,7 @@ impl Model {
         device.check_f32(&model_type)?;
         match text::load(folder, &model_type)? {
             Some(model) => Ok(Self::Adapter(model)),
-            None => {
-                let mut known: Vec<&str> = LanguageModel::MODEL_TYPES.into_iter().chain(text::model_types()).collect();
-                known.sort_unstable();
-                let expected = known.join(", ");
-                Err(folder.config.error(format!("model_type: expected one of {expected}; found {model_type}")))
-            }
+            None => Err(unknown(folder, &model_type)),
         }
     }
 
@@ -129,6 +134,10 @@ impl SentenceEncoder {
 
     /// The files that determine the vectors.
     pub(crate) fn files(folder: &ModelFolder) -> Result<Vec<String>> {
+        let model_type = LanguageModel::model_type(folder)?;
+        if !model_types().any(|known| known == model_type) {
+            return Err(unknown(folder, &model_type));
+        }
         // The weights are requested last, because a cache that has them counts as complete when the hub cannot be reached.
         let mut optional = Vec::new();
         for file in OPTIONAL {
