@@ -25,7 +25,7 @@ pub struct RecommendRequest {
     pub user_id: Option<String>,
     /// The length of the list; by default 10, or fewer if the service allows fewer.
     #[serde(default)]
-    #[schema(minimum = 1, value_type = usize, required = false, nullable = false)]
+    #[schema(minimum = 1)]
     pub k: Option<usize>,
     /// The ids of items that must not be listed.
     #[serde(default)]
@@ -81,7 +81,7 @@ pub struct SimilarRequest {
     pub image: Option<String>,
     /// The length of the list; by default 10, or fewer if the service allows fewer.
     #[serde(default)]
-    #[schema(minimum = 1, value_type = usize, required = false, nullable = false)]
+    #[schema(minimum = 1)]
     pub k: Option<usize>,
     /// The ids of items that must not be listed.
     #[serde(default)]
