@@ -28,7 +28,7 @@ else:
     centered = values - values.mean(axis=0)
     directions, deviations, _ = numpy.linalg.svd(centered, full_matrices=False)
     values = directions[:, deviations > 0.01 * deviations[0]]
-values /= numpy.linalg.norm(values, axis=1, keepdims=True)
+values /= numpy.maximum(numpy.linalg.norm(values, axis=1, keepdims=True), 1e-12)
 
 header = {"format": "features", "version": 1, "stage": "control_features.py", "items": items}
 tensors = {"offsets": offsets, "values": numpy.ascontiguousarray(values.astype(numpy.float32))}

@@ -122,7 +122,10 @@ fn card_text(export: &Export<'_>) -> anyhow::Result<String> {
         },
     );
     // Other ids would have to be quoted, in a way that depends on the shell.
-    let is_plain = |id: &&String| id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    let is_plain = |id: &&String| {
+        id.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    };
     let id = export.run.catalogue.items.ids.iter().find(is_plain).map_or("ITEM_ID", String::as_str);
     let path = format!("{ARTIFACTS}/{dataset}/runs/{run}");
     let _ = writeln!(

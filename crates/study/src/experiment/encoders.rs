@@ -57,7 +57,8 @@ impl Study<'_> {
         for (at, row) in rows.iter().enumerate() {
             anyhow::ensure!(
                 rows[..at].iter().all(|other| other.slug != row.slug),
-                "the runs of two encoders would have the same name, `{}`; rename the folder of one encoder, or download one of them to a folder of another name",
+                "the runs of two encoders would have the same name, `{}`; rename the folder of one encoder, or \
+                 download one of them to a folder of another name",
                 row.slug
             );
         }
