@@ -706,6 +706,8 @@ fn doctor_and_dry_runs_write_nothing() {
         let takes = printed.lines().find(|line| line.starts_with("takes  about ") && line.contains("of memory"));
         assert!(printed.contains(part) && takes.is_some(), "{name} {words:?}: {printed}");
     }
+    let printed = project.run("compare", &[&["mp4sr"], &pipeline[..], &short, &["--dry-run"]].concat());
+    assert!(printed.contains("trains and writes nothing") && !printed.contains("would run"), "{printed}");
     assert!(snapshot(project.folder()) == before, "a dry run changed a file");
 }
 

@@ -227,7 +227,9 @@ impl Fdsa {
             fields.push(x);
         }
         if let Some((table, means)) = &self.categories {
-            fields.push(gather(&sparse_product(means, table)?, rows)?);
+            let x = gather(&sparse_product(means, table)?, rows)?;
+            trace::record(|| "field.categories".to_owned(), &x);
+            fields.push(x);
         }
         let (hidden, score) = &self.fusion;
         let count = fields.len();

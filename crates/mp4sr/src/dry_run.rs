@@ -43,7 +43,10 @@ pub fn run(command: &Command, models: &Arc<ModelCatalog>) -> anyhow::Result<bool
             Ok(TrainedWork { sentences, histories: None, new_items: Some(count) })
         }),
         Command::Download(_) => dry_run_of_download(stage, models),
-        Command::Compare(_) | Command::Search(_) | Command::Study(_) => {
+        Command::Compare(_) => print(
+            "`mp4sr compare` trains and writes nothing: it reads the stored ranks of the runs, or their lists with `--lists`.\n",
+        ),
+        Command::Search(_) | Command::Study(_) => {
             print("Every missing run goes through these stages; results that runs share are computed once.\n\n")?;
             dry_run(stage, models, Scope::Until(StageName::Evaluate))
         }

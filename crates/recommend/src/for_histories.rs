@@ -156,7 +156,7 @@ pub fn for_histories(context: &Context, args: &GivenArgs) -> anyhow::Result<()> 
         Some(path) => {
             let count = rows.len();
             lists::write(rows, format, path)?;
-            context.progress.log(format!("recommend: {count} lists in `{}`", path.display()));
+            context.progress.log(format!("recommend: lists in `{}`: {count}", path.display()));
             Ok(())
         }
         None => print(&lists::text(&rows, format)?),

@@ -1259,7 +1259,7 @@ def masr(name, encoder="pre_norm", blocks="stacked", memory=True, stage="train",
 
 
 def masr_state(name):
-    """Checks the banks after steps in which both rings wrap and an item has more states than slots."""
+    """Checks the banks after steps in which both rings wrap, an item has more states than slots, and another item's states are all overwritten."""
     items, d, ring, slots = 7, 3, 4, 2
     is_head = torch.tensor([1, 0, 1, 0, 0, 0, 0], dtype=torch.uint8)
     generator = torch.Generator().manual_seed(17)
@@ -1267,7 +1267,7 @@ def masr_state(name):
     centroid, filled = torch.zeros(items, d, dtype=torch.float64), torch.zeros(items, dtype=torch.long)
     tail, written = torch.zeros(items, slots, d, dtype=torch.float64), torch.zeros(items, dtype=torch.long)
     tensors = {"in.is_head": is_head}
-    for batch, labels in enumerate([[1, 4, 3], [4, 1, 4, 3, 7, 4, 1], [2, 3]], 1):
+    for batch, labels in enumerate([[1, 4, 3], [4, 1, 4, 3, 7, 4, 1], [2, 3], [3, 1, 1, 5, 1, 1, 1]], 1):
         states = torch.randn(len(labels), d, generator=generator).float().double()
         for state, label in zip(unit(states), labels):
             if is_head[label - 1]:
@@ -1276,14 +1276,14 @@ def masr_state(name):
                 tail[label - 1, written[label - 1] % slots] = state
                 written[label - 1] += 1
         for label in set(labels):
-            if is_head[label - 1]:
+            if is_head[label - 1] and (head_items == label).any():
                 centroid[label - 1], filled[label - 1] = head[head_items == label].mean(0), 1
         tensors |= {f"in.{batch}.states": states, f"in.{batch}.labels": torch.tensor(labels)}
         state = {"head_bank.features": head, "head_bank.items": head_items, "head_bank.cursor": torch.tensor(cursor), "centroid.features": centroid,
                  "centroid.filled": filled, "tail_bank.slots": tail, "tail_bank.written": written}
         tensors |= {f"out.{batch}.{key}": value.clone() for key, value in state.items()}
     write(name, {"model": "masr", "stage": "state", "scalars": {}, "switches": {},
-                 "dims": {"batches": 3, "head_bank": ring, "items": items, "model": d, "tail_slots": slots}}, tensors)
+                 "dims": {"batches": 4, "head_bank": ring, "items": items, "model": d, "tail_slots": slots}}, tensors)
 
 
 # ---------------------------------------------------------------- eSASRec

@@ -148,7 +148,7 @@ impl Banks {
     }
 
     /// Writes unit states `[P, d]` of items, 1-based, into the banks of their classes, in order. Then the head items among them get new
-    /// centroids, the means of all their entries in the ring.
+    /// centroids, the means of all their entries in the ring; an item without entries keeps its last centroid.
     pub fn write(&self, states: &[f32], items: &[u32], is_head: &[bool]) -> Result<()> {
         let BankSizes { width, head, slots, .. } = self.sizes;
         let of_class = |class: bool| {
@@ -193,12 +193,14 @@ impl Banks {
                 sums.iter_mut().zip(state).for_each(|(sum, &value)| *sum += f64::from(value));
             }
         })?;
+        // If a step has more states than the ring has entries, an item may have none left; it keeps the centroid that it had, if any.
+        let held = || met.iter().zip(sums.chunks_exact(width)).zip(&counts).filter(|(_, count)| **count > 0.0);
         self.with_floats(CENTROIDS, |centroids| {
-            for ((&item, sums), count) in met.iter().zip(sums.chunks_exact(width)).zip(&counts) {
+            for ((&item, sums), count) in held() {
                 let own = &mut centroids[(item as usize - 1) * width..][..width];
-                own.iter_mut().zip(sums).for_each(|(own, sum)| *own = (sum / count.max(1.0)) as f32);
+                own.iter_mut().zip(sums).for_each(|(own, sum)| *own = (sum / count) as f32);
             }
         })?;
-        self.with_numbers(FILLED, |filled| met.iter().for_each(|&item| filled[item as usize - 1] = 1))
+        self.with_numbers(FILLED, |filled| held().for_each(|((&item, _), _)| filled[item as usize - 1] = 1))
     }
 }

@@ -746,6 +746,27 @@ mod tests {
     }
 
     #[test]
+    fn an_item_whose_states_are_overwritten_within_the_step_keeps_its_centroid() {
+        let axis = |at: usize| (0..4).map(|j| if j == at { 1.0f32 } else { 0.0 }).collect::<Vec<_>>();
+        let write = |model: &Masr, entries: &[(u32, usize)]| {
+            let states: Vec<f32> = entries.iter().flat_map(|&(_, at)| axis(at)).collect();
+            let states = Tensor::from_vec(states, (entries.len(), 4), model.items.device()).unwrap();
+            model.write_states(&states, &entries.iter().map(|&(item, _)| item).collect::<Vec<_>>()).unwrap();
+        };
+        // Items 2 and 3 are the head items, and the ring has two entries.
+        let config = || Config { head_bank: 2, head_share: 0.2, ..Config::default() };
+        let known = model(config());
+        write(&known, &[(2, 0)]);
+        write(&known, &[(2, 1), (3, 1), (3, 2)]);
+        let centroids = known.banks.centroids().unwrap();
+        assert_eq!(centroids.items, [2, 3]);
+        assert_eq!(centroids.features, [[1.0, 0.0, 0.0, 0.0], [0.0, 0.5, 0.5, 0.0]].concat());
+        let unknown = model(config());
+        write(&unknown, &[(2, 1), (3, 1), (3, 2)]);
+        assert_eq!(unknown.banks.centroids().unwrap().items, [3], "item 2 has never had an entry after a step");
+    }
+
+    #[test]
     fn memory_negatives_are_uniform_tail_items_that_are_not_labels() {
         let model = model(Config { memory_negatives: 2, head_share: 0.2, ..Config::default() });
         let items: Vec<u32> = vec![5, 6, 6, 7, 8, 9];

@@ -47,12 +47,13 @@ fn score(case: &mut GoldenCase, model: &ClcRec) {
     let scores = scorer.queries(&queries).unwrap().matmul(&scorer.items().t().unwrap()).unwrap();
     let (items, cold) = (case.size("items"), case.int("out.cold").to_vec());
     case.compare("out.scores", &flat(&scores), |at| !cold_only || cold[at % items] == 1);
-    let (targets, removed) = (numbers(case, "in.targets"), case.int("in.removed").to_vec());
-    let is_removed = |row: usize, item: u32| removed[row * items + item as usize - 1] == 1;
-    compare_ranks(case, "out.ranks", &ranks(&scores, &targets, is_removed));
-    // The ranks among all items are those of the vectors without the additional coordinate.
+    // The scores of all items, and their ranks, are those of the vectors without the additional coordinate.
     let width = case.size("model");
     let plain = scorer.queries(&queries).unwrap().narrow(1, 0, width).unwrap().contiguous().unwrap();
     let plain = plain.matmul(&scorer.items().narrow(1, 0, width).unwrap().contiguous().unwrap().t().unwrap()).unwrap();
+    case.compare_tensor("out.scores", &plain);
+    let (targets, removed) = (numbers(case, "in.targets"), case.int("in.removed").to_vec());
+    let is_removed = |row: usize, item: u32| removed[row * items + item as usize - 1] == 1;
+    compare_ranks(case, "out.ranks", &ranks(&scores, &targets, is_removed));
     compare_ranks(case, "out.ranks_all", &ranks(&plain, &targets, |_, _| false));
 }

@@ -21,6 +21,7 @@ pub fn compare(case: &mut GoldenCase) {
         "keys": case.switch("keys"),
         "predictor": case.switch("predictor") == "on",
         "attribute_weight": case.scalar("weight"),
+        "category_embedding": case.meta["switches"]["category_embedding"].as_str().unwrap_or("trained"),
     });
     let config = serde_json::from_value(config).unwrap();
     let model = DifSr::new(config, transformer(case), &data(case), RngKey::new(1)).unwrap();

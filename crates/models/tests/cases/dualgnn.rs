@@ -26,8 +26,14 @@ fn compare_graph(case: &mut GoldenCase, prefix: &str, data: &Data, k: usize) {
         .zip(dense)
         .flat_map(|(list, row)| list.iter().map(move |&(user, _)| row[user as usize]).collect::<Vec<_>>())
         .collect();
+    let name = format!("{prefix}.weights");
     if prefix.starts_with("out.") {
-        case.compare(&format!("{prefix}.weights"), &weights, |_| true);
+        case.compare(&name, &weights, |_| true);
+    } else if let Some((given, _)) = case.floats.get(&name) {
+        assert!(
+            given.len() == weights.len() && given.iter().zip(&weights).all(|(a, b)| (a - b).abs() < 1e-5),
+            "{name}"
+        );
     }
 }
 
@@ -48,6 +54,9 @@ pub fn compare(case: &mut GoldenCase) {
     let model = DualGnn::new(config, &data, RngKey::new(1)).unwrap();
     set_all(case, &model);
     if case.meta["stage"] == "score" {
+        if case.has("in.neighbours.offsets") {
+            compare_graph(case, "in.neighbours", &data, k);
+        }
         return score(case, &model);
     }
     let lists: Neighbours = if case.switch("neighbours") == "resampled" {

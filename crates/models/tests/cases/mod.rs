@@ -21,6 +21,129 @@ use mp4sr_ops::PackedOffsets;
 use crate::common::{GoldenCase, device, flat};
 use crate::{compare_ranks, cut, numbers, ranks};
 
+/// The values of a switch.
+enum Values {
+    /// One of these texts, or of the texts `true` and `false` for a boolean.
+    Of(&'static [&'static str]),
+    /// A whole number.
+    Number,
+}
+use Values::{Number, Of};
+
+const ON: Values = Of(&["on", "off"]);
+const TRUE: Values = Of(&["true", "false"]);
+
+/// The model, the stages of its cases, and its switches. Switches that determine only draws are listed too, although a case contains the
+/// draws.
+type Known = (&'static str, &'static [&'static str], &'static [(&'static str, Values)]);
+
+const KNOWN: [Known; 13] = [
+    ("cl4srec", &["train"], &[("similarity", Of(&["dot", "cosine"]))]),
+    ("clcrec", &["train", "score"], &[("candidates", Of(&["all", "cold"])), ("negatives", Of(&["all", "warm"]))]),
+    (
+        "difsr",
+        &["train", "finetune"],
+        &[
+            ("attributes", Of(&["features", "categories"])),
+            ("category_embedding", Of(&["trained", "fixed"])),
+            ("fusion", Of(&["gate", "sum", "concat"])),
+            ("keys", Of(&["masked", "full"])),
+            ("predictor", ON),
+        ],
+    ),
+    (
+        "dualgnn",
+        &["train", "score", "graph"],
+        &[("neighbours", Of(&["once", "resampled"])), ("user_fusion", Of(&["separate", "summed"]))],
+    ),
+    (
+        "esasrec",
+        &["train"],
+        &[
+            ("feed_forward_bias", ON),
+            ("final_norm", ON),
+            ("log_q", ON),
+            ("loss", Of(&["sampled_softmax", "gbce", "softmax"])),
+            ("positions", Of(&["from_end", "from_start"])),
+        ],
+    ),
+    (
+        "fdsa",
+        &["train", "finetune"],
+        &[
+            ("adapter", Of(&["two", "one"])),
+            ("norms", Of(&["shared", "separate"])),
+            ("pooling", Of(&["mean", "padded_mean"])),
+            ("use_categories", TRUE),
+        ],
+    ),
+    (
+        "grcn",
+        &["train", "score"],
+        &[
+            ("fusion", Of(&["concat", "id"])),
+            ("pruning", TRUE),
+            ("routing", Number),
+            ("weights", Of(&["confidence", "max", "mean"])),
+        ],
+    ),
+    ("lightgcn", &["train", "score"], &[("regularisation", Of(&["squared", "norm"]))]),
+    (
+        "masr",
+        &["train", "score", "state"],
+        &[("blocks", Of(&["stacked", "last"])), ("encoder", Of(&["pre_norm", "post_norm"])), ("memory", ON)],
+    ),
+    (
+        "mvrnn",
+        &["train", "score"],
+        &[("cell", Of(&["lstm", "gru"])), ("variant", Of(&["con", "add", "fusion", "separate"]))],
+    ),
+    (
+        "s3rec",
+        &["pretrain", "finetune"],
+        &[
+            ("attributes", Of(&["features", "categories"])),
+            ("mask_last", TRUE),
+            ("pair", Of(&["twice", "once"])),
+            ("reduction", Of(&["mean", "sum"])),
+        ],
+    ),
+    ("sine", &["train"], &[("padding", Of(&["masked", "unmasked"])), ("positions", ON)]),
+    (
+        "unisrec",
+        &["pretrain", "finetune"],
+        &[
+            ("augment", Of(&["items", "rows"])),
+            ("fix_encoder", TRUE),
+            ("id_embedding", TRUE),
+            ("noise", TRUE),
+            ("same_target", Of(&["leave_out", "zero", "keep"])),
+        ],
+    ),
+];
+
+/// Fails if the case has a model, a stage, a switch or a constant that no comparison knows.
+pub fn check_known(case: &GoldenCase) {
+    let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let (model, stage) = (text(&case.meta["model"]), text(&case.meta["stage"]));
+    let names = KNOWN.map(|(name, ..)| name);
+    let found = KNOWN.iter().find(|(name, ..)| *name == model);
+    let (_, stages, switches) = found.unwrap_or_else(|| panic!("`{model}` is not one of {names:?}"));
+    assert!(stages.contains(&stage.as_str()), "stage `{stage}` is not one of {stages:?}");
+    for (name, value) in case.meta["switches"].as_object().into_iter().flatten() {
+        let known = switches.iter().find(|(own, _)| own == name);
+        let (_, values) = known.unwrap_or_else(|| panic!("`{model}` has no switch `{name}`"));
+        match values {
+            Of(values) => assert!(values.contains(&text(value).as_str()), "{name} = {value} is not one of {values:?}"),
+            Number => assert!(value.is_u64(), "{name} = {value} is not a number"),
+        }
+    }
+    for (name, expected) in [("layer_norm_eps", 1e-12), ("unit_eps", 1e-12), ("cosine_eps", 1e-12), ("leaky", 0.01)] {
+        let given = case.meta["scalars"].get(name).and_then(serde_json::Value::as_f64);
+        assert!(given.is_none_or(|given| (given - expected).abs() < 1e-15), "{name} is fixed at {expected}");
+    }
+}
+
 /// The features that the case has, in the order of its modalities.
 pub fn modalities(case: &GoldenCase) -> Vec<Modality> {
     let features = |name: &String| {

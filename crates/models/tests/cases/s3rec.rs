@@ -1,5 +1,5 @@
 use mp4sr_models::s3rec::Draws;
-use mp4sr_models::{Batch, FINETUNE, Model, PRETRAIN, RngKey, S3Rec, trace};
+use mp4sr_models::{Batch, Categories, FINETUNE, Model, PRETRAIN, RngKey, S3Rec, trace};
 
 use super::{batch, compare_same_shape, compare_scores, compare_tokens, data, histories};
 use crate::common::GoldenCase;
@@ -16,8 +16,14 @@ pub fn compare(case: &mut GoldenCase) {
         "reduction": case.switch("reduction"),
     });
     let config = serde_json::from_value(config).unwrap();
-    let model = S3Rec::new(config, transformer(case), &data(case), RngKey::new(1)).unwrap();
-    if case.meta["stage"] == FINETUNE {
+    let is_finetuned = case.meta["stage"] == FINETUNE;
+    let mut data = data(case);
+    if is_finetuned && case.switch("attributes") == "categories" && data.categories.is_none() {
+        // Fine-tuning does not read the attributes, so a case of it may lack them.
+        data.categories = Some(Categories { count: 1, offsets: vec![0; data.items + 1], ids: Vec::new() });
+    }
+    let model = S3Rec::new(config, transformer(case), &data, RngKey::new(1)).unwrap();
+    if is_finetuned {
         set_used(case, &model, FINETUNE);
         let batch = batch(case);
         let (_, values) = trace::collect(|| model.finetune_loss(&batch, None).unwrap());

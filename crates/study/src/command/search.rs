@@ -23,7 +23,7 @@ pub struct Args {
     #[arg(long)]
     name: Option<String>,
     /// The number of runs to train at once, which share the machine's cores.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: u16,
 }
 

@@ -17,13 +17,13 @@ pub struct Args {
     #[command(flatten)]
     pub stage: StageArgs,
     /// The number of runs per row, each with the next seed; by default 3, 5 for Figure 3, and 1 with --quick.
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     seeds: Option<u16>,
     /// Makes a smoke run, which takes minutes and is not a result: it uses the last 12 events of each user and a few epochs.
     #[arg(long)]
     quick: bool,
     /// The number of runs to train at once, which share the machine's cores.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: u16,
     /// A further pipeline to pre-train on (Table 5). May be given several times.
     #[arg(long, num_args = 1.., value_name = "FILE")]
@@ -32,7 +32,7 @@ pub struct Args {
     #[arg(long, num_args = 1.., value_name = "FILE")]
     unseen: Vec<PathBuf>,
     /// The ResNet for rows that need one: a folder, or a name on the hub. Without it, these rows are left out.
-    #[arg(long, default_value = "")]
+    #[arg(long, value_name = "MODEL", default_value = "", hide_default_value = true)]
     resnet: String,
     /// A text encoder to compare with the pipeline's (study-encoders): a folder, or a name on the hub. May be given several times.
     #[arg(long, num_args = 1.., value_name = "MODEL")]
