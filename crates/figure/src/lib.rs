@@ -10,7 +10,7 @@ use std::sync::Once;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-pub use style::{DrawResult, LEGEND_ROW, SeriesStyle};
+pub use style::{DrawResult, LEGEND_LEFT, LEGEND_ROW, SeriesStyle};
 
 /// A figure: charts side by side above one legend.
 ///
@@ -91,6 +91,10 @@ pub struct Error {
 
 const CHART: (u32, u32) = (520, 380);
 const TITLE: u32 = 40;
+/// The distance of the title, and of a legend in columns, from the left edge.
+const MARGIN: i32 = 16;
+/// The number of names that the legend lists in a single column at most.
+const ONE_COLUMN: usize = 6;
 
 /// Makes plotters use the embedded font, whatever fonts the machine has. Must be called before anything is drawn.
 pub fn embed_font() {
@@ -107,7 +111,10 @@ impl Figure {
         embed_font();
         let wrong = |reason: String| Error { title: self.title.clone(), reason };
         let names = self.names();
-        let size = (CHART.0 * self.charts.len() as u32, TITLE + CHART.1 + LEGEND_ROW * names.len() as u32 + 10);
+        let size = (
+            CHART.0 * self.charts.len() as u32,
+            TITLE + CHART.1 + LEGEND_ROW * names.len().div_ceil(self.legend_columns()) as u32 + 10,
+        );
         let mut svg = String::new();
         let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
         self.draw_on(&area, &names).map_err(|e| wrong(e.to_string()))?;
@@ -133,17 +140,26 @@ impl Figure {
         names
     }
 
+    /// The number of columns of the legend: one for few names, and otherwise two below each chart.
+    fn legend_columns(&self) -> usize {
+        if self.names().len() <= ONE_COLUMN { 1 } else { 2 * self.charts.len() }
+    }
+
     fn draw_on<B: DrawingBackend>(&self, root: &DrawingArea<B, Shift>, names: &[&str]) -> DrawResult<B> {
         root.fill(&WHITE)?;
         let (title, rest) = root.split_vertically(TITLE);
-        title.draw(&Text::new(self.title.clone(), (16, 12), ("sans-serif", 20).into_font()))?;
+        title.draw(&Text::new(self.title.clone(), (MARGIN, 12), ("sans-serif", 20).into_font()))?;
         let (charts, legend) = rest.split_vertically(CHART.1);
         let areas = charts.split_evenly((1, self.charts.len().max(1)));
         for (chart, area) in self.charts.iter().zip(areas) {
             chart.draw(&area, names)?;
         }
-        for (row, _) in names.iter().enumerate() {
-            SeriesStyle::of(row).draw_legend(&legend, row, names[row])?;
+        let columns = self.legend_columns();
+        let rows = names.len().div_ceil(columns).max(1);
+        let first = if columns == 1 { LEGEND_LEFT } else { MARGIN };
+        for (at, name) in names.iter().enumerate() {
+            let left = first + (CHART.0 as i32 / 2) * (at / rows) as i32;
+            SeriesStyle::of(at).draw_legend(&legend, (left, at % rows), name)?;
         }
         root.present()
     }
@@ -249,12 +265,19 @@ mod tests {
         let image = image::load_from_memory(&drawn.png).unwrap().to_rgb8();
         assert_eq!(image.dimensions(), (1040, TITLE + CHART.1 + 2 * LEGEND_ROW + 10));
         let has = |color: RGBColor| image.pixels().filter(|p| p.0 == [color.0, color.1, color.2]).count() > 100;
-        let colors = style::colors();
+        let colors = [0, 1, 2].map(|at| SeriesStyle::of(at).color);
         assert!(has(colors[0]) && has(colors[1]) && !has(colors[2]));
         assert_eq!(drawn, figure.draw().unwrap(), "the same figure, the same bytes");
         if let Some(folder) = std::env::var_os("MP4SR_KEEP_FIGURE") {
             std::fs::write(std::path::Path::new(&folder).join("figure.png"), &drawn.png).unwrap();
         }
+    }
+
+    #[test]
+    fn many_names_are_listed_in_columns() {
+        let lines: Vec<Series> = (0..17).map(|at| series(&format!("model {at}"), &[0.1, 0.2])).collect();
+        let image = image::load_from_memory(&figure(2, &["a", "b"], &lines).draw().unwrap().png).unwrap();
+        assert_eq!((image.width(), image.height()), (1040, TITLE + CHART.1 + 5 * LEGEND_ROW + 10));
     }
 
     #[test]

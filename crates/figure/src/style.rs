@@ -25,22 +25,28 @@ enum Marker {
     Square,
 }
 
-const STYLES: [SeriesStyle; 6] = [
-    SeriesStyle { color: RGBColor(16, 42, 96), dash: None, marker: Marker::Disc },
-    SeriesStyle { color: RGBColor(201, 82, 16), dash: Some((9, 4)), marker: Marker::Triangle },
-    SeriesStyle { color: RGBColor(0, 130, 110), dash: Some((3, 3)), marker: Marker::Cross },
-    SeriesStyle { color: RGBColor(132, 60, 150), dash: Some((16, 5)), marker: Marker::Square },
-    SeriesStyle { color: RGBColor(110, 110, 110), dash: Some((6, 7)), marker: Marker::Disc },
-    SeriesStyle { color: RGBColor(190, 30, 70), dash: Some((2, 6)), marker: Marker::Triangle },
+const COLORS: [RGBColor; 6] = [
+    RGBColor(16, 42, 96),
+    RGBColor(201, 82, 16),
+    RGBColor(0, 130, 110),
+    RGBColor(132, 60, 150),
+    RGBColor(110, 110, 110),
+    RGBColor(190, 30, 70),
 ];
+const DASHES: [Option<(u32, u32)>; 6] = [None, Some((9, 4)), Some((3, 3)), Some((16, 5)), Some((6, 7)), Some((2, 6))];
+const MARKERS: [Marker; 4] = [Marker::Disc, Marker::Triangle, Marker::Cross, Marker::Square];
 
+/// The left end of the legend's first column, in pixels.
+pub const LEGEND_LEFT: i32 = 82;
 /// The height of a row of the legend, in pixels.
 pub const LEGEND_ROW: u32 = 24;
 
 impl SeriesStyle {
-    /// The style of series `at`, 0-based; after six series the styles repeat.
+    /// The style of series `at`, 0-based. The colours repeat after six series, each time with another dash and another marker.
     pub fn of(at: usize) -> Self {
-        STYLES[at % STYLES.len()]
+        let round = at / COLORS.len();
+        let dash = (at + round) % DASHES.len();
+        Self { color: COLORS[at % COLORS.len()], dash: DASHES[dash], marker: MARKERS[(dash + round) % MARKERS.len()] }
     }
 
     /// The stroke of the line.
@@ -60,21 +66,35 @@ impl SeriesStyle {
         }
     }
 
-    /// Draws row `row` of the legend, 0-based: the line and its name.
-    pub fn draw_legend<B: DrawingBackend>(self, area: &DrawingArea<B, Shift>, row: usize, name: &str) -> DrawResult<B> {
+    /// Draws a line and its name at a place of the legend: the left end of its column in pixels, and its row, 0-based.
+    pub fn draw_legend<B: DrawingBackend>(
+        self,
+        area: &DrawingArea<B, Shift>,
+        (left, row): (i32, usize),
+        name: &str,
+    ) -> DrawResult<B> {
         let y = LEGEND_ROW as i32 * row as i32 + 10;
-        let ends = [(82, y), (142, y)];
+        let ends = [(left, y), (left + 60, y)];
         match self.dash {
             None => area.draw(&PathElement::new(ends, self.stroke()))?,
             Some((dash, gap)) => area.draw(&DashedPathElement::new(ends, dash, gap, self.stroke()))?,
         }
         let corner = (area.get_pixel_range().0.start, area.get_pixel_range().1.start);
-        self.draw_mark(area, (112 + corner.0, y + corner.1))?;
-        area.draw(&Text::new(name.to_owned(), (154, y - 8), ("sans-serif", 15).into_font()))
+        self.draw_mark(area, (left + 30 + corner.0, y + corner.1))?;
+        area.draw(&Text::new(name.to_owned(), (left + 72, y - 8), ("sans-serif", 15).into_font()))
     }
 }
 
 #[cfg(test)]
-pub(crate) fn colors() -> [RGBColor; 6] {
-    STYLES.map(|style| style.color)
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn as_many_series_as_there_are_models_can_be_distinguished_in_greyscale() {
+        let styles: BTreeSet<String> =
+            (0..24).map(SeriesStyle::of).map(|s| format!("{:?} {:?}", s.dash, s.marker)).collect();
+        assert_eq!(styles.len(), 24);
+    }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use mp4sr_artifact::{EpochLine, Error as FileError, recorded_settings};
-use mp4sr_figure::{LEGEND_ROW, SeriesStyle};
+use mp4sr_figure::{LEGEND_LEFT, LEGEND_ROW, SeriesStyle};
 use plotters::prelude::*;
 
 use crate::{Error, Result};
@@ -210,7 +210,7 @@ fn draw(svg: &mut String, height: u32, phase: &str, what: &str, curves: &[Curve]
         chart.draw_series(curve.kept.map(|point| Circle::new(point, 8, stroke)))?;
     }
     for (row, curve) in curves.iter().enumerate() {
-        curve.style.draw_legend(&legend, row, &curve.run)?;
+        curve.style.draw_legend(&legend, (LEGEND_LEFT, row), &curve.run)?;
     }
     root.present()?;
     Ok(())
