@@ -37,7 +37,7 @@ class Soak:
     def __init__(self, a, folder):
         self.a, self.folder, self.stop = a, folder, threading.Event()
         self.counts, self.lock, self.problems = collections.Counter(), threading.Lock(), []
-        self.memory, self.at_rest = [], []
+        self.memory, self.at_rest, self.of_files = [], [], []
         self.may_ask = threading.Event()
         self.may_ask.set()
         self.services = []
@@ -262,9 +262,9 @@ class Soak:
         self.may_ask.wait()
         return not self.stop.is_set()
 
-    def resident(self):
+    def resident(self, part="VmRSS"):
         with open(f"/proc/{self.process.pid}/status", encoding="ascii") as status:
-            return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmRSS"))
+            return next(int(line.split()[1]) / 1024 for line in status if line.startswith(part))
 
     def look(self):
         while not self.stop.wait(5):
@@ -275,6 +275,7 @@ class Soak:
         self.may_ask.clear()
         time.sleep(REST)
         self.at_rest.append(self.resident())
+        self.of_files.append(self.resident("RssFile"))
         self.may_ask.set()
 
     def go(self):
@@ -318,7 +319,7 @@ class Soak:
             if growth > GROWTH:
                 self.problem(f"memory at rest grew by {100 * growth:.1f} %")
         series = [round(value) for value in self.memory[:: max(1, len(self.memory) // 30)]]
-        result = {"minutes": self.a.minutes, **dict(sorted(self.counts.items())), "growth_at_rest": round(growth, 4), "at_rest_mib": [round(value, 1) for value in self.at_rest], "memory_series_mib": series}
+        result = {"minutes": self.a.minutes, **dict(sorted(self.counts.items())), "growth_at_rest": round(growth, 4), "at_rest_mib": [round(value, 1) for value in self.at_rest], "of_files_at_rest_mib": [round(value, 1) for value in self.of_files], "memory_series_mib": series}
         print(json.dumps(result))
         for problem in self.problems:
             print(problem, file=sys.stderr)

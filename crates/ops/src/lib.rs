@@ -71,7 +71,7 @@ pub use layout::{LayerParts, LayerSizes, MixtureSizes};
 pub use mask::{FalseNegatives, Mask};
 pub use nearest::{Neighbour, nearest};
 pub use packed::PackedOffsets;
-pub use process::{keep_memory, start_threads, threads};
+pub use process::{keep_memory, release_memory, start_threads, threads};
 pub use ragged::{Ragged, StoredValues};
 pub use random::{Dropout, RngKey};
 pub use scan::{Removed, ScoreBlocks, count_at_least};

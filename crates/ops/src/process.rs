@@ -1,5 +1,5 @@
-//! The setup of a program before it computes: threads and memory. `unsafe` is needed for one call that changes the environment and for one
-//! that sets an option of the allocator.
+//! The threads and the memory of a program. `unsafe` is needed for one call that changes the environment and for two calls of the
+//! allocator.
 
 #![allow(unsafe_code)]
 
@@ -28,6 +28,15 @@ pub fn keep_memory() {
     const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
     // SAFETY: the call stores a number in the allocator's table of options, in which index 15 exists in versions 2 and 3.
     unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
+}
+
+/// Returns the memory that this thread and those of the operators have freed to the system, if mimalloc is the program's allocator. It
+/// would otherwise stay with these threads, or, when this one has ended, wait until another one uses it.
+pub fn release_memory() {
+    // SAFETY: the call touches only blocks that are free, those of the calling thread and of threads that have ended.
+    let release = || unsafe { libmimalloc_sys::mi_collect(true) };
+    rayon::broadcast(|_| release());
+    release();
 }
 
 /// The number of threads that operators use.

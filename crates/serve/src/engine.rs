@@ -100,6 +100,7 @@ impl Generation {
                 // Callers that wait for the run learn why it failed to load.
                 drop(ready.try_send(Err(error)));
             }
+            mp4sr_ops::release_memory();
             drop(running);
         })?;
         let Ready { catalogue, search } = loaded
