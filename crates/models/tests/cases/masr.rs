@@ -150,7 +150,7 @@ fn train(case: &mut GoldenCase, model: &Masr) {
     compare_tokens(case, "out.sequence.input", &values.remove("sequence.input").unwrap(), &offsets);
     let is_head = |label: &u32| *label == 0 || case.int("in.is_head")[*label as usize - 1] == 1;
     if with_memory && cloze.labels.iter().all(is_head) {
-        // Without a tail item among the targets, there is no memory loss.
+        // The memory loss is zero because no target is a tail item.
         for name in ["memory_pull", "memory_push", "memory_push_pairs"] {
             values.insert(name.to_owned(), Tensor::zeros((), DType::F32, &device()).unwrap());
         }
