@@ -124,10 +124,7 @@ fn candidates_are_limited_unknown_ids_are_named_and_every_user_gets_a_list() {
         reported.contains("3 of 5 ids in 2 of 3 histories are not items of the run: `nope`, `never`"),
         "{reported}"
     );
-    assert!(
-        reported.contains("1 histories without a known item get the items with the most training events: `v`"),
-        "{reported}"
-    );
+    assert!(reported.contains("1 histories without a known item get the most popular items: `v`"), "{reported}");
     let text = String::from_utf8(output.stdout).unwrap();
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines[0]["unknown"], serde_json::json!(["nope"]));
@@ -249,7 +246,7 @@ fn the_fallback_counts_the_latest_events() {
     let latest = fallback("recommend.fallback_share=0.1");
     assert_eq!(latest.len(), 30);
     assert!(
-        latest.is_sorted_by(|a, b| a.1 >= b.1) && latest.iter().all(|(id, count)| counts[id.as_str()] == *count as u32)
+        latest.is_sorted_by(|a, b| a.1 >= b.1) && latest.iter().all(|(id, score)| counts[id.as_str()] == *score as u32)
     );
     assert_ne!(latest, fallback("recommend.fallback_share=1"));
 
@@ -294,7 +291,10 @@ fn general_models_fold_in_new_users_or_refuse_them() {
     let output = run("grcn", &["--histories", &file]);
     assert_eq!(output.status.code(), Some(1));
     let reported = stderr_of(&output);
-    assert!(reported.contains("the user `somebody new` is not in the dataset, and `grcn` ranks by"), "{reported}");
+    assert!(
+        reported.contains("the user `somebody new` has no training event in the dataset, and `grcn` ranks by"),
+        "{reported}"
+    );
 }
 
 /// Without item ids, the model knows an item only by its features, so a copy has the score of the original.
@@ -665,4 +665,50 @@ fn cold_items_of_real_data_give_the_figure_of_the_study() {
     let printed = table.lines().find(|line| line.starts_with("| MP4SR  ")).unwrap();
     let expected = format!("{:.4}", hits(1) as f64 / cold.len() as f64);
     assert!(cold.len() == 170 && hits(0) == hits(1) && printed.contains(&expected), "{expected} in {printed}");
+}
+
+/// Compares the ranks by the last event alone with lists that new users get for that event.
+#[test]
+fn a_shortened_history_is_ranked_as_that_of_a_new_user() {
+    let world = Project::small();
+    let run = |model: &str| {
+        let flags = ["--set", "finetune.epochs=2", "--set", "evaluate.short_histories=[1]"];
+        let name = format!("model.name={model}");
+        world.run_stderr("run", &[&["--until", "recommend", "--run", model, "--set", &name][..], &flags].concat())
+    };
+    run("lightgcn");
+    let path = world.path("a/runs/lightgcn/recommendations.parquet");
+    let mut table = Table::read(&path, "").unwrap();
+    let (users, targets) = (table.take_u32("user").unwrap(), table.take_text("target").unwrap());
+    let last: Vec<String> =
+        table.take_texts("history").unwrap().into_iter().map(|mut history| history.pop().unwrap()).collect();
+    let line = |(user, last): (&u32, &String)| {
+        format!("{}\n", serde_json::json!({"user_id": format!("new-{user}"), "history": [last]}))
+    };
+    world.write("new.jsonl", &users.iter().zip(&last).map(line).collect::<String>());
+    let file = world.folder().join("new.jsonl").display().to_string();
+    let flags = ["--run", "lightgcn", "--set", "model.name=lightgcn", "--set", "finetune.epochs=2", "--top", "100"];
+    let found = lists(&world.run("recommend", &[&["--histories", &file][..], &flags].concat()));
+    let mut stored =
+        TensorFile::read(&world.path("a/runs/lightgcn/ranks.test.history-1.safetensors"), "ranks", 2, "").unwrap();
+    let stored = stored.take_u32("rank").unwrap();
+    let mut compared = 0;
+    for (((user, target), last), (_, list)) in users.iter().zip(&targets).zip(&last).zip(&found) {
+        // An item of the history is a candidate of the evaluation only if it is the target.
+        if target == last {
+            continue;
+        }
+        let own = list.iter().find(|(id, _)| id == target).unwrap().1;
+        let rank = list.iter().filter(|(_, score)| *score >= own).count();
+        assert_eq!(stored[*user as usize - 1] as usize, rank, "user {user}");
+        compared += 1;
+    }
+    assert!(compared > 5, "{compared}");
+
+    let reported = run("grcn");
+    assert!(
+        reported.contains("no ranks from short histories (`evaluate.short_histories`), because `grcn`"),
+        "{reported}"
+    );
+    assert!(!world.path("a/runs/grcn/ranks.test.history-1.safetensors").exists());
 }

@@ -18,6 +18,18 @@ fn trained(world: &Project, name: &str, words: &[&str]) {
     }
 }
 
+/// Writes the built-in encoder with another maximum number of tokens, whose vectors have the same width, and returns its setting.
+fn other_encoder(world: &Project) -> String {
+    let folder = world.folder().join("other");
+    std::fs::create_dir_all(folder.join("1_Pooling")).unwrap();
+    for file in ["config.json", "model.safetensors", "tokenizer.json", "modules.json", "1_Pooling/config.json"] {
+        std::fs::copy(root().join("data/encoders/tiny-sentence").join(file), folder.join(file)).unwrap();
+    }
+    std::fs::write(folder.join("sentence_bert_config.json"), "{\"max_seq_length\": 5, \"do_lower_case\": false}")
+        .unwrap();
+    format!("extract.text.model={:?}", folder.to_str().unwrap())
+}
+
 fn settings_of_ranks(world: &Project, run: &str) -> serde_json::Value {
     let path = world.path(&format!("a/runs/{run}/ranks.test.safetensors"));
     TensorFile::read(&path, "ranks", 2, "").unwrap().header().settings["config"].clone()
@@ -58,15 +70,7 @@ fn weights_are_used_under_the_settings_of_their_training_or_not_at_all() {
 fn pretrained_weights_of_another_encoder_or_reading_are_refused() {
     let world = Project::small();
     trained(&world, "source", &[]);
-    // The same encoder with another maximum number of tokens, whose vectors have the same width.
-    let folder = world.folder().join("other");
-    std::fs::create_dir_all(folder.join("1_Pooling")).unwrap();
-    for file in ["config.json", "model.safetensors", "tokenizer.json", "modules.json", "1_Pooling/config.json"] {
-        std::fs::copy(root().join("data/encoders/tiny-sentence").join(file), folder.join(file)).unwrap();
-    }
-    std::fs::write(folder.join("sentence_bert_config.json"), "{\"max_seq_length\": 5, \"do_lower_case\": false}")
-        .unwrap();
-    let model = format!("extract.text.model={:?}", folder.to_str().unwrap());
+    let model = other_encoder(&world);
     let from = ["--set", "pretrain.from=a/source", "--run", "target"];
     let other = [&from[..], &["--set", &model]].concat();
     world.run("extract", &other);
@@ -407,4 +411,20 @@ fn where_recall_is_equal_in_all_epochs_another_metric_selects() {
     );
     let refused = world.run_failing("finetune", &["--set", "train.metric=Recall"]);
     assert!(refused.contains("`train.metric` = \"Recall\" is not allowed; expected R@K, N@K, Hit@K"), "{refused}");
+}
+
+#[test]
+fn items_of_another_encoder_are_not_added() {
+    let world = Project::small();
+    let run = ["--set", "model.mp4sr.id_embedding=false"];
+    world.run("run", &[&["--until", "finetune"][..], &run].concat());
+    world.write("new.jsonl", "{\"item_id\": \"new\", \"title\": \"A thing of group 3 and many more words\"}\n");
+    let new = world.folder().join("new.jsonl").display().to_string();
+    let add = [&["add", "--items", &new][..], &run].concat();
+    let refused = world.run_failing("items", &[&add[..], &["--set", &other_encoder(&world)]].concat());
+    assert!(refused.contains("differs from that of the dataset's features"), "{refused}");
+    let listed = |words: &[&str]| world.run("recommend", &[&["--history", "i3", "--top", "100"], words, &run].concat());
+    assert!(!listed(&[]).contains("\"new\""));
+    world.run_stderr("items", &add);
+    assert!(listed(&[]).contains("\"new\""));
 }

@@ -754,6 +754,10 @@ fn doctor_reports_what_would_stop_a_run() {
         assert_eq!(code, Some(1), "{words:?}: {message}");
         assert!(message.contains(expected), "{words:?}: {message}");
     }
+    // A run with a device that does not exist stops before its first stage.
+    let refused = project.run_failing("run", &["--pipeline", "laden.toml", "--set", "run.device=cuda:0"]);
+    assert!(refused.contains("`run.device` = \"cuda:0\" cannot be used"), "{refused}");
+    assert!(!project.folder().join("artifacts").exists());
     // A model of the hub that is not in the cache is downloaded when it is needed; `doctor` does not use the network.
     let (code, message) = doctor(&["--set", "extract.text.model=sentence-transformers/all-MiniLM-L6-v2"]);
     assert_eq!(code, Some(0), "{message}");

@@ -422,6 +422,20 @@ fn raw_is_absent(config: &Config) -> bool {
     config.source.interactions.iter().chain(&config.source.items).any(|name| !data.join(name).exists())
 }
 
+/// Returns an error if the device of these stages cannot be used, or lacks the precision of one that has not run yet. The first stages may
+/// take hours, and their user should learn it before.
+pub fn expect_devices(context: &Context, stages: &[StageName]) -> anyhow::Result<()> {
+    let has_run = |stage: StageName| Manifest::find(&folder(context, stage), stage.name()).is_some();
+    let ahead: Vec<StageName> = stages.iter().copied().filter(|&stage| !has_run(stage)).collect();
+    if ahead.iter().any(|&stage| stage != StageName::Preprocess) {
+        device(&context.config.run.device).map_err(anyhow::Error::msg)?;
+    }
+    match precisions(context, &ahead).into_iter().next() {
+        Some(problem) => Err(anyhow::Error::msg(problem)),
+        None => Ok(()),
+    }
+}
+
 fn device(name: &str) -> Result<(), String> {
     if name == "cpu" {
         return Ok(());

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use mp4sr_artifact::{Sequences, Stage};
+use mp4sr_artifact::{Sequences, Stage, files};
+use mp4sr_models::Scorer;
 use mp4sr_pipeline::config::{Evaluate, ModelCatalog};
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_pipeline::{Config, Context, Shard, StageArgs, print, run_stage_in_shards};
@@ -16,7 +17,7 @@ use crate::{RankOptions, rank_users};
 
 const NAME: &str = "evaluate";
 /// The version of the stage's output.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Ranks the target of every user among all candidates, using the dataset, the features and the checkpoint, and writes
 /// `ranks.<set>.safetensors`.
@@ -74,7 +75,18 @@ fn rank(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Resul
     let remove_seen = removes_seen(config, trained.model.as_ref());
     let users = sequences.user_count();
     let own = shard.map_or(0..users, |shard| shard.range(users));
-    let tables = tables(config);
+    if scorer.needs_known_user() {
+        let ranked = own.clone().filter(|&user| EvalCase::of(sequences, user, Split::Test).is_some());
+        let unseen = ranked.filter(|&user| !scorer.has_seen(user as u32)).count();
+        if unseen > 0 {
+            context.progress.log(format!(
+                "evaluate: warning: {unseen} users of the test set have no training event; `{}` ranks for them by vectors that were not \
+                 trained",
+                config.model.name
+            ));
+        }
+    }
+    let tables = tables_of(scorer.as_ref(), context)?;
     let bar = context.progress.bar("evaluate", "users", (tables.len() * own.len()) as u64);
     let mut outputs = Vec::new();
     for (split, history) in tables {
@@ -100,7 +112,8 @@ fn put_together(context: &Context, stage: &Stage, shards: usize) -> anyhow::Resu
     let sequences = Sequences::read(&layout.sequences())?;
     let users = sequences.user_count();
     let mut outputs = Vec::new();
-    for (split, history) in tables(config) {
+    let first = Shard::all(shards).next().context("a stage without shards")?;
+    for (split, history) in stored(config, |name| layout.ranks(&first.stage_name(name))) {
         let mut all: Option<StoredRanks> = None;
         for shard in Shard::all(shards) {
             let stored = StoredRanks::read_shard(layout, &sequences, split, history, &shard.file_name())?;
@@ -124,6 +137,32 @@ fn tables(config: &Config) -> Vec<(Split, Option<usize>)> {
     [(Split::Validation, None), (Split::Test, None)].into_iter().chain(short).collect()
 }
 
+/// The tables that a model can rank. One that ranks only for users of the training set cannot rank by short histories; the log says so, and
+/// ranks of an earlier version are removed.
+fn tables_of(scorer: &dyn Scorer, context: &Context) -> anyhow::Result<Vec<(Split, Option<usize>)>> {
+    let (config, layout) = (&context.config, &context.layout);
+    let (whole, short): (Vec<_>, Vec<_>) = tables(config).into_iter().partition(|(_, history)| history.is_none());
+    if !scorer.needs_known_user() || short.is_empty() {
+        return Ok(whole.into_iter().chain(short).collect());
+    }
+    context.progress.log(format!(
+        "evaluate: no ranks from short histories (`evaluate.short_histories`), because `{}` ranks only for users of the training set",
+        config.model.name
+    ));
+    for (split, history) in short {
+        files::remove_if_present(&layout.ranks(&StoredRanks::name(split, history)))?;
+    }
+    Ok(whole)
+}
+
+/// The tables whose ranks were stored at `path`.
+fn stored(config: &Config, path: impl Fn(&str) -> PathBuf) -> Vec<(Split, Option<usize>)> {
+    let is_stored = |(split, history): &(Split, Option<usize>)| {
+        history.is_none() || path(&StoredRanks::name(*split, *history)).exists()
+    };
+    tables(config).into_iter().filter(is_stored).collect()
+}
+
 /// The metrics of all tables as Markdown, computed from the stored ranks.
 fn table(context: &Context) -> anyhow::Result<String> {
     let (config, layout) = (&context.config, &context.layout);
@@ -137,7 +176,7 @@ fn table(context: &Context) -> anyhow::Result<String> {
     }
     let header = ["run", "split", "users"].map(str::to_owned);
     let mut table = TextTable::new(header.into_iter().chain(metrics.iter().map(ToString::to_string)));
-    for (split, history) in tables(config) {
+    for (split, history) in stored(config, |name| layout.ranks(name)) {
         let stored = StoredRanks::read(layout, &sequences, split, history)?;
         let means = MetricMeans::of(&stored.ranks, &metrics);
         let mut row = vec![layout.run_name().to_owned(), stored.info.name(), means.users.to_string()];

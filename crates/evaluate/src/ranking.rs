@@ -11,7 +11,8 @@ pub struct RankOptions {
     pub batch: usize,
     /// Whether a history's items are removed from the candidates.
     pub remove_seen: bool,
-    /// The number of last events of every history that the model is given, as if there were no others; `None` for all events.
+    /// The number of last events of every history that the model is given, as if there were no others and the users were new; `None` for
+    /// all events. Only models that rank for new users can do without all events.
     pub history: Option<usize>,
 }
 
@@ -78,7 +79,7 @@ pub fn rank_users<'a>(
     let mut ranks = vec![0; users];
     let (blocks, interests) = (ScoreBlocks::new(scorer.items())?, scorer.interests());
     for block in cases.chunks(options.batch) {
-        let vectors = scorer.queries(&queries(block))?;
+        let vectors = scorer.queries(&queries(block, options))?;
         let targets: Vec<u32> = block.iter().map(|(_, case)| case.target - 1).collect();
         let counted = match interests {
             1 => blocks.count_ahead(&vectors, &targets, &removed(block, options))?,
@@ -129,7 +130,7 @@ pub fn rank_users_in_group<'a>(
     let (blocks, interests, first) = (ScoreBlocks::new(scorer.items())?, scorer.interests(), scorer.first_item());
     let own = first..first + blocks.count();
     for block in cases.chunks(options.batch) {
-        let vectors = scorer.queries(&queries(block))?;
+        let vectors = scorer.queries(&queries(block, options))?;
         let rows = vectors.to_vec2::<f32>()?;
         let target_score = |(vectors, (_, case)): (&[Vec<f32>], &(usize, EvalCase<'a>))| {
             let target = case.target as usize - 1;
@@ -207,8 +208,10 @@ fn cases<'a>(
     (0..users).filter_map(|user| Some((user, shown(case(user)?, options.history)))).collect()
 }
 
-fn queries<'a>(block: &[(usize, EvalCase<'a>)]) -> Vec<Query<'a>> {
-    block.iter().map(|(user, case)| Query { user: Some(*user as u32), history: case.history }).collect()
+/// The queries of a block. Users whose history is shortened are as new: what training learned about them says more than the history.
+fn queries<'a>(block: &[(usize, EvalCase<'a>)], options: RankOptions) -> Vec<Query<'a>> {
+    let user = |user: usize| options.history.is_none().then_some(user as u32);
+    block.iter().map(|(row, case)| Query { user: user(*row), history: case.history }).collect()
 }
 
 /// The score of a single item: the greatest over the vectors of a query.

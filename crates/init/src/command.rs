@@ -92,7 +92,7 @@ pub struct Args {
     /// The image encoder: `tiny` (built into the program), `clip`, a folder, or a name on the hub.
     #[arg(long, value_name = "NAME", default_value = "tiny")]
     image_encoder: String,
-    /// The model; by default that of a pipeline that names none, or one that reads only ids if items have neither text nor images.
+    /// The model; by default `mp4sr`, or one that reads only ids if items have neither text nor images.
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
 }

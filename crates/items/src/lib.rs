@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf, absolute};
 
 use anyhow::{Context as _, bail, ensure};
 use mp4sr_artifact::{Downloads, ExtractReport, Items, Layout, Lock, Rejects, files};
-use mp4sr_extract::Encoders;
+use mp4sr_extract::{Encoders, encoder_device};
 use mp4sr_pipeline::config::{Columns, Format, Source};
 use mp4sr_pipeline::text::{quoted, some_of};
 use mp4sr_pipeline::{Config, Context, Progress};
@@ -295,7 +295,9 @@ impl Editor<'_> {
         };
         items.write_relative(&inner.layout.items(), Path::new(&inner.config.dataset.data))?;
         let report = encoders.extract_new_items(self.context, &inner)?;
-        expect_something(&NewItems::read_from(&inner.layout, &inner.config)?)?;
+        let new = NewItems::read_from(&inner.layout, &inner.config)?;
+        expect_something(&new)?;
+        new.expect_encoders(&self.context.layout, &self.context.config)?;
         Ok(report)
     }
 }
@@ -326,6 +328,7 @@ fn read_new(context: &Context, paths: &[PathBuf]) -> anyhow::Result<(Items, Vec<
 /// Reads the files of items without adding them, and returns the number of items and sentences on what would be done. Whether images can be
 /// decoded is not checked.
 pub fn check_files(context: &Context, paths: &[PathBuf]) -> anyhow::Result<(usize, Vec<String>)> {
+    encoder_device(context)?;
     let (items, notes) = read_new(context, paths)?;
     let count = items.len();
     let modalities: Vec<&str> = context.config.model.modalities.iter().map(|own| own.name.as_str()).collect();

@@ -77,13 +77,24 @@ impl CandidateSampler {
         chosen
     }
 
-    /// -log of the probability that an item is drawn or is the target of one of the other samples of a batch.
+    /// -log of the probability that an item is drawn or is the target of one of the other samples of a batch, given that it is not that of
+    /// the row's own sample.
     fn shift(&self, item: u32, batch: usize) -> f32 {
         let drawn = self.drawn as f64 / self.targets.len() as f64;
-        let share = f64::from(self.targets[item as usize]) / self.samples.saturating_sub(1).max(1) as f64;
-        let is_no_target = (1.0 - share.min(1.0)).powi(batch as i32 - 1);
+        let is_no_target = none_of(u64::from(self.targets[item as usize]), self.samples, batch as u64);
         -(1.0 - (1.0 - drawn) * is_no_target).ln() as f32
     }
+}
+
+/// The probability that none of the other samples of a batch is one of `own` samples, where the row's sample is not, and a batch is drawn
+/// from `samples` samples without repeats: C(samples - 1 - own, batch - 1) / C(samples - 1, batch - 1).
+fn none_of(own: u64, samples: u64, batch: u64) -> f64 {
+    let (others, drawn) = (samples.saturating_sub(1), batch.saturating_sub(1));
+    if own + drawn > others {
+        return 0.0;
+    }
+    let (few, many) = (own.min(drawn), own.max(drawn));
+    (0..few).map(|i| (others - many - i) as f64 / (others - i) as f64).product()
 }
 
 /// Appends to `items` (rows from 0, ascending) the items of a batch's histories that are not among them, in ascending order. Returns the
@@ -136,7 +147,7 @@ mod tests {
         assert!(counts.iter().all(|&count| (2800..3200).contains(&count)), "{counts:?}");
     }
 
-    /// For batches of 3 of the 10 samples, compares the shift of an item with how often it is in the sample if it is not the first row's
+    /// For batches of 5 of the 10 samples, compares the shift of an item with how often it is in the sample if it is not the first row's
     /// target.
     #[test]
     fn the_shift_is_the_logarithm_of_how_often_an_item_is_in_the_sample() {
@@ -147,7 +158,7 @@ mod tests {
             let key = RngKey::new(3).fold_in_index(step);
             let mut order: Vec<usize> = (0..targets.len()).collect();
             order.sort_by(|a, b| key.uniform(*a as u64 + 100).total_cmp(&key.uniform(*b as u64 + 100)));
-            let batch: Vec<u32> = order[..3].iter().map(|&at| targets[at]).collect();
+            let batch: Vec<u32> = order[..5].iter().map(|&at| targets[at]).collect();
             let sample = sampler.draw(&batch, key.fold_in("candidates"));
             for item in (0..8).filter(|&item| item + 1 != batch[0]) {
                 rows[item as usize] += 1.0;
@@ -155,11 +166,23 @@ mod tests {
             }
         }
         for item in 0..8 {
-            let expected = f64::from((-sampler.shift(item, 3)).exp());
+            let expected = f64::from((-sampler.shift(item, 5)).exp());
             let seen = found[item as usize] / rows[item as usize];
-            // Batches are drawn without repeats, whereas the formula treats their samples as independent.
-            assert!((seen - expected).abs() < 0.03, "item {item}: {seen} against {expected}");
+            // The standard deviation of `seen` is at most 0.003.
+            assert!((seen - expected).abs() < 0.012, "item {item}: {seen} against {expected}");
         }
+    }
+
+    #[test]
+    fn a_batch_of_all_samples_has_all_targets() {
+        assert_eq!(none_of(1, 10, 10), 0.0);
+        assert_eq!(none_of(0, 10, 10), 1.0);
+        // One other sample, which is one of 3 of the 9 others.
+        assert!((none_of(3, 10, 2) - 6.0 / 9.0).abs() < 1e-12);
+        // 4 of the 9 others, none of which is one of 2: C(7, 4) / C(9, 4) = 35 / 126.
+        assert!((none_of(2, 10, 5) - 35.0 / 126.0).abs() < 1e-12);
+        assert_eq!(none_of(10, 10, 3), 0.0);
+        assert_eq!(none_of(0, 0, 1), 1.0);
     }
 
     #[test]

@@ -7,6 +7,8 @@
 //!
 //! The contents of all items are computed once per step; the scores of sampled items are inner products that do not copy their rows.
 
+use std::sync::Arc;
+
 use candle_core::{D, Tensor, Var};
 use mp4sr_ops::plain::leaky_relu;
 use mp4sr_ops::{Error, Result, RngKey, gather, linear, normalize, picked_dot};
@@ -18,7 +20,7 @@ use crate::graph::{VectorScorer, items_of_users, rows_of};
 use crate::interface::FINETUNE;
 use crate::maps::Linear;
 use crate::recipe::{ModelSettings, Reads, Recipe, Section, Supports};
-use crate::{Batch, Data, Initial, Model, Parameters, Phase, Samples, Scorer, Step, Stop, trace};
+use crate::{Batch, Data, Initial, Model, Parameters, Phase, Samples, Scorer, Step, Stop, TrainingSequences, trace};
 
 /// How CLCRec is named, configured and built. Its regularisation takes the place of weight decay.
 pub static RECIPE: Recipe = Recipe {
@@ -141,6 +143,7 @@ pub struct ClcRec {
     count: usize,
     /// c, the unit means of the items' rows by modality side by side, `[I, sum of widths]`.
     features: Tensor,
+    training: Arc<TrainingSequences>,
     /// The number of training events of each item.
     events: Vec<usize>,
     /// The rows that negatives are drawn from, ascending.
@@ -201,8 +204,20 @@ impl ClcRec {
                 )));
             }
         }
-        let count = data.items;
-        Ok(Self { config, count, features, events, pool, seen, parameters, users: user_table, items, hidden, output })
+        Ok(Self {
+            config,
+            count: data.items,
+            features,
+            training: data.training.clone(),
+            events,
+            pool,
+            seen,
+            parameters,
+            users: user_table,
+            items,
+            hidden,
+            output,
+        })
     }
 
     /// Draws at most K different items that `user` has no training event with, uniformly, determined by the key.
@@ -334,14 +349,14 @@ impl Model for ClcRec {
         }
         let users = self.users.as_tensor().detach();
         if self.config.candidates == Candidates::All {
-            return Ok(Box::new(VectorScorer::new("CLCRec", &users, &items)?));
+            return Ok(Box::new(VectorScorer::new("CLCRec", &users, &items, &self.training)?));
         }
         // One additional coordinate puts warm items below all cold ones.
         let below = (0..self.count).map(|row| if is_cold(row) { 0.0f32 } else { WARM_SCORE });
         let below = Tensor::from_iter(below, items.device())?.unsqueeze(1)?;
         let ones = Tensor::ones((users.dim(0)?, 1), users.dtype(), users.device())?;
         let (users, items) = (Tensor::cat(&[&users, &ones], 1)?, Tensor::cat(&[&items, &below], 1)?);
-        Ok(Box::new(VectorScorer::new("CLCRec", &users, &items)?))
+        Ok(Box::new(VectorScorer::new("CLCRec", &users, &items, &self.training)?))
     }
 
     fn is_sequential(&self) -> bool {

@@ -10,6 +10,7 @@
 //! The modalities pass through the graph side by side.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use candle_core::{Tensor, Var};
 use mp4sr_ops::plain::leaky_relu;
@@ -24,7 +25,10 @@ use crate::graph::{VectorScorer, adjacency, bpr, items_of_users};
 use crate::interface::FINETUNE;
 use crate::maps::Linear;
 use crate::recipe::{Reads, Recipe, Section, Supports};
-use crate::{Batch, Data, Initial, Model, NegativeSampler, Parameters, Phase, Samples, Scorer, Step, Stop, trace};
+use crate::{
+    Batch, Data, Initial, Model, NegativeSampler, Parameters, Phase, Samples, Scorer, Step, Stop, TrainingSequences,
+    trace,
+};
 
 /// How DualGNN is named, configured and built. Its regularisation takes the place of weight decay.
 pub static RECIPE: Recipe = Recipe {
@@ -178,6 +182,7 @@ pub struct DualGnn {
     once: SparseMatrix,
     /// The graph of users for an epoch, if lists are resampled, and the key that determines it.
     resampled: RefCell<Option<(RngKey, SparseMatrix)>>,
+    training: Arc<TrainingSequences>,
     negatives: NegativeSampler,
     parameters: Parameters,
     views: Vec<View>,
@@ -223,6 +228,7 @@ impl DualGnn {
             once: neighbour_matrix(&neighbours)?,
             neighbours,
             resampled: RefCell::default(),
+            training: data.training.clone(),
             negatives: NegativeSampler::new(data)?,
             parameters,
             views,
@@ -347,7 +353,7 @@ impl Model for DualGnn {
     fn scorer(&self, _: &Phase) -> Result<Box<dyn Scorer + '_>> {
         let (fused, items) = self.vectors()?;
         let users = Self::with_neighbours(&fused, &self.once)?;
-        Ok(Box::new(VectorScorer::new("DualGNN", &users, &items)?))
+        Ok(Box::new(VectorScorer::new("DualGNN", &users, &items, &self.training)?))
     }
 
     fn is_sequential(&self) -> bool {

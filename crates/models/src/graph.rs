@@ -1,13 +1,14 @@
 //! The shared parts of general models: the graph of the training set, Bayesian personalised ranking, scores of users.
 
 use std::cell::OnceCell;
+use std::sync::Arc;
 
 use candle_core::{D, Tensor};
 use mp4sr_ops::plain::softplus;
 use mp4sr_ops::{Edges, Error, Result, SparseEntry, SparseMatrix, gather};
 
 use crate::data::distinct;
-use crate::{Data, Query, Scorer, trace};
+use crate::{Data, Query, Scorer, TrainingSequences, trace};
 
 /// The distinct items of every user's training events as rows, from 0, ascending.
 pub(crate) fn items_of_users(data: &Data) -> Vec<Vec<u32>> {
@@ -65,18 +66,19 @@ pub(crate) struct VectorScorer<'a> {
     title: &'static str,
     users: Tensor,
     items: Tensor,
+    training: Arc<TrainingSequences>,
     fold_in: Option<Box<dyn Fn() -> Result<Tensor> + 'a>>,
     /// The result of `fold_in`.
     shares: OnceCell<Tensor>,
 }
 
 impl<'a> VectorScorer<'a> {
-    /// The scorer of the model `title` with vectors of users `[U, k]` and items `[I, k]`.
-    pub fn new(title: &'static str, users: &Tensor, items: &Tensor) -> Result<Self> {
+    /// The scorer of the model `title` with vectors of users `[U, k]` and items `[I, k]` that were trained on `training`.
+    pub fn new(title: &'static str, users: &Tensor, items: &Tensor, training: &Arc<TrainingSequences>) -> Result<Self> {
         trace::record(|| "user_vectors".to_owned(), users);
         trace::record(|| "item_vectors".to_owned(), items);
         let (users, items) = (users.detach().contiguous()?, items.detach().contiguous()?);
-        Ok(Self { title, users, items, fold_in: None, shares: OnceCell::new() })
+        Ok(Self { title, users, items, training: training.clone(), fold_in: None, shares: OnceCell::new() })
     }
 
     /// Gives users whom training has not seen a vector too: the sum of the rows of `shares` `[I, k]` of their distinct items, divided by
@@ -114,9 +116,15 @@ impl Scorer for VectorScorer<'_> {
         self.fold_in.is_none()
     }
 
+    fn has_seen(&self, user: u32) -> bool {
+        (user as usize) < self.training.users() && !self.training.of(user as usize).is_empty()
+    }
+
     fn queries(&self, queries: &[Query<'_>]) -> Result<Tensor> {
         let known = self.users.dim(0)?;
-        let row = |query: &Query<'_>| query.user.filter(|&user| (user as usize) < known);
+        // Without folding in, all that there is for a user without training events is the vector with which training began.
+        let has_row = |user: u32| (user as usize) < known && (self.fold_in.is_none() || self.has_seen(user));
+        let row = |query: &Query<'_>| query.user.filter(|&user| has_row(user));
         let rows: Vec<u32> = queries.iter().filter_map(row).collect();
         if rows.len() == queries.len() {
             return gather(&self.users, &rows);

@@ -8,6 +8,8 @@
 //! Where sources differ, a key of [`Config`] selects the reading: `routing = 0` is what the published code computes, in which messages
 //! never reach users.
 
+use std::sync::Arc;
+
 use candle_core::{Tensor, Var};
 use mp4sr_ops::plain::leaky_relu;
 use mp4sr_ops::{Edges, Error, Result, RngKey, Side, edge_dot, edge_softmax, edge_sum, gather, linear, normalize};
@@ -18,7 +20,10 @@ use crate::features::{RowMean, check_modalities, mean_rows};
 use crate::graph::{VectorScorer, bpr, edges, rows_of};
 use crate::interface::FINETUNE;
 use crate::recipe::{Reads, Recipe, Section, Supports};
-use crate::{Batch, Data, Initial, Model, NegativeSampler, Parameters, Phase, Samples, Scorer, Step, Stop, trace};
+use crate::{
+    Batch, Data, Initial, Model, NegativeSampler, Parameters, Phase, Samples, Scorer, Step, Stop, TrainingSequences,
+    trace,
+};
 
 /// How GRCN is named, configured and built. Its regularisation takes the place of weight decay.
 pub static RECIPE: Recipe = Recipe {
@@ -130,6 +135,7 @@ struct Content {
 pub struct Grcn {
     config: Config,
     edges: Edges,
+    training: Arc<TrainingSequences>,
     negatives: NegativeSampler,
     parameters: Parameters,
     /// `[U, d]`.
@@ -172,7 +178,17 @@ impl Grcn {
         let mut add = |name: &str, rows| p.add(name, &[rows, count], xavier(users + items, count), key);
         let confidence = (add("confidence.users", users)?, add("confidence.items", items)?);
         let (edges, negatives) = (edges(data)?, NegativeSampler::new(data)?);
-        Ok(Self { config, edges, negatives, parameters, users: user_table, items: item_table, contents, confidence })
+        Ok(Self {
+            config,
+            edges,
+            training: data.training.clone(),
+            negatives,
+            parameters,
+            users: user_table,
+            items: item_table,
+            contents,
+            confidence,
+        })
     }
 
     /// The contents of users and items for one modality, and its weights of the messages to users and to items.
@@ -283,7 +299,7 @@ impl Model for Grcn {
 
     fn scorer(&self, _: &Phase) -> Result<Box<dyn Scorer + '_>> {
         let (users, items) = self.vectors()?;
-        Ok(Box::new(VectorScorer::new("GRCN", &users, &items)?))
+        Ok(Box::new(VectorScorer::new("GRCN", &users, &items, &self.training)?))
     }
 
     fn is_sequential(&self) -> bool {

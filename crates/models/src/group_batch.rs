@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 use mp4sr_ops::{
-    Mask, ProcessGroup, Result, RowRequests, fetch_rows, gather, gather_rows, merge_logsumexp, row_logsumexp,
+    Mask, ProcessGroup, Result, RowRequests, fetch_rows, gather, gather_rows, merge_logsumexp, rounded_as_factor,
+    row_logsumexp,
 };
 
 use crate::Batch;
@@ -86,7 +87,9 @@ impl<'a> SharedBatch<'a> {
             .filter(|(_, target)| items.contains(target))
             .map(|(j, target)| (j, (target - items.start) as u32))
             .unzip();
-        let hits = (gather(&queries, &rows)? * gather(candidates, &columns)?)?.sum_all()?;
+        let width = items.len();
+        let (queries, candidates) = (rounded_as_factor(&queries, width)?, rounded_as_factor(candidates, width)?);
+        let hits = (gather(&queries, &rows)? * gather(&candidates, &columns)?)?.sum_all()?;
         (sums - (hits * f64::from(scale))?)? / self.all.count() as f64
     }
 }

@@ -195,6 +195,11 @@ pub trait Scorer {
         false
     }
 
+    /// Whether training has seen this user (from 0), which matters only if [`needs_known_user`](Self::needs_known_user).
+    fn has_seen(&self, _user: u32) -> bool {
+        true
+    }
+
     /// The vectors of queries, `[B interests, k]`, with the interests of a query one after the other. Histories are not empty.
     fn queries(&self, queries: &[Query<'_>]) -> Result<Tensor>;
 }

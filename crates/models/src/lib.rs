@@ -67,7 +67,7 @@ pub use mp4sr_ops::{
 pub use mvrnn::MvRnn;
 pub use negatives::NegativeSampler;
 pub use parameters::{Initial, PackedParameter, Parameters, Stored, TableShare};
-pub use popularity::{Config as PopularityConfig, Popularity, count_latest};
+pub use popularity::{Config as PopularityConfig, Popularity, count_latest, popularity_scores};
 pub use recipe::{ModelSettings, Preset, Reads, Recipe, Section, Supports};
 pub use recipes::{RECIPES, recipe};
 pub use s3rec::S3Rec;

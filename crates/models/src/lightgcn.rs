@@ -7,6 +7,8 @@
 //!
 //! The propagation is linear, so that one operator computes the mean of all layers, and its backward pass is the same routine.
 
+use std::sync::Arc;
+
 use candle_core::{D, Tensor, Var};
 use mp4sr_ops::plain::softplus;
 use mp4sr_ops::{Result, RngKey, SparseMatrix, gather, propagate};
@@ -17,7 +19,7 @@ use crate::graph::{VectorScorer, adjacency, items_of_users};
 use crate::interface::FINETUNE;
 use crate::negatives::NegativeSampler;
 use crate::recipe::{Reads, Recipe, Section, Supports};
-use crate::{Batch, Data, Initial, Model, Parameters, Phase, Samples, Scorer, Step, Stop, trace};
+use crate::{Batch, Data, Initial, Model, Parameters, Phase, Samples, Scorer, Step, Stop, TrainingSequences, trace};
 
 /// How LightGCN is named, configured and built. Its regularisation takes the place of weight decay.
 pub static RECIPE: Recipe = Recipe {
@@ -87,6 +89,7 @@ pub struct LightGcn {
     adjacency: SparseMatrix,
     /// `[I]`: the number of distinct users of each item.
     degrees: Vec<u32>,
+    training: Arc<TrainingSequences>,
     negatives: NegativeSampler,
     parameters: Parameters,
     /// `[U, d]`.
@@ -109,7 +112,8 @@ impl LightGcn {
         let (adjacency, negatives) = (adjacency(data)?, NegativeSampler::new(data)?);
         let mut degrees = vec![0; data.items];
         items_of_users(data).iter().flatten().for_each(|&item| degrees[item as usize] += 1);
-        Ok(Self { config, users, adjacency, degrees, negatives, parameters, user_embedding, item_embedding })
+        let training = data.training.clone();
+        Ok(Self { config, users, adjacency, degrees, training, negatives, parameters, user_embedding, item_embedding })
     }
 
     /// The vectors of all users and then all items, `[U + I, d]`.
@@ -190,7 +194,7 @@ impl Model for LightGcn {
     fn scorer(&self, _: &Phase) -> Result<Box<dyn Scorer + '_>> {
         let vectors = self.vectors()?.detach();
         let items = vectors.narrow(0, self.users, vectors.dim(0)? - self.users)?;
-        let scorer = VectorScorer::new("LightGCN", &vectors.narrow(0, 0, self.users)?, &items)?;
+        let scorer = VectorScorer::new("LightGCN", &vectors.narrow(0, 0, self.users)?, &items, &self.training)?;
         // Without layers, the vector of a user does not depend on items.
         Ok(Box::new(if self.config.layers == 0 { scorer } else { scorer.with_fold_in(|| self.fold_in_shares()) }))
     }
@@ -258,7 +262,17 @@ mod tests {
             }
             let row = scorer.queries(&queries[..1]).unwrap().to_vec2::<f32>().unwrap();
             assert_eq!(found[0], row[0], "a known user keeps the row");
+            assert!(scorer.has_seen(1) && !scorer.has_seen(3));
         }
+        // A user of the dataset without training events is as new, except in a model that cannot fold in.
+        let training = TrainingSequences::new([&[1, 2, 4][..], &[], &[4, 2, 4, 5]]);
+        let data = Data { training: training.into(), ..data };
+        let model = LightGcn::new(Config { width: 4, ..Config::default() }, &data, RngKey::new(3)).unwrap();
+        let scorer = model.scorer(&PHASES[0]).unwrap();
+        let of_user = |user| scorer.queries(&[Query { user, history: &[2, 5] }]).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(of_user(Some(1)), of_user(None));
+        assert_ne!(of_user(Some(2)), of_user(None));
+        assert!(!scorer.has_seen(1) && scorer.has_seen(2));
         let none = LightGcn::new(Config { layers: 0, ..Config::default() }, &data, RngKey::new(3)).unwrap();
         let scorer = none.scorer(&PHASES[0]).unwrap();
         assert!(scorer.needs_known_user() && scorer.queries(&[Query::of_history(&[2])]).is_err());

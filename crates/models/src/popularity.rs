@@ -34,7 +34,8 @@ pub static RECIPE: Recipe = Recipe {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The share of the training events that are counted, the latest ones; 1 counts all of them. Less than 1 needs data with times.
+    /// The share of the training events that are counted, the latest ones; 1 counts all of them. Less than 1 needs data with times; all
+    /// training events then decide between items with equal counts.
     #[schemars(range(min = 0.000_001, max = 1.0))]
     pub latest_share: f64,
 }
@@ -69,6 +70,19 @@ pub fn count_latest(training: &TrainingSequences, items: usize, latest_share: f6
     Ok(counts)
 }
 
+/// The scores of items by popularity: the counts of [`count_latest`]. If not all events are counted, a fraction of at most one half is added,
+/// which orders items with equal counts by the number of all their training events.
+pub fn popularity_scores(training: &TrainingSequences, items: usize, latest_share: f64, key: &str) -> Result<Vec<f32>> {
+    let latest = count_latest(training, items, latest_share, key)?;
+    if latest_share >= 1.0 {
+        return Ok(latest.into_iter().map(|count| count as f32).collect());
+    }
+    let all = count_latest(training, items, 1.0, key)?;
+    let most = f64::from(all.iter().copied().max().unwrap_or(0).max(1));
+    let score = |(latest, all): (u32, u32)| (f64::from(latest) + 0.5 * f64::from(all) / most) as f32;
+    Ok(latest.into_iter().zip(all).map(score).collect())
+}
+
 const PHASES: [Phase; 1] = [Phase::untrained()];
 
 /// Ranks items by their number of training events, or of the latest of them.
@@ -80,8 +94,7 @@ pub struct Popularity {
 impl Popularity {
     /// Counts the events of items `1..=items` in the training sequences.
     pub fn new(config: Config, items: usize, training: &TrainingSequences, device: &Device) -> Result<Self> {
-        let counts = count_latest(training, items, config.latest_share, "model.popularity.latest_share")?;
-        let counts: Vec<f32> = counts.into_iter().map(|count| count as f32).collect();
+        let counts = popularity_scores(training, items, config.latest_share, "model.popularity.latest_share")?;
         let mut parameters = Parameters::new(device);
         parameters.add("counts", &[items, 1], Initial::Zeros, RngKey::new(0))?;
         parameters.set("counts", &counts, &[items, 1])?;
@@ -134,6 +147,14 @@ mod tests {
     fn training() -> TrainingSequences {
         let users: [&[u32]; 3] = [&[1, 2, 1], &[2, 3], &[3]];
         TrainingSequences { times: Some(vec![10, 20, 50, 30, 40, 40]), ..TrainingSequences::new(users) }
+    }
+
+    #[test]
+    fn all_events_decide_between_equal_counts_of_the_latest() {
+        // The latest event is that of item 1; items 2 and 3 have two events each, and item 4 has none.
+        let scores = popularity_scores(&training(), 4, 1.0 / 6.0, "key").unwrap();
+        assert_eq!(scores, [1.5, 0.5, 0.5, 0.0]);
+        assert_eq!(popularity_scores(&training(), 4, 1.0, "key").unwrap(), [2.0, 2.0, 2.0, 0.0]);
     }
 
     #[test]

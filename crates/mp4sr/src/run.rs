@@ -39,6 +39,7 @@ pub fn run_until(args: &StageArgs, until: StageName, models: &Arc<ModelCatalog>)
         })?;
     }
     let stages = until.path_for(&context.config, models);
+    mp4sr_doctor::expect_devices(&context, &stages)?;
     stages.into_iter().try_for_each(|stage| run_stage(args.clone(), stage, models))
 }
 

@@ -8,7 +8,7 @@ use candle_core::{D, Result, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{FalseNegatives, Mask, ProcessGroup, gather_rows, row_logsumexp};
+use crate::{FalseNegatives, Mask, ProcessGroup, gather_rows, rounded_as_factor, row_logsumexp};
 
 /// The second direction of CMCL.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -68,7 +68,8 @@ impl Contrast {
 
     /// log f(a_j, b_j), `[B]`.
     fn log_pair(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-        (a * b)?.sum(D::Minus1)? / self.temperature
+        (rounded_as_factor(a, self.groups.len())? * rounded_as_factor(b, self.groups.len())?)?.sum(D::Minus1)?
+            / self.temperature
     }
 
     /// NIP of one modality: the views of the sequence in the modality's space against the targets in that space.

@@ -109,6 +109,15 @@ pub fn set_precision(precision: Precision) {
     PRECISION.store(precision as u8, Ordering::Relaxed);
 }
 
+/// Runs `compute` with the products in `precision`, and restores the precision of before.
+pub fn with_precision<T>(precision: Precision, compute: impl FnOnce() -> T) -> T {
+    let before = self::precision();
+    set_precision(precision);
+    let result = compute();
+    set_precision(before);
+    result
+}
+
 pub(crate) fn precision() -> Precision {
     match PRECISION.load(Ordering::Relaxed) {
         1 => Precision::Tf32,

@@ -56,7 +56,7 @@ pub use arguments::{COSINE_EPS, Cell, ItemRows, LAYER_NORM_EPS, LayerDropout, Ro
 pub use candle_core::{Error, Result};
 pub use contrastive::{CmclDirection, Contrast, ContrastiveTerms, contrastive, contrastive_in_group};
 pub use convolution::{DeviceResNet, InferenceBottleneck, InferenceConvolution};
-pub use device::{ComputeDevice, Precision, check_precision, set_precision};
+pub use device::{ComputeDevice, Precision, check_precision, set_precision, with_precision};
 pub use edges::{Edges, Side};
 pub use encoder::{DeviceEncoder, DeviceTransformer, EncoderInput, EncoderParts, Readout};
 pub use gather_index::GatherIndex;
@@ -71,7 +71,7 @@ pub use layout::{LayerParts, LayerSizes, MixtureSizes};
 pub use mask::{FalseNegatives, Mask};
 pub use nearest::{Neighbour, nearest};
 pub use packed::PackedOffsets;
-pub use process::{keep_memory, release_memory, start_threads, threads};
+pub use process::{avoid_huge_pages, keep_memory, release_memory, release_thread_memory, start_threads, threads};
 pub use ragged::{Ragged, StoredValues};
 pub use random::{Dropout, RngKey};
 pub use scan::{Removed, ScoreBlocks, count_at_least};
@@ -79,7 +79,7 @@ pub use sources::{ScoreFusion, SourceScope, SourceSizes};
 pub use sparse::{SparseEntry, SparseMatrix};
 pub use timing::take_timings;
 
-use candle_core::Tensor;
+use candle_core::{D, DType, Tensor};
 
 macro_rules! dispatch {
     ($tensor:expr, $($call:tt)*) => {
@@ -176,6 +176,18 @@ pub fn sampled_cross_entropy(a: &Tensor, b: &Tensor, targets: &[u32], shifts: &[
 /// held. A row whose columns are all left out gives -inf.
 pub fn row_logsumexp(a: &Tensor, b: &Tensor, scale: f32, mask: &Mask) -> Result<Tensor> {
     dispatch!(a, row_logsumexp(a, b, scale, mask))
+}
+
+/// Rounds x as a product on the CPU with `columns` columns on its right side rounds it in the current precision: `[n, d]` -> `[n, d]`. The
+/// gradient passes unchanged. An inner product that is subtracted from such products must be computed from rounded values, too, or the
+/// rounding of the two does not cancel.
+pub fn rounded_as_factor(x: &Tensor, columns: usize) -> Result<Tensor> {
+    if !x.device().is_cpu() || !kernel::rounds(x.dim(D::Minus1)?, columns) {
+        return Ok(x.clone());
+    }
+    let exact = x.detach();
+    let rounded = exact.to_dtype(DType::BF16)?.to_dtype(DType::F32)?;
+    x + (rounded - exact)?
 }
 
 /// y = A x with a constant sparse matrix A `[n, m]`: `[m, d]` -> `[n, d]`.

@@ -1,7 +1,9 @@
-//! The threads and the memory of a program. `unsafe` is needed for one call that changes the environment and for two calls of the
-//! allocator.
+//! The threads and the memory of a program. `unsafe` is needed for calls that change the environment and a flag of the process, and
+//! for two calls of the allocator.
 
 #![allow(unsafe_code)]
+
+use crate::scratch;
 
 const THREADS: &str = "RAYON_NUM_THREADS";
 
@@ -30,13 +32,30 @@ pub fn keep_memory() {
     unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
 }
 
-/// Returns the memory that this thread and those of the operators have freed to the system, if mimalloc is the program's allocator. It
-/// would otherwise stay with these threads, or, when this one has ended, wait until another one uses it.
+/// Keeps the system from backing this process's memory by huge pages from now on. mimalloc asks for them, and the system then adds pages that
+/// the program does not use at moments of its own choice: a service of a small run needs twice the memory, and the number goes up in steps.
+/// Fails without consequence where there are no huge pages.
+pub fn avoid_huge_pages() {
+    // SAFETY: the call sets a flag of the process and reads no memory.
+    #[cfg(target_os = "linux")]
+    unsafe {
+        libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0);
+    }
+}
+
+/// Returns the idle buffers of the operators to the system, and the memory that this thread and those of the operators have freed, if
+/// mimalloc is the program's allocator. It would otherwise stay with these threads, or, when this one has ended, wait until another one
+/// uses it.
 pub fn release_memory() {
+    scratch::drop_idle();
+    rayon::broadcast(|_| release_thread_memory());
+    release_thread_memory();
+}
+
+/// Returns the memory that this thread has freed, or others in its place, to the system, if mimalloc is the program's allocator.
+pub fn release_thread_memory() {
     // SAFETY: the call touches only blocks that are free, those of the calling thread and of threads that have ended.
-    let release = || unsafe { libmimalloc_sys::mi_collect(true) };
-    rayon::broadcast(|_| release());
-    release();
+    unsafe { libmimalloc_sys::mi_collect(true) };
 }
 
 /// The number of threads that operators use.

@@ -62,6 +62,11 @@ impl Drop for Scratch {
     }
 }
 
+/// Drops all idle buffers.
+pub(crate) fn drop_idle() {
+    std::mem::take(&mut *IDLE.lock().unwrap_or_else(PoisonError::into_inner));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

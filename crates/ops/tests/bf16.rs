@@ -53,6 +53,19 @@ fn compare(name: &str, inputs: &[Var], op: Op<'_>) {
     }
 }
 
+/// If every row is far nearer to its target than to all other columns, neither the loss nor the gradient is anything but 0, however the
+/// factors are rounded; the loss is never negative.
+fn a_sure_prediction_has_no_loss(key: RngKey) {
+    let columns = var(key, &[600, 64], 1.0);
+    let rows = Var::from_tensor(&columns.narrow(0, 0, 300).unwrap().contiguous().unwrap()).unwrap();
+    let targets: Vec<u32> = (0..300).collect();
+    let found =
+        outcome(&[rows, columns], Precision::Bf16, 1, &|i| mp4sr_ops::cross_entropy(&i[0], &i[1], &targets, 1.0));
+    let largest = |values: &[f32]| values.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+    assert!(found[0].iter().all(|&loss| (0.0..1e-4).contains(&loss)), "the loss is up to {}", largest(&found[0]));
+    assert!(largest(&found[1]) < 1e-3 && largest(&found[2]) < 1e-3, "{} {}", largest(&found[1]), largest(&found[2]));
+}
+
 /// There is only one test, so that no two tests set the precision at the same time.
 #[test]
 fn operators_in_bf16_are_close_to_those_in_f32() {
@@ -72,6 +85,7 @@ fn operators_in_bf16_are_close_to_those_in_f32() {
     let targets: Vec<u32> = (0..300).collect();
     let inputs = [unit(3, 300), unit(4, 1100)];
     compare("cross_entropy", &inputs, &|i| mp4sr_ops::cross_entropy(&i[0], &i[1], &targets, 3.0));
+    a_sure_prediction_has_no_loss(s.fold_in("sure"));
     let mask = Mask::FalseNegatives {
         groups: (0..300).map(|i| i / 2).collect::<Vec<u32>>().into(),
         false_negatives: FalseNegatives::Exclude,

@@ -19,7 +19,7 @@ pub use breakdown::{Breakdown, COLD_EVENTS, UserFacts, UserGroup, breakdowns, ha
 pub use comparison::{
     BOOTSTRAP_ROUNDS, ComparedModel, ComparedValue, Comparison, PairTests, Reference, SIGNIFICANT, SeedRuns,
 };
-pub use list_comparison::{ComparedLists, ListComparison, SeedLists, lists_note};
+pub use list_comparison::{ComparedLists, ListComparison, SeedLists, left_out, lists_note};
 pub use lists::{ItemFacts, ListStatistic, ListStatistics};
 pub use metric::{BadScore, Metric, MetricMeans, means, rank};
 pub use significance::{Interval, Test, mean_and_deviation};

@@ -1,9 +1,12 @@
 //! Compares the lists of models, each given as one run or as several runs that differ by their seed.
 
-use mp4sr_artifact::{Items, Layout, Result};
+use mp4sr_artifact::{Error, Items, Layout, Result};
 
 use crate::comparison::{UserValues, compare};
-use crate::{ComparedValue, ItemFacts, ListStatistic, ListStatistics, Reference, StoredLists, read_lists};
+use crate::store::other_setting;
+use crate::{
+    ComparedValue, ItemFacts, ListStatistic, ListStatistics, OtherSetting, Reference, StoredLists, read_lists,
+};
 
 /// The lists of a model, by seed; in each, one list of items (1-based) per user, which is empty if the user has none.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,16 +38,34 @@ pub struct ListComparison {
 }
 
 impl SeedLists {
-    /// Reads the lists of the runs of a model.
+    /// Reads the lists of the runs of a model. Returns an error if they were made with other settings than the first, as far as they record
+    /// them.
     pub fn read(name: &str, runs: &[Layout], items: &Items, users: usize) -> Result<Self> {
-        let lists = runs.iter().map(|run| read_lists(run, items, users)).collect::<Result<_>>()?;
+        let mut lists: Vec<StoredLists> = Vec::new();
+        for run in runs {
+            let stored = read_lists(run, items, users)?;
+            if let Some(first) = lists.first()
+                && let Some(OtherSetting { key, own, others }) = other_setting(&stored.config, &first.config)
+            {
+                let reason = format!(
+                    "the `{key}` of its lists is {own}, but that of the run `{}`, which should differ only by its seed, is {others}",
+                    runs[0].run_name()
+                );
+                return Err(Error::unusable(
+                    &run.run(),
+                    reason,
+                    "group only runs whose lists were made in the same way",
+                ));
+            }
+            lists.push(stored);
+        }
         Ok(Self { name: name.to_owned(), lists })
     }
 
-    /// The greatest length that at least one list of every run has.
-    fn longest(&self) -> usize {
-        let longest = |stored: &StoredLists| stored.lists.iter().map(Vec::len).max().unwrap_or(0);
-        self.lists.iter().map(longest).min().unwrap_or(0)
+    /// The length that the lists of all users of every run reach, except for users without a list.
+    fn reached(&self) -> usize {
+        let lengths = |stored: &StoredLists| stored.lists.iter().map(Vec::len).filter(|&length| length > 0).min();
+        self.lists.iter().map(|stored| lengths(stored).unwrap_or(0)).min().unwrap_or(0)
     }
 }
 
@@ -71,11 +92,20 @@ pub fn lists_note(models: &[SeedLists]) -> Option<String> {
     (!notes.is_empty()).then(|| notes.join(" "))
 }
 
+/// The note that the values at some of the cut-offs `ks` do not exist; `None` if all do.
+pub fn left_out(comparisons: &[ListComparison], ks: &[usize]) -> Option<String> {
+    let is_missing = |k: &&usize| comparisons.iter().all(|comparison| comparison.k != **k);
+    let missing: Vec<String> = ks.iter().filter(is_missing).map(ToString::to_string).collect();
+    (!missing.is_empty()).then(|| {
+        format!("K = {} is left out, because not all lists are that long (`recommend.top`)", missing.join(", "))
+    })
+}
+
 impl ListComparison {
-    /// Compares lists cut off at each K of `ks` for which every run has at least one list of K items. The other models are tested against
+    /// Compares lists cut off at each K of `ks` that all lists reach. The other models are tested against
     /// the last one, for every statistic that a single list has, over the users with a value in all lists.
     pub fn all(models: &[SeedLists], ks: &[usize], facts: &ItemFacts) -> Vec<Self> {
-        let reached = models.iter().map(SeedLists::longest).min().unwrap_or(0);
+        let reached = models.iter().map(SeedLists::reached).min().unwrap_or(0);
         ks.iter().filter(|&&k| k <= reached).filter_map(|&k| Self::at(models, k, facts)).collect()
     }
 
@@ -142,6 +172,8 @@ mod tests {
         let b = model("b", &[&[&[4, 3], &[3, 4], &[]]]);
         let found = ListComparison::all(&[a, b], &[1, 2, 3], &facts());
         assert_eq!(found.iter().map(|comparison| comparison.k).collect::<Vec<_>>(), [1, 2], "no list has three items");
+        assert!(left_out(&found, &[1, 2, 3]).unwrap().starts_with("K = 3 is left out"));
+        assert_eq!(left_out(&found, &[1, 2]), None);
         let [a, b] = &found[1].rows[..] else { panic!("{found:?}") };
         assert_eq!(a.of_all[0], ("coverage", vec![1.0, 1.0]));
         assert_eq!(b.of_all[0], ("coverage", vec![0.5]));
@@ -151,6 +183,13 @@ mod tests {
         assert!((own.interval.mean - 5.75).abs() < 1e-12 && (other.interval.mean - 1.5).abs() < 1e-12);
         assert!((own.tests.unwrap().difference + 4.25).abs() < 1e-12, "against the last");
         assert!(other.tests.is_none() && a.of_lists[3].is_none(), "diversity requires features");
+    }
+
+    #[test]
+    fn a_cut_off_that_one_list_does_not_reach_is_left_out() {
+        let short = model("short", &[&[&[1, 2], &[3], &[]]]);
+        let found = ListComparison::all(&[short], &[1, 2], &facts());
+        assert_eq!(found.iter().map(|comparison| comparison.k).collect::<Vec<_>>(), [1]);
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub struct ItemFacts {
     events: Vec<u32>,
     /// `[I]`: whether the item belongs to the tail.
     is_tail: Vec<bool>,
-    /// The number of users in training.
+    /// The number of users of the dataset.
     users: usize,
     vectors: ItemVectors,
 }

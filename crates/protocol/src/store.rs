@@ -52,6 +52,11 @@ impl StoredRanks {
         write_tensors(path, &header, &[("rank".to_owned(), Tensor::U32(self.ranks.clone(), vec![self.ranks.len()]))])
     }
 
+    /// The name of the ranks of a set, by whole histories or by the last events only, which is part of the file's name.
+    pub fn name(split: Split, history: Option<usize>) -> String {
+        name(split.name(), history)
+    }
+
     /// Reads the ranks of a run and checks that they belong to its current sequences, weights and features, as far as the header and the
     /// stage's record name these.
     pub fn read(layout: &Layout, sequences: &Sequences, split: Split, history: Option<usize>) -> Result<Self> {
@@ -123,7 +128,7 @@ fn changed_features(layout: &Layout) -> Result<Option<String>> {
 }
 
 /// The keys that may differ between runs of one model, or that do not affect the ranks.
-const NOT_COMPARED: [&str; 10] = [
+const NOT_COMPARED: [&str; 11] = [
     "dataset",
     "run.seed",
     "run.device",
@@ -134,6 +139,7 @@ const NOT_COMPARED: [&str; 10] = [
     "evaluate.k",
     "evaluate.metrics",
     "evaluate.short_histories",
+    "recommend.top",
 ];
 
 /// A setting that differs between two runs.
@@ -162,13 +168,18 @@ impl RanksInfo {
             let key = "evaluate.seen_items".to_owned();
             return Some(OtherSetting { key, own: named(own), others: named(others) });
         }
-        difference("", &self.config, &other.config)
+        other_setting(&self.config, &other.config)
     }
 
     /// The name of the ranks in file names: the evaluated set, with the length of the histories if they were cut.
     pub fn name(&self) -> String {
         name(&self.split, self.history)
     }
+}
+
+/// The first setting that two runs both record, that should be equal in runs of one model, and that differs.
+pub(crate) fn other_setting(own: &Value, other: &Value) -> Option<OtherSetting> {
+    difference("", own, other)
 }
 
 /// The first value that both have and that differs, with its path.

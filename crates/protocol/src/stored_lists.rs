@@ -33,6 +33,8 @@ pub struct StoredLists {
     pub before_test_item: bool,
     /// Whether a list has an item of its history other than the test item.
     pub repeat_history: bool,
+    /// The configuration with which the lists were made; null if they do not record it.
+    pub config: Value,
 }
 
 /// Reads the lists of a run (`recommendations.parquet`) over `users` users. Lists of other weights than the run's are rejected.
@@ -49,7 +51,8 @@ pub fn read_lists(layout: &Layout, items: &Items, users: usize) -> Result<Stored
         let reason = || Error::unusable(&path, format!("item {id:?} is not in the dataset"), REMEDY);
         numbers.get(id.as_str()).copied().ok_or_else(reason)
     };
-    let mut read = StoredLists { lists: vec![Vec::new(); users], ..StoredLists::default() };
+    let config = table.source().map_or(Value::Null, |source| source["config"].clone());
+    let mut read = StoredLists { lists: vec![Vec::new(); users], config, ..StoredLists::default() };
     let (users, listed) = (table.take_u32("user")?, table.take_texts("items")?);
     for (user, ids) in users.into_iter().zip(&listed) {
         let row = (user as usize).checked_sub(1).and_then(|row| read.lists.get_mut(row));

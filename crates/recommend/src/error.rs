@@ -17,8 +17,8 @@ pub enum RecommendError {
     },
     /// The model ranks by users of the dataset, and this user is not one of them.
     #[error(
-        "{who} is not in the dataset, and `{model}` ranks by what it learned about a user, not by the history; use a model that \
-         reads histories, or train on a dataset with this user"
+        "{who} has no training event in the dataset, and `{model}` ranks by what it learned about a user, not by the history; use a \
+         model that reads histories, or train on a dataset with such events"
     )]
     UnknownUser {
         /// A description of the user.

@@ -253,9 +253,7 @@ fn notes(rows: &[ListRow], asked: &[History], top: usize) -> Vec<String> {
         rows.iter().filter(|row| row.fallback.is_some()).map(|row| row.user_id.as_str()).collect();
     if !fallbacks.is_empty() {
         let (count, named) = (fallbacks.len(), some_of(&fallbacks));
-        notes.push(format!(
-            "{count} histories without a known item get the items with the most training events: {named}"
-        ));
+        notes.push(format!("{count} histories without a known item get the most popular items: {named}"));
     }
     let short = rows.iter().filter(|row| row.items.len() < top).count();
     if short > 0 {

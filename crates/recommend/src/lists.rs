@@ -56,7 +56,7 @@ pub struct ListRow {
     pub items: Vec<String>,
     /// The titles of the items.
     pub titles: Vec<String>,
-    /// The scores of the items; in a fallback list, their numbers of training events.
+    /// The scores of the items; in a fallback list, those of popularity.
     pub scores: Vec<f32>,
     /// `popular` if the history has no known item; `None` if the model made the list.
     pub fallback: Option<&'static str>,
@@ -143,7 +143,7 @@ fn table(rows: &[ListRow]) -> String {
             }
         }
         let note = match row.fallback {
-            Some(_) => "   no known item in the history; these are the items with the most training events",
+            Some(_) => "   no known item in the history; these are the most popular items",
             None => "",
         };
         let _ = writeln!(text, "{}{note}\n{table}\n", row.user_id);

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mp4sr_artifact::{Items, Layout, Users};
-use mp4sr_models::{Query, Scorer, count_latest};
+use mp4sr_models::{Query, Scorer, popularity_scores};
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::text::{quoted, some_of};
 use mp4sr_protocol::training_events;
@@ -26,7 +26,7 @@ pub struct RunCatalogue {
     rows: HashMap<String, u32>,
     users: HashMap<String, u32>,
     by_events: Vec<Scored>,
-    /// The items with the numbers of their events that the fallback counts, most events first, ties by item.
+    /// The items with their scores in the fallback, greatest first, ties by item.
     popular: Vec<Scored>,
 }
 
@@ -121,7 +121,7 @@ impl Fallback {
 /// The list of one user.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
-    /// The items, 1-based, with their scores, best first; in a fallback list, the scores are numbers of training events.
+    /// The items, 1-based, with their scores, best first; in a fallback list, the scores are those of popularity.
     pub list: Vec<Scored>,
     /// The ids of the history that are not items of the run, in their order.
     pub unknown: Vec<String>,
@@ -144,15 +144,15 @@ impl LoadedRun {
         let mut events = training_events(sequences);
         events.resize(items.len(), 0);
         let share = config.recommend.fallback_share;
+        let by_events = most_first(events.iter().map(|&count| count as f32));
         let popular = if share < 1.0 {
-            let latest = count_latest(&training_sequences(sequences), items.len(), share, "recommend.fallback_share")?;
-            most_first(&latest)
+            let training = training_sequences(sequences);
+            most_first(popularity_scores(&training, items.len(), share, "recommend.fallback_share")?)
         } else {
-            most_first(&events)
+            by_events.clone()
         };
         let users = (0..).zip(users.ids).map(|(row, id)| (id, row)).collect();
         let new_items = trained.new_items.as_ref().map_or(0, |new| new.items.len());
-        let by_events = most_first(&events);
         let catalogue = Arc::new(RunCatalogue { items, events, new_items, rows, users, by_events, popular });
         Ok(Self { config: config.clone(), trained, catalogue, in_dataset })
     }
@@ -177,9 +177,9 @@ impl LoadedRun {
     }
 }
 
-/// The items, 1-based, with their numbers, greatest first, ties by item.
-fn most_first(numbers: &[u32]) -> Vec<Scored> {
-    let mut items: Vec<Scored> = (1..).zip(numbers.iter().map(|&number| number as f32)).collect();
+/// The items, 1-based, with their scores, greatest first, ties by item.
+fn most_first(scores: impl IntoIterator<Item = f32>) -> Vec<Scored> {
+    let mut items: Vec<Scored> = (1..).zip(scores).collect();
     items.sort_by(order(None));
     items
 }
@@ -211,7 +211,8 @@ impl Answerer<'_> {
 
     /// The reason why the model cannot rank items for this request; `None` if it can.
     pub fn refusal(&self, request: &Request) -> Option<RecommendError> {
-        let known = request.user.as_ref().is_some_and(|id| self.run.catalogue.user(id).is_some());
+        let user = request.user.as_ref().and_then(|id| self.run.catalogue.user(id));
+        let known = user.is_some_and(|user| self.scorer.has_seen(user));
         let unanswerable = !known && self.scorer.needs_known_user();
         let is_empty = !request.history.iter().any(|id| self.run.catalogue.item(id).is_some());
         let who = || match &request.user {

@@ -15,17 +15,15 @@ pub(crate) fn markdown(comparison: &Comparison) -> String {
     if others.is_empty() {
         return text;
     }
-    let mut table = TextTable::new(["against", "users"]);
-    for metric in &comparison.metrics {
-        table.header.extend([metric.to_string(), "t-test p".to_owned(), "Wilcoxon p".to_owned()]);
-    }
+    let mut table = TextTable::new(["against", "users", "metric", "difference", "t-test p", "Wilcoxon p"]);
     for (name, values) in others {
-        let mut row = vec![name.clone(), comparison.users.to_string()];
-        for tests in values.iter().filter_map(|value| value.tests) {
+        for (metric, value) in comparison.metrics.iter().zip(values) {
+            let Some(tests) = value.tests else { continue };
             let [t, wilcoxon] = [tests.t_holm, tests.wilcoxon_holm].map(probability);
-            row.extend([format!("{:+.4}", tests.difference), t, wilcoxon]);
+            let difference = format!("{:+.4}", tests.difference);
+            let users = comparison.users.to_string();
+            table.rows.push(vec![name.clone(), users, metric.to_string(), difference, t, wilcoxon]);
         }
-        table.rows.push(row);
     }
     let note = comparison.candidates_note().map_or_else(String::new, |note| format!("\n{note}\n"));
     format!("{text}\n{}{note}", table.markdown())
@@ -52,7 +50,7 @@ mod tests {
         let own = group("mine", &[1, 1, 1, 0, 2, 1]);
         let groups = [group("a|", &[2, 1, 2, 1, 2, 0]), group("twin", &own.ranks[0]), own];
         let text = markdown(&Comparison::new(&groups, &[Metric::Recall(1)], Reference::Last));
-        assert!(text.contains("| a\\|     |     4 | +0.5000 |   0.3634 |     0.3146 |\n"), "{text}");
+        assert!(text.contains("| a\\|     |     4 | R@1    |    +0.5000 |   0.3634 |     0.3146 |\n"), "{text}");
         let alone = markdown(&Comparison::new(&groups[2..], &[Metric::Recall(1)], Reference::Last));
         assert!(alone.starts_with("95 % bootstrap intervals over users") && !alone.contains('|'), "{alone}");
         assert_eq!(markdown(&Comparison::new(&[], &[Metric::Recall(1)], Reference::Last)), "");

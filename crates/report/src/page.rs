@@ -7,7 +7,7 @@ use mp4sr_protocol::Comparison;
 
 use crate::breakdown::BreakdownTable;
 use crate::curves::Panel;
-use crate::lists::ListStatisticsRow;
+use crate::lists::ListsTable;
 use crate::table::MetricsTable;
 use crate::users::{ShownUser, UserCounts};
 use crate::words::Words;
@@ -29,7 +29,7 @@ pub(crate) struct Page<'a> {
     /// The comparison on the test set, to which the breakdowns belong too.
     pub(crate) comparison: &'a Comparison,
     /// The statistics of the lists.
-    pub(crate) lists: &'a [ListStatisticsRow],
+    pub(crate) lists: &'a ListsTable,
     pub(crate) breakdowns: &'a [BreakdownTable],
     pub(crate) panels: &'a [Panel],
     /// The runs without a training log.
@@ -99,7 +99,9 @@ mod tests {
     use crate::RunMetrics;
     use crate::breakdown::{RunRanks, breakdown_tables};
     use mp4sr_artifact::{RejectExample, Rejected};
-    use mp4sr_protocol::{ItemFacts, ListStatistics, Metric, MetricMeans, Reference, SeedRuns, Split, UserFacts};
+    use mp4sr_protocol::{
+        ItemFacts, ListComparison, Metric, MetricMeans, Reference, SeedLists, SeedRuns, Split, StoredLists, UserFacts,
+    };
 
     const HOSTILE: &str = "</title><script>alert(\"1\")</script> & <b>'bold'";
 
@@ -130,9 +132,10 @@ mod tests {
             [HOSTILE, "r"].map(|run| SeedRuns { name: run.to_owned(), ranks: vec![vec![1]], ..SeedRuns::default() });
         let comparison = Comparison::new(&groups, &[Metric::Recall(5)], Reference::Last);
         let facts = [UserFacts { user: 0, length: 3, history: 2, target_events: 1, target_age: None }];
-        let item_facts = ItemFacts::new(vec![3, 1], 4);
-        let statistics = ListStatistics::of(&[vec![1, 2]], 2, &item_facts).unwrap();
-        let lists = [ListStatisticsRow { run: HOSTILE.into(), statistics }];
+        let stored = StoredLists { lists: vec![vec![1, 2]], ..StoredLists::default() };
+        let models = [SeedLists { name: HOSTILE.into(), lists: vec![stored] }];
+        let compared = ListComparison::all(&models, &[2], &ItemFacts::new(vec![3, 1], 4));
+        let lists = ListsTable::new(&models, &compared, &[2]);
         let breakdowns = breakdown_tables(&facts, &ranked, &[Metric::Recall(5)]);
         let mut counts = PreprocessReport { dataset: HOSTILE.into(), ..PreprocessReport::default() };
         let example = RejectExample { file: "a/b<c".into(), line: 3, found: HOSTILE.into() };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::slice;
 
 use mp4sr_artifact::{
     Downloads, Error as FileError, ExtractReport, Items, Layout, PreprocessReport, Sequences, Stage, StageSettings,
@@ -10,15 +11,15 @@ use mp4sr_artifact::{
 use mp4sr_pipeline::config::PRETRAIN;
 use mp4sr_pipeline::{Bug, Config, Context, STAGES, StageName, print, run_stage};
 use mp4sr_protocol::{
-    Comparison, ItemFacts, ListStatistics, Metric, MetricMeans, Reference, SeedRuns, Split, StoredRanks, UserFacts,
-    read_lists, training_events,
+    Comparison, ItemFacts, ListComparison, Metric, MetricMeans, Reference, SeedLists, SeedRuns, Split, StoredRanks,
+    UserFacts, training_events,
 };
 use serde_json::json;
 
 use crate::breakdown::{BreakdownTable, RunRanks, breakdown_tables, breakdown_values, headline};
 use crate::comparison;
 use crate::curves::{TrainingLog, panels, sheet};
-use crate::lists::{ListStatisticsRow, list_table};
+use crate::lists::{ListsTable, list_table};
 use crate::page::Page;
 use crate::table::{MetricsTable, RunMetrics, metric_values};
 use crate::thumbnail::is_missing;
@@ -267,33 +268,25 @@ impl ReportStage<'_> {
         Ok((lists.show(&rows, items, &stored.ranks, &path)?, counts))
     }
 
-    /// The statistics of the lists of all runs, at each K of the tables that the lists reach. Another run is left out if its lists do not
+    /// The statistics of the lists of all runs, at each K of the tables that all lists reach. Another run is left out if its lists do not
     /// exist, or were made with other weights than it has now.
-    fn list_rows(&self, items: &Items, sequences: &Sequences) -> Result<Vec<ListStatisticsRow>> {
-        let facts = self.item_facts(sequences);
-        let mut rows = Vec::new();
+    fn lists_table(&self, items: &Items, sequences: &Sequences) -> Result<ListsTable> {
+        let mut models = Vec::new();
         for layout in &self.runs {
-            let path = layout.recommendations();
             let is_own = layout.run_name() == self.context.layout.run_name();
-            if !is_own && !path.exists() {
+            if !is_own && !layout.recommendations().exists() {
                 continue;
             }
-            let lists = match read_lists(layout, items, sequences.user_count()) {
+            match SeedLists::read(layout.run_name(), slice::from_ref(layout), items, sequences.user_count()) {
                 Err(error) if !is_own => {
                     self.context.progress.log(format!("report: warning: {error}; its lists are left out"));
-                    continue;
                 }
-                stored => stored?.lists,
-            };
-            let longest = lists.iter().map(Vec::len).max().unwrap_or(0);
-            for &k in self.context.config.evaluate.k.iter().filter(|&&k| k <= longest) {
-                let statistics = ListStatistics::of(&lists, k, &facts);
-                rows.extend(
-                    statistics.map(|statistics| ListStatisticsRow { run: layout.run_name().to_owned(), statistics }),
-                );
+                lists => models.push(lists?),
             }
         }
-        Ok(rows)
+        let ks = &self.context.config.evaluate.k;
+        let compared = ListComparison::all(&models, ks, &self.item_facts(sequences));
+        Ok(ListsTable::new(&models, &compared, ks))
     }
 
     /// What the statistics of lists need to know about the items. Features that cannot be read only cost the report its diversity, because
@@ -369,7 +362,7 @@ impl ReportStage<'_> {
             self.table(Split::Test, &ranked)?,
             self.table(Split::Validation, &self.ranked(Split::Validation, &sequences)?)?,
         ];
-        let lists = self.list_rows(&items, &sequences)?;
+        let lists = self.lists_table(&items, &sequences)?;
         let metrics = headline(&config.evaluate.k);
         let breakdowns = breakdown_tables(&UserFacts::of(&sequences, Split::Test), &ranked, &metrics);
         let groups: Vec<SeedRuns> = ranked
@@ -380,7 +373,8 @@ impl ReportStage<'_> {
                 removes_seen: *removes_seen,
             })
             .collect();
-        let comparison = Comparison::new(&groups, &metrics, Reference::Last);
+        let all_metrics = Metric::table(&config.evaluate.k, &config.evaluate.metrics);
+        let comparison = Comparison::new(&groups, &all_metrics, Reference::Last);
         let logs = self.logs()?;
         let panels = panels(&logs)?;
         let untrained: Vec<String> =
@@ -426,7 +420,7 @@ impl ReportStage<'_> {
         let [metrics_csv, lists_csv, breakdowns_csv] =
             ["metrics.csv", "lists.csv", "breakdowns.csv"].map(|name| folder.join(name));
         metric_values(&tables).write_csv(&metrics_csv)?;
-        list_table(&lists, |value| value.to_string()).write_csv(&lists_csv)?;
+        list_table(&lists.rows, |value, _| value.to_string()).write_csv(&lists_csv)?;
         breakdown_values(&breakdowns).write_csv(&breakdowns_csv)?;
         let mut outputs = vec![page_path, markdown, metrics_csv, lists_csv, breakdowns_csv];
         let curves = folder.join("curves.svg");
@@ -475,7 +469,7 @@ impl ReportStage<'_> {
         &self,
         tables: &[MetricsTable],
         comparison: &Comparison,
-        lists: &[ListStatisticsRow],
+        lists: &ListsTable,
         breakdowns: &[BreakdownTable],
     ) -> String {
         let mut text = format!("# {} on {}\n", self.context.layout.run_name(), self.context.config.dataset.name);
@@ -486,9 +480,11 @@ impl ReportStage<'_> {
                 text.push_str(&format!("\n{}", comparison::markdown(comparison)));
             }
         }
-        if !lists.is_empty() {
-            let table = list_table(lists, |value| format!("{value:.4}"));
+        if !lists.rows.is_empty() {
+            let table =
+                list_table(&lists.rows, |value, differs| format!("{value:.4}{}", if differs { "\\*" } else { "" }));
             text.push_str(&format!("\n## The lists\n\n{}", table.markdown()));
+            lists.notes.iter().for_each(|note| text.push_str(&format!("\n{note}\n")));
         }
         if !breakdowns.is_empty() {
             text.push_str("\n## Test, by groups of users\n");

@@ -101,6 +101,23 @@ impl NewItems {
         Ok(Self { items, modalities, encoders })
     }
 
+    /// Returns an error if features come from another encoder than those of the dataset in `layout`: they could not be used with the run.
+    pub fn expect_encoders(&self, layout: &Layout, config: &Config) -> anyhow::Result<()> {
+        let items = Items::read(&layout.items())?;
+        for modality in &config.model.modalities {
+            let Some(own) = self.encoders.get(&modality.name) else { continue };
+            let dataset = read_features(layout, config, modality, &items.hash(), items.len())?;
+            if dataset.encoder.is_some_and(|encoder| encoder != *own) {
+                bail!(
+                    "the encoder of `{}` in `[extract]`, its precision, or the dictionary of words differs from that of the dataset's \
+                     features; use the settings with which these were computed, or run `mp4sr extract` and train again",
+                    modality.name
+                );
+            }
+        }
+        Ok(())
+    }
+
     /// The items that are not among `known`, if there are any, and the ids of the others.
     pub(crate) fn without(mut self, known: &[String]) -> (Option<Self>, Vec<String>) {
         let known: HashSet<&str> = known.iter().map(String::as_str).collect();

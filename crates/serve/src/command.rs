@@ -1,10 +1,11 @@
 //! The command line of `mp4sr serve`.
 
+use std::cell::Cell;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use mp4sr_pipeline::config::ModelCatalog;
@@ -112,15 +113,30 @@ fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> anyhow::Error {
 /// # Ok::<(), anyhow::Error>(())
 /// ```
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
+    mp4sr_ops::avoid_huge_pages();
     mp4sr_ops::start_threads();
     let keys = keys(args)?;
     // The store is opened and dropped outside the runtime because its client blocks on a runtime of its own.
     let context = args.stage.context(models)?;
     let store = Arc::new(ItemStore::open(&context)?);
     let poll = Duration::from_secs_f64(context.config.serve.poll_seconds);
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("failed to start threads")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .on_thread_park(release_memory_of_bursts)
+        .build()
+        .context("failed to start threads")?;
     runtime.block_on(serve(args, models, keys, store.clone(), poll))
+}
+
+/// Returns what a thread of the runtime has freed to the system, at most once per second. The memory of a burst of requests would otherwise
+/// stay with the thread until it serves as many again.
+fn release_memory_of_bursts() {
+    const PAUSE: Duration = Duration::from_secs(1);
+    thread_local!(static RELEASED: Cell<Option<Instant>> = const { Cell::new(None) });
+    if RELEASED.get().is_none_or(|released| released.elapsed() >= PAUSE) {
+        RELEASED.set(Some(Instant::now()));
+        mp4sr_ops::release_thread_memory();
+    }
 }
 
 /// Reads the keys of the service, without which it listens only on this machine.

@@ -1,8 +1,8 @@
 //! The thread that owns a model: it answers waiting requests in batches until all senders are dropped.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::time::Instant;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
 
 use mp4sr_pipeline::Context;
 use mp4sr_recommend::{
@@ -176,7 +176,7 @@ struct Engine<'a> {
 
 impl Engine<'_> {
     fn work(mut self, options: &EngineOptions, waiting: &Receiver<Job>) {
-        while let Ok(first) = waiting.recv() {
+        while let Some(first) = next(waiting) {
             let mut jobs = vec![first];
             while jobs.len() < options.batch {
                 match waiting.try_recv() {
@@ -253,6 +253,18 @@ impl Engine<'_> {
         };
         let mut lists: Vec<Vec<Scored>> = neighbours.nearest(&vector, similar.k, &[candidates])?;
         Ok(Answer { list: lists.pop().unwrap_or_default(), unknown: Vec::new(), fallback: None })
+    }
+}
+
+/// Waits for a job; `None` if there will be none. After a second without one, the memory of earlier jobs goes back to the system.
+fn next(waiting: &Receiver<Job>) -> Option<Job> {
+    match waiting.recv_timeout(Duration::from_secs(1)) {
+        Ok(job) => Some(job),
+        Err(RecvTimeoutError::Disconnected) => None,
+        Err(RecvTimeoutError::Timeout) => {
+            mp4sr_ops::release_memory();
+            waiting.recv().ok()
+        }
     }
 }
 

@@ -41,15 +41,6 @@ pub fn markdown(comparison: &Comparison, what: &str) -> String {
 pub const NO_K: &str = "the lists do not reach the smallest K of `evaluate.k`; set `recommend.top` to a larger number and compute \
  the lists again";
 
-/// The note on the values of K that not all lists reach; `None` if all do.
-pub fn left_out(comparisons: &[ListComparison], ks: &[usize]) -> Option<String> {
-    let is_missing = |k: &&usize| comparisons.iter().all(|comparison| comparison.k != **k);
-    let missing: Vec<String> = ks.iter().filter(is_missing).map(ToString::to_string).collect();
-    (!missing.is_empty()).then(|| {
-        format!("K = {} is left out, because not all lists are that long (`recommend.top`)", missing.join(", "))
-    })
-}
-
 /// Formats the statistics of lists as Markdown, one row per model and K. A star marks a statistic of single lists that differs
 /// significantly from that of the last model.
 pub fn lists_markdown(comparisons: &[ListComparison], what: &str) -> String {

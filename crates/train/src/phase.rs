@@ -6,7 +6,7 @@ use candle_core::Var;
 use mp4sr_artifact::{EpochLine, Fingerprint, Sequences, StageSettings, files, log_line};
 use mp4sr_evaluate::{RankError, RankOptions, mean_loss, mean_loss_in_group, rank_users, rank_users_in_group};
 use mp4sr_models::{Batch, Buffers, Model, PRETRAIN, Phase, ProcessGroup, RngKey, Step, Stop};
-use mp4sr_ops::{Adam, Pending};
+use mp4sr_ops::{Adam, Pending, Precision, with_precision};
 use mp4sr_pipeline::config::PhaseSettings;
 use mp4sr_protocol::{COLD_EVENTS, EvalCase, Metric, MetricMeans, Split, training_events};
 
@@ -456,7 +456,8 @@ impl Training<'_> {
             self.settle(state, &mut flight, &mut started, steps)?;
         }
         let (validation, test_loss) = match self.phase.stop {
-            Stop::Validation { .. } => self.validate()?,
+            // Epochs are selected by the ranks that `evaluate` computes, in f32.
+            Stop::Validation { .. } => with_precision(Precision::F32, || self.validate())?,
             Stop::Epochs => (BTreeMap::new(), None),
         };
         let best = match self.phase.stop {

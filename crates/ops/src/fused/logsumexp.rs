@@ -2,14 +2,14 @@
 //! scale a_j . b_t. If the columns are a sample, a shift is added to all logits of a row except that of its target.
 //!
 //! Forward keeps a running maximum and sum per row. Backward computes each block of logits again: with p_ji = exp(scale a_j . b_i - l_j)
-//! dl_j, da = scale p b and db = scale p^T a. Shards of columns own their part of db; da is the ordered sum of the shards' parts.
+//! dl_j, less dl_j at the target, da = scale p b and db = scale p^T a. Shards of columns own their part of db; da is the ordered sum of the shards' parts.
 
 use candle_core::{Result, Tensor, bail};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::{Fused, Gradients, View, apply2, ordered_sum};
-use crate::kernel::{Mat, add_scaled, dot, exp, matmul, transpose};
+use crate::kernel::{Mat, dot_as_product, exp, matmul, transpose};
 use crate::scratch::Scratch;
 use crate::{FalseNegatives, Mask};
 
@@ -62,9 +62,26 @@ struct RowLogSumExp {
 }
 
 impl RowLogSumExp {
-    /// The logit of row j's target, or 0 without targets.
+    /// The logit of row j's target, or 0 without targets. It is computed from the same values as the target's logit in its block, so that
+    /// the loss cannot be negative.
     fn hit(&self, j: usize, a: &[f32], b: &[f32], d: usize) -> f32 {
-        self.targets.get(j).map_or(0.0, |&target| self.scale * dot(&a[j * d..][..d], &b[target as usize * d..][..d]))
+        self.targets.get(j).map_or(0.0, |&target| {
+            let target = target as usize;
+            let columns = COLUMNS.min(b.len() / d - target / COLUMNS * COLUMNS);
+            self.scale * dot_as_product(&a[j * d..][..d], &b[target * d..][..d], columns)
+        })
+    }
+
+    /// Subtracts the gradient of the rows' targets from a block of weights of `columns` columns. The weight of a row that is sure of its
+    /// target is then 0 in any precision.
+    fn subtract_targets(&self, weights: &mut [f32], columns: usize, start: BlockStart, dl: &[f32]) {
+        let targets = self.targets.iter().skip(start.row);
+        for ((weights, &target), &dl) in weights.chunks_exact_mut(columns).zip(targets).zip(dl) {
+            let at = (target as usize).checked_sub(start.column);
+            if let Some(weight) = at.and_then(|at| weights.get_mut(at)) {
+                *weight -= dl * self.scale;
+            }
+        }
     }
 
     /// Shifts a block of logits of `columns` columns.
@@ -226,6 +243,7 @@ impl Fused<2> for RowLogSumExp {
                         let start = BlockStart { row, column: first };
                         self.shift_block(logits, columns, start);
                         weight_block(logits, columns, self.scale, &self.mask, start, l, dl);
+                        self.subtract_targets(logits, columns, start, dl);
                         let p = Mat::new(logits, rows, columns);
                         matmul(&mut da[row * d..(row + rows) * d], p, b, true);
                         matmul(db, p.t(), a, true);
@@ -234,13 +252,7 @@ impl Fused<2> for RowLogSumExp {
                 da
             })
             .collect();
-        let mut da = ordered_sum(&parts.iter().map(|part| &part[..]).collect::<Vec<_>>(), n * d);
-        for (j, &target) in self.targets.iter().enumerate() {
-            let (own, target) = (j * d..(j + 1) * d, target as usize * d..(target as usize + 1) * d);
-            let factor = -self.scale * gradient[j];
-            add_scaled(&mut da[own.clone()], factor, &b.data[target.clone()]);
-            add_scaled(&mut db[target], factor, &a.data[own]);
-        }
+        let da = ordered_sum(&parts.iter().map(|part| &part[..]).collect::<Vec<_>>(), n * d);
         Ok([Some(da), Some(db)])
     }
 }

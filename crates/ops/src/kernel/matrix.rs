@@ -3,7 +3,7 @@
 
 #![allow(unsafe_code)]
 
-use super::{Mat, bf16};
+use super::{Mat, bf16, dot};
 use crate::device::{Precision, precision};
 
 /// out = a b, or out += a b if `add`, in the current precision; `out` is row after row. It runs on one thread, so the order of sums is
@@ -20,7 +20,21 @@ pub(crate) fn matmul_in(precision: Precision, out: &mut [f32], a: Mat<'_>, b: Ma
     }
 }
 
-/// The same in f32.
+/// Whether a product with a matrix of `rows` x `columns` on the right rounds both matrices to bf16 in the current precision.
+pub(crate) fn rounds(rows: usize, columns: usize) -> bool {
+    precision() == Precision::Bf16 && bf16::pays(rows, columns)
+}
+
+/// The inner product of two rows, from the values that [`matmul`] would use if the right matrix had `columns` columns.
+pub(crate) fn dot_as_product(a: &[f32], b: &[f32], columns: usize) -> f32 {
+    if !rounds(a.len(), columns) {
+        return dot(a, b);
+    }
+    let rounded = |&value: &f32| half::bf16::from_f32(value).to_f32();
+    a.iter().zip(b).map(|(a, b)| rounded(a) * rounded(b)).sum()
+}
+
+/// The same as [`matmul`] in f32.
 pub(crate) fn matmul_f32(out: &mut [f32], a: Mat<'_>, b: Mat<'_>, add: bool) {
     let (m, n, k) = (a.rows, b.columns, a.columns);
     assert!(b.rows == k && out.len() == m * n && a.fits() && b.fits(), "matrix product of wrong shapes");

@@ -79,25 +79,21 @@ pub(super) fn comparison(run: &str, found: &Comparison) -> Markup {
 
 fn differences(run: &str, found: &Comparison, others: &[ComparedModel]) -> Markup {
     html! {
-        div.wide { table.breakdown {
-            thead {
-                tr {
-                    th rowspan="2" { (run) " against" }
-                    th rowspan="2" { "users" }
-                    @for metric in &found.metrics { th.run colspan="3" { (metric) } }
-                }
-                tr.metrics {
-                    @for _ in &found.metrics { th { "difference" } th { "t-test p" } th { "Wilcoxon p" } }
-                }
-            }
+        div.wide { table {
+            thead { tr {
+                th { (run) " against" } th { "users" } th { "metric" } th { "difference" } th { "t-test p" } th { "Wilcoxon p" }
+            } }
             tbody { @for (name, values) in others {
-                tr {
-                    th { (name) }
-                    td { (count(found.users as u64)) }
-                    @for tests in values.iter().filter_map(|value| value.tests) {
-                        td { (format!("{:+.4}", tests.difference)) }
-                        td { (probability(tests.t_holm)) }
-                        td { (probability(tests.wilcoxon_holm)) }
+                @for (metric, value) in found.metrics.iter().zip(values) {
+                    @if let Some(tests) = value.tests {
+                        tr {
+                            th { (name) }
+                            td { (count(found.users as u64)) }
+                            td { (metric) }
+                            td { (format!("{:+.4}", tests.difference)) }
+                            td { (probability(tests.t_holm)) }
+                            td { (probability(tests.wilcoxon_holm)) }
+                        }
                     }
                 }
             } }

@@ -5,7 +5,7 @@ use mp4sr_pipeline::text::count;
 use mp4sr_protocol::Split;
 
 use super::{Page, groups};
-use crate::lists::{COLUMNS, ListStatisticsRow};
+use crate::lists::{COLUMNS, ListsTable};
 use crate::table::{MetricsTable, percent};
 
 impl Page<'_> {
@@ -24,33 +24,36 @@ impl Page<'_> {
                     (metrics_table(table))
                     @if table.split == Split::Test { (groups::comparison(self.run, self.comparison)) }
                 }
-                @if !self.lists.is_empty() { (lists_table(self.run, self.lists)) }
+                @if !self.lists.rows.is_empty() { (lists_table(self.run, self.lists)) }
             }
         }
     }
 }
 
-fn lists_table(own: &str, rows: &[ListStatisticsRow]) -> Markup {
+fn lists_table(own: &str, table: &ListsTable) -> Markup {
     html! {
         h3 { "The lists, independently of accuracy" }
         p {
             "Coverage is the share of all items that is in any list of K. The Gini index is 0 if all items are listed equally "
             "often and nearly 1 if a few take all list positions; entropy is that of the listed items in nats, divided by the number of "
             "distinct ones. Popularity is the mean number of training events of a listed item, tail the share of list positions that go "
-            "to the tenth of the items with the fewest events, novelty the mean of \u{2212}log" sub { "2" } " of the share of users "
-            "that have the item, diversity the mean over pairs of listed items of 1 \u{2212} the cosine similarity of their features. "
+            "to the tenth of the items with training events that have the fewest, novelty the mean of \u{2212}log" sub { "2" } " of the "
+            "number of training events divided by the number of users, diversity the mean over pairs of listed items of 1 \u{2212} the cosine similarity of their features. "
             "The columns from coverage to tail are defined as in RecBole's evaluator."
         }
         div.wide { table {
             thead { tr { th { "run" } th { "K" } @for name in COLUMNS { th { (name) } } } }
-            tbody { @for row in rows {
+            tbody { @for row in &table.rows {
                 tr.own[row.run == own] {
                     th { (row.run) }
-                    td { (row.statistics.k) }
-                    @for (_, value) in row.statistics.values() { td { (value.map_or_else(String::new, |value| format!("{value:.4}"))) } }
+                    td { (row.k) }
+                    @for (value, differs) in row.values.iter().zip(row.differs) {
+                        td { @if let Some(value) = value { (format!("{value:.4}")) @if differs { "*" } } }
+                    }
                 }
             } }
         } }
+        @for note in &table.notes { p { (note) } }
     }
 }
 

@@ -4,11 +4,11 @@ use mp4sr_artifact::{Items, Layout, Sequences};
 use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{Context, StageArgs, print};
 use mp4sr_protocol::{
-    Comparison, ItemFacts, ListComparison, Metric, Reference, SeedLists, SeedRuns, Split, lists_note,
+    Comparison, ItemFacts, ListComparison, Metric, Reference, SeedLists, SeedRuns, Split, left_out, lists_note,
 };
 use std::sync::Arc;
 
-use crate::comparison_text::{NO_K, details, left_out, list_details, lists_markdown, markdown};
+use crate::comparison_text::{NO_K, details, list_details, lists_markdown, markdown};
 
 /// Prints evaluated runs of one dataset side by side: the best value is bold, the second best is underlined, and a star marks a best
 /// value that is significantly above the second best (p < 0.01).

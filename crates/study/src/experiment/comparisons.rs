@@ -5,13 +5,13 @@ use std::fmt::Write as _;
 use mp4sr_artifact::{DatasetStatistics, EpochLine, Error, Items, Layout, PreprocessReport, Sequences, files};
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_protocol::{
-    Comparison, ItemFacts, ListComparison, Reference, SeedLists, SeedRuns, Split, mean_and_deviation,
+    Comparison, ItemFacts, ListComparison, Reference, SeedLists, SeedRuns, Split, left_out, mean_and_deviation,
 };
 
 use super::rows::{StudyRow, full};
 use super::write::PaperTable;
 use super::{FinishedRows, Study, common};
-use crate::comparison_text::{NO_K, details, left_out, list_details, lists_markdown, markdown};
+use crate::comparison_text::{NO_K, details, list_details, lists_markdown, markdown};
 use crate::runner::{ResolvedRun, Until};
 
 impl Study<'_> {

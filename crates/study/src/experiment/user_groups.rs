@@ -4,16 +4,17 @@ use std::fmt::Write as _;
 
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_protocol::{
-    COLD_EVENTS, Comparison, Reference, SeedRuns, Split, UserFacts, UserGroup, breakdowns, has_clock, training_events,
+    COLD_EVENTS, Comparison, Reference, SeedRuns, Split, StoredRanks, UserFacts, UserGroup, breakdowns, has_clock,
+    training_events,
 };
 
-use super::Study;
 use super::comparisons::{add_details, groups, times};
 use super::figure::{StudyCurve, values};
 use super::rows::{StudyRow, own_key, row};
 use super::write::PaperTable;
+use super::{FinishedRows, Study};
 use crate::comparison_text::markdown;
-use crate::runner::Until;
+use crate::runner::{ResolvedRun, Until};
 
 /// The baselines of the paper's Table 3.
 const MODELS_FOR_COLD_ITEMS: [&str; 2] = ["masr", "clcrec"];
@@ -24,6 +25,15 @@ fn popularity_of_the_latest_events() -> [StudyRow; 2] {
         let key = format!("model.popularity.latest_share={value}");
         row(&format!("popularity, latest {share}"), slug, &["model.name=\"popularity\"", &key])
     })
+}
+
+/// The rows whose runs were ranked by histories of this length, and the labels of the others.
+fn by_ability(made: &FinishedRows, history: Option<usize>) -> (FinishedRows, Vec<String>) {
+    let is_able = |runs: &[ResolvedRun]| {
+        history.is_none() || runs.iter().all(|run| run.layout.ranks(&StoredRanks::name(Split::Test, history)).exists())
+    };
+    let (able, unable): (FinishedRows, FinishedRows) = made.iter().cloned().partition(|(_, runs)| is_able(runs));
+    (able, unable.into_iter().map(|(row, _)| row.label).collect())
 }
 
 impl Study<'_> {
@@ -111,7 +121,17 @@ impl Study<'_> {
                 self.notes.push(format!("no user has {what}"));
                 continue;
             }
-            let groups = groups(&made, &sequences, history)?;
+            let (able, unable) = by_ability(&made, history);
+            if !unable.is_empty() {
+                let models = unable.join(", ");
+                let note = format!(
+                    "no rows of {models} in tables of short histories: they rank only for users of the training set"
+                );
+                if !self.notes.contains(&note) {
+                    self.notes.push(note);
+                }
+            }
+            let groups = groups(&able, &sequences, history)?;
             let own: Vec<SeedRuns> = groups.iter().map(|group| group.of_users(&users)).collect();
             let comparison = Comparison::new(&own, &self.metrics(), Reference::Best);
             let _ = write!(text, "\n{} users: {what}\n\n", comparison.users);

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use mp4sr_artifact::files;
 use mp4sr_figure::Figure;
+use mp4sr_pipeline::config::SplitBy;
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_protocol::SIGNIFICANT;
 
@@ -60,8 +61,13 @@ impl Study<'_> {
         let first = self.config.run.seed;
         let seeds =
             if seeds == 1 { format!("seed {first}") } else { format!("seeds {first} to {}", first + seeds as u64 - 1) };
+        let split = match self.config.preprocess.split {
+            SplitBy::LeaveOneOut => "leave-one-out",
+            SplitBy::Ratio => "split by ratio",
+            SplitBy::Time => "split by time",
+        };
         let quick = if self.options.quick {
-            " This is a smoke run (12 events per user, a few epochs), not a result."
+            " This is a smoke run (12 events of each user per set, a few epochs), not a result."
         } else {
             ""
         };
@@ -69,7 +75,7 @@ impl Study<'_> {
         let is_used = |set: &&String| !self.options.quick || !SMOKE.iter().any(|own| key_of(own) == key_of(set));
         let set: Vec<&str> = self.runner.args().overrides.iter().filter(is_used).map(String::as_str).collect();
         let set = if set.is_empty() { String::new() } else { format!(" Set for all runs: `{}`.", set.join("`, `")) };
-        format!("Dataset `{name}`, {seeds}.{quick}{set}")
+        format!("Dataset `{name}`, {split}, {seeds}.{quick}{set}")
     }
 
     /// Appends the paper's numbers and the notes, writes all files, and returns the Markdown.
@@ -97,7 +103,11 @@ impl Study<'_> {
             let mut printed = printed(self.options.paper.as_deref(), table)?;
             printed.rows.retain(|row| models.is_empty() || models.contains(&row[1].as_str()));
             let note = if note.is_empty() { String::new() } else { format!("{note}\n\n") };
-            let _ = write!(text, "\n## The paper's Table {table}\n\n{note}{}", printed.markdown());
+            let split = match self.config.preprocess.split {
+                SplitBy::LeaveOneOut => "",
+                SplitBy::Ratio | SplitBy::Time => "The paper's split is leave-one-out, unlike the one above.\n\n",
+            };
+            let _ = write!(text, "\n## The paper's Table {table}\n\n{note}{split}{}", printed.markdown());
             printed.write_csv(&folder.join("paper.csv"))?;
             written.push("paper.csv");
         }
