@@ -674,7 +674,11 @@ fn a_shortened_history_is_ranked_as_that_of_a_new_user() {
     let run = |model: &str| {
         let flags = ["--set", "finetune.epochs=2", "--set", "evaluate.short_histories=[1]"];
         let name = format!("model.name={model}");
-        world.run_stderr("run", &[&["--until", "recommend", "--run", model, "--set", &name][..], &flags].concat())
+        let run = |until| {
+            world.run_stderr("run", &[&["--until", until, "--run", model, "--set", &name][..], &flags].concat())
+        };
+        run("recommend");
+        run("evaluate")
     };
     run("lightgcn");
     let path = world.path("a/runs/lightgcn/recommendations.parquet");

@@ -19,8 +19,8 @@ fn trained(world: &Project, name: &str, words: &[&str]) {
 }
 
 /// Writes the built-in encoder with another maximum number of tokens, whose vectors have the same width, and returns its setting.
-fn other_encoder(world: &Project) -> String {
-    let folder = world.folder().join("other");
+fn other_encoder(world: &Project, folder: &str) -> String {
+    let folder = world.folder().join(folder);
     std::fs::create_dir_all(folder.join("1_Pooling")).unwrap();
     for file in ["config.json", "model.safetensors", "tokenizer.json", "modules.json", "1_Pooling/config.json"] {
         std::fs::copy(root().join("data/encoders/tiny-sentence").join(file), folder.join(file)).unwrap();
@@ -70,7 +70,7 @@ fn weights_are_used_under_the_settings_of_their_training_or_not_at_all() {
 fn pretrained_weights_of_another_encoder_or_reading_are_refused() {
     let world = Project::small();
     trained(&world, "source", &[]);
-    let model = other_encoder(&world);
+    let model = other_encoder(&world, "other");
     let from = ["--set", "pretrain.from=a/source", "--run", "target"];
     let other = [&from[..], &["--set", &model]].concat();
     world.run("extract", &other);
@@ -421,8 +421,11 @@ fn items_of_another_encoder_are_not_added() {
     world.write("new.jsonl", "{\"item_id\": \"new\", \"title\": \"A thing of group 3 and many more words\"}\n");
     let new = world.folder().join("new.jsonl").display().to_string();
     let add = [&["add", "--items", &new][..], &run].concat();
-    let refused = world.run_failing("items", &[&add[..], &["--set", &other_encoder(&world)]].concat());
-    assert!(refused.contains("differs from that of the dataset's features"), "{refused}");
+    for folder in ["other", "another/tiny-sentence"] {
+        let model = other_encoder(&world, folder);
+        let refused = world.run_failing("items", &[&add[..], &["--set", &model]].concat());
+        assert!(refused.contains("differs from that of the dataset's features"), "{refused}");
+    }
     let listed = |words: &[&str]| world.run("recommend", &[&["--history", "i3", "--top", "100"], words, &run].concat());
     assert!(!listed(&[]).contains("\"new\""));
     world.run_stderr("items", &add);

@@ -168,6 +168,12 @@ fn lists_of_runs_are_compared_and_made_by_a_study() {
         assert!((value("only-text.s2020", &format!("{name}@5")) - found).abs() < 1e-9, "{name}: {csv} {report:?}");
     }
 
+    // Lists that were made in two ways have no common mean.
+    let after = ["--run", "mp4sr.s2021", "--set", "run.seed=2021", "--set", "recommend.before_test_item=false"];
+    world.run("recommend", &after);
+    let refused = world.run_failing("compare", &[runs, "--lists"]);
+    assert!(refused.contains("the `recommend.before_test_item` of its lists is false"), "{refused}");
+
     files::remove_if_present(&world.path("a/runs/mp4sr.s2021/recommendations.parquet")).unwrap();
     let missing = world.run_failing("compare", &[runs, "--lists"]);
     assert!(
@@ -202,7 +208,7 @@ fn a_report_and_a_comparison_print_the_same_intervals_and_p_values_for_the_same_
     }
     world.run("report", &["--set", "report.beside=[\"popularity\"]"]);
     let report = world.text("a/runs/mp4sr/report/metrics.md");
-    let csv = world.run("compare", &["popularity", "mp4sr", "--metrics", "R@20,N@20", "--csv"]);
+    let csv = world.run("compare", &["popularity", "mp4sr", "--metrics", "R@5,R@10,R@20,N@5,N@10,N@20,MRR", "--csv"]);
     let rows: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
     let column =
         |name: &str| rows[0].iter().position(|column| *column == name).unwrap_or_else(|| panic!("{name}: {csv}"));
@@ -213,15 +219,15 @@ fn a_report_and_a_comparison_print_the_same_intervals_and_p_values_for_the_same_
         .filter(|row| row[0] == "mp4sr")
         .map(|row| format!("{} {:.4} to {:.4}", row[1], value(row, "low"), value(row, "high")))
         .collect();
-    assert_eq!(intervals.len(), 2, "{csv}");
+    assert_eq!(intervals.len(), 7, "{csv}");
     assert!(
         report.contains(&format!("95 % bootstrap intervals over users: {}.", intervals.join(", "))),
         "{intervals:?} {report}"
     );
 
     // Of two runs, the better one is tested against the other either way, so p does not depend on which one is the reference.
-    let tests = rows[1..].chunks(2).flatten().filter(|row| !row[column("t-test p after Holm")].is_empty());
-    let mut expected: Vec<(String, Vec<String>)> = tests
+    let tests = rows[1..].iter().filter(|row| !row[column("t-test p after Holm")].is_empty());
+    let expected: BTreeMap<String, Vec<String>> = tests
         .map(|row| {
             let shown = ["t-test p after Holm", "Wilcoxon p after Holm"].map(|name| match value(row, name) {
                 p if p < 0.0001 => "< 0.0001".to_owned(),
@@ -230,11 +236,11 @@ fn a_report_and_a_comparison_print_the_same_intervals_and_p_values_for_the_same_
             (row[1].to_owned(), shown.into())
         })
         .collect();
-    expected.sort_by_key(|(metric, _)| metric != "R@20");
-    let line = report.lines().find(|line| line.starts_with("| popularity") && line.contains(['+', '-'])).unwrap();
-    let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-    let printed: Vec<Vec<&str>> = cells[3..].chunks_exact(3).map(|cells| cells[1..].to_vec()).collect();
-    let expected: Vec<Vec<String>> = expected.into_iter().map(|(_, shown)| shown).collect();
+    assert_eq!(expected.len(), 7, "{csv}");
+    let lines = report.lines().filter(|line| line.starts_with("| popularity") && line.contains(['+', '-']));
+    let cells = lines.map(|line| line.split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>());
+    let printed: BTreeMap<String, Vec<String>> =
+        cells.map(|cells| (cells[3].clone(), vec![cells[5].clone(), cells[6].clone()])).collect();
     assert_eq!(printed, expected, "{report} {csv}");
 }
 

@@ -69,6 +69,7 @@ pub fn run(args: &EpochArgs) -> anyhow::Result<Option<serde_json::Value>> {
         group.is_none() || args.candidates.is_none(),
         "several processes can only train with all items as candidates; leave `--candidates` out"
     );
+    mp4sr_ops::check_precision(args.device, args.precision).map_err(anyhow::Error::msg)?;
     mp4sr_ops::set_precision(args.precision);
     let Workload { modalities, .. } = Workload::draw(&args.sizes, false)?;
     let sequences = sequences(&args.sizes, args.users);

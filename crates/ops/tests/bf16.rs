@@ -53,8 +53,8 @@ fn compare(name: &str, inputs: &[Var], op: Op<'_>) {
     }
 }
 
-/// If every row is far nearer to its target than to all other columns, neither the loss nor the gradient is anything but 0, however the
-/// factors are rounded; the loss is never negative.
+/// If every row is far nearer to its target than to all other columns, the loss and the gradient are 0 but for the order of sums, however the
+/// factors are rounded.
 fn a_sure_prediction_has_no_loss(key: RngKey) {
     let columns = var(key, &[600, 64], 1.0);
     let rows = Var::from_tensor(&columns.narrow(0, 0, 300).unwrap().contiguous().unwrap()).unwrap();
@@ -62,7 +62,7 @@ fn a_sure_prediction_has_no_loss(key: RngKey) {
     let found =
         outcome(&[rows, columns], Precision::Bf16, 1, &|i| mp4sr_ops::cross_entropy(&i[0], &i[1], &targets, 1.0));
     let largest = |values: &[f32]| values.iter().fold(0.0f32, |most, value| most.max(value.abs()));
-    assert!(found[0].iter().all(|&loss| (0.0..1e-4).contains(&loss)), "the loss is up to {}", largest(&found[0]));
+    assert!(largest(&found[0]) < 1e-4, "the loss is up to {}", largest(&found[0]));
     assert!(largest(&found[1]) < 1e-3 && largest(&found[2]) < 1e-3, "{} {}", largest(&found[1]), largest(&found[2]));
 }
 

@@ -45,7 +45,7 @@ impl SeedLists {
         for run in runs {
             let stored = read_lists(run, items, users)?;
             if let Some(first) = lists.first()
-                && let Some(OtherSetting { key, own, others }) = other_setting(&stored.config, &first.config)
+                && let Some(OtherSetting { key, own, others }) = made_otherwise(&stored, first)
             {
                 let reason = format!(
                     "the `{key}` of its lists is {own}, but that of the run `{}`, which should differ only by its seed, is {others}",
@@ -67,6 +67,17 @@ impl SeedLists {
         let lengths = |stored: &StoredLists| stored.lists.iter().map(Vec::len).filter(|&length| length > 0).min();
         self.lists.iter().map(|stored| lengths(stored).unwrap_or(0)).min().unwrap_or(0)
     }
+}
+
+/// The first setting with which the lists of two runs of one model were made in different ways.
+fn made_otherwise(own: &StoredLists, other: &StoredLists) -> Option<OtherSetting> {
+    let (a, b) = (own.before_test_item, other.before_test_item);
+    let ends = (a != b).then(|| OtherSetting {
+        key: "recommend.before_test_item".to_owned(),
+        own: a.to_string(),
+        others: b.to_string(),
+    });
+    ends.or_else(|| other_setting(&own.config, &other.config))
 }
 
 /// The note that the lists of some models were made in another way than those of others; `None` if all were made in the same way.

@@ -252,8 +252,11 @@ fn metrics_of_groups_match_hand_computed_values() {
     // R@20 of 11 users: all of them, against 6 (ranks 3 to 18) for popularity. The difference is 5 / 11: 1 for 5 users and 0 for 6.
     // t = (5 / 11) / (sd / 11^(1/2)) with sd^2 = (5 * 6 / 11) / 10: 2.887; z of Wilcoxon = 5^(1/2), p = 0.0253.
     let markdown = world.text("metrics.md");
-    let line = markdown.lines().find(|line| line.starts_with("| popular |") && line.contains('+')).unwrap();
-    assert!(line.starts_with("| popular |    11 | +0.4545 |   0.0162 |     0.0253 |"), "{line}");
+    let line = markdown.lines().find(|line| line.starts_with("| popular |    11 | R@20 ")).unwrap();
+    assert!(line.starts_with("| popular |    11 | R@20   |    +0.4545 |   0.0162 |     0.0253 |"), "{line}");
+    for metric in ["R@5 ", "N@5 ", "N@20 ", "MRR "] {
+        assert!(markdown.contains(&format!("| popular |    11 | {metric}")), "{markdown}");
+    }
 }
 
 #[test]

@@ -106,8 +106,9 @@ impl NewItems {
         let items = Items::read(&layout.items())?;
         for modality in &config.model.modalities {
             let Some(own) = self.encoders.get(&modality.name) else { continue };
-            let dataset = read_features(layout, config, modality, &items.hash(), items.len())?;
-            if dataset.encoder.is_some_and(|encoder| encoder != *own) {
+            let is_there = layout.feature_file(&modality.name, &config.feature_name(modality)).exists();
+            let dataset = is_there.then(|| read_features(layout, config, modality, &items.hash(), items.len()));
+            if dataset.transpose()?.is_none_or(|dataset| dataset.encoder.is_some_and(|encoder| encoder != *own)) {
                 bail!(
                     "the encoder of `{}` in `[extract]`, its precision, or the dictionary of words differs from that of the dataset's \
                      features; use the settings with which these were computed, or run `mp4sr extract` and train again",

@@ -63,7 +63,7 @@ struct RowLogSumExp {
 
 impl RowLogSumExp {
     /// The logit of row j's target, or 0 without targets. It is computed from the same values as the target's logit in its block, so that
-    /// the loss cannot be negative.
+    /// their rounding cancels.
     fn hit(&self, j: usize, a: &[f32], b: &[f32], d: usize) -> f32 {
         self.targets.get(j).map_or(0.0, |&target| {
             let target = target as usize;

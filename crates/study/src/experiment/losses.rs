@@ -16,7 +16,7 @@ impl Study<'_> {
         let title = "Figure 3: log test loss against log training loss";
         let mut rows = Vec::new();
         for layers in 1..=3 {
-            let key = format!("model.layers={layers}");
+            let key = format!("model.transformer.layers={layers}");
             for (kind, pretrain) in [("without pre-training", "false"), ("with pre-training", "true")] {
                 let enabled = format!("pretrain.enabled={pretrain}");
                 let slug =
