@@ -689,7 +689,7 @@ fn a_shortened_history_is_ranked_as_that_of_a_new_user() {
     let line = |(user, last): (&u32, &String)| {
         format!("{}\n", serde_json::json!({"user_id": format!("new-{user}"), "history": [last]}))
     };
-    world.write("new.jsonl", &users.iter().zip(&last).map(line).collect::<String>());
+    world.write("new.jsonl", users.iter().zip(&last).map(line).collect::<String>());
     let file = world.folder().join("new.jsonl").display().to_string();
     let flags = ["--run", "lightgcn", "--set", "model.name=lightgcn", "--set", "finetune.epochs=2", "--top", "100"];
     let found = lists(&world.run("recommend", &[&["--histories", &file][..], &flags].concat()));
