@@ -174,15 +174,19 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_of_all_samples_has_all_targets() {
-        assert_eq!(none_of(1, 10, 10), 0.0);
-        assert_eq!(none_of(0, 10, 10), 1.0);
-        // One other sample, which is one of 3 of the 9 others.
-        assert!((none_of(3, 10, 2) - 6.0 / 9.0).abs() < 1e-12);
-        // 4 of the 9 others, none of which is one of 2: C(7, 4) / C(9, 4) = 35 / 126.
-        assert!((none_of(2, 10, 5) - 35.0 / 126.0).abs() < 1e-12);
-        assert_eq!(none_of(10, 10, 3), 0.0);
-        assert_eq!(none_of(0, 0, 1), 1.0);
+    fn the_chance_of_no_other_target_matches_hand_computed_values() {
+        // The own samples, all samples and the size of the batch. C(7, 4) / C(9, 4) = 35 / 126.
+        let cases = [
+            ((1, 10, 10), 0.0),
+            ((0, 10, 10), 1.0),
+            ((3, 10, 2), 6.0 / 9.0),
+            ((2, 10, 5), 35.0 / 126.0),
+            ((10, 10, 3), 0.0),
+            ((0, 0, 1), 1.0),
+        ];
+        for ((own, samples, batch), expected) in cases {
+            assert!((none_of(own, samples, batch) - expected).abs() < 1e-12, "{own} {samples} {batch}");
+        }
     }
 
     #[test]
