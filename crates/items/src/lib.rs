@@ -83,6 +83,7 @@ pub type Approve<'a> = &'a mut dyn FnMut(Option<NewItems>) -> anyhow::Result<()>
 /// // `context` is the context of a trained run whose model reads texts.
 /// let store = ItemStore::open(&context)?;
 /// let mut encoders = Encoders::of(&context)?;
+/// # encoders.extract_new_items(&context, &context)?;
 /// let mut editor = Editor { context: &context, store: &store, approve: None };
 /// let cup = ItemRecord {
 ///     id: "cup-2".to_owned(),
