@@ -70,8 +70,8 @@ pub fn count_latest(training: &TrainingSequences, items: usize, latest_share: f6
     Ok(counts)
 }
 
-/// The scores of items by popularity: the counts of [`count_latest`]. If not all events are counted, a fraction of at most one half is added,
-/// which orders items with equal counts by the number of all their training events.
+/// The scores of items by popularity: the counts of [`count_latest`]. If not all events are counted, a fraction of at most one half is
+/// added, which orders items with equal counts by the number of all their training events.
 pub fn popularity_scores(training: &TrainingSequences, items: usize, latest_share: f64, key: &str) -> Result<Vec<f32>> {
     let latest = count_latest(training, items, latest_share, key)?;
     if latest_share >= 1.0 {

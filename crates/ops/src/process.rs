@@ -32,8 +32,9 @@ pub fn keep_memory() {
     unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
 }
 
-/// Keeps the system from backing this process's memory by huge pages from now on. mimalloc asks for them, and the system then adds pages that
-/// the program does not use at moments of its own choice: a service of a small run needs twice the memory, and the number goes up in steps.
+/// Keeps the system from backing this process's memory by huge pages from now on. mimalloc asks for them, and the system then adds pages
+/// that the program does not use, at moments of its own choice: a service of a small run needs twice the memory, and the amount goes up in
+/// steps.
 /// Fails without consequence where there are no huge pages.
 pub fn avoid_huge_pages() {
     // SAFETY: the call sets a flag of the process and reads no memory.

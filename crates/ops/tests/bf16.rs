@@ -53,8 +53,8 @@ fn compare(name: &str, inputs: &[Var], op: Op<'_>) {
     }
 }
 
-/// If every row is far nearer to its target than to all other columns, the loss and the gradient are 0 but for the order of sums, however the
-/// factors are rounded.
+/// If every row is far nearer to its target than to all other columns, the loss and the gradient are 0 but for the order of sums, however
+/// the factors are rounded.
 fn a_sure_prediction_has_no_loss(key: RngKey) {
     let columns = var(key, &[600, 64], 1.0);
     let rows = Var::from_tensor(&columns.narrow(0, 0, 300).unwrap().contiguous().unwrap()).unwrap();

@@ -2,7 +2,8 @@
 //! scale a_j . b_t. If the columns are a sample, a shift is added to all logits of a row except that of its target.
 //!
 //! Forward keeps a running maximum and sum per row. Backward computes each block of logits again: with p_ji = exp(scale a_j . b_i - l_j)
-//! dl_j, less dl_j at the target, da = scale p b and db = scale p^T a. Shards of columns own their part of db; da is the ordered sum of the shards' parts.
+//! dl_j, less dl_j at the target, da = scale p b and db = scale p^T a. Shards of columns own their part of db; da is the ordered sum of the
+//! shards' parts.
 
 use candle_core::{Result, Tensor, bail};
 use multiversion::multiversion;
