@@ -86,7 +86,8 @@ fn rank(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Resul
             ));
         }
     }
-    let tables = tables_of(scorer.as_ref(), context)?;
+    let path = |name: &str| layout.ranks(&shard.map_or_else(|| name.to_owned(), |shard| shard.stage_name(name)));
+    let tables = tables_of(scorer.as_ref(), context, path)?;
     let bar = context.progress.bar("evaluate", "users", (tables.len() * own.len()) as u64);
     let mut outputs = Vec::new();
     for (split, history) in tables {
@@ -99,7 +100,7 @@ fn rank(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Resul
             removes_seen: Some(remove_seen),
             config: trained.checkpoint.info.settings_of_results(config),
         };
-        let path = layout.ranks(&shard.map_or_else(|| info.name(), |shard| shard.stage_name(&info.name())));
+        let path = path(&info.name());
         StoredRanks { ranks, info }.write(&path, &sequences.item_hash, stage.input_fingerprints())?;
         outputs.push(path);
     }
@@ -113,7 +114,11 @@ fn put_together(context: &Context, stage: &Stage, shards: usize) -> anyhow::Resu
     let users = sequences.user_count();
     let mut outputs = Vec::new();
     let first = Shard::all(shards).next().context("a stage without shards")?;
-    for (split, history) in stored(config, |name| layout.ranks(&first.stage_name(name))) {
+    let stored = stored(config, |name| layout.ranks(&first.stage_name(name)));
+    for (split, history) in tables(config).into_iter().filter(|table| !stored.contains(table)) {
+        files::remove_if_present(&layout.ranks(&StoredRanks::name(split, history)))?;
+    }
+    for (split, history) in stored {
         let mut all: Option<StoredRanks> = None;
         for shard in Shard::all(shards) {
             let stored = StoredRanks::read_shard(layout, &sequences, split, history, &shard.file_name())?;
@@ -138,9 +143,13 @@ fn tables(config: &Config) -> Vec<(Split, Option<usize>)> {
 }
 
 /// The tables that a model can rank. One that ranks only for users of the training set cannot rank by short histories; the log says so, and
-/// ranks of an earlier version are removed.
-fn tables_of(scorer: &dyn Scorer, context: &Context) -> anyhow::Result<Vec<(Split, Option<usize>)>> {
-    let (config, layout) = (&context.config, &context.layout);
+/// ranks of an earlier version, which are at `path`, are removed.
+fn tables_of(
+    scorer: &dyn Scorer,
+    context: &Context,
+    path: impl Fn(&str) -> PathBuf,
+) -> anyhow::Result<Vec<(Split, Option<usize>)>> {
+    let config = &context.config;
     let (whole, short): (Vec<_>, Vec<_>) = tables(config).into_iter().partition(|(_, history)| history.is_none());
     if !scorer.needs_known_user() || short.is_empty() {
         return Ok(whole.into_iter().chain(short).collect());
@@ -150,7 +159,7 @@ fn tables_of(scorer: &dyn Scorer, context: &Context) -> anyhow::Result<Vec<(Spli
         config.model.name
     ));
     for (split, history) in short {
-        files::remove_if_present(&layout.ranks(&StoredRanks::name(split, history)))?;
+        files::remove_if_present(&path(&StoredRanks::name(split, history)))?;
     }
     Ok(whole)
 }

@@ -35,7 +35,7 @@ pub fn keep_memory() {
 /// Keeps the system from backing this process's memory by huge pages from now on. mimalloc asks for them, and the system then adds pages
 /// that the program does not use, at moments of its own choice: a service of a small run needs twice the memory, and the amount goes up in
 /// steps.
-/// Fails without consequence where there are no huge pages.
+/// Where the system has no huge pages, the call has no effect.
 pub fn avoid_huge_pages() {
     // SAFETY: the call sets a flag of the process and reads no memory.
     #[cfg(target_os = "linux")]

@@ -26,6 +26,11 @@ pub(crate) struct ListStatisticsRow {
 pub(crate) const COLUMNS: [&str; 7] = ["coverage", "Gini", "entropy", "popularity", "tail", "novelty", "diversity"];
 
 impl ListsTable {
+    /// Whether there is nothing to show: no run has lists.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.notes.is_empty()
+    }
+
     /// Makes the rows of a comparison of the runs' lists at the cut-offs `ks`.
     pub(crate) fn new(runs: &[SeedLists], compared: &[ListComparison], ks: &[usize]) -> Self {
         let mut table = Self { rows: Vec::new(), notes: Vec::new() };

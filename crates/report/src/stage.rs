@@ -480,7 +480,7 @@ impl ReportStage<'_> {
                 text.push_str(&format!("\n{}", comparison::markdown(comparison)));
             }
         }
-        if !lists.rows.is_empty() {
+        if !lists.is_empty() {
             let table =
                 list_table(&lists.rows, |value, differs| format!("{value:.4}{}", if differs { "\\*" } else { "" }));
             text.push_str(&format!("\n## The lists\n\n{}", table.markdown()));

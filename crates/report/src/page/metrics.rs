@@ -24,7 +24,7 @@ impl Page<'_> {
                     (metrics_table(table))
                     @if table.split == Split::Test { (groups::comparison(self.run, self.comparison)) }
                 }
-                @if !self.lists.rows.is_empty() { (lists_table(self.run, self.lists)) }
+                @if !self.lists.is_empty() { (lists_table(self.run, self.lists)) }
             }
         }
     }
