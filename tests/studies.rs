@@ -285,9 +285,14 @@ fn losses_sweeps_and_noise_are_drawn() {
     world.run("study", &["fig4", "--seeds", "1"]);
     assert!(world.text("a/studies/fig4/figure.svg").contains("0.001"));
     let noise = world.run("study", &["study-noise", "--seeds", "1"]);
-    assert!(noise.contains("text lost: 0.8") && noise.contains("image of another item: 0.1"), "{noise}");
+    for row in ["no noise", "no noise, w/o Pre-train", "text lost: 0.8", "image of another item: 0.5, w/o Pre-train"] {
+        assert!(noise.contains(&format!("| {row} ")), "{row}: {noise}");
+    }
+    let (values, gains) = noise.split_once("## The gain of pre-training").unwrap();
+    assert_eq!((values.matches(" lost: ").count(), gains.matches(" lost: ").count()), (12, 6), "{noise}");
+    assert_eq!(gain(gains, "text lost: 0.8"), recall(values, "text lost: 0.8"), "{noise}");
     let whole = circles_at(&world.text("a/studies/study-noise/figure.svg"));
-    let run = world.path("a/runs/lost-text-0.2.s2020");
+    let run = world.path("a/runs/mp4sr-lost-text-0.2.s2020");
     std::fs::remove_dir_all(&run).unwrap();
     files::write_bytes(&run, b"no folder").unwrap();
     assert!(!world.output("study", &["study-noise", "--seeds", "1"]).status.success());
@@ -299,6 +304,24 @@ fn losses_sweeps_and_noise_are_drawn() {
     assert!(String::from_utf8(refused.stderr).unwrap().contains("name them with `--with`"));
 }
 
+/// The gain in R@20 of a setting.
+fn gain(table: &str, setting: &str) -> i64 {
+    ten_thousandths(table, setting, 2)
+}
+
+/// The R@20 of a setting with pre-training minus that without.
+fn recall(table: &str, setting: &str) -> i64 {
+    ten_thousandths(table, setting, 4) - ten_thousandths(table, &format!("{setting}, w/o Pre-train"), 4)
+}
+
+/// A column of the row of a setting, in ten-thousandths.
+fn ten_thousandths(table: &str, setting: &str, column: usize) -> i64 {
+    let cells = |line: &str| line.split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+    let row = table.lines().map(cells).find(|cells| cells.get(1).is_some_and(|name| name == setting)).unwrap();
+    let number: f64 = row[column].trim_matches(|c: char| !c.is_ascii_digit() && c != '-').parse().unwrap();
+    (number * 10_000.0).round() as i64
+}
+
 /// The number of circles in a figure that are nearest to each share.
 fn circles_at(svg: &str) -> BTreeMap<String, usize> {
     let number = |line: &str, key: &str| -> Option<i64> {
@@ -308,7 +331,7 @@ fn circles_at(svg: &str) -> BTreeMap<String, usize> {
     let lines: Vec<&str> = svg.lines().collect();
     let texts = lines.windows(2).filter(|two| two[0].starts_with("<text") && two[0].contains("\"middle\""));
     let shares: Vec<(i64, &str)> = texts
-        .filter(|two| ["0", "0.1", "0.2", "0.4", "0.8"].contains(&two[1]))
+        .filter(|two| ["0", "0.2", "0.5", "0.8"].contains(&two[1]))
         .map(|two| (number(two[0], "x").unwrap(), two[1]))
         .collect();
     let mut counts = BTreeMap::new();

@@ -15,6 +15,11 @@ pub struct Test {
     pub p: f64,
 }
 
+/// Formats p with four decimals; a smaller p is shown as `< 0.0001`, never as 0.
+pub fn probability(p: f64) -> String {
+    if p < 0.0001 { "< 0.0001".to_owned() } else { format!("{p:.4}") }
+}
+
 /// The result for samples that do not differ.
 const EQUAL: Test = Test { statistic: 0.0, p: 1.0 };
 
@@ -189,6 +194,11 @@ mod tests {
         assert_eq!(found, bootstrap(&values, 1000, 1));
         assert_ne!(found, bootstrap(&values, 1000, 2));
         assert_eq!(bootstrap(&[], 10, 1), Interval { mean: 0.0, low: 0.0, high: 0.0 });
+    }
+
+    #[test]
+    fn a_small_p_is_never_zero() {
+        assert_eq!([0.0, 0.000_099, 0.0001, 1.0].map(probability), ["< 0.0001", "< 0.0001", "0.0001", "1.0000"]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The comparison of the run with those beside it, as Markdown.
 
 use mp4sr_pipeline::text::TextTable;
-use mp4sr_protocol::{Comparison, Interval};
+use mp4sr_protocol::{Comparison, Interval, probability};
 
 /// Formats the intervals of the last run of a comparison, then its tests against the other runs, if there are any.
 pub(crate) fn markdown(comparison: &Comparison) -> String {
@@ -29,11 +29,6 @@ pub(crate) fn markdown(comparison: &Comparison) -> String {
     format!("{text}\n{}{note}", table.markdown())
 }
 
-/// Formats p with four decimals; a smaller p is shown as `< 0.0001`, never as 0.
-pub(crate) fn probability(p: f64) -> String {
-    if p < 0.0001 { "< 0.0001".to_owned() } else { format!("{p:.4}") }
-}
-
 #[cfg(test)]
 mod tests {
     use mp4sr_protocol::{Metric, Reference, SeedRuns};
@@ -54,10 +49,5 @@ mod tests {
         let alone = markdown(&Comparison::new(&groups[2..], &[Metric::Recall(1)], Reference::Last));
         assert!(alone.starts_with("95 % bootstrap intervals over users") && !alone.contains('|'), "{alone}");
         assert_eq!(markdown(&Comparison::new(&[], &[Metric::Recall(1)], Reference::Last)), "");
-    }
-
-    #[test]
-    fn a_small_p_is_never_zero() {
-        assert_eq!([0.0, 0.000_099, 0.0001, 1.0].map(probability), ["< 0.0001", "< 0.0001", "0.0001", "1.0000"]);
     }
 }

@@ -2,10 +2,9 @@
 
 use maud::{Markup, html};
 use mp4sr_pipeline::text::count;
-use mp4sr_protocol::{BOOTSTRAP_ROUNDS, ComparedModel, Comparison};
+use mp4sr_protocol::{BOOTSTRAP_ROUNDS, ComparedModel, Comparison, probability};
 
 use crate::breakdown::BreakdownTable;
-use crate::comparison::probability;
 
 pub(super) fn section(tables: &[BreakdownTable]) -> Markup {
     html! {

@@ -31,36 +31,49 @@ pub(super) fn values((_, entries): &ComparedModel) -> Values {
 
 impl Study<'_> {
     /// R@20 and N@20; if K = 20 is not evaluated, R@K and N@K of the largest K.
-    fn shown(&self) -> [Metric; 2] {
+    pub(super) fn shown(&self) -> [Metric; 2] {
         let ks = &self.config.evaluate.k;
         let k = if ks.contains(&20) { 20 } else { ks.iter().copied().max().unwrap_or(20) };
         [Metric::Recall(k), Metric::Ndcg(k)]
     }
 
-    /// Draws one chart of R@20 and one of N@20. Ranges are one standard deviation over seeds, or the 95 % bootstrap interval of a single
-    /// seed.
+    /// Draws one chart of R@20 and one of N@20.
     pub(super) fn figure(&self, title: &str, x: &str, categories: &[String], lines: &[StudyCurve]) -> Figure {
-        let range = self.range();
-        let metrics = self.metrics();
-        let charts = self.shown();
-        let charts = charts.iter().filter_map(|metric| {
-            let column = metrics.iter().position(|m| m == metric)?;
-            let series = lines.iter().map(|line| {
-                let point = |(index, values): &(usize, Values)| {
-                    let (y, range) = values[column];
-                    Point { x: *index as f64, y, range }
-                };
-                Series { name: line.name.clone(), points: line.entries.iter().map(point).collect() }
-            });
-            Some(Chart {
-                title: metric.to_string(),
-                x: x.to_owned(),
-                y: format!("{metric}, {range}"),
-                categories: categories.to_vec(),
-                series: series.collect(),
-            })
+        let shown = self.shown();
+        let charts = shown.iter().filter_map(|metric| self.chart(metric, &metric.to_string(), x, categories, lines));
+        self.figure_of(title, charts.collect())
+    }
+
+    /// Draws charts below a title that names the dataset.
+    pub(super) fn figure_of(&self, title: &str, charts: Vec<Chart>) -> Figure {
+        Figure { title: format!("{title} ({})", self.config.dataset.name), charts }
+    }
+
+    /// Draws a chart of one metric, if the study computes it. Ranges are one standard deviation over seeds, or the 95 % bootstrap interval
+    /// of a single seed.
+    pub(super) fn chart(
+        &self,
+        metric: &Metric,
+        title: &str,
+        x: &str,
+        categories: &[String],
+        lines: &[StudyCurve],
+    ) -> Option<Chart> {
+        let column = self.metrics().iter().position(|m| m == metric)?;
+        let series = lines.iter().map(|line| {
+            let point = |(index, values): &(usize, Values)| {
+                let (y, range) = values[column];
+                Point { x: *index as f64, y, range }
+            };
+            Series { name: line.name.clone(), points: line.entries.iter().map(point).collect() }
         });
-        Figure { title: format!("{title} ({})", self.config.dataset.name), charts: charts.collect() }
+        Some(Chart {
+            title: title.to_owned(),
+            x: x.to_owned(),
+            y: format!("{metric}, {}", self.range()),
+            categories: categories.to_vec(),
+            series: series.collect(),
+        })
     }
 
     fn range(&self) -> String {

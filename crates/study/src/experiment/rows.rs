@@ -11,7 +11,7 @@ use crate::runner::Until;
 pub(super) const ALL: [&str; 2] = ["model.name=\"mp4sr\"", "pretrain.enabled=true"];
 
 /// One model of a study.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct StudyRow {
     /// The name of the row in tables.
     pub(super) label: String,
