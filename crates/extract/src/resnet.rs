@@ -3,8 +3,7 @@
 //! He et al., Deep Residual Learning for Image Recognition, 2015 (arXiv 1512.03385), with the stride in the 3 x 3 convolution.
 //! Reference: `ResNetModel` of the Python library transformers.
 
-use candle_core::{Device, Tensor};
-use mp4sr_ops::{DeviceResNet, InferenceBottleneck, InferenceConvolution};
+use mp4sr_ops::{DeviceResNet, InferenceBottleneck, InferenceConvolution, InferenceResNet};
 use serde::Deserialize;
 
 use crate::device::EncoderDevice;
@@ -22,6 +21,8 @@ const REDUCTION: usize = 4;
 
 /// The number of images that go through the layers together on a GPU.
 const IMAGES_ON_GPU: usize = 256;
+/// The number of images that go through the layers together on a thread of the CPU.
+const IMAGES_ON_CPU: usize = 4;
 
 /// `config.json`.
 #[derive(Deserialize)]
@@ -67,15 +68,6 @@ impl Config {
     }
 }
 
-/// A convolution on the CPU.
-struct Convolution {
-    /// `[out, in, side, side]`.
-    kernel: Tensor,
-    /// `[1, out, 1, 1]`.
-    bias: Tensor,
-    stride: usize,
-}
-
 /// Reads a convolution with the batch normalisation after it folded in.
 fn convolution(weights: &Weights<'_>, name: &str, shape: [usize; 4], stride: usize) -> Result<InferenceConvolution> {
     let [outputs, inputs, side, _] = shape;
@@ -92,29 +84,7 @@ fn convolution(weights: &Weights<'_>, name: &str, shape: [usize; 4], stride: usi
     Ok(InferenceConvolution { kernel, bias, inputs, side, stride })
 }
 
-impl Convolution {
-    fn new(convolution: InferenceConvolution) -> Result<Self> {
-        let InferenceConvolution { kernel, bias, inputs, side, stride } = convolution;
-        let outputs = bias.len();
-        Ok(Self {
-            kernel: Tensor::from_vec(kernel, (outputs, inputs, side, side), &Device::Cpu)?,
-            bias: Tensor::from_vec(bias, (1, outputs, 1, 1), &Device::Cpu)?,
-            stride,
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let padding = self.kernel.dim(2)? / 2;
-        Ok(x.conv2d(&self.kernel, padding, self.stride, 1, 1)?.broadcast_add(&self.bias)?)
-    }
-}
-
-/// A bottleneck block: 1 x 1 down, 3 x 3, 1 x 1 up, and the sum with the input or its shortcut.
-struct Bottleneck {
-    inside: [Convolution; 3],
-    shortcut: Option<Convolution>,
-}
-
+/// Reads a bottleneck block: 1 x 1 down, 3 x 3, 1 x 1 up, and the sum with the input or its shortcut.
 fn bottleneck(
     weights: &Weights<'_>,
     name: &str,
@@ -136,29 +106,9 @@ fn bottleneck(
     })
 }
 
-impl Bottleneck {
-    fn new(InferenceBottleneck { inside: [down, middle, up], shortcut }: InferenceBottleneck) -> Result<Self> {
-        Ok(Self {
-            inside: [Convolution::new(down)?, Convolution::new(middle)?, Convolution::new(up)?],
-            shortcut: shortcut.map(Convolution::new).transpose()?,
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let inside = self.inside[0].forward(x)?.relu()?;
-        let inside = self.inside[1].forward(&inside)?.relu()?;
-        let inside = self.inside[2].forward(&inside)?;
-        let beside = match &self.shortcut {
-            Some(shortcut) => shortcut.forward(x)?,
-            None => x.clone(),
-        };
-        Ok((inside + beside)?.relu()?)
-    }
-}
-
 /// The layers, on the device where they compute.
 enum Network {
-    Processor { stem: Convolution, layers: Vec<Bottleneck> },
+    Processor(InferenceResNet),
     Gpu(Box<DeviceResNet>),
 }
 
@@ -196,9 +146,7 @@ impl ResNet {
         let network = if device.is_gpu() {
             Network::Gpu(Box::new(DeviceResNet::new(&stem, &layers, device.tensors(), device.precision())?))
         } else {
-            device.check_f32("resnet")?;
-            let layers = layers.into_iter().map(Bottleneck::new).collect::<Result<_>>()?;
-            Network::Processor { stem: Convolution::new(stem)?, layers }
+            Network::Processor(InferenceResNet::new(stem, layers, device.precision())?)
         };
         Ok(Self { network, processor: folder.processor(Self::SIDE)?, width: inputs })
     }
@@ -214,7 +162,7 @@ impl ImageEncoder for ResNet {
     }
 
     fn images_at_once(&self) -> usize {
-        if self.is_on_gpu() { IMAGES_ON_GPU } else { 1 }
+        if self.is_on_gpu() { IMAGES_ON_GPU } else { IMAGES_ON_CPU }
     }
 
     fn is_on_gpu(&self) -> bool {
@@ -223,21 +171,9 @@ impl ImageEncoder for ResNet {
 
     fn embed(&self, pixels: &[f32]) -> Result<Vec<f32>> {
         let side = self.processor.side();
-        let (stem, layers) = match &self.network {
-            Network::Processor { stem, layers } => (stem, layers),
-            Network::Gpu(network) => return Ok(network.embed_images(pixels, side)?),
-        };
-        let mut vectors = Vec::new();
-        for image in pixels.chunks_exact(3 * side * side) {
-            let x = Tensor::from_slice(image, (1, 3, side, side), &Device::Cpu)?;
-            // The pooling can be padded with zeros, because the output of ReLU is not negative.
-            let x = stem.forward(&x)?.relu()?.pad_with_zeros(2, 1, 1)?.pad_with_zeros(3, 1, 1)?;
-            let mut x = x.max_pool2d_with_stride(3, 2)?;
-            for layer in layers {
-                x = layer.forward(&x)?;
-            }
-            vectors.extend(x.mean((2, 3))?.flatten_all()?.to_vec1::<f32>()?);
+        match &self.network {
+            Network::Processor(network) => Ok(network.embed_images(pixels, side)),
+            Network::Gpu(network) => Ok(network.embed_images(pixels, side)?),
         }
-        Ok(vectors)
     }
 }

@@ -1,4 +1,4 @@
-//! A residual network with fixed weights on an NVIDIA GPU. On the CPU, candle's operations are used instead.
+//! A residual network with fixed weights on an NVIDIA GPU. On the CPU, [`InferenceResNet`](crate::InferenceResNet) computes it.
 //!
 //! The type exists in every build, so that callers need no feature of their own; without the feature `cuda` it cannot be constructed.
 
