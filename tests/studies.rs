@@ -160,12 +160,32 @@ fn lists_of_runs_are_compared_and_made_by_a_study() {
     let items = Items::read(&world.path("a/dataset/items.parquet")).unwrap().ids.len();
     assert!((value("only-text.s2020", "coverage@5") - listed.len() as f64 / items as f64).abs() < 1e-12, "{csv}");
     world.run("report", &own);
+    let twice = world.run("compare", &["only-text.s2020", "--metrics", "R@5,R@5"]);
+    assert_eq!(twice.matches("R@5").count(), 1, "{twice}");
     let report = world.text("a/runs/only-text.s2020/report/lists.csv");
     let report: Vec<Vec<&str>> = report.lines().map(|line| line.split(',').collect()).collect();
     let at_five = report.iter().find(|row| row[1] == "5").unwrap();
     for (name, found) in report[0].iter().zip(at_five).skip(2) {
         let found: f64 = found.parse().unwrap();
         assert!((value("only-text.s2020", &format!("{name}@5")) - found).abs() < 1e-9, "{name}: {csv} {report:?}");
+    }
+
+    // Lists are compared without ranks.
+    for run in ["mp4sr.s2020", "mp4sr.s2021", "only-text.s2020"] {
+        files::remove_if_present(&world.path(&format!("a/runs/{run}/ranks.test.safetensors"))).unwrap();
+    }
+    assert_eq!(world.run("compare", &["only-text.s2020", runs, "--lists"]), text);
+
+    // Each seed counts once.
+    let first = ["--run", "mp4sr.s2021", "--set", "run.seed=2020"];
+    for stage in ["pretrain", "finetune", "recommend"] {
+        world.run(stage, &first);
+    }
+    let refused = world.run_failing("compare", &[runs, "--lists"]);
+    assert!(refused.contains("its lists have the same seed as those of the run `mp4sr.s2020`"), "{refused}");
+    let second = ["--run", "mp4sr.s2021", "--set", "run.seed=2021"];
+    for stage in ["pretrain", "finetune"] {
+        world.run(stage, &second);
     }
 
     // Lists that were made in two ways have no common mean.

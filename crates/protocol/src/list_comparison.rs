@@ -38,12 +38,19 @@ pub struct ListComparison {
 }
 
 impl SeedLists {
-    /// Reads the lists of the runs of a model. Returns an error if they were made with other settings than the first, as far as they record
-    /// them.
+    /// Reads the lists of the runs of a model. Returns an error if they were made with other settings than the first, or with the same seed,
+    /// as far as they record them.
     pub fn read(name: &str, runs: &[Layout], items: &Items, users: usize) -> Result<Self> {
         let mut lists: Vec<StoredLists> = Vec::new();
         for run in runs {
             let stored = read_lists(run, items, users)?;
+            let same_seed = |before: &StoredLists| stored.seed().is_some() && before.seed() == stored.seed();
+            if let Some(at) = lists.iter().position(same_seed) {
+                let of = runs[at].run_name();
+                let reason =
+                    format!("its lists have the same seed as those of the run `{of}`, and each seed counts only once");
+                return Err(Error::unusable(&run.run(), reason, "group only runs that differ only by their seed"));
+            }
             if let Some(first) = lists.first()
                 && let Some(OtherSetting { key, own, others }) = made_otherwise(&stored, first)
             {

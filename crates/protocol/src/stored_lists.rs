@@ -37,6 +37,13 @@ pub struct StoredLists {
     pub config: Value,
 }
 
+impl StoredLists {
+    /// The seed of the run; `None` if the lists do not record it.
+    pub fn seed(&self) -> Option<u64> {
+        self.config["run"]["seed"].as_u64()
+    }
+}
+
 /// Reads the lists of a run (`recommendations.parquet`) over `users` users. Lists of other weights than the run's are rejected.
 pub fn read_lists(layout: &Layout, items: &Items, users: usize) -> Result<StoredLists> {
     let path = layout.recommendations();

@@ -42,9 +42,9 @@ pub fn run(args: Args, catalog: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     let (config, layout) = (&context.config, &context.layout);
     let split = if validation { Split::Validation } else { Split::Test };
     let own = || Metric::table(&config.evaluate.k, &config.evaluate.metrics);
-    let metrics = if metrics.is_empty() { own() } else { metrics };
+    let metrics = if metrics.is_empty() { own() } else { once(metrics) };
     let sequences = Sequences::read(&layout.sequences())?;
-    let (mut groups, mut models) = (Vec::new(), Vec::new());
+    let mut models: Vec<(String, Vec<Layout>)> = Vec::new();
     for text in &runs {
         let (name, members) = text.split_once('=').unwrap_or((text, text));
         let members: Vec<&str> = members.split(',').collect();
@@ -56,16 +56,17 @@ pub fn run(args: Args, catalog: &Arc<ModelCatalog>) -> anyhow::Result<()> {
             anyhow::ensure!(!members[..at].contains(run), "`{text}` names the run `{run}` twice; name each run once");
         }
         anyhow::ensure!(
-            groups.iter().all(|group: &SeedRuns| group.name != name),
+            models.iter().all(|(other, _)| other != name),
             "two rows are called `{name}`; give one another name: `NAME=RUN,RUN,...`"
         );
         let layouts: Vec<Layout> = members.iter().map(|run| layout.with_run(run)).collect();
-        groups.push(SeedRuns::read(name, &layouts, &sequences, split, None)?);
         models.push((name.to_owned(), layouts));
     }
     if lists {
         return compare_lists(&context, &models, &sequences, csv);
     }
+    let read = |(name, runs): &(String, Vec<Layout>)| SeedRuns::read(name, runs, &sequences, split, None);
+    let groups = models.iter().map(read).collect::<Result<Vec<_>, _>>()?;
     let comparison = Comparison::new(&groups, &metrics, Reference::Best);
     if csv {
         if let Some(note) = comparison.candidates_note() {
@@ -74,6 +75,17 @@ pub fn run(args: Args, catalog: &Arc<ModelCatalog>) -> anyhow::Result<()> {
         return print(&details(&comparison).csv()?);
     }
     print(&markdown(&comparison, "run"))
+}
+
+/// The metrics in their order, each once.
+fn once(metrics: Vec<Metric>) -> Vec<Metric> {
+    let mut found = Vec::new();
+    for metric in metrics {
+        if !found.contains(&metric) {
+            found.push(metric);
+        }
+    }
+    found
 }
 
 /// Compares the lists of runs. `models` has the name of every row and its runs.
