@@ -14,10 +14,12 @@ cp tools/book/book.toml tools/book/book.css "$staging"
 cp -R docs/images "$staging/src/docs/images"
 
 # mdBook names a page index.html only if its source is called index.md, and it has no Mermaid: the drawing of the diagram is committed.
+# Values and deviations in tables stay on one line.
 page() {
     awk '
         /^```mermaid/ { print "![The stages and the files between them](docs/images/architecture.svg)"; skip = 1; next }
         skip { if (/^```/) skip = 0; next }
+        /^\|/ { gsub(/ ± /, "\\&nbsp;±\\&nbsp;") }
         { gsub(/README\.md\)/, "index.md)"); print }
     ' "$1" > "$2"
 }
