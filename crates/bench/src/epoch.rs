@@ -9,7 +9,7 @@ use mp4sr_evaluate::RankOptions;
 use mp4sr_models::mp4sr::{Config, Projection};
 use mp4sr_models::{CandidateSampler, ComputeDevice, Model, Mp4sr, RngKey, TrainingSequences, TransformerConfig};
 use mp4sr_ops::Precision;
-use mp4sr_pipeline::config::PhaseSettings;
+use mp4sr_pipeline::config::{Finetune, PhaseSettings};
 use mp4sr_train::{Launch, TrainSettings, Training};
 use serde_json::json;
 
@@ -94,9 +94,7 @@ pub fn run(args: &EpochArgs) -> anyhow::Result<Option<serde_json::Value>> {
                 epochs: args.epochs,
                 patience: args.epochs,
                 batch: args.sizes.batch,
-                learning_rate: 1e-3,
-                weight_decay: 1e-4,
-                clip_norm: 5.0,
+                ..Finetune::default().settings
             },
             metric: mp4sr_protocol::Metric::Recall(20),
             k: vec![20],

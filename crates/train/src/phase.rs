@@ -70,7 +70,7 @@ pub struct TrainSettings {
 ///     phase: last_phase(model.as_ref())?.clone(),
 ///     sequences: &sequences,
 ///     settings: TrainSettings {
-///         phase: PhaseSettings { epochs: 2, patience: 2, batch: 2, learning_rate: 0.01, weight_decay: 0.0, clip_norm: 5.0 },
+///         phase: PhaseSettings { epochs: 2, patience: 2, batch: 2, ..config.finetune.settings.clone() },
 ///         metric: "R@1".parse()?,
 ///         k: vec![1],
 ///         rank_options: RankOptions { batch: 2, remove_seen: false, history: None },
@@ -432,6 +432,7 @@ impl Training<'_> {
             let global = state.progress.steps + flight.len() as u64;
             let step = Step { epoch, index, global, epoch_key, key };
             let loss = self.model.loss(&self.phase, &batch, &step)?;
+            state.adam.learning_rate = settings.learning_rate_at(epoch, (index + 1) as f64 / batches.len() as f64);
             let gradients = loss.backward()?;
             let pending = match self.group() {
                 Some(group) => {

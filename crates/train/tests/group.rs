@@ -13,7 +13,7 @@ use mp4sr_evaluate::{RankError, RankOptions};
 use mp4sr_models::{Batch, Error, Modality, Model, ProcessGroup, Ragged, Result, RngKey, Step, Stored};
 use mp4sr_ops::{Adam, AdamState, run_threads};
 use mp4sr_pipeline::Config;
-use mp4sr_pipeline::config::PhaseSettings;
+use mp4sr_pipeline::config::{PhaseSettings, Pretrain};
 use mp4sr_protocol::Metric;
 use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, TrainedPhase, build_model_in_group, model_catalog};
 use mp4sr_train::{
@@ -220,8 +220,14 @@ fn training<'a>(
     folder: &Path,
     (epochs, learning_rate): (usize, f64),
 ) -> Training<'a> {
-    let phase =
-        PhaseSettings { epochs, patience: 9, batch: case.batch, learning_rate, weight_decay: 0.0, clip_norm: 1.0 };
+    let phase = PhaseSettings {
+        epochs,
+        patience: 9,
+        batch: case.batch,
+        learning_rate,
+        clip_norm: 1.0,
+        ..Pretrain::default().settings
+    };
     Training {
         model,
         phase: model.phases()[case.phase],

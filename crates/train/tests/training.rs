@@ -15,7 +15,7 @@ use mp4sr_models::{
     Batch, BatchUnit, Buffer, BufferValues, Buffers, Error, FINETUNE, Initial, Modality, Model, Mp4sr, Parameters,
     Phase, Query, Ragged, Result, RngKey, Samples, Scorer, Step, Stop, TransformerConfig,
 };
-use mp4sr_pipeline::config::PhaseSettings;
+use mp4sr_pipeline::config::{PhaseSettings, Pretrain};
 use mp4sr_protocol::Metric;
 use mp4sr_run::{Inputs, model_catalog};
 use mp4sr_train::{PhaseOutcome, TrainError, TrainSettings, Training};
@@ -45,7 +45,14 @@ fn sequences(of_users: &[&[u32]], items: usize) -> Sequences {
 
 fn settings(epochs: usize, patience: usize, batch: usize) -> TrainSettings {
     TrainSettings {
-        phase: PhaseSettings { epochs, patience, batch, learning_rate: 0.1, weight_decay: 0.0, clip_norm: 1.0 },
+        phase: PhaseSettings {
+            epochs,
+            patience,
+            batch,
+            learning_rate: 0.1,
+            clip_norm: 1.0,
+            ..Pretrain::default().settings
+        },
         metric: Metric::Recall(20),
         k: vec![20],
         warm_items: false,
@@ -196,12 +203,29 @@ fn training_stops_at_the_last_epoch() {
     assert!((model.x() - (1.0 - 0.9)).abs() < 1e-5, "{}", model.x());
 }
 
+/// The settings with a warm-up of two epochs, after which the learning rate is halved every epoch.
+fn scheduled(epochs: usize, patience: usize, batch: usize) -> TrainSettings {
+    let mut settings = settings(epochs, patience, batch);
+    settings.phase.learning_rate_warm_up = 2;
+    settings.phase.learning_rate_decay = 0.5;
+    settings
+}
+
+#[test]
+fn the_learning_rate_follows_its_schedule_step_by_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = Recorder::new(40, &[1, 2, 3, 4]);
+    train(&model, &rising(), scheduled(4, 4, 4), folder.path()).unwrap();
+    // Three steps per epoch, each of which moves x by the learning rate: 0.1 (1 + 2 + 3) / 6, 0.1 (4 + 5 + 6) / 6, 0.3 and 0.15.
+    assert!((model.x() - (1.0 - 0.1 - 0.25 - 0.3 - 0.15)).abs() < 1e-5, "{}", model.x());
+}
+
 #[test]
 fn a_run_that_stopped_at_any_step_resumes_with_its_patience_moments_and_sums() {
     let hits = [2, 5, 5, 4, 3, 9];
     let whole = Recorder::new(40, &hits);
     let whole_folder = tempfile::tempdir().unwrap();
-    let expected = train(&whole, &rising(), settings(300, 3, 4), whole_folder.path()).unwrap();
+    let expected = train(&whole, &rising(), scheduled(300, 3, 4), whole_folder.path()).unwrap();
     let without_time = |folder: &Path| {
         lines(folder).into_iter().map(|line| EpochLine { seconds: (0.0, 0.0), ..line }).collect::<Vec<_>>()
     };
@@ -210,10 +234,10 @@ fn a_run_that_stopped_at_any_step_resumes_with_its_patience_moments_and_sums() {
         let folder = tempfile::tempdir().unwrap();
         let killed = Recorder::new(40, &hits);
         killed.fails_at.set(Some(sample));
-        assert!(train(&killed, &rising(), settings(300, 3, 4), folder.path()).is_err());
+        assert!(train(&killed, &rising(), scheduled(300, 3, 4), folder.path()).is_err());
         let resumed = Recorder::new(40, &hits);
         resumed.validations.set(killed.validations.get());
-        let outcome = train(&resumed, &rising(), settings(300, 3, 4), folder.path()).unwrap();
+        let outcome = train(&resumed, &rising(), scheduled(300, 3, 4), folder.path()).unwrap();
         assert_eq!((outcome, resumed.x().to_bits()), (expected.clone(), whole.x().to_bits()), "sample {sample}");
         let all = [killed.seen.into_inner(), resumed.seen.into_inner()].concat();
         assert_eq!(all, *whole.seen.borrow(), "every sample once, in the same order");

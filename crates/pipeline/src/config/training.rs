@@ -69,12 +69,29 @@ pub struct PhaseSettings {
     /// Adam's learning rate.
     #[schemars(range(min = 0.0, max = 10.0))]
     pub learning_rate: f64,
+    /// The number of epochs at the start over which the learning rate rises linearly, from nearly 0.
+    #[schemars(range(min = 0, max = 100_000))]
+    pub learning_rate_warm_up: usize,
+    /// The factor by which the learning rate is multiplied after every epoch that follows the warm-up. At 1, the learning rate is constant.
+    #[schemars(range(min = 0.000_001, max = 1.0))]
+    pub learning_rate_decay: f64,
     /// The L2 weight decay, which is added to the gradient.
     #[schemars(range(min = 0.0, max = 10.0))]
     pub weight_decay: f64,
     /// The value at which the joint norm of all gradients is clipped.
     #[schemars(range(min = 0.000_001, max = 1_000_000.0))]
     pub clip_norm: f64,
+}
+
+impl PhaseSettings {
+    /// The learning rate of a step of an epoch, which counts from 1. `done` is the share of the epoch's steps that are done after this one.
+    pub fn learning_rate_at(&self, epoch: usize, done: f64) -> f64 {
+        let warm_up = self.learning_rate_warm_up;
+        if epoch <= warm_up {
+            return self.learning_rate * ((epoch - 1) as f64 + done) / warm_up as f64;
+        }
+        self.learning_rate * self.learning_rate_decay.powf((epoch - 1 - warm_up) as f64)
+    }
 }
 
 /// `[pretrain]`: the first phase of models that have two.
@@ -103,6 +120,8 @@ impl Default for Pretrain {
                 patience: 20,
                 batch: 1024,
                 learning_rate: 0.001,
+                learning_rate_warm_up: 0,
+                learning_rate_decay: 1.0,
                 weight_decay: 0.0,
                 clip_norm: 5.0,
             },
@@ -159,11 +178,35 @@ impl Default for Finetune {
                 patience: 10,
                 batch: 1024,
                 learning_rate: 0.001,
+                learning_rate_warm_up: 0,
+                learning_rate_decay: 1.0,
                 weight_decay: 0.0001,
                 clip_norm: 5.0,
             },
             candidates: ALL.to_owned(),
             log_test_loss: false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_learning_rate_rises_over_the_warm_up_and_then_falls() {
+        let settings = PhaseSettings {
+            learning_rate: 0.8,
+            learning_rate_warm_up: 2,
+            learning_rate_decay: 0.5,
+            ..Finetune::default().settings
+        };
+        let steps = [(1, 0.25), (1, 1.0), (2, 0.5), (2, 1.0), (3, 0.25), (3, 1.0), (4, 0.5), (5, 1.0)];
+        let rates = steps.map(|(epoch, done)| settings.learning_rate_at(epoch, done));
+        let expected = [0.1, 0.4, 0.6, 0.8, 0.8, 0.8, 0.4, 0.2];
+        assert!(rates.iter().zip(expected).all(|(rate, expected)| (rate - expected).abs() < 1e-12), "{rates:?}");
+        let constant = Finetune::default().settings;
+        let rates = [1, 2, 300].map(|epoch| constant.learning_rate_at(epoch, 0.5).to_bits());
+        assert_eq!(rates, [constant.learning_rate.to_bits(); 3]);
     }
 }
