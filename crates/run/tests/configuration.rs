@@ -311,6 +311,8 @@ fn earlier_names_of_keys_work_with_a_warning_in_files_and_overrides() {
 fn settings_of_models_that_no_single_key_excludes_are_refused() {
     let reported = message(BASE, &["model.mp4sr.nip_weight=0", "model.mp4sr.lambda=0"]);
     assert!(reported.contains("`model.mp4sr.nip_weight` = 0") && reported.contains("needs a loss"), "{reported}");
+    let reported = message(BASE, &["model.mp4sr.id_dropout=0.1", "model.mp4sr.id_embedding=false"]);
+    assert!(reported.contains("`model.mp4sr.id_dropout` = 0.1 is not allowed; expected 0, because"), "{reported}");
     let without = ["model.mp4sr.nip_weight=0", "model.mp4sr.lambda=0", "pretrain.enabled=false"];
     assert_eq!(message(BASE, &without), "accepted");
     let reported = message(BASE, &["model.mp4sr.logit_modalities=[\"sound\"]"]);

@@ -71,7 +71,7 @@ struct GroupCase {
     batch: usize,
 }
 
-const CASES: [GroupCase; 8] = [
+const CASES: [GroupCase; 9] = [
     GroupCase { model: "mp4sr", keys: "", phase: 0, batch: 50 },
     GroupCase { model: "mp4sr", keys: "", phase: 1, batch: 50 },
     GroupCase { model: "sasrec", keys: "", phase: 0, batch: 50 },
@@ -89,6 +89,7 @@ const CASES: [GroupCase; 8] = [
         batch: 21,
     },
     GroupCase { model: "mp4sr", keys: "model.mp4sr.id_embedding = false", phase: 1, batch: 50 },
+    GroupCase { model: "mp4sr", keys: "model.mp4sr.id_dropout = 0.5", phase: 1, batch: 50 },
     // Batches so small that some processes have no sample, as the last batch of an epoch can be.
     GroupCase { model: "mp4sr", keys: "model.mp4sr.end_to_end = true", phase: 0, batch: 3 },
     GroupCase { model: "sasrec", keys: "", phase: 0, batch: 1 },

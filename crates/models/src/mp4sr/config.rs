@@ -74,6 +74,9 @@ pub struct Config {
     pub shared_encoder: bool,
     /// Whether items have id embeddings in fine-tuning.
     pub id_embedding: bool,
+    /// The probability that fine-tuning reads an item of a history without its id embedding.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub id_dropout: f64,
     /// The modalities in the logits (variants `T`, `V`). Empty: all.
     pub logit_modalities: Vec<String>,
     /// What happens to the gradient of attention pooling.
@@ -122,6 +125,7 @@ impl Default for Config {
             temperature: 0.07,
             shared_encoder: false,
             id_embedding: true,
+            id_dropout: 0.0,
             logit_modalities: Vec::new(),
             pooling_gradient: PoolingGradient::default(),
             pooling_rows: PoolingRows::default(),

@@ -11,7 +11,7 @@ use mp4sr_ops::{
 use super::{Encoding, ID_TABLE, Logits, Mp4sr, TokenEmbeddings};
 use crate::candidates::add_history;
 use crate::features::DistinctItems;
-use crate::group_batch::SharedBatch;
+use crate::group_batch::{SharedBatch, TokenRows};
 use crate::interface::FINETUNE;
 use crate::{Batch, Query, SampledItems, Scorer, trace};
 
@@ -40,8 +40,11 @@ impl Mp4sr {
         let each: Vec<u32> = (0..tokens.len() as u32).collect();
         let embeddings = TokenEmbeddings { z: &z, spaces: modalities.len(), rows: index.count(), tokens: &each };
         let ids = self.id_embedding.as_ref().map(|table| step_ids(table, encoded.as_deref())).transpose()?;
-        let id_rows: Vec<u32> = tokens.iter().map(|row| row + 1).collect();
-        let h = self.sequences(embeddings, batch, None, ids.as_ref().map(|ids| Rows::new(ids, &id_rows)), key)?;
+        let rows_of_ids =
+            |ids: &Tensor| TokenRows { table: ids.clone(), rows: tokens.iter().map(|row| row + 1).collect() };
+        let token_ids = ids.as_ref().map(|ids| self.drop_ids(rows_of_ids(ids), 0, key)).transpose()?;
+        let id_rows = token_ids.as_ref().map(|ids| Rows::new(&ids.table, &ids.rows));
+        let h = self.sequences(embeddings, batch, None, id_rows, key)?;
         let ids = ids.map(|ids| ids.narrow(0, 0, count + 1)).transpose()?;
         let rows = tokens.len()..tokens.len() + count;
         let (sequences, candidates) = (self.logit_side(&h)?, self.candidates(&z, index.count(), rows, ids.as_ref())?);
@@ -90,12 +93,30 @@ impl Mp4sr {
         let spaces = self.logit_modalities.len();
         let embeddings = TokenEmbeddings { z: &z, spaces, rows: index.count(), tokens: &each };
         let ids = self.id_embedding.as_ref().map(Var::as_tensor);
-        let id_rows = ids.map(|ids| shared.token_rows(ids, self.id_rows(), 1)).transpose()?;
-        let id_rows = id_rows.as_ref().map(|ids| Rows::new(&ids.table, &ids.rows));
+        let fetched = |ids| self.drop_ids(shared.token_rows(ids, self.id_rows(), 1)?, first, Some(key));
+        let token_ids = ids.map(fetched).transpose()?;
+        let id_rows = token_ids.as_ref().map(|ids| Rows::new(&ids.table, &ids.rows));
         let h = self.sequences(embeddings, own, None, id_rows, Some(key))?;
         let rows = tokens..tokens + block.len();
         let candidates = self.candidates(&z, index.count(), rows, ids)?;
         shared.cross_entropy(&self.logit_side(&h)?, &candidates, &block, self.logit_scale() as f32)
+    }
+
+    /// Replaces the id embeddings of dropped tokens by zeros. `first` is the number of the first token in the batch. Without `key` nothing is
+    /// dropped.
+    fn drop_ids(&self, ids: TokenRows, first: usize, key: Option<RngKey>) -> Result<TokenRows> {
+        let probability = self.config.id_dropout;
+        let Some(key) = key.filter(|_| probability > 0.0) else { return Ok(ids) };
+        let key = key.fold_in("id_dropout");
+        let TokenRows { table, mut rows } = ids;
+        let (zero, width) = table.dims2()?;
+        for (number, row) in (first as u64..).zip(&mut rows) {
+            if key.uniform(number) < probability {
+                *row = zero as u32;
+            }
+        }
+        let zeros = Tensor::zeros((1, width), table.dtype(), table.device())?;
+        Ok(TokenRows { table: Tensor::cat(&[&table, &zeros], 0)?, rows })
     }
 
     /// The rows of the table of ids that each process of a group has.

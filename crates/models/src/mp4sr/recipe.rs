@@ -37,7 +37,7 @@ pub static RECIPE: Recipe = Recipe {
 };
 
 /// Keys that pre-training does not read.
-const FINETUNE_KEYS: [&str; 4] = ["end_to_end", "id_embedding", "logit_modalities", "logits"];
+const FINETUNE_KEYS: [&str; 5] = ["end_to_end", "id_embedding", "id_dropout", "logit_modalities", "logits"];
 
 /// Keys that fine-tuning reads only if the model is trained end to end.
 const PRETRAIN_KEYS: [&str; 9] = [
@@ -70,6 +70,10 @@ fn check(settings: &ModelSettings<'_>) -> std::result::Result<(), Refused> {
     if config.mixup_min > config.mixup_max {
         let allowed = format!("at most `model.mp4sr.mixup_max`, which is {}", config.mixup_max);
         return Err(Refused::new("model.mp4sr.mixup_min", &config.mixup_min, allowed));
+    }
+    if config.id_dropout > 0.0 && !config.id_embedding {
+        let allowed = "0, because `model.mp4sr.id_embedding` is false";
+        return Err(Refused::new("model.mp4sr.id_dropout", &config.id_dropout, allowed));
     }
     match config.logit_modalities.iter().find(|name| !settings.modalities.contains(name)) {
         Some(name) => Err(Refused::new(
