@@ -104,8 +104,8 @@ impl Study<'_> {
             let lines: Vec<StudyCurve> = lines
                 .map(|(words, start)| {
                     let noisy = |share: &f64| find(&noise_label(&format!("{} {words}: {share}", noised.name), start));
-                    let labels = [find(&noise_label("no noise", start))].into_iter().chain(SHARES.iter().map(noisy));
-                    curve(&noise_label(words, start), labels.enumerate().filter_map(|(at, row)| Some((at, row?))))
+                    let points = [find(&noise_label("no noise", start))].into_iter().chain(SHARES.iter().map(noisy));
+                    curve(&noise_label(words, start), points.enumerate().filter_map(|(at, row)| Some((at, row?))))
                 })
                 .collect();
             let of = |metric: &Metric| self.chart(metric, &noised.name, "share of items", &categories, &lines);
