@@ -61,6 +61,9 @@ impl Config {
         if self.layer_type != "bottleneck" || self.hidden_act != "relu" || self.downsample_in_bottleneck {
             return Err("expected layer_type bottleneck, hidden_act relu, downsample_in_bottleneck false".to_owned());
         }
+        if self.embedding_size == 0 || self.hidden_sizes.iter().any(|&size| size < REDUCTION) {
+            return Err(format!("embedding_size and hidden_sizes: expected at least 1 and {REDUCTION} channels"));
+        }
         if self.hidden_sizes.is_empty() || self.hidden_sizes.len() != self.depths.len() {
             return Err("hidden_sizes and depths: expected lists of equal length".to_owned());
         }
@@ -75,6 +78,10 @@ fn convolution(weights: &Weights<'_>, name: &str, shape: [usize; 4], stride: usi
     let vector = |part: &str| weights.read(&format!("{name}.normalization.{part}"), &[outputs]);
     let (weight, bias) = (vector("weight")?, vector("bias")?);
     let (mean, variance) = (vector("running_mean")?, vector("running_var")?);
+    // ReLU would turn what is not a number into zeros.
+    if variance.iter().any(|variance| variance + EPS <= 0.0) {
+        return Err(weights.error(&format!("{name}.normalization.running_var"), "expected no negative values"));
+    }
     let scale: Vec<f32> =
         weight.iter().zip(&variance).map(|(weight, variance)| weight / (variance + EPS).sqrt()).collect();
     for (kernel, scale) in kernel.chunks_exact_mut(inputs * side * side).zip(&scale) {

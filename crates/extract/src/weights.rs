@@ -92,6 +92,11 @@ impl<'b> Weights<'b> {
         self.values(&name, &view)
     }
 
+    /// An error about a tensor.
+    pub fn error(&self, name: &str, reason: &str) -> Error {
+        Error::model(self.path, format!("tensor `{}{name}`: {reason}", self.prefix))
+    }
+
     fn values(&self, name: &str, view: &TensorView<'_>) -> Result<Vec<f32>> {
         let values = floats(view).ok_or_else(|| {
             Error::model(self.path, format!("tensor `{name}`: expected F32, F16 or BF16, found {:?}", view.dtype()))

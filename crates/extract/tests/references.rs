@@ -164,6 +164,41 @@ fn image_encoders_agree_with_transformers() {
 }
 
 #[test]
+fn a_resnet_that_cannot_compute_is_refused_by_tensor_or_key() {
+    let refusal = |change: &dyn Fn(&Path)| {
+        let room = tempfile::tempdir().unwrap();
+        for file in ["config.json", "model.safetensors", "preprocessor_config.json"] {
+            std::fs::copy(fixture("resnet").join(file), room.path().join(file)).unwrap();
+        }
+        change(room.path());
+        load_image_encoder(room.path().to_str().unwrap()).err().unwrap().to_string()
+    };
+    let negative = refusal(&|room| {
+        let path = room.join("model.safetensors");
+        let mut bytes = files::read(&path).unwrap();
+        let view = |bytes: &[u8]| {
+            let file = SafeTensors::deserialize(bytes).unwrap();
+            let view = file.tensor("embedder.embedder.normalization.running_var").unwrap();
+            (view.data().as_ptr() as usize - bytes.as_ptr() as usize, view.dtype())
+        };
+        let (at, dtype) = view(&bytes);
+        let minus_one = if dtype == Dtype::F32 { (-1f32).to_le_bytes().to_vec() } else { vec![0x00, 0xbc] };
+        bytes[at..at + minus_one.len()].copy_from_slice(&minus_one);
+        std::fs::write(path, bytes).unwrap();
+    });
+    assert!(
+        negative.contains("embedder.embedder.normalization.running_var`: expected no negative values"),
+        "{negative}"
+    );
+    let narrow = refusal(&|room| {
+        let path = room.join("config.json");
+        let text = files::read_to_string(&path).unwrap().replace("32,", "2,");
+        std::fs::write(path, text).unwrap();
+    });
+    assert!(narrow.contains("embedding_size and hidden_sizes: expected at least 1 and 4 channels"), "{narrow}");
+}
+
+#[test]
 fn an_image_has_the_same_vector_beside_other_images() {
     for name in ["clip", "resnet"] {
         let encoder = load_image_encoder(&folder(name)).unwrap();
