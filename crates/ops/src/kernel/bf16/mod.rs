@@ -1,0 +1,134 @@
+//! Matrix products of bf16 with sums in f32, by AMX tiles where the processor has them, otherwise by AVX-512-BF16.
+//!
+//! Both matrices are rounded to bf16 (to nearest, ties to even) while they are packed in pairs of neighbouring k: the instructions add the
+//! products of such pairs to sums in f32. Every sum runs over k in ascending blocks on one thread, so its order depends on the shapes and
+//! the kind of processor alone. `unsafe` is needed for the instructions and for the packed panels, whose sizes are computed here; the
+//! results are tested against the plain loop over rounded values.
+
+#![allow(unsafe_code)]
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod pack;
+
+use super::Mat;
+
+/// With fewer elements of b, packing costs more than it gains.
+const LEAST: usize = 1 << 10;
+
+/// Whether a product with a matrix b `[k, n]` is computed from bf16. The number of rows of a plays no part, so that a row of the result
+/// does not depend on the number of rows beside it.
+pub(crate) fn pays(k: usize, n: usize) -> bool {
+    k * n >= LEAST && k >= 16
+}
+
+/// Whether the processor has the instructions.
+pub fn is_available() -> bool {
+    // Processors with tiles have AVX-512-BF16, too.
+    #[cfg(target_arch = "x86_64")]
+    {
+        has_avx512_bf16()
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512_bf16() -> bool {
+    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512bf16")
+}
+
+/// out = a b, or out += a b if `add`, from bf16; `out` is row after row. Panics unless [`is_available`].
+pub(crate) fn matmul(out: &mut [f32], a: Mat<'_>, b: Mat<'_>, add: bool) {
+    check(out, a, b);
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the processor has the instructions, and the shapes were checked.
+    unsafe {
+        if amx::is_available() {
+            amx::matmul(out, a, b, add);
+        } else {
+            avx512::matmul(out, a, b, add);
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = add;
+}
+
+/// Asserts that the processor has the instructions, and bounds every element that the strides reach.
+fn check(out: &[f32], a: Mat<'_>, b: Mat<'_>) {
+    assert!(is_available(), "this processor has no products of bf16");
+    assert!(
+        b.rows == a.columns && out.len() == a.rows * b.columns && a.fits() && b.fits(),
+        "matrix product of wrong shapes"
+    );
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+    use half::bf16;
+    use proptest::prelude::*;
+
+    type Product = unsafe fn(&mut [f32], Mat<'_>, Mat<'_>, bool);
+
+    /// The implementations that this processor has.
+    fn implementations() -> Vec<Product> {
+        let tiles = amx::is_available().then_some(amx::matmul as Product);
+        let vectors = is_available().then_some(avx512::matmul as Product);
+        tiles.into_iter().chain(vectors).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn products_agree_with_the_plain_loop_over_rounded_values(
+            m in 1usize..140, n in 1usize..80, k in 1usize..900, ta: bool, tb: bool, add: bool
+        ) {
+            let key = crate::RngKey::new((m * 100_000 + n * 1000 + k) as u64);
+            let fill = |s: crate::RngKey, len: usize| (0..len as u64).map(|i| s.normal(i) as f32).collect::<Vec<_>>();
+            let (x, y) = (fill(key.fold_in_index(0), m * k), fill(key.fold_in_index(1), k * n));
+            let a = if ta { Mat::new(&x, k, m).t() } else { Mat::new(&x, m, k) };
+            let b = if tb { Mat::new(&y, n, k).t() } else { Mat::new(&y, k, n) };
+            let before = fill(key.fold_in_index(2), m * n);
+            let at = |mat: &Mat<'_>, i: usize, j: usize| {
+                bf16::from_f32(mat.data[i * mat.row_stride + j * mat.column_stride]).to_f64()
+            };
+            for product in implementations() {
+                let mut out = before.clone();
+                check(&out, a, b);
+                // SAFETY: the processor has the instructions, and the shapes were checked.
+                unsafe { product(&mut out, a, b, add) };
+                for (x, (got, before)) in out.iter().zip(&before).enumerate() {
+                    let sum: f64 = (0..k).map(|l| at(&a, x / n, l) * at(&b, l, x % n)).sum();
+                    let want = sum + if add { f64::from(*before) } else { 0.0 };
+                    prop_assert!((f64::from(*got) - want).abs() < 2e-4, "{got} {want}");
+                }
+            }
+        }
+
+        #[test]
+        fn a_row_does_not_depend_on_the_rows_beside_it(m in 2usize..70, n in 1usize..70, k in 1usize..500, add: bool) {
+            let key = crate::RngKey::new((m * 100_000 + n * 1000 + k) as u64);
+            let fill = |s: crate::RngKey, len: usize| (0..len as u64).map(|i| s.normal(i) as f32).collect::<Vec<_>>();
+            let (x, y) = (fill(key.fold_in_index(0), m * k), fill(key.fold_in_index(1), k * n));
+            let before = fill(key.fold_in_index(2), m * n);
+            for product in implementations() {
+                let (mut all, mut last) = (before.clone(), before[(m - 1) * n..].to_vec());
+                let (a, b) = (Mat::new(&x, m, k), Mat::new(&y, k, n));
+                let row = Mat::new(&x[(m - 1) * k..], 1, k);
+                check(&all, a, b);
+                check(&last, row, b);
+                // SAFETY: the processor has the instructions, and the shapes were checked.
+                unsafe {
+                    product(&mut all, a, b, add);
+                    product(&mut last, row, b, add);
+                }
+                prop_assert_eq!(&all[(m - 1) * n..], &last[..]);
+            }
+        }
+    }
+}
