@@ -1,4 +1,4 @@
-//! The matrices that products read: views of slices.
+//! The matrices that products read: views of slices in which the elements of a row, or those of a column, are neighbours.
 
 /// A matrix in a slice, with its strides in elements.
 #[derive(Clone, Copy)]

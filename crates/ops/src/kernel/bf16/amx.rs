@@ -5,17 +5,16 @@ use std::arch::asm;
 use std::sync::LazyLock;
 
 use super::super::Mat;
-use super::pack::{COLUMNS, LANES, pack_b, pack_tile};
-use crate::scratch::Scratch;
+use super::pack::{COLUMNS, LANES, Panels, pack_b, pack_tiles};
 
 /// The rows of the result that a kernel computes at once, for [`COLUMNS`] columns: two tiles each way.
 const ROWS: usize = 2 * LANES;
 /// The values of k in a tile.
 const DEPTH: usize = 2 * LANES;
-/// A block of b is K x N and one of a is M x K: packed, they take 384 KiB and 96 KiB of bf16. A panel of either takes 24 KiB, so that both
-/// stay in the first-level cache.
-const K: usize = 12 * DEPTH;
-const N: usize = 512;
+/// A block of b is K x N and one of a is M x K: packed, they take at most 1,536 KiB and 192 KiB of bf16, in a second-level cache of 2 MiB.
+/// The sums are loaded and stored once per K.
+const K: usize = 24 * DEPTH;
+const N: usize = 1024;
 const M: usize = 4 * ROWS;
 
 /// Whether the processor has the instructions and the operating system lets this process use them.
@@ -98,48 +97,33 @@ pub(super) unsafe fn matmul(out: &mut [f32], a: Mat<'_>, b: Mat<'_>, add: bool) 
         return;
     }
     let pairs_most = k.min(K).next_multiple_of(DEPTH) / 2;
-    let mut packed_b = Scratch::take(n.min(N).next_multiple_of(COLUMNS) * pairs_most);
-    let mut packed_a = Scratch::take(m.min(M).next_multiple_of(ROWS) * pairs_most);
+    let wide = n.div_ceil(n.div_ceil(N)).next_multiple_of(COLUMNS);
+    let mut packed_b = Panels::of(wide * pairs_most);
+    let mut packed_a = Panels::of(m.min(M).next_multiple_of(ROWS) * pairs_most);
+    let (packed_a, packed_b) = (packed_a.start(), packed_b.start());
     let _tiles = Tiles::configure();
-    for first_n in (0..n).step_by(N) {
-        let columns = N.min(n - first_n);
+    for first_n in (0..n).step_by(wide) {
+        let columns = wide.min(n - first_n);
         for first_k in (0..k).step_by(K) {
             let depth = K.min(k - first_k);
             let pairs = depth.next_multiple_of(DEPTH) / 2;
             let added = add || first_k > 0;
             // SAFETY: the buffers are as large as what the loops below read of them.
             unsafe {
-                pack_b(packed_b.as_mut_ptr().cast(), pairs, b, [first_k, depth], [first_n, columns]);
+                pack_b(packed_b, pairs, b, [first_k, depth], [first_n, columns]);
                 for first_m in (0..m).step_by(M) {
                     let rows = M.min(m - first_m);
-                    pack_a(packed_a.as_mut_ptr().cast(), pairs, a, [first_m, rows], [first_k, depth]);
+                    pack_tiles(packed_a, pairs, a, [first_m, rows], [first_k, depth]);
                     for column in (0..columns).step_by(COLUMNS) {
-                        let panel = packed_b.as_ptr().cast::<u32>().add(column * pairs);
+                        let panel: *const u32 = packed_b.add(column * pairs);
                         let wide = COLUMNS.min(columns - column);
                         for row in (0..rows).step_by(ROWS) {
-                            let own = packed_a.as_ptr().cast::<u32>().add(row * pairs);
+                            let own: *const u32 = packed_a.add(row * pairs);
                             let target = out.as_mut_ptr().add((first_m + row) * n + first_n + column);
                             block([own, panel], pairs, target, n, [ROWS.min(rows - row), wide], added);
                         }
                     }
                 }
-            }
-        }
-    }
-}
-
-/// Packs `rows` rows of a from `first_m` and `depth` columns from `first_k` into panels of `ROWS` rows, each the tiles of its first half
-/// and then those of its second. Missing rows and pairs are zeros.
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn pack_a(to: *mut u32, pairs: usize, a: Mat<'_>, [first_m, rows]: [usize; 2], [first_k, depth]: [usize; 2]) {
-    for row in (0..rows.next_multiple_of(ROWS)).step_by(LANES) {
-        let wide = rows.saturating_sub(row).min(LANES);
-        for at in (0..depth).step_by(DEPTH) {
-            let from = a.sub(first_m + row.min(rows), first_k + at);
-            // SAFETY: the tiles of `LANES` rows take `LANES` `pairs` pairs.
-            unsafe {
-                let to = to.add(row * pairs + at / 2 * LANES);
-                pack_tile(to, from, a.row_stride, [wide, DEPTH.min(depth - at)], a.column_stride);
             }
         }
     }

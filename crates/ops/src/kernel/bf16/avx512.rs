@@ -7,8 +7,7 @@ use std::arch::x86_64::{
 use std::mem::transmute;
 
 use super::super::Mat;
-use super::pack::{COLUMNS, LANES, interleave, mask, pack_b, pair_up};
-use crate::scratch::Scratch;
+use super::pack::{COLUMNS, LANES, Panels, interleave, mask, pack_b, pair_up};
 
 /// The rows of the result that a kernel holds in registers, for [`COLUMNS`] columns.
 const ROWS: usize = 12;
@@ -27,8 +26,9 @@ pub(super) unsafe fn matmul(out: &mut [f32], a: Mat<'_>, b: Mat<'_>, add: bool) 
         return;
     }
     let pairs_most = k.min(K).div_ceil(2).next_multiple_of(LANES);
-    let mut packed_b = Scratch::take(n.min(N).next_multiple_of(COLUMNS) * pairs_most);
-    let mut packed_a = Scratch::take(m.min(M).div_ceil(ROWS) * LANES * pairs_most);
+    let mut packed_b = Panels::of(n.min(N).next_multiple_of(COLUMNS) * pairs_most);
+    let mut packed_a = Panels::of(m.min(M).div_ceil(ROWS) * LANES * pairs_most);
+    let (packed_a, packed_b) = (packed_a.start(), packed_b.start());
     for first_n in (0..n).step_by(N) {
         let columns = N.min(n - first_n);
         for first_k in (0..k).step_by(K) {
@@ -36,16 +36,16 @@ pub(super) unsafe fn matmul(out: &mut [f32], a: Mat<'_>, b: Mat<'_>, add: bool) 
             let pairs = depth.div_ceil(2);
             // SAFETY: the buffers are as large as what the loops below read of them.
             unsafe {
-                pack_b(packed_b.as_mut_ptr().cast(), pairs, b, [first_k, depth], [first_n, columns]);
+                pack_b(packed_b, pairs, b, [first_k, depth], [first_n, columns]);
                 for first_m in (0..m).step_by(M) {
                     let rows = M.min(m - first_m);
-                    pack_a(packed_a.as_mut_ptr().cast(), a, [first_m, rows], [first_k, depth]);
+                    pack_a(packed_a, a, [first_m, rows], [first_k, depth]);
                     let added = add || first_k > 0;
                     for column in (0..columns).step_by(COLUMNS) {
-                        let panel = packed_b.as_ptr().cast::<u32>().add(column * pairs);
+                        let panel = packed_b.add(column * pairs);
                         let wide = COLUMNS.min(columns - column);
                         for row in (0..rows).step_by(ROWS) {
-                            let own = packed_a.as_ptr().cast::<u32>().add(row / ROWS * LANES * pairs);
+                            let own = packed_a.add(row / ROWS * LANES * pairs);
                             let target = out.as_mut_ptr().add((first_m + row) * n + first_n + column);
                             kernel(ROWS.min(rows - row), own, panel, pairs, target, n, wide, added);
                         }
@@ -142,7 +142,7 @@ unsafe fn pack_a(to: *mut u32, a: Mat<'_>, [first_m, rows]: [usize; 2], [first_k
             if a.row_stride == 1 {
                 interleave(to, LANES, from, a.column_stride, [depth, wide]);
             } else {
-                pair_up(to, LANES, from, a.row_stride, [wide, depth], a.column_stride);
+                pair_up(to, LANES, from, a.row_stride, [wide, depth]);
             }
         }
     }

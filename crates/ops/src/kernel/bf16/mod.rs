@@ -40,7 +40,9 @@ pub fn is_available() -> bool {
 
 #[cfg(target_arch = "x86_64")]
 fn has_avx512_bf16() -> bool {
-    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512bf16")
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512bf16")
 }
 
 /// out = a b, or out += a b if `add`, from bf16; `out` is row after row. Panics unless [`is_available`].

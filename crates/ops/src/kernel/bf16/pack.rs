@@ -1,18 +1,34 @@
 //! Packing for the products of bf16: values are rounded to bf16, and those of neighbouring k become a pair.
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, __mmask16, _mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_maskz_loadu_ps,
-    _mm512_permutexvar_epi16, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_storeu_si512, _mm512_unpackhi_epi32,
-    _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    __m512, __m512bh, __m512i, __mmask16, _mm512_cvtne2ps_pbh, _mm512_maskz_loadu_ps, _mm512_permutexvar_epi16,
+    _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_storeu_si512, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64,
+    _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 use std::mem::transmute;
 
 use super::super::Mat;
+use crate::scratch::Scratch;
 
 /// The lanes of a vector, which hold columns of b or pairs of k.
 pub(super) const LANES: usize = 16;
 /// The columns of a panel of b.
 pub(super) const COLUMNS: usize = 2 * LANES;
+
+/// Packed panels. They start at a cache line, because vectors and rows of tiles that cross two of them take several times as long to load.
+pub(super) struct Panels(Scratch);
+
+impl Panels {
+    /// Panels of `pairs` pairs in all.
+    pub fn of(pairs: usize) -> Self {
+        Self(Scratch::take(pairs + LANES - 1))
+    }
+
+    pub fn start(&mut self) -> *mut u32 {
+        let start = self.0.as_mut_ptr().cast::<u32>();
+        start.wrapping_add(start.align_offset(LANES * size_of::<u32>()))
+    }
+}
 
 /// The mask of the first `count` lanes.
 pub(super) fn mask(count: usize) -> __mmask16 {
@@ -55,20 +71,31 @@ pub(super) unsafe fn pack_b(
     [first_k, depth]: [usize; 2],
     [first_n, columns]: [usize; 2],
 ) {
-    for column in (0..columns.next_multiple_of(COLUMNS)).step_by(LANES) {
-        let (panel, half) = (column / COLUMNS, column % COLUMNS);
-        // SAFETY: panel p starts at p COLUMNS pairs.
-        unsafe {
-            let to = to.add(panel * COLUMNS * pairs + half);
-            let wide = columns.saturating_sub(column).min(LANES);
-            let from = b.sub(first_k, first_n + column.min(columns));
-            if b.column_stride == 1 {
-                interleave(to, COLUMNS, from, b.row_stride, [depth, wide]);
-            } else {
-                pair_up(to, COLUMNS, from, b.column_stride, [wide, depth], b.row_stride);
+    let whole = columns.next_multiple_of(COLUMNS);
+    let wide = |column: usize| columns.saturating_sub(column).min(LANES);
+    // Where the pairs of `LANES` columns start: panel p starts at p COLUMNS pairs.
+    let target = |column: usize| to.wrapping_add(column / COLUMNS * COLUMNS * pairs + column % COLUMNS);
+    // SAFETY: the numbers of columns and values restrict the reads, and the panels have room for all columns and pairs.
+    unsafe {
+        if b.column_stride == 1 {
+            // Row after row, so that the processor fetches what comes next.
+            for pair in 0..depth.div_ceil(2) {
+                let rows = b.sub(first_k + 2 * pair, first_n);
+                let count = (depth - 2 * pair).min(2);
+                for column in (0..whole).step_by(LANES) {
+                    let values = two_rows(rows.wrapping_add(column), b.row_stride, [count, wide(column)]);
+                    _mm512_storeu_si512(target(column).add(pair * COLUMNS).cast(), values);
+                }
             }
+        } else {
+            for column in (0..whole).step_by(LANES) {
+                let from = b.sub(first_k, first_n + column.min(columns));
+                pair_up(target(column), COLUMNS, from, b.column_stride, [wide(column), depth]);
+            }
+        }
+        for column in (0..whole).step_by(LANES) {
             for pair in depth.div_ceil(2)..pairs {
-                _mm512_storeu_si512(to.add(pair * COLUMNS).cast(), _mm512_setzero_si512());
+                _mm512_storeu_si512(target(column).add(pair * COLUMNS).cast(), _mm512_setzero_si512());
             }
         }
     }
@@ -107,7 +134,7 @@ unsafe fn two_rows(from: *const f32, row_stride: usize, [rows, wide]: [usize; 2]
     }
 }
 
-/// Like [`interleave`], from `wide` lines that are `line_stride` apart and hold `depth` values each, `value_stride` apart.
+/// Like [`interleave`], from `wide` lines that are `line_stride` apart and hold `depth` neighbouring values each.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) unsafe fn pair_up(
@@ -116,77 +143,72 @@ pub(super) unsafe fn pair_up(
     from: *const f32,
     line_stride: usize,
     [wide, depth]: [usize; 2],
-    value_stride: usize,
 ) {
     for at in (0..depth).step_by(2 * LANES) {
-        let left = (depth - at).min(2 * LANES);
-        // SAFETY: `left` restricts the reads to the `depth` values; `to` has room for `LANES` lines at every pair.
-        unsafe {
-            let lines = lines(from.wrapping_add(at * value_stride), line_stride, [wide, left], value_stride);
-            for (pair, values) in transposed(&lines).into_iter().enumerate().take(left.div_ceil(2)) {
-                _mm512_storeu_si512(to.add((at / 2 + pair) * to_step).cast(), values);
-            }
+        let mut lines = [_mm512_setzero_si512(); LANES];
+        for (i, pairs) in lines.iter_mut().enumerate().take(wide) {
+            // SAFETY: the line has `depth` values.
+            *pairs = unsafe { line(from.wrapping_add(i * line_stride + at), depth - at) };
+        }
+        let pairs = (depth - at).min(2 * LANES).div_ceil(2);
+        for (pair, values) in transposed(&lines).into_iter().enumerate().take(pairs) {
+            // SAFETY: `to` has room for `LANES` lines at every pair.
+            unsafe { _mm512_storeu_si512(to.add((at / 2 + pair) * to_step).cast(), values) };
         }
     }
 }
 
-/// Packs `wide` lines of `depth` values, at most [`LANES`] and twice as many, as a tile: the pairs of a line are neighbours. The missing
-/// lines and pairs are zeros.
+/// The pairs of the first `2 LANES` of `left` neighbouring values; the missing ones are zeros.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) unsafe fn pack_tile(
-    to: *mut u32,
-    from: *const f32,
-    line_stride: usize,
-    [wide, depth]: [usize; 2],
-    value_stride: usize,
-) {
-    // SAFETY: the numbers of lines and values restrict the reads; `to` has room for `LANES` vectors.
+unsafe fn line(from: *const f32, left: usize) -> __m512i {
+    // SAFETY: the masks restrict the reads to the values.
     unsafe {
-        let lines = if line_stride == 1 {
-            let mut pairs = [_mm512_setzero_si512(); LANES];
-            for (pair, values) in pairs.iter_mut().enumerate().take(depth.div_ceil(2)) {
-                let rows = from.wrapping_add(2 * pair * value_stride);
-                *values = two_rows(rows, value_stride, [(depth - 2 * pair).min(2), wide]);
-            }
-            transposed(&pairs)
-        } else {
-            lines(from, line_stride, [wide, depth], value_stride)
-        };
-        for (line, values) in lines.into_iter().enumerate() {
-            _mm512_storeu_si512(to.add(line * LANES).cast(), values);
-        }
+        let low = _mm512_maskz_loadu_ps(mask(left), from);
+        let high = _mm512_maskz_loadu_ps(mask(left.saturating_sub(LANES)), from.wrapping_add(LANES));
+        rounded(low, high)
     }
 }
 
-/// `wide` lines of `depth` values, at most [`LANES`] and twice as many: the lanes of a line are its pairs. The missing ones are zeros.
-#[inline]
+/// Packs `rows` rows of a from `first_m` and `depth` columns from `first_k` into panels of `LANES` rows, as tiles: each has the pairs of
+/// `LANES` rows, row after row, for `2 LANES` values of k. A panel has `pairs` pairs per row; the missing rows and pairs are zeros.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn lines(
-    from: *const f32,
-    line_stride: usize,
-    [wide, depth]: [usize; 2],
-    value_stride: usize,
-) -> [__m512i; LANES] {
-    let mut lines = [_mm512_setzero_si512(); LANES];
-    for (line, pairs) in lines.iter_mut().enumerate().take(wide) {
-        let from = from.wrapping_add(line * line_stride);
-        // SAFETY: the masks and `depth` restrict the reads to the values.
-        *pairs = unsafe {
-            if value_stride == 1 {
-                let low = _mm512_maskz_loadu_ps(mask(depth), from);
-                let high = mask(depth.saturating_sub(LANES));
-                rounded(low, _mm512_maskz_loadu_ps(high, from.wrapping_add(LANES)))
-            } else {
-                let mut values = [0.0f32; 2 * LANES];
-                for (i, value) in values.iter_mut().enumerate().take(depth) {
-                    *value = *from.wrapping_add(i * value_stride);
+pub(super) unsafe fn pack_tiles(
+    to: *mut u32,
+    pairs: usize,
+    a: Mat<'_>,
+    [first_m, rows]: [usize; 2],
+    [first_k, depth]: [usize; 2],
+) {
+    let tile = |row: usize, at: usize| to.wrapping_add(row / LANES * LANES * pairs + at / 2 * LANES);
+    // SAFETY: the numbers of rows and values restrict the reads, and the panels have room for all rows and pairs.
+    unsafe {
+        if a.column_stride == 1 {
+            for row in 0..rows.next_multiple_of(LANES) {
+                let (from, exists) = (a.sub(first_m + row.min(rows), first_k), row < rows);
+                for at in (0..depth).step_by(2 * LANES) {
+                    let values = if exists { line(from.wrapping_add(at), depth - at) } else { _mm512_setzero_si512() };
+                    _mm512_storeu_si512(tile(row, at).add(row % LANES * LANES).cast(), values);
                 }
-                rounded(_mm512_loadu_ps(values.as_ptr()), _mm512_loadu_ps(values.as_ptr().add(LANES)))
             }
-        };
+            return;
+        }
+        for at in (0..depth).step_by(2 * LANES) {
+            let left = (depth - at).min(2 * LANES);
+            for row in (0..rows).step_by(LANES) {
+                let from = a.sub(first_m + row, first_k + at);
+                let mut columns = [_mm512_setzero_si512(); LANES];
+                for (pair, values) in columns.iter_mut().enumerate().take(left.div_ceil(2)) {
+                    let two = from.wrapping_add(2 * pair * a.column_stride);
+                    let shape = [(left - 2 * pair).min(2), (rows - row).min(LANES)];
+                    *values = two_rows(two, a.column_stride, shape);
+                }
+                for (line, values) in transposed(&columns).into_iter().enumerate() {
+                    _mm512_storeu_si512(tile(row, at).add(line * LANES).cast(), values);
+                }
+            }
+        }
     }
-    lines
 }
 
 /// The transpose of a matrix of 16 x 16.
