@@ -20,8 +20,8 @@ from pathlib import Path
 
 
 def ours(a, what, precision="f32"):
-    flags = {"sentences": ["--sentences", a.sentences], "images": ["--images"],
-             "images, ResNet-50": ["--images", "--image-model", resnet_folder(a)]}[what]
+    flags = {"sentences": lambda: ["--sentences", a.sentences], "images": lambda: ["--images"],
+             "images, ResNet-50": lambda: ["--images", "--image-model", resnet_folder(a)]}[what]()
     environment = dict(os.environ, RAYON_NUM_THREADS=str(a.threads))
     command = [a.ours, "extract", "--folder", a.folder, "--rounds", "1", "--precision", precision, *flags]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
