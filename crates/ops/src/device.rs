@@ -66,7 +66,7 @@ pub enum Precision {
     F32,
     /// f32 whose mantissa the GPU rounds to 10 bits; sums are f32.
     Tf32,
-    /// bf16; sums are f32. On the CPU, it needs AVX-512-BF16.
+    /// bf16; sums are f32. On the CPU, it needs AVX-512-BF16, and uses AMX where the processor has it.
     Bf16,
 }
 
@@ -109,13 +109,17 @@ pub fn set_precision(precision: Precision) {
     PRECISION.store(precision as u8, Ordering::Relaxed);
 }
 
-/// Runs `compute` with the products in `precision`, and restores the precision of before.
+/// Runs `compute` with the products in `precision`, and restores the precision of before, also after a panic.
 pub fn with_precision<T>(precision: Precision, compute: impl FnOnce() -> T) -> T {
-    let before = self::precision();
+    struct Restore(Precision);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            set_precision(self.0);
+        }
+    }
+    let _restore = Restore(self::precision());
     set_precision(precision);
-    let result = compute();
-    set_precision(before);
-    result
+    compute()
 }
 
 pub(crate) fn precision() -> Precision {
