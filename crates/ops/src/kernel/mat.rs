@@ -37,6 +37,11 @@ impl<'a> Mat<'a> {
         self.data.as_ptr().wrapping_add(row * self.row_stride + column * self.column_stride)
     }
 
+    /// Whether the elements of a row or those of a column are neighbours.
+    pub(super) fn has_neighbours(&self) -> bool {
+        self.row_stride == 1 || self.column_stride == 1
+    }
+
     pub(super) fn fits(&self) -> bool {
         let last = (self.rows.max(1) - 1) * self.row_stride + (self.columns.max(1) - 1) * self.column_stride;
         self.rows * self.columns == 0 || last < self.data.len()

@@ -30,7 +30,7 @@ fn has_instructions() -> bool {
     super::has_avx512_bf16() && leaf & AMX_BF16 != 0 && leaf & AMX_TILE != 0
 }
 
-/// Asks the kernel for the registers of tiles, which a process may use only on request.
+/// Asks the operating system for the registers of tiles, which a process may use only on request.
 #[cfg(target_os = "linux")]
 fn request_tiles() -> bool {
     const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
@@ -65,7 +65,7 @@ static SHAPES: Shapes = {
     shapes
 };
 
-/// The shapes of this thread's tiles, from now until it is dropped.
+/// Keeps this thread's tiles configured until it is dropped.
 struct Tiles;
 
 impl Tiles {
@@ -78,12 +78,13 @@ impl Tiles {
 
 impl Drop for Tiles {
     fn drop(&mut self) {
-        // SAFETY: as above. Without tiles in use, the operating system does not save them.
+        // SAFETY: the instruction exists, because the tiles are configured. Tiles that are not in use need not be saved by the operating
+        // system.
         unsafe { asm!("tilerelease", options(nostack, preserves_flags, nomem)) };
     }
 }
 
-/// A block of the result in its own memory, for those that are not whole.
+/// Memory for a block of the result that is not whole, because tiles always cover `ROWS` x `COLUMNS`.
 #[repr(C, align(64))]
 struct Block([f32; ROWS * COLUMNS]);
 
@@ -97,18 +98,18 @@ pub(super) unsafe fn matmul(out: &mut [f32], a: Mat<'_>, b: Mat<'_>, add: bool) 
         return;
     }
     let pairs_most = k.min(K).next_multiple_of(DEPTH) / 2;
-    let wide = n.div_ceil(n.div_ceil(N)).next_multiple_of(COLUMNS);
-    let mut packed_b = Panels::of(wide * pairs_most);
+    let block_columns = n.div_ceil(n.div_ceil(N)).next_multiple_of(COLUMNS);
+    let mut packed_b = Panels::of(block_columns * pairs_most);
     let mut packed_a = Panels::of(m.min(M).next_multiple_of(ROWS) * pairs_most);
     let (packed_a, packed_b) = (packed_a.start(), packed_b.start());
     let _tiles = Tiles::configure();
-    for first_n in (0..n).step_by(wide) {
-        let columns = wide.min(n - first_n);
+    for first_n in (0..n).step_by(block_columns) {
+        let columns = block_columns.min(n - first_n);
         for first_k in (0..k).step_by(K) {
             let depth = K.min(k - first_k);
             let pairs = depth.next_multiple_of(DEPTH) / 2;
             let added = add || first_k > 0;
-            // SAFETY: the buffers are as large as what the loops below read of them.
+            // SAFETY: the buffers have room for all panels, because `pairs` is at most `pairs_most`.
             unsafe {
                 pack_b(packed_b, pairs, b, [first_k, depth], [first_n, columns]);
                 for first_m in (0..m).step_by(M) {

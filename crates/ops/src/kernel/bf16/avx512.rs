@@ -2,12 +2,12 @@
 
 use std::arch::x86_64::{
     __m512bh, __m512i, _mm512_add_ps, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_mask_loadu_ps,
-    _mm512_mask_storeu_ps, _mm512_set1_epi32, _mm512_setzero_ps,
+    _mm512_mask_storeu_ps, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_si512,
 };
 use std::mem::transmute;
 
 use super::super::Mat;
-use super::pack::{COLUMNS, LANES, Panels, interleave, mask, pack_b, pair_up};
+use super::pack::{COLUMNS, LANES, Panels, mask, pack_b, pair_up, two_rows};
 
 /// The rows of the result that a kernel holds in registers, for [`COLUMNS`] columns.
 const ROWS: usize = 12;
@@ -34,7 +34,7 @@ pub(super) unsafe fn matmul(out: &mut [f32], a: Mat<'_>, b: Mat<'_>, add: bool) 
         for first_k in (0..k).step_by(K) {
             let depth = K.min(k - first_k);
             let pairs = depth.div_ceil(2);
-            // SAFETY: the buffers are as large as what the loops below read of them.
+            // SAFETY: the buffers have room for all panels, because `pairs` is at most `pairs_most`.
             unsafe {
                 pack_b(packed_b, pairs, b, [first_k, depth], [first_n, columns]);
                 for first_m in (0..m).step_by(M) {
@@ -144,6 +144,21 @@ unsafe fn pack_a(to: *mut u32, a: Mat<'_>, [first_m, rows]: [usize; 2], [first_k
             } else {
                 pair_up(to, LANES, from, a.row_stride, [wide, depth]);
             }
+        }
+    }
+}
+
+/// Packs `wide` neighbouring values of each of `depth` rows: the values of a column in two successive rows are a pair. The output
+/// advances by `to_step` pairs from two rows to the next two.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn interleave(to: *mut u32, to_step: usize, from: *const f32, row_stride: usize, [depth, wide]: [usize; 2]) {
+    for pair in 0..depth.div_ceil(2) {
+        let rows = from.wrapping_add(2 * pair * row_stride);
+        // SAFETY: `to` has room for `LANES` columns at every pair.
+        unsafe {
+            let pairs = two_rows(rows, row_stride, [(depth - 2 * pair).min(2), wide]);
+            _mm512_storeu_si512(to.add(pair * to_step).cast(), pairs);
         }
     }
 }

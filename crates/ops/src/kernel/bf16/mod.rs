@@ -2,7 +2,7 @@
 //!
 //! Both matrices are rounded to bf16 (to nearest, ties to even) while they are packed in pairs of neighbouring k: the instructions add the
 //! products of such pairs to sums in f32. Every sum runs over k in ascending blocks on one thread, so its order depends on the shapes and
-//! the kind of processor alone. `unsafe` is needed for the instructions and for the packed panels, whose sizes are computed here; the
+//! on which of the instructions are used alone. `unsafe` is needed for the instructions and for the packed panels, whose sizes are computed here; the
 //! results are tested against the plain loop over rounded values.
 
 #![allow(unsafe_code)]
@@ -48,6 +48,9 @@ fn has_avx512_bf16() -> bool {
 /// out = a b, or out += a b if `add`, from bf16; `out` is row after row. Panics unless [`is_available`].
 pub(crate) fn matmul(out: &mut [f32], a: Mat<'_>, b: Mat<'_>, add: bool) {
     check(out, a, b);
+    if out.is_empty() {
+        return;
+    }
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the processor has the instructions, and the shapes were checked.
     unsafe {
@@ -68,6 +71,7 @@ fn check(out: &[f32], a: Mat<'_>, b: Mat<'_>) {
         b.rows == a.columns && out.len() == a.rows * b.columns && a.fits() && b.fits(),
         "matrix product of wrong shapes"
     );
+    assert!(a.has_neighbours() && b.has_neighbours(), "matrix without neighbouring elements");
 }
 
 #[cfg(all(test, target_arch = "x86_64"))]
@@ -131,6 +135,59 @@ mod tests {
                 }
                 prop_assert_eq!(&all[(m - 1) * n..], &last[..]);
             }
+        }
+    }
+    #[test]
+    fn several_blocks_and_strided_views_agree_with_the_plain_loop() {
+        let key = crate::RngKey::new(7);
+        let fill =
+            |i: u64, len: usize| (0..len as u64).map(|j| key.fold_in_index(i).normal(j) as f32).collect::<Vec<_>>();
+        let (m, n, k, width) = (129, 1025, 769, 1100);
+        let (x, y) = (fill(0, k * width), fill(1, k * width));
+        let views = [
+            (Mat::strided(&x, m, k, width), Mat::strided(&y, k, n, width)),
+            (Mat::strided(&x, k, m, width).t(), Mat::strided(&y[..n * k], n, k, k).t()),
+        ];
+        for (a, b) in views {
+            let rounded = |mat: &Mat<'_>, i: usize, j: usize| {
+                bf16::from_f32(mat.data[i * mat.row_stride + j * mat.column_stride]).to_f64()
+            };
+            for product in implementations() {
+                let mut out = vec![0.0; m * n];
+                check(&out, a, b);
+                // SAFETY: the processor has the instructions, and the shapes were checked.
+                unsafe { product(&mut out, a, b, false) };
+                for (x, got) in out.iter().enumerate().step_by(37) {
+                    let want: f64 = (0..k).map(|l| rounded(&a, x / n, l) * rounded(&b, l, x % n)).sum();
+                    assert!((f64::from(*got) - want).abs() < 2e-4, "{x}: {got} {want}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn infinity_stays_in_its_row() {
+        let (m, n, k) = (20, 20, 33);
+        let (mut x, y) = (vec![1.0; m * k], vec![1.0; k * n]);
+        x[5 * k + k - 1] = f32::INFINITY;
+        for product in implementations() {
+            let mut out = vec![0.0; m * n];
+            let (a, b) = (Mat::new(&x, m, k), Mat::new(&y, k, n));
+            check(&out, a, b);
+            // SAFETY: the processor has the instructions, and the shapes were checked.
+            unsafe { product(&mut out, a, b, false) };
+            for (row, values) in out.chunks_exact(n).enumerate() {
+                let want = if row == 5 { f32::INFINITY } else { k as f32 };
+                assert!(values.iter().all(|&value| value.to_bits() == want.to_bits()), "{row}: {values:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_product_has_no_elements() {
+        if is_available() {
+            matmul(&mut [], Mat::new(&[0.0; 15], 3, 5), Mat::new(&[], 5, 0), false);
+            matmul(&mut [], Mat::new(&[], 0, 5), Mat::new(&[0.0; 15], 5, 3), true);
         }
     }
 }

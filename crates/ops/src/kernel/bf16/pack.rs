@@ -15,11 +15,11 @@ pub(super) const LANES: usize = 16;
 /// The columns of a panel of b.
 pub(super) const COLUMNS: usize = 2 * LANES;
 
-/// Packed panels. They start at a cache line, because vectors and rows of tiles that cross two of them take several times as long to load.
+/// Packed panels. They start at a cache line, because vectors and rows of tiles that straddle two lines take several times as long to load.
 pub(super) struct Panels(Scratch);
 
 impl Panels {
-    /// Panels of `pairs` pairs in all.
+    /// Makes room for `pairs` pairs.
     pub fn of(pairs: usize) -> Self {
         Self(Scratch::take(pairs + LANES - 1))
     }
@@ -101,31 +101,10 @@ pub(super) unsafe fn pack_b(
     }
 }
 
-/// Packs `wide` neighbouring values of each of `depth` rows: the values of a column in two successive rows are a pair. The output
-/// advances by `to_step` pairs from two rows to the next two.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) unsafe fn interleave(
-    to: *mut u32,
-    to_step: usize,
-    from: *const f32,
-    row_stride: usize,
-    [depth, wide]: [usize; 2],
-) {
-    for pair in 0..depth.div_ceil(2) {
-        let rows = from.wrapping_add(2 * pair * row_stride);
-        // SAFETY: `to` has room for `LANES` columns at every pair.
-        unsafe {
-            let pairs = two_rows(rows, row_stride, [(depth - 2 * pair).min(2), wide]);
-            _mm512_storeu_si512(to.add(pair * to_step).cast(), pairs);
-        }
-    }
-}
-
 /// The pairs of the values of two rows (one, if `rows` is 1) in `wide` neighbouring columns. The missing lanes are zeros.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn two_rows(from: *const f32, row_stride: usize, [rows, wide]: [usize; 2]) -> __m512i {
+pub(super) unsafe fn two_rows(from: *const f32, row_stride: usize, [rows, wide]: [usize; 2]) -> __m512i {
     // SAFETY: the masks restrict the reads to the `wide` columns of rows that exist.
     unsafe {
         let low = _mm512_maskz_loadu_ps(mask(wide), from);
@@ -134,7 +113,8 @@ unsafe fn two_rows(from: *const f32, row_stride: usize, [rows, wide]: [usize; 2]
     }
 }
 
-/// Like [`interleave`], from `wide` lines that are `line_stride` apart and hold `depth` neighbouring values each.
+/// Packs `wide` lines that are `line_stride` apart and hold `depth` neighbouring values each: two successive values of a line are a pair.
+/// The output advances by `to_step` pairs from one pair of a line to the next.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) unsafe fn pair_up(
@@ -171,7 +151,8 @@ unsafe fn line(from: *const f32, left: usize) -> __m512i {
 }
 
 /// Packs `rows` rows of a from `first_m` and `depth` columns from `first_k` into panels of `LANES` rows, as tiles: each has the pairs of
-/// `LANES` rows, row after row, for `2 LANES` values of k. A panel has `pairs` pairs per row; the missing rows and pairs are zeros.
+/// `LANES` rows, row after row, for `2 LANES` values of k. A panel has `pairs` pairs per row. The missing rows
+/// and pairs of a panel are zeros.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) unsafe fn pack_tiles(
     to: *mut u32,
