@@ -167,7 +167,7 @@ def main():
         # Two processes send half of it in the exchange and half in the all-gather.
         shared[stage] = sent / FLOAT
     print(f"Messages here: {alpha * 1e6:.0f} us and {beta / 1e9:.2f} GB/s.\n")
-    print("| step | items | processes | processor time per process, ms, run here | modelled | off | MiB per process beside features, run here | modelled |")
+    print("| step | items | processes | processor time per process, ms, run here | modelled | error | MiB per process without features, run here | modelled |")
     print("|---|---|---|---|---|---|---|---|")
     fits = {stage: model.fit(stage, items) for stage in shared}
     for stage, fit in fits.items():
@@ -197,7 +197,7 @@ def main():
                 found = ", ".join(f"{run:.0f}" for run in runs)
                 print(f"| {stage} | {step_items:,} | {n} | {found} | {transfer * 1e3:.1f} |")
     print()
-    print("| step | items | machines | MiB per process beside features | " + " | ".join(f"{name}, ms" for name in NETWORKS) + " | |")
+    print("| step | items | machines | MiB per process without features | " + " | ".join(f"{name}, ms" for name in NETWORKS) + " | |")
     print("|---|---|---|---|" + "---|" * len(NETWORKS) + "---|")
     for stage, fit in fits.items():
         tokens = model.least(stage, 1, 1, large)["tokens"]

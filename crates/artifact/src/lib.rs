@@ -1,4 +1,4 @@
-//! The files that stages read and write, without knowledge of what they mean.
+//! Reads and writes the files that stages exchange, without knowing what they mean.
 //!
 //! The crate takes tensors, tables and settings. It writes safetensors and Parquet with a header that names the writer and its inputs,
 //! manifests of stages, and locks, and reads them back. Every write is atomic (temporary file, fsync, rename), and every file is verified

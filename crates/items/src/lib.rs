@@ -1,8 +1,8 @@
 //! Adds items to a trained run, which can then list them and read them in histories without further training.
 //!
-//! The crate takes raw items, in the format of the pipeline or as records. It writes an item table and features, computed as for the
-//! dataset with its encoders, dictionary and cache, to the store that `serve.store` names: a generation in the run's folder
-//! `new-items/`, which is immutable and is replaced as a whole, or rows of PostgreSQL. It must not know scores, lists or HTTP.
+//! The crate takes raw items, in the format of the pipeline or as records. It computes features with the dataset's encoders, dictionary
+//! and cache, and writes them with an item table to the store that `serve.store` names: to rows of PostgreSQL, or to the run's folder
+//! `new-items/`, as an immutable generation that is only replaced as a whole. It must not know scores, lists or HTTP.
 
 pub mod command;
 

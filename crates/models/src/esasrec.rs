@@ -122,8 +122,8 @@ pub struct Config {
     pub negatives: usize,
     /// The items that negatives are drawn from.
     pub negative_items: NegativeItems,
-    /// The share of the negatives that are drawn from the distinct items in the batch's inputs, instead of as `negative_items` says. If
-    /// such a draw is the target, it is drawn once more, and that result is kept.
+    /// The share of the negatives that are drawn from the distinct items in the batch's inputs; `negative_items` determines how the others
+    /// are drawn. If such a draw is the target, it is drawn once more, and that result is kept.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub in_batch: f64,
     /// Whether the logarithm of an item's share of the training events is subtracted from its logits in training.

@@ -136,13 +136,13 @@ pub trait Model {
         false
     }
 
-    /// The number of last items that the model reads of a history.
+    /// The maximum number of items that the model reads: the most recent ones of a history.
     fn max_sequence_length(&self) -> usize {
         usize::MAX
     }
 
-    /// The number of last items of a training sample that the model is given. It is larger than the number that it reads if whole sequences
-    /// end with an item that is only a target.
+    /// The maximum number of items of a training sample that the model is given: the most recent ones. It is larger than the number that it
+    /// reads if whole sequences end with an item that is only a target.
     fn training_sequence_length(&self) -> usize {
         self.max_sequence_length()
     }

@@ -1,4 +1,4 @@
-//! The recommenders over `mp4sr-ops`: M2SE with its losses (MP4SR), and the baselines, one file each.
+//! The recommendation models, built from the operators of `mp4sr-ops`: MP4SR (M2SE and its losses), and the baselines, one file each.
 //!
 //! A model takes features, training sequences, batches and its own settings. It returns a loss to differentiate, and an item matrix and
 //! query vectors to rank by. The crate must not know files, epochs or metrics.

@@ -82,7 +82,7 @@ pub struct Config {
     /// lambda, the weight of the reconstruction in `fusion` and `separate`.
     #[schemars(range(min = 0.0, max = 1000.0))]
     pub lambda: f64,
-    /// n, the number of last items of a history, and of a training sequence, that the model reads.
+    /// n, the maximum number of items that the model reads: the most recent ones of a history or of a training sequence.
     #[schemars(range(min = 2, max = 10000))]
     pub max_sequence_length: usize,
 }

@@ -34,8 +34,8 @@ pub static RECIPE: Recipe = Recipe {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The share of the training events that are counted, the latest ones; 1 counts all of them. Less than 1 needs data with times; all
-    /// training events then decide between items with equal counts.
+    /// The share of the training events, the most recent ones, that are counted; 1 counts all of them. Less than 1 needs data with times;
+    /// all training events then decide between items with equal counts.
     #[schemars(range(min = 0.000_001, max = 1.0))]
     pub latest_share: f64,
 }
@@ -47,7 +47,8 @@ impl Default for Config {
 }
 
 /// Counts the training events of items `1..=items`: of the share `latest_share` of all events, the latest ones and all that happened at the
-/// same time as the earliest of these. It is an error, which names the share's `key`, if the share is less than 1 and the data has no clock.
+/// same time as the earliest of these. It is an error, which names the share's `key`, if the share is less than 1 and the data has no
+/// clock.
 pub fn count_latest(training: &TrainingSequences, items: usize, latest_share: f64, key: &str) -> Result<Vec<u32>> {
     let mut counts = vec![0; items];
     let mut count = |item: u32| counts[item as usize - 1] += 1;

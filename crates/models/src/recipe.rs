@@ -132,7 +132,7 @@ fn resolve_as<T: Serialize + DeserializeOwned>(section: Value) -> serde_json::Re
     serde_json::to_value(serde_json::from_value::<T>(section)?)
 }
 
-/// The section of a model that has no keys.
+/// The section of a model without keys of its own, which must be empty.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NoKeys {}

@@ -74,7 +74,7 @@ pub struct Config {
     /// tau, the temperature of the mixture of interests.
     #[schemars(range(min = 0.0001, max = 100.0))]
     pub temperature: f64,
-    /// n, the number of last items of a history that the model reads.
+    /// n, the maximum number of items that the model reads: the most recent ones of a history.
     #[schemars(range(min = 1, max = 10000))]
     pub max_sequence_length: usize,
     /// rho, the weight of the regulariser, which makes prototypes orthogonal to each other.

@@ -27,7 +27,7 @@ pub struct TransformerConfig {
     /// The width of the feed-forward layer.
     #[schemars(range(min = 1, max = 16384))]
     pub feed_forward: usize,
-    /// n, the number of last items of a history that the model reads.
+    /// n, the maximum number of items that the model reads: the most recent ones of a history.
     #[schemars(range(min = 1, max = 10000))]
     pub max_sequence_length: usize,
     /// The dropout probability on inputs, attention weights and residual branches.

@@ -47,7 +47,7 @@ fn row(out: &mut String, key: &str, field: &Value, default: &Value, root: &Value
         value => format!("`{value}`"),
     };
     let (allowed, what) = (allowed(resolve(field, root)), one_line(&field["description"]));
-    let _ = writeln!(out, "| `{key}` | {default} | {allowed} | {what} |");
+    let _ = writeln!(out, "| `{key}` | {what} | {default} | {allowed} |");
 }
 
 fn section(out: &mut String, path: &str, schema: &Value, defaults: &Value, root: &Value) {
@@ -59,7 +59,7 @@ fn section(out: &mut String, path: &str, schema: &Value, defaults: &Value, root:
         let (first, rest) = description.split_at(description.chars().next().map_or(0, char::len_utf8));
         let _ = writeln!(
             out,
-            "\n## `[{path}]`\n\n{}{rest}\n\n| key | default | allowed | what |\n|---|---|---|---|",
+            "\n## `[{path}]`\n\n{}{rest}\n\n| key | what | default | allowed |\n|---|---|---|---|",
             first.to_uppercase()
         );
         for (key, field) in properties.iter().filter(|(_, field)| !nested(field)) {
@@ -87,7 +87,7 @@ fn the_documentation_of_the_configuration_is_up_to_date() {
     let mut text = String::from(
         "# Configuration\n\nThis page lists every key of a pipeline file. It is generated from the types of the configuration and of the models. An \
          unknown key, a wrong type and a value outside its range are errors. `--set section.key=value`, or `SET=\"section.key=value\"` with \
-         make, replaces a key.\n",
+         make, sets the value of a key.\n",
     );
     section(&mut text, "", &schema, &defaults, &schema);
     let path = Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("../../docs/configuration.md");

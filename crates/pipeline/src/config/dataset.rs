@@ -48,9 +48,9 @@ pub struct Source {
     pub interactions: Vec<String>,
     /// The files of items, relative to the data folder; they may be compressed (`.gz`).
     pub items: Vec<String>,
-    /// The folder of the images, which are named by item id (`<id>.jpg`, `<id>_2.png`) or by a column, relative to the data folder,
-    /// or a pattern such as
-    /// `images/{id:3}/{id}.jpg`, in which `{id:3}` is the first three characters of the id and `*` any text. Empty: none.
+    /// The folder of the images, relative to the data folder, or a pattern such as `images/{id:3}/{id}.jpg`. In a folder, images are named
+    /// by item id (`<id>.jpg`, `<id>_2.png`) or by a column; in a pattern, `{id:3}` is the first three characters of the id and `*` any
+    /// text. Empty: none.
     pub images: String,
     /// How times are written: `s`, `ms`, `us` or `ns` (Unix time), `iso` (dates, and dates with times), a `strptime` pattern such
     /// as `%d.%m.%Y`, `line-order` (no time is read, and events are in the order of their lines), or `mixed` (each value is recognised
@@ -248,8 +248,8 @@ pub(super) fn times_as_text(pipeline: &mut Table) {
 pub struct Preprocess {
     /// An interpretation of the paper's data preparation; the keys of this section take precedence over it.
     pub preset: DataPreset,
-    /// A condition on the columns of the interactions as an SQL expression, such as `rating >= 4 AND verified`. Events that do not
-    /// satisfy it are dropped before all other filters, and so are events for which a missing value leaves it undecided. Empty: no
+    /// A condition on the columns of the interactions as an SQL expression, such as `rating >= 4 AND verified`. Events that do not satisfy
+    /// it are dropped before all other filters, and so are events for which it evaluates to null because a value is missing. Empty: no
     /// condition.
     pub r#where: String,
     /// Events before this time are dropped: a date, a date and a time (UTC unless they have an offset), or a number in the unit of
@@ -286,13 +286,14 @@ pub struct Preprocess {
     /// With `split = "ratio"`, the shares of training, validation and test.
     #[schemars(length(min = 3, max = 3))]
     pub split_ratio: Vec<f64>,
-    /// With `split = "time"`, the time at which training ends: later events are for validation or the test. The notation is that of
-    /// `since`.
+    /// With `split = "time"`, the time at which training ends: events at or after it are for validation or the test. The notation is that
+    /// of `since`.
     pub split_at: String,
     /// With `split = "time"`, the time at which the test begins. Events between the two times are for validation.
     pub split_test_at: String,
-    /// The maximum memory for interactions, such as `"4GiB"`; beyond it they are written to disk, beside the dataset. The resulting
-    /// dataset is the same. Empty: all interactions stay in memory.
+    /// The maximum memory for interactions, such as `"4GiB"`; beyond it, they are spilled to disk next to the dataset. The dataset is the
+    /// same, except for rounding if `where` compares with a sum or an average of fractional numbers. Empty: all interactions stay in
+    /// memory.
     pub memory: String,
     /// The maximum number of sentences per item.
     #[schemars(range(min = 1, max = 1000))]
@@ -303,7 +304,7 @@ pub struct Preprocess {
     /// The maximum number of rejected lines; with more, the stage stops.
     pub max_bad_lines: u64,
     /// The maximum share of rejected lines among those of interactions, and among those of items; with more, the stage stops, because the
-    /// files are probably written in another way than was assumed.
+    /// format of the files is probably not the one that was assumed.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub max_bad_share: f64,
 }

@@ -11,8 +11,8 @@ pub struct Recommend {
     /// Whether histories end before the test item, so that lists can be evaluated against it; otherwise a history is the user's whole
     /// sequence.
     pub before_test_item: bool,
-    /// The share of the training events that are counted for the list of a user without a known item, the latest ones; 1 counts all of
-    /// them. Less than 1 needs data with times.
+    /// The share of the training events, the most recent ones, that are counted for the list of a user without a known item; 1 counts all
+    /// of them. Less than 1 needs data with times.
     #[schemars(range(min = 0.000_001, max = 1.0))]
     pub fallback_share: f64,
 }

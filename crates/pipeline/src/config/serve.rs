@@ -9,9 +9,9 @@ use crate::hide_passwords;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Serve {
-    /// Where added items are stored. Empty: in the run's folder. `postgres://USER:PASSWORD@HOST:PORT/DATABASE`: in PostgreSQL, which
-    /// all replicas of the service share. `env:NAME` and `file:PATH`: at the URL in an environment variable or in a file.
-    /// Passwords are left out of every record of the configuration.
+    /// Where added items are stored. Empty: in the run's folder. `postgres://USER:PASSWORD@HOST:PORT/DATABASE`: in PostgreSQL, which all
+    /// replicas of the service share. `env:NAME` and `file:PATH`: in PostgreSQL, at the URL that an environment variable or a file
+    /// contains. Passwords are left out of every record of the configuration.
     pub store: StoreUrl,
     /// The number of seconds between two checks for items that another replica has added or removed.
     #[schemars(range(min = 0.05, max = 3600.0))]

@@ -17,7 +17,7 @@ pub enum PretrainItems {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// f32.
+    /// Single precision.
     #[default]
     F32,
     /// f32 whose mantissa the GPU rounds to 10 bits, with sums in f32. Only on a GPU.
