@@ -144,6 +144,15 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_panic_restores_the_precision() {
+        let before = precision();
+        // The CPU computes tf32 as f32, so that tests in other threads are not affected.
+        let panicked = std::panic::catch_unwind(|| with_precision(Precision::Tf32, || panic!("for the test")));
+        assert!(panicked.is_err());
+        assert_eq!(precision(), before);
+    }
+
     #[cfg(not(feature = "cuda"))]
     #[test]
     fn a_program_without_cuda_reports_how_to_build_one() {

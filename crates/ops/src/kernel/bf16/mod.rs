@@ -48,7 +48,10 @@ fn has_avx512_bf16() -> bool {
 /// out = a b, or out += a b if `add`, from bf16; `out` is row after row. Panics unless [`is_available`].
 pub(crate) fn matmul(out: &mut [f32], a: Mat<'_>, b: Mat<'_>, add: bool) {
     check(out, a, b);
-    if out.is_empty() {
+    if out.is_empty() || a.columns == 0 {
+        if !add {
+            out.fill(0.0);
+        }
         return;
     }
     #[cfg(target_arch = "x86_64")]
@@ -77,6 +80,7 @@ fn check(out: &[f32], a: Mat<'_>, b: Mat<'_>) {
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
     use super::*;
+    use crate::scratch::Scratch;
     use half::bf16;
     use proptest::prelude::*;
 
@@ -165,12 +169,24 @@ mod tests {
         }
     }
 
+    /// Leaves buffers that are not a number behind, as an earlier product may.
+    fn leave_dirty_buffers() {
+        let dirty = |power: u32| {
+            let mut buffer = Scratch::take(1 << power);
+            buffer.fill(f32::NAN);
+            buffer
+        };
+        let buffers: Vec<Scratch> = (6..16).flat_map(|power| [power, power]).map(dirty).collect();
+        drop(buffers);
+    }
+
     #[test]
-    fn infinity_stays_in_its_row() {
+    fn infinity_and_what_a_buffer_held_before_stay_out_of_other_rows() {
         let (m, n, k) = (20, 20, 33);
         let (mut x, y) = (vec![1.0; m * k], vec![1.0; k * n]);
         x[5 * k + k - 1] = f32::INFINITY;
         for product in implementations() {
+            leave_dirty_buffers();
             let mut out = vec![0.0; m * n];
             let (a, b) = (Mat::new(&x, m, k), Mat::new(&y, k, n));
             check(&out, a, b);
@@ -184,10 +200,15 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_product_has_no_elements() {
+    fn a_product_without_elements_or_without_terms_is_defined() {
         if is_available() {
             matmul(&mut [], Mat::new(&[0.0; 15], 3, 5), Mat::new(&[], 5, 0), false);
             matmul(&mut [], Mat::new(&[], 0, 5), Mat::new(&[0.0; 15], 5, 3), true);
+            let mut out = [1.0; 6];
+            matmul(&mut out, Mat::new(&[], 2, 0), Mat::new(&[], 0, 3), true);
+            assert!(out.iter().all(|&value| value > 0.0));
+            matmul(&mut out, Mat::new(&[], 2, 0), Mat::new(&[], 0, 3), false);
+            assert!(out.iter().all(|&value| value.to_bits() == 0));
         }
     }
 }
