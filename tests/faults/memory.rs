@@ -16,11 +16,12 @@ fn limited(world: &Project, stage: &str, mebibytes: usize, words: &[&str]) -> st
     command.env("RAYON_NUM_THREADS", "2").output().unwrap()
 }
 
-/// Preprocesses 320 MB of reviews in 96 MiB. Lines are streamed; only columns of numbers and ids are kept.
+/// Preprocesses 427 MB of reviews in 128 MiB. Lines are streamed; only columns of numbers and ids are kept. How much memory they take depends
+/// on the timing of threads: 80 to 100 MiB.
 #[test]
 #[cfg(target_os = "linux")]
 fn preprocess_reads_files_larger_than_its_memory() {
-    const EVENTS: usize = 160_000;
+    const EVENTS: usize = 210_000;
     let world = Project::small();
     let file = File::create(world.folder().join("long.jsonl")).unwrap();
     let mut out = BufWriter::new(file);
@@ -36,10 +37,10 @@ fn preprocess_reads_files_larger_than_its_memory() {
     }
     out.into_inner().unwrap().sync_all().unwrap();
     let size = std::fs::metadata(world.folder().join("long.jsonl")).unwrap().len();
-    assert!(size > 3 * (96 << 20), "the file is {size} bytes");
+    assert!(size > 3 * (128 << 20), "the file is {size} bytes");
     // Few of the items have a metadata line.
     let words = ["--set", "source.interactions=[\"long.jsonl\"]", "--set", "preprocess.min_described=0.0"];
-    let output = limited(&world, "preprocess", 96, &words);
+    let output = limited(&world, "preprocess", 128, &words);
     assert!(output.status.success(), "{}", stderr_of(&output));
     assert!(world.text("a/dataset/report.json").contains(&format!("\"lines\": {EVENTS}")));
     // The limit must be effective: with far less memory, the stage fails.
