@@ -17,8 +17,8 @@ const K: usize = 24 * DEPTH;
 const N: usize = 1024;
 const M: usize = 4 * ROWS;
 
-/// Whether the processor has the instructions and the operating system lets this process use them.
-pub(super) fn is_available() -> bool {
+/// Whether the processor has tiles and the operating system lets this process use them. Packing needs AVX-512-BF16, too.
+pub(super) fn has_tiles() -> bool {
     static AVAILABLE: LazyLock<bool> = LazyLock::new(|| has_instructions() && request_tiles());
     *AVAILABLE
 }
@@ -27,7 +27,7 @@ fn has_instructions() -> bool {
     const AMX_BF16: u32 = 1 << 22;
     const AMX_TILE: u32 = 1 << 24;
     let leaf = std::arch::x86_64::__cpuid_count(7, 0).edx;
-    super::has_avx512_bf16() && leaf & AMX_BF16 != 0 && leaf & AMX_TILE != 0
+    leaf & AMX_BF16 != 0 && leaf & AMX_TILE != 0
 }
 
 /// Asks the operating system for the registers of tiles, which a process may use only on request.
