@@ -150,6 +150,8 @@ pub struct ModelSettings<'a> {
     pub pretrains: bool,
     /// n of `finetune.candidates`, the number of items that a step's softmax draws; `None` if all items are candidates.
     pub candidates: Option<usize>,
+    /// The minimum number of training events of the items that pre-training reads; 0 if it reads all items.
+    pub pretrain_events: u32,
 }
 
 impl ModelSettings<'_> {
@@ -161,6 +163,15 @@ impl ModelSettings<'_> {
     /// The sampler of a step's candidates; `None` if all items are candidates.
     pub(crate) fn candidate_sampler(&self, data: &Data) -> Result<Option<CandidateSampler>> {
         self.candidates.map(|drawn| CandidateSampler::new(drawn, data.items, &data.training)).transpose()
+    }
+
+    /// The items that pre-training reads, 1-based, ascending; `None` if it reads all items.
+    pub(crate) fn pretrain_items(&self, data: &Data) -> Option<Vec<u32>> {
+        (self.pretrain_events > 0).then(|| {
+            let mut events = vec![0; data.items];
+            data.training.items.iter().for_each(|&item| events[item as usize - 1] += 1);
+            (1..).zip(events).filter(|(_, events)| *events >= self.pretrain_events).map(|(item, _)| item).collect()
+        })
     }
 
     /// Reads the keys that transformers share.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 use mp4sr_models::augment::mixup;
-use mp4sr_models::mp4sr::{Config, Logits, PoolingRows, Projection, SequenceDropout};
+use mp4sr_models::mp4sr::{Config, Logits, NipCandidates, PoolingRows, Projection, SequenceDropout};
 use mp4sr_models::{
     Batch, CmclDirection, FINETUNE, FalseNegatives, Modality, Model, Mp4sr, PRETRAIN, Phase, PoolingGradient, Ragged,
     RngKey, Step, TransformerConfig, trace,
@@ -108,6 +108,8 @@ const VARIANTS: &[Variant] = &[
     ("same targets kept", |c, _| c.false_negatives = FalseNegatives::Keep, &[], &[]),
     ("same targets at zero", |c, _| c.false_negatives = FalseNegatives::ZeroLogit, &[], &[]),
     ("row sums", |c, _| c.cmcl_direction = CmclDirection::RowSums, &[], &[]),
+    ("NIP among all items", |c, _| c.nip_candidates = NipCandidates::All, &[], &[]),
+    ("NIP among all items, E2E", |c, _| (c.nip_candidates, c.end_to_end) = (NipCandidates::All, true), &[], &[]),
     ("inner products", |c, _| c.logits = Logits::Dot, &[], &[]),
     ("one layer", |_, t| t.layers = 1, &[], &[]),
     ("three layers", |_, t| t.layers = 3, &[], &[]),

@@ -8,7 +8,7 @@ use candle_core::{D, Result, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{FalseNegatives, Mask, ProcessGroup, gather_rows, rounded_as_factor, row_logsumexp};
+use crate::{FalseNegatives, Mask, ProcessGroup, gather, gather_rows, rounded_as_factor, row_logsumexp};
 
 /// The second direction of CMCL.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -68,8 +68,7 @@ impl Contrast {
 
     /// log f(a_j, b_j), `[B]`.
     fn log_pair(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-        (rounded_as_factor(a, self.groups.len())? * rounded_as_factor(b, self.groups.len())?)?.sum(D::Minus1)?
-            / self.temperature
+        log_pair(a, b, self.groups.len(), self.temperature)
     }
 
     /// NIP of one modality: the views of the sequence in the modality's space against the targets in that space.
@@ -99,6 +98,11 @@ impl Contrast {
         }
         Tensor::stack(&terms, 0)?.mean(0)
     }
+}
+
+/// log f(a_j, b_j), `[B]`, rounded like the products with `columns` vectors of which it is one.
+fn log_pair(a: &Tensor, b: &Tensor, columns: usize, temperature: f64) -> Result<Tensor> {
+    (rounded_as_factor(a, columns)? * rounded_as_factor(b, columns)?)?.sum(D::Minus1)? / temperature
 }
 
 /// The logarithm of the sum of the exponentials of several terms, `[B]` each. Some terms may be -inf, but not all of them.
@@ -132,6 +136,22 @@ pub fn contrastive(
     Ok(ContrastiveTerms { nip, cmcl: if cross { Some(contrast.cmcl(columns)?) } else { None } })
 }
 
+/// NIP of one modality against candidates that are the same for all samples, instead of against the targets of the batch: views `[B, d]`,
+/// candidates `[C, d]` -> `[B]`. `targets` `[B]` has the row of each sample's target among the candidates.
+pub fn next_item_prediction(
+    views: &[Tensor],
+    candidates: &Tensor,
+    targets: &[u32],
+    temperature: f64,
+) -> Result<Tensor> {
+    let (own, columns) = (gather(candidates, targets)?, candidates.dim(0)?);
+    let pair = |view| log_pair(view, &own, columns, temperature);
+    let sum = |view| row_logsumexp(view, candidates, (1.0 / temperature) as f32, &Mask::None);
+    let pairs = views.iter().map(pair).collect::<Result<Vec<_>>>()?;
+    let sums = views.iter().map(sum).collect::<Result<Vec<_>>>()?;
+    log_add(&sums)? - log_add(&pairs)?
+}
+
 /// The terms of this process's share of a batch, `[rows]` each, against the views and targets of all processes. `shares` has the range of
 /// samples of each process; the groups of `contrast` are those of the whole batch.
 pub fn contrastive_in_group(
@@ -156,4 +176,55 @@ pub fn contrastive_in_group(
     let all_targets = all.last().filter(|_| targets.is_some());
     let nip = targets.zip(all_targets).map(|(own, all)| contrast.nip(columns, own, all)).transpose()?;
     Ok(ContrastiveTerms { nip, cmcl: if cross { Some(contrast.cmcl(columns)?) } else { None } })
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    fn vectors<const N: usize>(rows: &[[f32; 2]; N]) -> Tensor {
+        Tensor::new(rows, &Device::Cpu).unwrap()
+    }
+
+    /// With the temperature 1, f of equal vectors is e, f of orthogonal ones is 1, and f of opposite ones is 1 / e.
+    #[test]
+    fn next_item_prediction_among_candidates_matches_hand_computed_values() {
+        let candidates = vectors(&[[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]);
+        let (own, other) = (vectors(&[[1.0, 0.0], [0.0, 1.0]]), vectors(&[[0.0, 1.0], [1.0, 0.0]]));
+        let e = std::f32::consts::E;
+        let nip = |views: &[Tensor], targets: &[u32]| {
+            next_item_prediction(views, &candidates, targets, 1.0).unwrap().to_vec1::<f32>().unwrap()
+        };
+        let close = |found: Vec<f32>, expected: [f32; 2]| {
+            let off = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(off < 1e-6, "{found:?} {expected:?}");
+        };
+        let (first, second) = (e + 1.0 + 1.0 / e, 1.0 + e + 1.0);
+        close(nip(&[own.clone()], &[0, 0]), [(first / e).ln(), second.ln()]);
+        let both = first + second;
+        close(nip(&[own, other], &[2, 1]), [(both / (1.0 / e + 1.0)).ln(), (both / (e + 1.0)).ln()]);
+    }
+
+    #[test]
+    fn nip_among_the_targets_of_the_batch_is_nip_of_the_batch() {
+        let key = crate::RngKey::new(2);
+        let unit = |at: u64| {
+            let values: Vec<f32> = (0..35).map(|i| key.fold_in_index(at).normal(i) as f32).collect();
+            crate::normalize(&Tensor::from_vec(values, (7, 5), &Device::Cpu).unwrap()).unwrap()
+        };
+        let (views, targets) = ([unit(0), unit(1)], unit(2));
+        let contrast = Contrast {
+            groups: Arc::new((0..7).collect()),
+            false_negatives: FalseNegatives::default(),
+            temperature: 0.07,
+            direction: CmclDirection::default(),
+        };
+        let in_batch = contrastive(&views, Some(&targets), false, &contrast).unwrap().nip.unwrap();
+        let rows: Vec<u32> = (0..7).collect();
+        let among = next_item_prediction(&views, &targets, &rows, 0.07).unwrap();
+        let off = (in_batch - among).unwrap().abs().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
+        assert!(off < 1e-5, "{off}");
+    }
 }

@@ -55,7 +55,9 @@ mod timing;
 pub use adam::{Adam, AdamState, Pending, StepOutcome};
 pub use arguments::{COSINE_EPS, Cell, ItemRows, LAYER_NORM_EPS, LayerDropout, Rows};
 pub use candle_core::{Error, Result};
-pub use contrastive::{CmclDirection, Contrast, ContrastiveTerms, contrastive, contrastive_in_group};
+pub use contrastive::{
+    CmclDirection, Contrast, ContrastiveTerms, contrastive, contrastive_in_group, next_item_prediction,
+};
 pub use convolution::{DeviceResNet, InferenceBottleneck, InferenceConvolution};
 pub use device::{ComputeDevice, Precision, check_precision, set_precision, with_precision};
 pub use edges::{Edges, Side};

@@ -378,6 +378,12 @@ proptest! {
                     }
                 };
                 twins("contrastive", &inputs, &terms, &terms);
+                let every: Vec<u32> = (0..batch as u32).collect();
+                let among = |i: &[Tensor]| {
+                    let (candidates, views) = i.split_last().unwrap();
+                    mp4sr_ops::next_item_prediction(views, candidates, &every, 0.07)
+                };
+                twins("next_item_prediction", &inputs, &among, &among);
                 if views > 1 {
                     let cross = |i: &[Tensor]| Ok(mp4sr_ops::contrastive(i, None, true, &contrast)?.cmcl.unwrap());
                     twins("contrastive without targets", &inputs[..views], &cross, &cross);

@@ -5,9 +5,9 @@ use std::sync::{Arc, LazyLock};
 use mp4sr_models::{ModelSettings, RECIPES, Recipe, Refused, Section, TransformerConfig};
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::{
-    ModelCatalog, ModelType, PresetKeys, RefusedValue, RenamedKey, SectionType, SharedSection,
+    ModelCatalog, ModelType, PresetKeys, PretrainItems, RefusedValue, RenamedKey, SectionType, SharedSection,
 };
-use mp4sr_protocol::Metric;
+use mp4sr_protocol::{COLD_EVENTS, Metric};
 
 /// The section that all transformers read.
 const TRANSFORMER: &str = "transformer";
@@ -124,6 +124,7 @@ pub(crate) fn with_settings<T>(config: &Config, work: impl FnOnce(&ModelSettings
         pretrains: config.pretrain.enabled,
         // An invalid value is already an error where the configuration is read.
         candidates: config.finetune.drawn_candidates().unwrap_or_default(),
+        pretrain_events: if config.pretrain.items == PretrainItems::Warm { COLD_EVENTS } else { 0 },
     })
 }
 

@@ -281,6 +281,7 @@ fn the_grid_of_every_model_has_keys_and_values_that_the_model_takes() {
             modalities: &config.model.modality_names(),
             pretrains: true,
             candidates: None,
+            pretrain_events: 0,
         };
         let phases = (recipe(model.name()).unwrap().phases)(&settings).unwrap();
         let is_trained = phases.iter().any(|phase| phase.samples != Samples::None);

@@ -71,7 +71,7 @@ struct GroupCase {
     batch: usize,
 }
 
-const CASES: [GroupCase; 9] = [
+const CASES: [GroupCase; 11] = [
     GroupCase { model: "mp4sr", keys: "", phase: 0, batch: 50 },
     GroupCase { model: "mp4sr", keys: "", phase: 1, batch: 50 },
     GroupCase { model: "sasrec", keys: "", phase: 0, batch: 50 },
@@ -90,6 +90,13 @@ const CASES: [GroupCase; 9] = [
     },
     GroupCase { model: "mp4sr", keys: "model.mp4sr.id_embedding = false", phase: 1, batch: 50 },
     GroupCase { model: "mp4sr", keys: "model.mp4sr.id_dropout = 0.5", phase: 1, batch: 50 },
+    GroupCase { model: "mp4sr", keys: "model.mp4sr.nip_candidates = \"all\"", phase: 0, batch: 50 },
+    GroupCase {
+        model: "mp4sr",
+        keys: "model.mp4sr.nip_candidates = \"all\"\npretrain.items = \"warm\"\nmodel.mp4sr.projection = \"off\"",
+        phase: 0,
+        batch: 3,
+    },
     // Batches so small that some processes have no sample, as the last batch of an epoch can be.
     GroupCase { model: "mp4sr", keys: "model.mp4sr.end_to_end = true", phase: 0, batch: 3 },
     GroupCase { model: "sasrec", keys: "", phase: 0, batch: 1 },

@@ -32,6 +32,17 @@ pub enum Projection {
     Off,
 }
 
+/// The items that NIP compares the sequences of a step with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NipCandidates {
+    /// The targets of the batch (paper).
+    #[default]
+    Batch,
+    /// All items that pre-training reads, as in fine-tuning.
+    All,
+}
+
 /// How fine-tuning computes scores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -108,6 +119,8 @@ pub struct Config {
     /// The weight of NIP; 0 is the variant `w/o NIP`.
     #[schemars(range(min = 0.0, max = 1000.0))]
     pub nip_weight: f64,
+    /// The items that NIP compares every sequence with.
+    pub nip_candidates: NipCandidates,
     /// lambda, the weight of CMCL; 0 is the variant `w/o CMCL`.
     #[schemars(range(min = 0.0, max = 1000.0))]
     pub lambda: f64,
@@ -139,6 +152,7 @@ impl Default for Config {
             mixup_min: 0.0,
             mixup_max: 0.5,
             nip_weight: 1.0,
+            nip_candidates: NipCandidates::default(),
             lambda: 0.01,
             end_to_end: false,
         }

@@ -12,7 +12,7 @@ mod finetuning;
 mod pretraining;
 mod recipe;
 
-pub use config::{Config, Logits, PoolingRows, Projection, SequenceDropout};
+pub use config::{Config, Logits, NipCandidates, PoolingRows, Projection, SequenceDropout};
 pub use recipe::RECIPE;
 
 use std::ops::Range;
@@ -47,6 +47,8 @@ pub struct Mp4sr {
     id_embedding: Option<Var>,
     /// The sampler of the candidates of fine-tuning; without it, all items are candidates.
     candidate_sampler: Option<CandidateSampler>,
+    /// The items that pre-training reads, 1-based.
+    pretrain_items: Vec<u32>,
     group: Option<ProcessGroup>,
 }
 
@@ -157,6 +159,7 @@ impl Mp4sr {
             projections,
             id_embedding,
             candidate_sampler: None,
+            pretrain_items: (1..=items as u32).collect(),
             group,
         })
     }
@@ -165,6 +168,12 @@ impl Mp4sr {
     #[must_use]
     pub fn with_candidates(self, sampler: CandidateSampler) -> Self {
         Self { candidate_sampler: Some(sampler), ..self }
+    }
+
+    /// Returns the model with the items that pre-training reads, 1-based, instead of all items.
+    #[must_use]
+    pub fn with_pretrain_items(self, items: Vec<u32>) -> Self {
+        Self { pretrain_items: items, ..self }
     }
 
     /// I, the number of items.

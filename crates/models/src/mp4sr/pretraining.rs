@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use mp4sr_ops::{
-    Contrast, Error, GatherIndex, Result, RngKey, candidates, contrastive, contrastive_in_group, linear, normalize,
+    Contrast, Error, GatherIndex, Result, RngKey, candidates, contrastive, contrastive_in_group, linear,
+    next_item_prediction, normalize,
 };
 
-use super::config::SequenceDropout;
+use super::config::{NipCandidates, SequenceDropout};
 use super::{Encoding, Mp4sr, Projection, TokenEmbeddings};
 use crate::augment::{mixup, sequence_dropout};
 use crate::features::DistinctItems;
@@ -18,23 +19,37 @@ use crate::{Batch, Query, Scorer, trace};
 impl Mp4sr {
     /// The loss of pre-training on a batch without sequence dropout, mixed by `shift` `[tokens]`. Without `key` nothing is dropped.
     pub fn pretrain_loss(&self, batch: &Batch, shift: &[u32], key: Option<RngKey>) -> Result<Tensor> {
-        let (h, targets) = self.vectors_and_targets(batch, shift, UsedItems::of(batch), key)?;
-        self.contrastive_loss(&h, &targets, &batch.targets, None)
+        let used = UsedItems::of(batch, self.nip_candidates(batch));
+        let (h, candidates) = self.vectors_and_candidates(batch, shift, used, key)?;
+        self.contrastive_loss(&h, &candidates, batch, None)
     }
 
     /// This process's part of [`pretrain_loss`](Self::pretrain_loss) in a group.
     fn shared_pretrain_loss(&self, shared: &SharedBatch<'_>, shift: &[u32], key: RngKey) -> Result<Tensor> {
         let (own, first, tokens) = (&shared.own, shared.first_token(), shared.all.items.len());
-        let used = UsedItems::of(own);
-        let targets = shared.own_samples().map(|j| tokens + j);
-        let numbers = (first..first + own.items.len()).chain(targets).map(|number| number as u32).collect();
+        let used = UsedItems::of(own, self.nip_candidates(own));
+        let candidates = match self.config.nip_candidates {
+            NipCandidates::Batch => shared.own_samples(),
+            NipCandidates::All => 0..self.pretrain_items.len(),
+        };
+        let candidates = candidates.map(|candidate| tokens + candidate);
+        let numbers = (first..first + own.items.len()).chain(candidates).map(|number| number as u32).collect();
         let shift = &shift[first..first + own.items.len()];
-        let (h, targets) = self.vectors_and_targets(own, shift, used.numbered(numbers), Some(key))?;
-        self.contrastive_loss(&h, &targets, &shared.all.targets, Some(shared))
+        let (h, candidates) = self.vectors_and_candidates(own, shift, used.numbered(numbers), Some(key))?;
+        self.contrastive_loss(&h, &candidates, own, Some(shared))
     }
 
-    /// h of the mixed sequences and z of the targets, both by modality.
-    fn vectors_and_targets(
+    /// The items that NIP compares with, 1-based. In a group, every process compares its samples with all of them, or, if they are the
+    /// targets, provides those of its own samples.
+    fn nip_candidates<'a>(&'a self, batch: &'a Batch) -> &'a [u32] {
+        match self.config.nip_candidates {
+            NipCandidates::Batch => &batch.targets,
+            NipCandidates::All => &self.pretrain_items,
+        }
+    }
+
+    /// h of the mixed sequences and normalised z of the candidates of NIP, both by modality.
+    fn vectors_and_candidates(
         &self,
         batch: &Batch,
         shift: &[u32],
@@ -49,11 +64,11 @@ impl Mp4sr {
         let embeddings = TokenEmbeddings { z: &z, spaces: modalities.len(), rows, tokens: &each };
         let h = self.sequences(embeddings, batch, Some(shift), None, key)?;
         let starts: Vec<usize> = (0..self.modalities.len()).map(|m| m * rows + tokens).collect();
-        let targets = candidates(&z, &starts, batch.count(), None, true)?;
-        let targets: Vec<Tensor> = (0..starts.len())
-            .map(|m| targets.narrow(1, m * self.width, self.width)?.contiguous())
+        let candidates = candidates(&z, &starts, rows - tokens, None, true)?;
+        let candidates: Vec<Tensor> = (0..starts.len())
+            .map(|m| candidates.narrow(1, m * self.width, self.width)?.contiguous())
             .collect::<Result<_>>()?;
-        Ok((h, targets))
+        Ok((h, candidates))
     }
 
     /// The loss of pre-training with sequence dropout and mixup.
@@ -72,18 +87,18 @@ impl Mp4sr {
         }
     }
 
-    /// The weighted sum of NIP and CMCL. `targets` are those of the whole batch. `shared` tells which of its samples `h` and `z` belong to,
-    /// if they do not belong to all.
+    /// The weighted sum of NIP and CMCL. `h` belongs to the samples of `batch`, which are a part of those of `shared`, if it is given, and
+    /// `z` to the candidates of NIP.
     fn contrastive_loss(
         &self,
         h: &[Tensor],
         z: &[Tensor],
-        targets: &[u32],
+        batch: &Batch,
         shared: Option<&SharedBatch<'_>>,
     ) -> Result<Tensor> {
         let (nip_weight, lambda) = (self.config.nip_weight, self.config.lambda);
         let contrast = Contrast {
-            groups: Arc::new(targets.to_vec()),
+            groups: Arc::new(shared.map_or(batch, |shared| shared.all).targets.clone()),
             false_negatives: self.config.false_negatives,
             temperature: self.config.temperature,
             direction: self.config.cmcl_direction,
@@ -103,9 +118,15 @@ impl Mp4sr {
             terms.push((mean * weight)?);
             Ok(())
         };
+        let among_all = self.config.nip_candidates == NipCandidates::All;
+        let rows = self.target_rows(batch);
         for (m, modality) in self.modalities.iter().enumerate() {
-            let targets = Some(&z[m]).filter(|_| nip_weight > 0.0);
-            let terms = compare(&self.views(m, h)?, targets, lambda > 0.0)?;
+            let views = self.views(m, h)?;
+            let candidates = Some(&z[m]).filter(|_| nip_weight > 0.0);
+            let mut terms = compare(&views, candidates.filter(|_| !among_all), lambda > 0.0)?;
+            if let Some(candidates) = candidates.filter(|_| among_all) {
+                terms.nip = Some(next_item_prediction(&views, candidates, &rows, self.config.temperature)?);
+            }
             if let Some(nip) = terms.nip {
                 weigh("nip", &modality.name, &nip, nip_weight)?;
             }
@@ -123,6 +144,12 @@ impl Mp4sr {
             0 => Err(Error::Msg("pre-training has no loss: both its weights are 0".to_owned())),
             _ => Tensor::stack(&terms, 0)?.sum_all(),
         }
+    }
+
+    /// The row of every sample's target among the items that pre-training reads.
+    fn target_rows(&self, batch: &Batch) -> Vec<u32> {
+        let items = &self.pretrain_items;
+        batch.targets.iter().map(|target| items.partition_point(|item| item < target) as u32).collect()
     }
 
     /// The normalised views of the sequences in the space of modality m: the sequence vectors of all modalities through its head, its own
@@ -151,15 +178,15 @@ impl Mp4sr {
     }
 }
 
-/// The distinct items of the sequences and targets of a batch, and the item of each use.
+/// The distinct items among the sequences of a batch and the candidates of NIP, and the item of each use.
 struct UsedItems {
     distinct: Vec<u32>,
     index: GatherIndex,
 }
 
 impl UsedItems {
-    fn of(batch: &Batch) -> Self {
-        let used: Vec<u32> = batch.items.iter().chain(&batch.targets).copied().collect();
+    fn of(batch: &Batch, candidates: &[u32]) -> Self {
+        let used: Vec<u32> = batch.items.iter().chain(candidates).copied().collect();
         let DistinctItems { rows, inverse } = DistinctItems::of(&used);
         let index = GatherIndex::new(inverse, rows.len());
         Self { distinct: rows, index }

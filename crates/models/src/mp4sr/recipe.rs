@@ -26,9 +26,15 @@ pub static RECIPE: Recipe = Recipe {
     check,
     phases: |settings| Ok(phases(&settings.own()?)),
     build: |settings, data, key| {
-        let (config, transformer) = (settings.own()?, settings.transformer()?);
+        let (config, transformer): (Config, _) = (settings.own()?, settings.transformer()?);
         let sampler = settings.candidate_sampler(&data)?;
+        // Trained end to end, the model reads all items in every step.
+        let pretrain_items = settings.pretrain_items(&data).filter(|_| !config.end_to_end);
         let model = Mp4sr::in_group(config, transformer, data.modalities, &data.device, key, data.group)?;
+        let model = match pretrain_items {
+            Some(items) => model.with_pretrain_items(items),
+            None => model,
+        };
         Ok(Box::new(match sampler {
             Some(sampler) => model.with_candidates(sampler),
             None => model,
@@ -40,7 +46,7 @@ pub static RECIPE: Recipe = Recipe {
 const FINETUNE_KEYS: [&str; 5] = ["end_to_end", "id_embedding", "id_dropout", "logit_modalities", "logits"];
 
 /// Keys that fine-tuning reads only if the model is trained end to end.
-const PRETRAIN_KEYS: [&str; 9] = [
+const PRETRAIN_KEYS: [&str; 10] = [
     "projection",
     "false_negatives",
     "cmcl_direction",
@@ -49,6 +55,7 @@ const PRETRAIN_KEYS: [&str; 9] = [
     "mixup_min",
     "mixup_max",
     "nip_weight",
+    "nip_candidates",
     "lambda",
 ];
 
