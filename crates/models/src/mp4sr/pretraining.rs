@@ -118,14 +118,16 @@ impl Mp4sr {
             terms.push((mean * weight)?);
             Ok(())
         };
-        let among_all = self.config.nip_candidates == NipCandidates::All;
-        let rows = self.target_rows(batch);
+        let rows = match self.config.nip_candidates {
+            NipCandidates::Batch => None,
+            NipCandidates::All => Some(self.target_rows(batch)?),
+        };
         for (m, modality) in self.modalities.iter().enumerate() {
             let views = self.views(m, h)?;
             let candidates = Some(&z[m]).filter(|_| nip_weight > 0.0);
-            let mut terms = compare(&views, candidates.filter(|_| !among_all), lambda > 0.0)?;
-            if let Some(candidates) = candidates.filter(|_| among_all) {
-                terms.nip = Some(next_item_prediction(&views, candidates, &rows, self.config.temperature)?);
+            let mut terms = compare(&views, candidates.filter(|_| rows.is_none()), lambda > 0.0)?;
+            if let (Some(candidates), Some(rows)) = (candidates, &rows) {
+                terms.nip = Some(next_item_prediction(&views, candidates, rows, self.config.temperature)?);
             }
             if let Some(nip) = terms.nip {
                 weigh("nip", &modality.name, &nip, nip_weight)?;
@@ -147,9 +149,12 @@ impl Mp4sr {
     }
 
     /// The row of every sample's target among the items that pre-training reads.
-    fn target_rows(&self, batch: &Batch) -> Vec<u32> {
-        let items = &self.pretrain_items;
-        batch.targets.iter().map(|target| items.partition_point(|item| item < target) as u32).collect()
+    fn target_rows(&self, batch: &Batch) -> Result<Vec<u32>> {
+        let row = |target| match self.pretrain_items.binary_search(target) {
+            Ok(row) => Ok(row as u32),
+            Err(_) => Err(Error::Msg(format!("the target {target} is not an item that pre-training reads"))),
+        };
+        batch.targets.iter().map(row).collect()
     }
 
     /// The normalised views of the sequences in the space of modality m: the sequence vectors of all modalities through its head, its own
