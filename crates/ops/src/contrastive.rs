@@ -202,7 +202,7 @@ mod tests {
             assert!(off < 1e-6, "{found:?} {expected:?}");
         };
         let (first, second) = (e + 1.0 + 1.0 / e, 1.0 + e + 1.0);
-        close(nip(&[own.clone()], &[0, 0]), [(first / e).ln(), second.ln()]);
+        close(nip(std::slice::from_ref(&own), &[0, 0]), [(first / e).ln(), second.ln()]);
         let both = first + second;
         close(nip(&[own, other], &[2, 1]), [(both / (1.0 / e + 1.0)).ln(), (both / (e + 1.0)).ln()]);
     }
