@@ -14,7 +14,7 @@ use mp4sr_models::{Batch, Error, Modality, Model, ProcessGroup, Ragged, Result, 
 use mp4sr_ops::{Adam, AdamState, run_threads};
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::{PhaseSettings, Pretrain};
-use mp4sr_protocol::Metric;
+use mp4sr_protocol::{COLD_EVENTS, Metric, training_events};
 use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, TrainedPhase, build_model_in_group, model_catalog};
 use mp4sr_train::{
     PhaseLimits, PhaseParameters, PhaseState, SampleList, StateIdentity, TrainError, TrainSettings, Training,
@@ -107,6 +107,10 @@ impl GroupCase {
         format!("{} phase {} batch {} {:?}", self.model, self.phase, self.batch, self.keys)
     }
 
+    fn warm_items(&self) -> bool {
+        self.keys.contains("pretrain.items = \"warm\"")
+    }
+
     fn build(&self, inputs: &Inputs, group: Option<&ProcessGroup>) -> Box<dyn Model> {
         let text = format!(
             "dataset.name = \"x\"\nmodel.name = {:?}\nmodel.transformer.width = 16\nmodel.transformer.feed_forward = 32\n\
@@ -144,7 +148,9 @@ fn steps(
 ) -> Result<Vec<Moment>> {
     let model = case.build(inputs, group);
     let phase = model.phases()[case.phase];
-    let samples = SampleList::new(phase.samples, &inputs.sequences, |_| true);
+    let events = training_events(&inputs.sequences);
+    let is_read = |item: u32| !case.warm_items() || events[item as usize - 1] >= COLD_EVENTS;
+    let samples = SampleList::new(phase.samples, &inputs.sequences, is_read);
     let parameters = model.parameters();
     let vars = parameters.variables(|name| model.trains(&phase, name))?;
     let mut adam = Adam::new(&vars, 1e-3, 1e-4, 1.0)?;
@@ -244,7 +250,7 @@ fn training<'a>(
             phase,
             metric: Metric::Recall(20),
             k: vec![5],
-            warm_items: false,
+            warm_items: case.warm_items(),
             log_test_loss: true,
             // The last of 120 users is alone in its block, so that most processes have no query there.
             rank_options: RankOptions { batch: 17, remove_seen: false, history: None },
