@@ -365,6 +365,12 @@ proptest! {
         let unit = |at: u64| Var::from_tensor(&plain::normalize(var(s.fold_in_index(at), &[batch, d]).as_tensor()).unwrap()).unwrap();
         let inputs: Vec<Var> = (0..=views as u64).map(unit).collect();
         let groups: Vec<u32> = (0..batch as u64).map(|i| (s.bits(i) % (batch as u64 / 2 + 1)) as u32).collect();
+        let every: Vec<u32> = (0..batch as u32).collect();
+        let among = |i: &[Tensor]| {
+            let (candidates, views) = i.split_last().unwrap();
+            mp4sr_ops::next_item_prediction(views, candidates, &every, 0.07)
+        };
+        twins("next_item_prediction", &inputs, &among, &among);
         for false_negatives in [FalseNegatives::Exclude, FalseNegatives::Keep, FalseNegatives::ZeroLogit] {
             for direction in [CmclDirection::Symmetric, CmclDirection::RowSums] {
                 let contrast = Contrast { groups: groups.clone().into(), false_negatives, temperature: 0.07, direction };
@@ -378,12 +384,6 @@ proptest! {
                     }
                 };
                 twins("contrastive", &inputs, &terms, &terms);
-                let every: Vec<u32> = (0..batch as u32).collect();
-                let among = |i: &[Tensor]| {
-                    let (candidates, views) = i.split_last().unwrap();
-                    mp4sr_ops::next_item_prediction(views, candidates, &every, 0.07)
-                };
-                twins("next_item_prediction", &inputs, &among, &among);
                 if views > 1 {
                     let cross = |i: &[Tensor]| Ok(mp4sr_ops::contrastive(i, None, true, &contrast)?.cmcl.unwrap());
                     twins("contrastive without targets", &inputs[..views], &cross, &cross);

@@ -47,7 +47,7 @@ pub struct Mp4sr {
     id_embedding: Option<Var>,
     /// The sampler of the candidates of fine-tuning; without it, all items are candidates.
     candidate_sampler: Option<CandidateSampler>,
-    /// The items that pre-training reads, 1-based.
+    /// The items that pre-training reads, 1-based, ascending.
     pretrain_items: Vec<u32>,
     group: Option<ProcessGroup>,
 }
@@ -170,7 +170,7 @@ impl Mp4sr {
         Self { candidate_sampler: Some(sampler), ..self }
     }
 
-    /// Returns the model with the items that pre-training reads, 1-based, instead of all items.
+    /// Returns the model with the items that pre-training reads, 1-based, ascending, instead of all items.
     #[must_use]
     pub fn with_pretrain_items(self, items: Vec<u32>) -> Self {
         Self { pretrain_items: items, ..self }

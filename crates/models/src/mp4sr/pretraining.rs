@@ -57,7 +57,9 @@ impl Mp4sr {
         key: Option<RngKey>,
     ) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
         let modalities = self.active(PRETRAIN);
-        let encoding = Encoding { modalities: &modalities, items: Some(&distinct), index: &index, key, learns: true };
+        // The features of all items need no copy.
+        let items = (distinct.len() < self.item_count()).then_some(&distinct[..]);
+        let encoding = Encoding { modalities: &modalities, items, index: &index, key, learns: true };
         let z = self.embed(&encoding)?;
         let (rows, tokens) = (index.count(), batch.items.len());
         let each: Vec<u32> = (0..tokens as u32).collect();
