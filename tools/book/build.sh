@@ -20,7 +20,7 @@ page() {
         /^```mermaid/ { print "![The stages and the files between them](docs/images/architecture.svg)"; skip = 1; next }
         skip { if (/^```/) skip = 0; next }
         /^\|/ { gsub(/ ± /, "\\&nbsp;±\\&nbsp;") }
-        { gsub(/README\.md\)/, "index.md)"); print }
+        { gsub(/README\.md\)/, "index.md)"); gsub(/README\.md#/, "index.md#"); print }
     ' "$1" > "$2"
 }
 
