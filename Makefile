@@ -4,7 +4,7 @@
 # DATA=folder                 the folder of the raw files, instead of the pipeline's dataset.data
 # RUN=name                    the run, instead of the pipeline's run.name
 # ARTIFACTS=folder            the folder that everything is written to, instead of artifacts
-# SET='a.b=1 c.d=["x", "y"]'  replaces keys of the pipeline; spaces within quotes and brackets belong to the value
+# SET='a.b=1 c.d=["x", "y"]'  sets keys, instead of their values in the pipeline; spaces within quotes and brackets belong to the value
 # QUIET=1                     prints only results and errors
 # CUDA=1                      also builds for NVIDIA GPUs (run.device=cuda:0), which requires the CUDA toolkit
 # MPI=1                       also builds training by several processes (docs/scale.md), which requires Open MPI or MPICH, and libclang
@@ -55,10 +55,10 @@ download: build ## Download raw files and the images of items to the data folder
 	@$(MP4SR) download $(FLAGS)
 
 preprocess: ## Turn raw files into artifacts/<dataset>/dataset
-extract: ## Turn sentences and images into artifacts/<dataset>/features
-pretrain: ## Pre-train with NIP and CMCL
+extract: ## Turn sentences, images and sounds into artifacts/<dataset>/features
+pretrain: ## Pre-train the model, if it has a pre-training phase
 finetune: ## Fine-tune on the next item
-evaluate: ## Rank every user's next item, print R@K and N@K
+evaluate: ## Rank every user's next item and print R@K and N@K
 recommend: ## List the best items for every user
 report: ## Write one page with tables, curves and recommended items
 preprocess extract pretrain finetune evaluate recommend report: build
@@ -85,7 +85,7 @@ cache-prune: build ## Remove vectors of encoders that were not used for DAYS day
 compare: build ## Compare evaluated runs, with tests of their differences
 	@$(MP4SR) compare $(FLAGS) $(RUNS)
 
-# GRID="a.b=1,2 c.d=x,y"   the grid, each combination a run; by default, the grid of MODEL, or of the pipeline's model
+# GRID="a.b=1,2 c.d=x,y"   the grid, of which each combination is a run; by default, the own grid of MODEL, or of the pipeline's model
 # NAME=name                the name of the search
 search: build ## Train a grid of settings and sort the runs by their validation metric
 	@$(MP4SR) search $(FLAGS) $(if $(MODEL),--set 'model.name="$(MODEL)"') $(if $(GRID),--grids $(call quoted,$(GRID))) \
@@ -109,7 +109,7 @@ fig7: ## Impact of rho, sequence dropout
 fig8: ## Users by the length of their sequence
 cold-start: ## Cold items, items never trained on, users with one to three events
 study-mixup: ## Mixup with a fixed swap probability
-study-image-features: ## Words of CLIP, its vectors, ResNet's, none
+study-image-features: ## Image features: CLIP's words, CLIP's vectors, ResNet's vectors, or none
 study-noise: ## Items that lose features or get those of others
 # TEXT="model model"    text encoders, each instead of the pipeline's
 # IMAGE="model model"   image encoders, each instead of the pipeline's image features
@@ -155,7 +155,7 @@ lint-mpi: ## Run clippy on the code for MPI
 	    echo "no MPI was found (apt-get install libopenmpi-dev libclang-dev): the code for several processes is not compiled"; \
 	fi
 
-test-mpi: ## Train by processes of mpirun: the same losses, the same bytes, kills
+test-mpi: ## Test training by processes that mpirun starts, including killed ones
 	@if $(HAS_MPI) && command -v "$${MPIRUN:-mpirun}" > /dev/null; then \
 	    cargo build --release --workspace --bins --quiet --features mp4sr-train/mpi && \
 	    cargo test --release --workspace --features mp4sr-train/mpi --test mpi; \
@@ -196,11 +196,11 @@ unused: ## Find dependencies that no source names
 	fi
 
 # No module may import one that imports it, so that each can be read and changed without those that use it.
-circles: ## Find modules of a crate that import each other
+circles: ## Find import cycles between the modules of a crate
 	@if python3 --version > /dev/null 2>&1; then \
 	    python3 tools/import_circles.py; \
 	else \
-	    echo "circles of imports not checked: python3 is not installed"; \
+	    echo "import cycles not checked: python3 is not installed"; \
 	fi
 
 check: format-check lint lint-cuda lint-mpi docs deny unused circles test ## Check formatting, lints, documentation, dependencies, imports and tests
@@ -244,13 +244,13 @@ bench-baselines: build ## Time a step of each baseline of the paper against PyTo
 # ITEMS="8000 60000"   the numbers of items; by default, also 1,000,000
 # SECONDS=10            the duration of each measurement
 # PYTHON=python         a Python with fastapi, uvicorn, httptools, uvloop, torch, safetensors and pyarrow; serves the same model, in turn
-bench-serve: build ## Throughput and latencies of the service, exact and with an index, beside FastAPI + PyTorch
+bench-serve: build ## Measure throughput and latencies of the service, exact and with an index, beside FastAPI + PyTorch
 	@python3 tools/bench_serve/compare.py --program $(MP4SR) --bench $(BIN)/mp4sr-bench $(if $(PYTHON),--peer $(PYTHON)) \
 	    $(if $(ITEMS),--items $(ITEMS)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(CONNECTIONS),--connections $(CONNECTIONS))
 
 # MINUTES=30          the duration of the test
 # PYTHON=python       a Python with schemathesis; also sends bodies that are generated from the OpenAPI description
-bench-soak: build ## The service under killed clients, malformed bodies, slow readers and a new run every minute
+bench-soak: build ## Test the service under killed clients, malformed bodies and slow readers, with a new run every minute
 	@python3 tools/bench_serve/soak.py --program $(MP4SR) --bench $(BIN)/mp4sr-bench $(if $(PYTHON),--python $(PYTHON)) \
 	    $(if $(MINUTES),--minutes $(MINUTES))
 

@@ -172,7 +172,7 @@ fn candidates_are_limited_unknown_ids_are_named_and_every_user_gets_a_list() {
 
 /// Histories, lists of ids and conditions as shells and editors give them.
 #[test]
-fn nothing_of_what_is_given_is_left_out_in_silence() {
+fn no_input_is_ignored_silently() {
     let world = Project::small();
     world.run("run", &["--until", "finetune"]);
     let list = |words: &[&str]| lists(&world.run("recommend", words))[0].1.clone();
@@ -196,7 +196,7 @@ fn nothing_of_what_is_given_is_left_out_in_silence() {
 
 /// A link or a pipe at the place of the output is written to and not replaced.
 #[test]
-fn lists_are_written_to_what_stands_at_the_path() {
+fn lists_are_written_through_links_and_pipes() {
     let world = Project::small();
     world.run("run", &["--until", "finetune", "--set", "model.name=popularity"]);
     let path = |name: &str| world.folder().join(name).display().to_string();
@@ -425,7 +425,7 @@ fn an_added_item_that_enters_the_dataset_is_that_of_the_dataset() {
     assert!(!world.run_stderr("recommend", &recommend).contains("by now"));
 }
 
-/// A damaged file of added items is their own affair: no stage of the pipeline writes it.
+/// A damaged file of added items has a remedy of its own, because no stage of the pipeline writes it.
 #[test]
 fn a_damaged_generation_of_items_says_what_to_do_about_the_items() {
     let world = Project::small();

@@ -391,7 +391,7 @@ fn a_change_that_a_replica_cannot_load_is_not_stored() {
     let removal = json!({ "item_ids": ["first"] }).to_string();
     for answer in [put(&service, &item("second")), service.send("DELETE", "/v1/items", "", removal.as_bytes())] {
         assert_eq!(store.sql("select item_id from mp4sr_items"), "first", "{}", answer.body);
-        assert!(answer.status == 500 && answer.body.contains("nothing is changed"), "{}", answer.body);
+        assert!(answer.status == 500 && answer.body.contains("nothing was changed"), "{}", answer.body);
     }
     files::write_bytes(&weights, &sound).unwrap();
     assert_eq!(put(&service, &item("second")).status, 200);

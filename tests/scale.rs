@@ -307,7 +307,7 @@ fn vectors_of_machines_that_share_nothing_are_merged() {
     assert!(
         damaged
             && !reported.status.success()
-            && stderr_of(&reported).contains("1 damaged or foreign shards were left out"),
+            && stderr_of(&reported).contains("1 damaged or foreign vector files were left out"),
         "{}",
         stderr_of(&reported)
     );
@@ -340,7 +340,7 @@ fn vectors_of_machines_that_share_nothing_are_merged() {
     files::remove_if_present(&moved).unwrap();
     // All but the damaged shard are added, and then that one from the second machine.
     forget(&world);
-    refused(&[&machine("first"), &copy], "1 damaged or foreign shards were left out");
+    refused(&[&machine("first"), &copy], "1 damaged or foreign vector files were left out");
     let reported = merge(&[&machine("first"), &machine("second")]);
     assert!(reported.status.success(), "{}", stderr_of(&reported));
     let printed = String::from_utf8_lossy(&reported.stdout).into_owned();

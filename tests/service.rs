@@ -167,7 +167,7 @@ fn requests_that_cannot_be_answered_are_refused_with_the_reason() {
             "/v1/items",
             json!({ "items": [{ "item_id": "i3", "title": "x" }] }).to_string(),
             422,
-            "already items of the dataset",
+            "already in the dataset",
         ),
         ("DELETE", "/v1/items", json!({ "item_ids": ["i3"] }).to_string(), 422, "not added to the run"),
         ("DELETE", "/v1/items", " ".repeat(6000), 413, "more than 5000 bytes"),
@@ -309,7 +309,7 @@ fn items_are_stored_only_if_the_run_can_be_loaded_with_them() {
     for answer in [put("second"), delete("first")] {
         assert_eq!(listed(), before, "{}", answer.body);
         assert_eq!(service.get("/v1/items/first").status, 200, "the previous run stays in service");
-        let says = ["nothing is changed", "finetune.safetensors"].iter().all(|part| answer.body.contains(part));
+        let says = ["nothing was changed", "finetune.safetensors"].iter().all(|part| answer.body.contains(part));
         assert!(answer.status == 500 && says, "{}", answer.body);
     }
     files::write_bytes(&weights, &sound).unwrap();

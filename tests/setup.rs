@@ -722,7 +722,10 @@ fn blocked_stages_have_an_estimate_or_say_why_there_is_none() {
         let own = text.lines().find(|line| line.starts_with(&format!("| {stage} ")) && line.contains("blocked"));
         own.unwrap_or_else(|| panic!("`{stage}` is not blocked: {text}")).to_owned()
     };
-    assert!(row(&["--set", "source.items=[\"none.csv\"]"], "finetune").contains("so is the size of the dataset"));
+    assert!(
+        row(&["--set", "source.items=[\"none.csv\"]"], "finetune")
+            .contains("because the size of the dataset is unknown")
+    );
     let own = "model.modalities=[{ name = \"text\" }, { name = \"mine\", features = \"own\" }]";
     let known = row(&["--set", own], "finetune");
     assert!(known.contains("about ") && known.contains("MiB"), "{known}");

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Finds circles of imports: modules of a crate that import each other, directly or through others.
+"""Finds import cycles: modules of a crate that import each other, directly or through others.
 
     python3 tools/import_circles.py [FOLDER_OF_CRATE ...]
 
@@ -195,7 +195,7 @@ def main():
                 failed = True
                 print(f"{crate.name}: " + " -> ".join(str(path.relative_to(source)) for path in circle))
     if not failed:
-        print("import circles: none")
+        print("import cycles: none")
     sys.exit(failed)
 
 

@@ -141,13 +141,13 @@ def growth(a, models, sizes, folder):
 def main():
     q = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     q.add_argument("--ours", required=True, help="the program mp4sr-bench")
-    q.add_argument("--model", action="append", choices=MODELS, help="one step, or several; all where not given")
+    q.add_argument("--model", action="append", choices=MODELS, help="a step to time; may be given several times; by default, all steps")
     q.add_argument("--threads", type=int, default=2)
     q.add_argument("--rounds", type=int)
     q.add_argument("--steps", type=int, default=10)
     q.add_argument("--eager", action="store_true", help="without torch.compile")
     q.add_argument("--quick", action="store_true", help="a small world, one round, without torch.compile")
-    q.add_argument("--check", action="store_true", help="compare the losses alone")
+    q.add_argument("--check", action="store_true", help="only compare the losses")
     q.add_argument("--growth", action="store_true", help="at one, two and four times users, items and events, without torch.compile")
     a = q.parse_args()
     try:

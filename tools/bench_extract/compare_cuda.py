@@ -210,8 +210,8 @@ def main():
     q.add_argument("--dtypes", default="f32,bf16")
     q.add_argument("--batches", default="64,128,256,512,1024")
     q.add_argument("--rounds", type=int, default=3)
-    q.add_argument("--sentences", type=int, default=40000, help="where the folder is made")
-    q.add_argument("--images", type=int, default=2048, help="where the folder is made")
+    q.add_argument("--sentences", type=int, default=40000, help="the number of sentences, if the folder is created")
+    q.add_argument("--images", type=int, default=2048, help="the number of images, if the folder is created")
     q.add_argument("--out", help="a file for the JSON lines, too")
     a = q.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False

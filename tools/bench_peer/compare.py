@@ -4,8 +4,8 @@
 For every comparison the peer (`torch_step.py`, beside this file) writes its workload once; then the programs run in turn,
 --rounds times: ours in f32 and, where the processor has it, in bf16; `tuned` in f32, under torch.compile (--compile) and under
 autocast to bf16. Losses of the first three steps without dropout are compared first. Prints one JSON object per comparison, then a
-table; a ratio in f32 is against the better of `tuned` as it is and compiled. Run it on an idle machine: PyTorch's threads wait for
-each other where they are disturbed, which flatters us.
+table; a ratio in f32 is against the better of `tuned` as it is and compiled. Run it on an idle machine: on
+a busy one, PyTorch's threads wait for each other, which makes mp4sr look faster than it is.
 """
 import argparse
 import json

@@ -3,7 +3,7 @@
 
 For every comparison the peer (`torch_step.py`, variant `tuned`) writes its workload once; losses of the first steps without
 dropout are compared first, then both programs run in turn, --rounds times. The peer is timed as it is and, with --compile, under
-torch.compile. Prints one JSON object a comparison, then a table.
+torch.compile. Prints one JSON object per comparison, then a table.
 """
 import argparse
 import gc

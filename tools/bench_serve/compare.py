@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Throughput and latencies of `mp4sr serve`, exact and with an index, and of the same model behind FastAPI and PyTorch.
 
-For every number of items a SASRec run is made that nobody had to train; the services run one after the other, and for every number of
+For every number of items, an untrained SASRec run is created; the services run one after the other, and for every number of
 connections clients ask for ten items after a history of twenty as fast as they are answered. Before that, the lists of both programs are
 compared. Prints a JSON object per measurement, then a table. Run it on an idle machine; clients and services share its processors.
 

@@ -47,7 +47,7 @@ pub struct Sequences {
     pub offsets: Vec<i64>,
     /// `[E]`: item indices, 1-based.
     pub items: Vec<u32>,
-    /// `[E]`: Unix seconds, or positions if the source has no times of a clock.
+    /// `[E]`: Unix seconds, or positions if the source has no timestamps.
     pub times: Vec<i64>,
     /// The hash of the ordered original item ids.
     pub item_hash: Fingerprint,
@@ -155,7 +155,7 @@ impl Sequences {
         };
         check_offsets(&offsets, items.len()).map_err(|reason| file.wrong(reason))?;
         if times.len() != items.len() {
-            return Err(file.wrong(format!("`times` has {} entries, expected {}", times.len(), items.len())));
+            return Err(file.wrong(format!("`times` has length {}, expected {}", times.len(), items.len())));
         }
         if let Some(bad) = items.iter().find(|&&i| i == 0 || i as usize > item_count) {
             return Err(file.wrong(format!("item index {bad} is outside 1..={item_count}")));

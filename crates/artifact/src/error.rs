@@ -37,15 +37,15 @@ pub enum Error {
 /// What the user can do about an error of the operating system.
 fn remedy(answer: &io::Error) -> &'static str {
     match answer.kind() {
-        io::ErrorKind::NotFound => "check the name, or run the earlier stages first, which create it",
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free disk space and run it again",
+        io::ErrorKind::NotFound => "check the path; if an earlier stage creates this file, run that stage first",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free disk space and run the command again",
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             "grant the permission, or use another folder"
         }
         io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory => {
             "remove or rename the existing file or folder, or use another name"
         }
-        _ => "fix the cause and run it again",
+        _ => "fix the cause and run the command again",
     }
 }
 

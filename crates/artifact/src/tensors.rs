@@ -412,7 +412,7 @@ impl TensorFile {
         &self.path
     }
 
-    /// Refuses a file that is about other items than `expected`.
+    /// Refuses a file that was made for other items than those of `expected`.
     pub fn expect_items(&self, expected: &Fingerprint, remedy: &str) -> Result<()> {
         if self.header.items == *expected {
             return Ok(());

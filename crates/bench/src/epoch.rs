@@ -117,7 +117,7 @@ pub fn run(args: &EpochArgs) -> anyhow::Result<Option<serde_json::Value>> {
     if group.is_some_and(|group| !group.is_first()) {
         return Ok(None);
     }
-    let lines = read_log::<EpochLine>(&training.log_path, "run it again")?;
+    let lines = read_log::<EpochLine>(&training.log_path, "run the command again")?;
     files::remove_if_present(&training.state_path)?;
     files::remove_if_present(&training.log_path)?;
     let rounded = |seconds: f64| (seconds * 100.0).round() / 100.0;

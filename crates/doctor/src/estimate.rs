@@ -197,12 +197,15 @@ impl Estimator<'_> {
         let by_width = (width / 64.0).max(0.25);
         let of_features = if reads_features { 1.0 + 2.0 * features / 768.0 } else { 0.5 };
         let each = (SAMPLE + TOKEN * positions * by_width) * of_features;
-        let drawn = config.finetune.drawn_candidates().ok().flatten().map_or(f64::INFINITY, |drawn| drawn as f64);
+        let drawn = match phase {
+            PRETRAIN if config.model.own()["nip_candidates"] == "all" => f64::INFINITY,
+            PRETRAIN => 0.0,
+            _ => config.finetune.drawn_candidates().ok().flatten().map_or(f64::INFINITY, |drawn| drawn as f64),
+        };
         let epoch = |users: f64, items: f64| {
             let samples = (users * prefixes).min(self.events().1);
             let steps = (samples / settings.batch as f64).ceil();
-            let candidates = if phase == PRETRAIN { settings.batch as f64 } else { drawn + settings.batch as f64 };
-            let candidates = candidates.min(items);
+            let candidates = (drawn + settings.batch as f64).min(items);
             let ranked = users * items * width * RANKED;
             samples * (each + CANDIDATE * candidates * width) + steps * 2e-3 + items * rows * 1e-6 + ranked
         };
@@ -370,6 +373,23 @@ mod tests {
         };
         let (narrow, wide) = (cost("model.lightgcn.width=64"), cost("model.lightgcn.width=640"));
         assert!(narrow.memory.high < wide.memory.high && narrow.disk < wide.disk, "{narrow:?}, {wide:?}");
+    }
+
+    #[test]
+    fn more_candidates_are_estimated_to_take_longer() {
+        let seconds = |candidates: &str, stage| {
+            let context = context(&[candidates]);
+            let encoders = encoders(&context, false);
+            let sizes = DatasetSizes { items: (50_000.0, 50_000.0), ..DatasetSizes::of_sample_world() };
+            Estimator { context: &context, sizes, encoders: &encoders, threads: 2 }.cost(stage).seconds.low
+        };
+        let pretrain = |key| seconds(key, StageName::Pretrain);
+        assert!(
+            pretrain("model.mp4sr.nip_candidates=\"batch\"") < pretrain("model.mp4sr.nip_candidates=\"all\""),
+            "pre-training"
+        );
+        let finetune = |key| seconds(key, StageName::Finetune);
+        assert!(finetune("finetune.candidates=\"1000\"") < finetune("finetune.candidates=\"all\""), "fine-tuning");
     }
 
     #[test]

@@ -148,7 +148,7 @@ fn row(planned: &StagePlan) -> Vec<String> {
         writes = format!("{}, up to {}", planned.writes.display(), bytes(cost.disk as u64));
     } else if matches!(planned.verdict, StageVerdict::Blocked(_)) {
         // Only a dataset, or raw files from which one can be made, have a size.
-        time.push_str("unknown: so is the size of the dataset");
+        time.push_str("unknown, because the size of the dataset is unknown");
     }
     vec![planned.stage.name().to_owned(), what, time, memory, writes]
 }

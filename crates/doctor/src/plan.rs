@@ -328,13 +328,13 @@ impl Plan {
             let name = stage.name();
             if cost.memory.low > memory as f64 {
                 self.problems.push(format!(
-                    "`{name}` needs at least {} of memory, and {} are available; close other programs, or use fewer items or a smaller batch",
+                    "`{name}` needs at least {} of memory, but only {} is available; close other programs, or use fewer items or a smaller batch",
                     bytes(cost.memory.low as u64),
                     bytes(memory)
                 ));
             } else if cost.memory.high > memory as f64 {
                 self.notes.push(format!(
-                    "`{name}` may need up to {} of memory, and {} are available",
+                    "`{name}` may need up to {} of memory, but only {} is available",
                     bytes(cost.memory.high as u64),
                     bytes(memory)
                 ));

@@ -9,7 +9,7 @@ use mp4sr_pipeline::config::ModelCatalog;
 /// artifacts/DATASET/dataset/items.parquet, if that file exists, into downloads/images of the data folder.
 ///
 /// Resumes an earlier run: complete files are not downloaded again, partial ones are continued, and failed ones are retried. Prints
-/// the outcome of all URLs. An image that cannot be downloaded is counted; a raw file that cannot be downloaded is an error.
+/// how many URLs had each outcome. An image that cannot be downloaded is counted; a raw file that cannot be downloaded is an error.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The flags of every stage.

@@ -43,7 +43,7 @@ impl Fate {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     pub fate: Fate,
-    /// A clause that follows the URL in a message, such as "answered 404".
+    /// A clause that follows the URL in a message, such as "the server answered 404".
     pub reason: String,
     /// The last HTTP status, if the server answered.
     pub status: Option<u16>,

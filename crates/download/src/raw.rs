@@ -80,8 +80,7 @@ impl RawDownloader<'_> {
         if let Some(bytes) = files::length(&path)?.filter(|&bytes| bytes > 0) {
             return kept(file, &path, bytes);
         }
-        let lost = |reason: &str| {
-            let remedy = "run again, correct `download.files`, or put the file there";
+        let lost = |reason: &str, remedy: &str| {
             Ok(Err(format!(
                 "failed to download `{}` from {}: {reason}; {remedy}",
                 path.display(),
@@ -89,11 +88,11 @@ impl RawDownloader<'_> {
             )))
         };
         if self.settings.offline {
-            return lost("`download.offline` is on");
+            return lost("`download.offline` is on", "set `download.offline = false`, or put the file there");
         }
         let url = match urls::parse(&file.url) {
             Ok(url) => url,
-            Err(verdict) => return lost(&verdict.reason),
+            Err(verdict) => return lost(&verdict.reason, "correct `download.files`, or put the file there"),
         };
         let part = PartialFile::beside(&path);
         let meter = Meter { bar: &self.bar, announced: AtomicU64::new(0), counted: AtomicU64::new(0) };
@@ -107,7 +106,10 @@ impl RawDownloader<'_> {
         };
         match transfer.run(&mut |url| permit.change(urls::host(url))) {
             Ok(whole) => accept(file, &path, &part, whole.bytes),
-            Err(Trouble::Passing(verdict, _) | Trouble::Final(verdict)) => lost(&verdict.reason),
+            Err(Trouble::Passing(verdict, _) | Trouble::Final(verdict)) => lost(
+                &verdict.reason,
+                "run the command again if this may pass, correct `download.files`, or put the file there",
+            ),
             Err(Trouble::Disk(error)) => Err(error.into()),
         }
     }

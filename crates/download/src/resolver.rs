@@ -12,7 +12,7 @@ use crate::urls::why_private;
 
 /// A host that must not be contacted.
 #[derive(Debug, thiserror::Error)]
-#[error("its host `{host}` is {kind} ({ip}), and `download.allow_private` is off")]
+#[error("its host `{host}` is {kind} ({ip}), which only `download.allow_private = true` allows")]
 pub struct Private {
     host: String,
     ip: IpAddr,

@@ -56,7 +56,7 @@ impl Transfer<'_> {
             }
             let wait = wait.unwrap_or_else(|| retry::backoff(tried, key));
             if wait > retry::LONGEST {
-                let reason = format!("{}, and asks to wait {} s", verdict.reason, wait.as_secs());
+                let reason = format!("{} and asks to wait {} s", verdict.reason, wait.as_secs());
                 return Err(Trouble::Final(Verdict { reason, ..verdict }));
             }
             std::thread::sleep(wait);
@@ -143,7 +143,7 @@ impl Transfer<'_> {
 
 /// Classifies a response whose body is not kept.
 fn refusal(status: u16, headers: &HeaderMap) -> Trouble {
-    let reason = format!("answered {status}");
+    let reason = format!("the server answered {status}");
     let trouble = match status {
         404 | 410 => Trouble::lasting(Fate::Gone, reason),
         408 | 429 | 500 | 502 | 503 | 504 => {

@@ -20,7 +20,7 @@ pub struct RankOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum RankError {
     /// A score that is not a finite number.
-    #[error("user {user}: {source}; the model is not usable, train it again with a smaller learning rate")]
+    #[error("user {user}: {source}, so the model cannot be used; train it again with a smaller learning rate")]
     Score {
         /// The user, 1-based.
         user: usize,

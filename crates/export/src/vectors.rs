@@ -74,7 +74,9 @@ impl ExportedVectors {
 fn values(tensor: &Tensor) -> anyhow::Result<Vec<f32>> {
     let values: Vec<f32> = tensor.flatten_all()?.to_vec1()?;
     match values.iter().find(|value| !value.is_finite()) {
-        Some(value) => bail!("the model computes a vector with the value {value}; it is not usable, train it again"),
+        Some(value) => bail!(
+            "a vector of the model contains {value}, so the model cannot be used; train it again with a smaller learning rate"
+        ),
         None => Ok(values),
     }
 }

@@ -32,7 +32,7 @@ pub enum Error {
     #[error("{0}")]
     Device(String),
     /// A text could not be split into tokens.
-    #[error("failed to split {text:?} into tokens: {reason}; remove it from the data, or use another model")]
+    #[error("failed to tokenise {text:?}: {reason}; remove it from the data, or use another model")]
     Tokens {
         /// The text.
         text: String,
@@ -40,7 +40,7 @@ pub enum Error {
         reason: String,
     },
     /// A value does not fit the storage type.
-    #[error("features in `{}` cannot be stored as {storage}; set extract.storage to \"bf16\" or \"f32\"", path.display())]
+    #[error("features in `{}` cannot be stored as {storage}; set `extract.storage` to \"bf16\" or \"f32\"", path.display())]
     Storage {
         /// The features file.
         path: PathBuf,

@@ -149,11 +149,12 @@ impl HubModel {
             ),
             Some(429) => HubAnswer::Refused(
                 "cannot be downloaded now: the hub received too many requests (429)".to_owned(),
-                "wait a few minutes and run it again; with `HF_TOKEN`, the hub allows more requests".to_owned(),
+                "wait a few minutes and run the command again; with `HF_TOKEN`, the hub allows more requests"
+                    .to_owned(),
             ),
             Some(code) => HubAnswer::Refused(
                 format!("cannot be downloaded: the hub answered {code} for `{file}`"),
-                "run it again later".to_owned(),
+                "run the command again later".to_owned(),
             ),
             None if matches!(error, ApiError::IoError(_)) => HubAnswer::Refused(
                 format!("cannot be stored in the hub's cache ({text})"),

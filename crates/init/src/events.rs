@@ -169,7 +169,7 @@ fn item(
         return Ok((column.name.clone(), several(survey, &column.name, doubts)));
     }
     Err(Error::Unknown(format!(
-        "no column of `{}` looks like the id of an item; name it with `--item COLUMN`: it has {}",
+        "no column of `{}` looks like the id of an item: it has {}; name the column with `--item COLUMN`",
         survey.path.display(),
         shown_columns(survey)
     )))
@@ -206,7 +206,7 @@ fn user(
     scored.sort_by(|a, b| b.0.total_cmp(&a.0));
     let Some((score, best)) = scored.first() else {
         return Err(Error::Unknown(format!(
-            "no column of `{}` looks like the id of a user; name it with `--user COLUMN`: it has {}",
+            "no column of `{}` looks like the id of a user: it has {}; name the column with `--user COLUMN`",
             survey.path.display(),
             shown_columns(survey)
         )));
@@ -215,7 +215,7 @@ fn user(
     if !Role::User.fits(&best.name) {
         if survey.has_header && scored.len() > 1 {
             return Err(Error::Unknown(format!(
-                "no column of `{}` has a name that suggests a user; name it with `--user COLUMN`: it has {}",
+                "no column of `{}` has a name that suggests a user: it has {}; name the column with `--user COLUMN`",
                 survey.path.display(),
                 shown_columns(survey)
             )));

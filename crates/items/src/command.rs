@@ -88,7 +88,7 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
             let added = editor.add_files(&mut encoders, items)?;
             added.notes.iter().for_each(|note| context.progress.log(format!("items: {note}")));
             let (new, replaced, total) = (added.new.len(), added.replaced.len(), added.total);
-            context.progress.log(format!("items: {new} added, {replaced} replaced; the run has {total} new items"));
+            context.progress.log(format!("items: {new} added, {replaced} replaced; the run has {total} added items"));
             Ok(())
         }
         Command::Remove { stage, item } => {

@@ -177,7 +177,11 @@ impl Editor<'_> {
         let known = Items::read(&self.context.layout.items())?;
         let in_dataset: HashSet<&str> = known.ids.iter().map(String::as_str).collect();
         let both: Vec<&str> = items.ids.iter().map(String::as_str).filter(|id| in_dataset.contains(id)).collect();
-        ensure!(both.is_empty(), "already items of the dataset: {}; new items need other ids", some_of(&both));
+        ensure!(
+            both.is_empty(),
+            "these items are already in the dataset: {}; give new items other ids",
+            some_of(&both)
+        );
         match self.store {
             ItemStore::Folder => self.add_to_folder(encoders, items),
             ItemStore::Postgres(store) => self.add_to_postgres(encoders, store, items),
@@ -204,7 +208,7 @@ impl Editor<'_> {
         Ok(Added { new, replaced, notes, total: all.len() })
     }
 
-    /// Computes the features of items that were added earlier anew, because the encoders or the dictionary have changed since.
+    /// Recomputes the features of items that were added earlier, because the encoders or the dictionary have changed since.
     fn encode_again(&self, encoders: &mut Encoders, stored: &mut Vec<StoredItem>) -> anyhow::Result<Vec<String>> {
         let count = stored.len();
         let folder = tempfile::tempdir()?;
@@ -363,7 +367,7 @@ fn expect_added(known: &HashSet<&str>, ids: &[String]) -> anyhow::Result<()> {
     let unknown: Vec<&str> = ids.iter().map(String::as_str).filter(|id| !known.contains(id)).collect();
     ensure!(
         unknown.is_empty(),
-        "not added to the run: {}; only items that were added can be removed",
+        "these items were not added to the run: {}; remove only items that `mp4sr items list` lists",
         some_of(&unknown)
     );
     Ok(())

@@ -86,8 +86,8 @@ impl CandidateSampler {
     }
 }
 
-/// The probability that none of the other samples of a batch is one of `own` samples, where the row's sample is not, and a batch is drawn
-/// from `samples` samples without repeats: C(samples - 1 - own, batch - 1) / C(samples - 1, batch - 1).
+/// The probability that a batch that contains the row's sample contains none of `own` other samples, if it is drawn without replacement from
+/// `samples` samples: C(samples - 1 - own, batch - 1) / C(samples - 1, batch - 1).
 fn none_of(own: u64, samples: u64, batch: u64) -> f64 {
     let (others, drawn) = (samples.saturating_sub(1), batch.saturating_sub(1));
     if own + drawn > others {

@@ -46,7 +46,7 @@ pub static RECIPE: Recipe = Recipe {
     build: |settings, data, key| Ok(Box::new(ClcRec::new(settings.own()?, &data, key)?)),
 };
 
-/// A new item has no event, so that it is scored by its content, unless `cold_events` is 0.
+/// A new item has no events, so it is scored by its content unless `cold_events` is 0.
 fn item_tables(settings: &ModelSettings<'_>) -> Option<&'static [&'static str]> {
     let config: Config = settings.own().ok()?;
     (config.cold_events > 0).then_some(&["item_embedding"])

@@ -40,7 +40,7 @@ pub struct TrainingSequences {
     pub offsets: Vec<usize>,
     /// The items, 1-based, oldest first.
     pub items: Vec<u32>,
-    /// The times of the events in Unix seconds; `None` if the data has no clock.
+    /// The times of the events in Unix seconds; `None` if the data has no timestamps.
     pub times: Option<Vec<i64>>,
 }
 

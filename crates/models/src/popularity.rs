@@ -46,9 +46,8 @@ impl Default for Config {
     }
 }
 
-/// Counts the training events of items `1..=items`: of the share `latest_share` of all events, the latest ones and all that happened at the
-/// same time as the earliest of these. It is an error, which names the share's `key`, if the share is less than 1 and the data has no
-/// clock.
+/// Counts the training events of items `1..=items`, but only the latest events, the share `latest_share` of all, and those at the same time
+/// as the earliest of these. It is an error, which names the share's `key`, if the share is less than 1 and the data has no timestamps.
 pub fn count_latest(training: &TrainingSequences, items: usize, latest_share: f64, key: &str) -> Result<Vec<u32>> {
     let mut counts = vec![0; items];
     let mut count = |item: u32| counts[item as usize - 1] += 1;

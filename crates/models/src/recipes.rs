@@ -1,4 +1,4 @@
-//! The list of all models. No other code knows which models exist.
+//! The list of all models, from which the configuration, the program and the studies take theirs.
 
 use crate::recipe::Recipe;
 use crate::{

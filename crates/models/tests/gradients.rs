@@ -1,5 +1,5 @@
 //! Gradient health: on random data, every trainable parameter has a finite gradient that is not zero, in both phases and every variant; the
-//! parameters that a variant freezes are listed. Odd batches have finite losses.
+//! parameters that a variant freezes are listed. Edge cases of batches have finite losses.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -114,7 +114,7 @@ const VARIANTS: &[Variant] = &[
     ("one layer", |_, t| t.layers = 1, &[], &[]),
     ("three layers", |_, t| t.layers = 3, &[], &[]),
     (
-        // The softmax of one gate is 1, whatever the gate.
+        // The softmax over a single expert is always 1, so its gate has no gradient.
         "one expert",
         |c, _| c.experts = 1,
         &["encoder.text.gate.", "encoder.image.gate."],
@@ -152,7 +152,7 @@ fn three_modalities_have_gradients_too() {
 }
 
 #[test]
-fn odd_batches_have_finite_losses_and_gradients() {
+fn edge_cases_of_batches_have_finite_losses_and_gradients() {
     type Samples = Vec<(Vec<u32>, u32)>;
     let batches: [(&str, Samples); 8] = [
         ("an item without rows in one modality", vec![(vec![7, 1], 2), (vec![3], 5)]),

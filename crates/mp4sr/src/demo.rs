@@ -25,7 +25,7 @@ pub struct Args {
     /// The folder of all artifacts.
     #[arg(long, env = ARTIFACTS_VARIABLE, value_name = "FOLDER", default_value = DEFAULT_ARTIFACTS, value_parser = artifacts_folder)]
     artifacts: PathBuf,
-    /// Replaces one key of the sample pipeline. May be given several times.
+    /// Sets one key, instead of its value in the sample pipeline. May be given several times.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     overrides: Vec<String>,
     /// Prints only results and errors.

@@ -1,6 +1,6 @@
 use std::sync::{Arc, OnceLock};
 
-/// Maps each use of an item to the item, and each item to its uses.
+/// Maps each occurrence of an item to the item, and each item to its occurrences.
 #[derive(Clone, Debug)]
 pub struct GatherIndex {
     item_of: Arc<Vec<u32>>,

@@ -96,7 +96,7 @@ macro_rules! dispatch {
     };
 }
 
-/// Dispatches an operator without kernels for GPUs: on a GPU, the plain implementation runs.
+/// Dispatches an operator whose kernels for GPUs are missing or untested: on a GPU, the plain implementation runs.
 macro_rules! dispatch_plain {
     ($tensor:expr, $($call:tt)*) => {
         if $tensor.device().is_cpu() { fused::$($call)* } else { plain::$($call)* }
@@ -150,7 +150,7 @@ pub fn transformer_layer(
     last_only: bool,
     dropout: LayerDropout,
 ) -> Result<Tensor> {
-    // The kernels for GPUs take the flag too, but have not been run on a GPU with it.
+    // On a GPU, bidirectional layers use the plain operators, because the kernels have not been tested with them.
     if sizes.bidirectional {
         return dispatch_plain!(x, transformer_layer(x, packed, sizes, offsets, last_only, dropout));
     }

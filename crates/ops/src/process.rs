@@ -53,7 +53,7 @@ pub fn release_memory() {
     release_thread_memory();
 }
 
-/// Returns the memory that this thread has freed, or others in its place, to the system, if mimalloc is the program's allocator.
+/// Returns to the system the memory that this thread, and threads that have ended, have freed, if mimalloc is the program's allocator.
 pub fn release_thread_memory() {
     // SAFETY: the call touches only blocks that are free, those of the calling thread and of threads that have ended.
     unsafe { libmimalloc_sys::mi_collect(true) };

@@ -32,10 +32,10 @@ struct StageFlags {
     /// The folder of all artifacts.
     #[arg(long, env = ARTIFACTS_VARIABLE, value_name = "FOLDER", default_value = DEFAULT_ARTIFACTS, value_parser = artifacts_folder)]
     artifacts: PathBuf,
-    /// Replaces one key of the pipeline. May be given several times.
+    /// Sets one key, instead of its value in the pipeline file. May be given several times.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     overrides: Vec<String>,
-    /// Replaces several keys of the pipeline, with assignments separated by spaces. Assignments of `--set` take precedence.
+    /// Sets several keys, with assignments separated by spaces. Assignments of `--set` take precedence.
     #[arg(long = "set-all", env = "MP4SR_SET", value_name = "ASSIGNMENTS")]
     more_overrides: Option<Assignments>,
     /// Prints only results and errors.
@@ -175,7 +175,12 @@ impl StageArgs {
         own.artifacts = if artifacts == Path::new("") { PathBuf::from(".") } else { artifacts.to_owned() };
         if self.pipeline == Path::new("") {
             own.pipeline = location.join("config.toml");
-            let missing = || format!("`{}` has no configuration: no run was trained there", folder.display());
+            let missing = || {
+                format!(
+                    "`{}` has no configuration, because no run was trained there; give the folder of a trained run, or `--pipeline FILE`",
+                    folder.display()
+                )
+            };
             anyhow::ensure!(own.pipeline.is_file(), missing());
         }
         let dataset = location.ancestors().nth(2).and_then(Path::file_name);
@@ -196,7 +201,7 @@ impl StageArgs {
         if let Some(dataset) = dataset.filter(|dataset| dataset != named) {
             let pipeline = args.pipeline.display();
             anyhow::bail!(
-                "`--run` is a run of the dataset `{dataset}`, and `dataset.name` is `{named}` in `{pipeline}`; give the pipeline of that dataset"
+                "`--run` is a run of the dataset `{dataset}`, but `dataset.name` is `{named}` in `{pipeline}`; give the pipeline of that dataset"
             );
         }
         Ok(context)

@@ -1,4 +1,4 @@
-//! Text for people: the only writer of Markdown and CSV tables, and the notation of numbers, sizes and times in all stages.
+//! Text for people: Markdown and CSV tables, and the notation of numbers, sizes and times in all stages.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;

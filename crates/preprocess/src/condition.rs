@@ -96,7 +96,7 @@ impl Condition {
         let rows = query.clone();
         let evaluated = evaluated(query, &schema, self.expression.clone(), streaming)?.map_err(|error| {
             let nothing = DataFrame::empty_with_schema(&schema).lazy();
-            // Types are wrong without any row, and the values of many rows take long.
+            // Errors of types appear without any row, and evaluating many rows takes long.
             let inner = self.first_failing(&nothing, &schema, false);
             let inner = inner.or_else(|| self.first_failing(&rows, &schema, streaming));
             let because = inner.as_ref().map(|(part, _)| text_reason(part, &schema, &texts)).unwrap_or_default();
@@ -458,7 +458,7 @@ fn first_of<T>(expression: &ast::Expr, check: impl FnMut(&ast::Expr) -> Option<T
 
 /// Where a part of a condition is.
 fn place(part: &ast::Expr, text: &str) -> String {
-    // The parser does not know where some kinds of parts begin; what is in them comes first then.
+    // The parser gives no position for some kinds of parts; the first part inside them that has one is used instead.
     let begins = |part: &ast::Expr| Some(part.span().start).filter(|start| start.line > 0);
     let start = begins(part).or_else(|| first_of(part, begins));
     start.map_or(String::new(), |start| format!(" at character {}", character(text, start)))

@@ -16,8 +16,8 @@ pub enum Error {
     },
     /// More lines than allowed cannot be used.
     #[error(
-        "more than {limit} lines cannot be used; the last one is line {line} of `{}`: {reason}; correct the file, or raise \
-         `preprocess.max_bad_lines`",
+        "too many lines cannot be used: `preprocess.max_bad_lines` allows {limit}, and line {line} of `{}` exceeds it ({reason}); correct \
+         the file, or raise `preprocess.max_bad_lines`",
         path.display()
     )]
     TooManyBadLines {

@@ -49,7 +49,10 @@ impl PreprocessInputs {
         };
         inputs.interactions.iter().chain(&inputs.items).try_for_each(|path| check_file(path))?;
         if let Some(folder) = inputs.images.as_deref().filter(|folder| folder.exists() && !folder.is_dir()) {
-            return Err(Error::raw(folder, "is not a folder; `source.images` names the folder of the images"));
+            return Err(Error::raw(
+                folder,
+                "is not a folder; set `source.images` to the folder that contains the images",
+            ));
         }
         Ok(inputs)
     }

@@ -120,7 +120,8 @@ pub fn judge(
     let percent = 100.0 * shares.events_with_line;
     if below {
         return Err(Error::Setting(format!(
-            "only {percent:.1} % of the events have an item with a line, less than `preprocess.min_described` = {bound}: {why}"
+            "only {percent:.1} % of the events have an item with a line, but `preprocess.min_described` requires {:.1} %: {why}",
+            100.0 * bound
         )));
     }
     Ok(Some(format!("{percent:.1} % of the events have an item with a line: {why}")))

@@ -20,7 +20,6 @@ use crate::filters::USER;
 use crate::partitions::Partitions;
 use crate::{Error, Result, filters};
 
-/// The style of tables: a line under the header, and nothing else.
 /// Keys that a dataset records only if they differ from their defaults, so that a dataset that was made without them keeps its bytes.
 const LATER_KEYS: [&str; 11] = [
     "item_order",

@@ -37,7 +37,7 @@ pub struct UserFacts {
     pub history: u32,
     /// The number of training events of the target.
     pub target_events: u32,
-    /// The seconds from the first event of the target by any user to the user's own event; `None` if the data has no clock.
+    /// The seconds from the first event of the target by any user to the user's own event; `None` if the data has no timestamps.
     pub target_age: Option<u64>,
 }
 
@@ -101,7 +101,7 @@ pub struct Breakdown {
     pub groups: Vec<UserGroup>,
 }
 
-/// Returns all breakdowns of the users with a case. Breakdowns without users, such as that by the target's age without a clock, are left
+/// Returns all breakdowns of the users with a case. Breakdowns without users, such as that by the target's age without timestamps, are left
 /// out.
 pub fn breakdowns(facts: &[UserFacts]) -> Vec<Breakdown> {
     let days = |seconds: u64| seconds / 86_400;

@@ -1,4 +1,4 @@
-//! Splits a user's sequence into training, validation and test events. No other code does so.
+//! Selects a user's training, validation and test events.
 //!
 //! Leave-one-out (specification, section 1): the last item is the test target, the second last the validation target, the rest is training.
 //! A dataset that was split by ratio or by time records where each user's validation and test events begin. The target is the first of

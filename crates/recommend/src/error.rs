@@ -6,7 +6,9 @@ use mp4sr_models::Error;
 #[derive(Debug, thiserror::Error)]
 pub enum RecommendError {
     /// A score is not a finite number.
-    #[error("the score of item {item} for history {history} is {score}; the model is not usable, train it again")]
+    #[error(
+        "the score of item {item} for history {history} is {score}, so the model cannot be used; train it again with a smaller learning rate"
+    )]
     Score {
         /// The index of the history, from 0.
         history: usize,

@@ -220,7 +220,7 @@ fn of_file(run: &LoadedRun, path: &Path) -> anyhow::Result<(Vec<bool>, Option<St
     }
     ensure!(
         unknown.len() < ids.len(),
-        "no id of `{}` is an item of the run ({}); write ids as in the table of items",
+        "no id of `{}` is an item of the run ({}); write the ids as in `items.parquet`",
         path.display(),
         some_of(&unknown)
     );

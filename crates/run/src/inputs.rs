@@ -71,7 +71,7 @@ impl Inputs {
             let (count, covered) =
                 (features.count(), (0..features.count()).filter(|&i| features.rows_of(i) > 0).count());
             ((covered as f64) < SPARSE * count as f64)
-                .then(|| format!("only {covered} of {count} items have a row of `{name}`; the others have none"))
+                .then(|| format!("only {covered} of {count} items have features of the modality `{name}`"))
         };
         self.modalities.iter().filter_map(reported).collect()
     }

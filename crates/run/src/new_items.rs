@@ -29,8 +29,8 @@ impl CurrentItems {
         if !path.exists() {
             return Ok(Self::default());
         }
-        let failed = || format!("failed to read `{}`: {}", path.display(), remedy(layout));
-        serde_json::from_slice(&files::read(&path)?).with_context(failed)
+        serde_json::from_slice(&files::read(&path)?)
+            .map_err(|error| anyhow::anyhow!("failed to read `{}`: {error}; {}", path.display(), remedy(layout)))
     }
 
     /// Reads the generation in use with `read`; `None` if the run has no new items. An error about one of its files says how to recover.

@@ -220,7 +220,7 @@ fn values(config: &Config, keys: &[&str]) -> Vec<Value> {
 /// Every row of the specification's section 10 that has a switch.
 #[test]
 fn presets_set_every_switch_of_section_10() {
-    const SWITCHES: [&str; 13] = [
+    const SWITCHES: [&str; 15] = [
         "model.mp4sr.pooling_gradient",
         "model.mp4sr.pooling_rows",
         "model.mp4sr.sequence_dropout",
@@ -234,15 +234,49 @@ fn presets_set_every_switch_of_section_10() {
         "pretrain.clip_norm",
         "preprocess.user_core",
         "preprocess.item_core",
+        "preprocess.repeated",
+        "preprocess.missing",
     ];
     let switches = |preset: &str| json!(values(&with(&format!("run.preset = \"{preset}\"")), &SWITCHES));
-    let default = json!(["learned", "masked", "fixed", "on", "exclude", "symmetric", "cosine", 10, 20, 5.0, 5.0, 5, 5]);
+    let default = json!([
+        "learned",
+        "masked",
+        "fixed",
+        "on",
+        "exclude",
+        "symmetric",
+        "cosine",
+        10,
+        20,
+        5.0,
+        5.0,
+        5,
+        5,
+        "last",
+        "keep"
+    ]);
     assert_eq!(json!(values(&with(""), &SWITCHES)), default);
     assert_eq!(switches("default"), default);
-    let paper = json!(["learned", "masked", "fixed", "on", "keep", "symmetric", "dot", 10, 20, 5.0, 5.0, 5, 5]);
+    let paper =
+        json!(["learned", "masked", "fixed", "on", "keep", "symmetric", "dot", 10, 20, 5.0, 5.0, 5, 5, "last", "keep"]);
     assert_eq!(switches("paper"), paper);
-    let released =
-        json!(["frozen", "unmasked", "uniform", "off", "zero_logit", "row_sums", "cosine", 20, 20, 5.0, 5.0, 5, 0]);
+    let released = json!([
+        "frozen",
+        "unmasked",
+        "uniform",
+        "off",
+        "zero_logit",
+        "row_sums",
+        "cosine",
+        20,
+        20,
+        5.0,
+        5.0,
+        5,
+        0,
+        "last",
+        "keep"
+    ]);
     assert_eq!(switches("released"), released);
 }
 

@@ -38,7 +38,7 @@ pub struct Args {
     /// The port to listen on; 0 picks a free one. The address is printed on standard output.
     #[arg(long, env = "MP4SR_PORT", value_name = "PORT", default_value_t = 8080)]
     port: u16,
-    /// A file with one key per line. Requests must send one of the keys as `Authorization: Bearer KEY`, except for the page, /openapi.json,
+    /// A file with one API key per line. Requests must send one of them as `Authorization: Bearer KEY`, except for the page, /openapi.json,
     /// /healthz and /readyz.
     #[arg(long, env = "MP4SR_KEYS", value_name = "FILE")]
     keys: Option<PathBuf>,
@@ -128,8 +128,8 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     runtime.block_on(serve(args, models, keys, store.clone(), poll))
 }
 
-/// Returns what a thread of the runtime has freed to the system, at most once per second. The memory of a burst of requests would otherwise
-/// stay with the thread until it serves as many again.
+/// Returns to the system, at most once per second, the memory that a thread of the runtime has freed. The memory of a burst of requests would
+/// otherwise stay with the thread until it serves as many again.
 fn release_memory_of_bursts() {
     const PAUSE: Duration = Duration::from_secs(1);
     thread_local!(static RELEASED: Cell<Option<Instant>> = const { Cell::new(None) });

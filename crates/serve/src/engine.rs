@@ -211,7 +211,7 @@ impl Engine<'_> {
                     } else {
                         let model = &self.run.config.model.name;
                         Err(ApiError::refused(format!(
-                            "`{model}` has no vectors of items to compare; use a run of a model that has"
+                            "`{model}` has no item vectors to compare; use a run of a model that has item vectors"
                         )))
                     };
                     send(reply, answer);

@@ -33,7 +33,7 @@ pub enum IndexChoice {
     /// Every item is scored, as `evaluate` does.
     #[default]
     Exact,
-    /// An HNSW index finds candidates, whose scores are exact; some may be missed.
+    /// An HNSW index finds the candidates, which are then scored exactly; some of the best items may be missed.
     Hnsw,
 }
 

@@ -26,7 +26,7 @@ impl ApiKeys {
             let is_sound = line.len() >= LEAST && line.chars().all(|c| c.is_ascii_graphic());
             ensure!(
                 is_sound,
-                "line {number} of `{}` is not a key; write at least {LEAST} letters, digits and signs without spaces",
+                "line {number} of `{}` is not a valid API key; write at least {LEAST} ASCII letters, digits and symbols without spaces",
                 path.display()
             );
             keys.push(blake3::hash(line.as_bytes()));

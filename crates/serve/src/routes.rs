@@ -230,7 +230,7 @@ async fn put_items(
 /// The error of loading the run with changed items. They are not stored.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the run cannot be loaded with this change, so nothing is changed; correct the run and send the change again: {0}"
+    "the run cannot be loaded with this change, so nothing was changed: {0}; correct the run and send the change again"
 )]
 struct LoadError(String);
 

@@ -183,7 +183,7 @@ impl PostgresStore {
             let unknown: Vec<&str> = ids.iter().filter(|id| !removed.contains(id)).map(String::as_str).collect();
             if !unknown.is_empty() {
                 return Err(StoreError::Refused(format!(
-                    "not added to the run: {}; only items that were added can be removed",
+                    "these items were not added to the run: {}; remove only items that `mp4sr items list` lists",
                     some_of(&unknown)
                 )));
             }

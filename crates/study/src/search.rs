@@ -14,7 +14,7 @@ use crate::runner::{ResolvedRun, Runner, Until};
 const DATA: [&str; 4] = ["dataset.", "source.", "preprocess.", "extract."];
 /// The sections whose keys determine the users, items and events.
 const EVENTS: [&str; 2] = ["source.", "preprocess."];
-const REMEDY: &str = "delete the run's folder and search again";
+const REMEDY: &str = "delete the run's folder and run the search again";
 
 /// One key with the values to try.
 ///
@@ -132,10 +132,13 @@ pub fn search(runner: &Runner, name: &str, grids: &[SearchGrid]) -> anyhow::Resu
         overrides.extend(dataset_name(&base.config.dataset.name, grids, values));
         runs.push(runner.resolve(&runner.study_run(run_name(name, grids, values), overrides))?);
     }
-    anyhow::ensure!(
-        (1..runs.len()).all(|at| runs[..at].iter().all(|run| run.layout.run() != runs[at].layout.run())),
-        "two runs of the grid have the same name; give values that differ in letters or digits"
-    );
+    for (at, run) in runs.iter().enumerate() {
+        anyhow::ensure!(
+            runs[..at].iter().all(|before| before.layout.run() != run.layout.run()),
+            "two runs of the grid have the same name, `{}`; give values that differ in letters or digits",
+            run.spec().name
+        );
+    }
     for run in &runs {
         if let Some(key) = runner.trained_otherwise(run) {
             anyhow::bail!(

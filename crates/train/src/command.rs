@@ -290,8 +290,11 @@ pub fn precision(config: &config::Config) -> anyhow::Result<Precision> {
     let precision = config.train.precision.to_string();
     let precision: Precision = precision.parse().map_err(anyhow::Error::msg).context("train.precision")?;
     let device: ComputeDevice = config.run.device.parse().map_err(anyhow::Error::msg).context("run.device")?;
-    let refused =
-        |reason| anyhow::anyhow!("train.precision = \"{precision}\": {reason}; use \"f32\", or a GPU in `run.device`");
+    let refused = |reason| {
+        anyhow::anyhow!(
+            "`train.precision` = \"{precision}\" cannot be used: {reason}; use \"f32\", or a GPU in `run.device`"
+        )
+    };
     check_precision(device, precision).map_err(refused)?;
     Ok(precision)
 }

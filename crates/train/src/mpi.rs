@@ -33,7 +33,7 @@ pub(crate) fn start(size: usize) -> anyhow::Result<(Universe, World)> {
     let (rank, found) = (world.rank() as usize, world.size() as usize);
     ensure!(
         found == size,
-        "{size} processes were started, and MPI finds {found}: the launcher belongs to a different MPI library from the one this \
+        "{size} processes were started, but MPI reports {found}: the launcher belongs to a different MPI library from the one this \
          program was built with; use the `mpirun` of that library"
     );
     Ok((Universe(universe), World { rank, size }))

@@ -65,7 +65,7 @@ const INNER: [&str; 14] = [
     "MPI is already initialised",
     "`{}` {problem}",
     "the score of item {item} is {score}",
-    "its host `{host}` is {kind} ({ip}), and `download.allow_private` is off",
+    "its host `{host}` is {kind} ({ip}), which only `download.allow_private = true` allows",
     "the figure `{title}` could not be drawn ({reason})",
     "no run could be trained: {}",
     "run `{}`: {}",

@@ -156,7 +156,7 @@ fn retries_wait_as_the_server_asks_and_give_up_when_it_asks_for_too_long() {
     world.urls(&urls).run_well(&[]);
     world.is_done(&urls[0], &image(Jpeg));
     world.is_done(&urls[1], &image(Jpeg));
-    world.is_lost(&urls[2], Fate::Failed, "answered 503, and asks to wait 86400 s");
+    world.is_lost(&urls[2], Fate::Failed, "answered 503 and asks to wait 86400 s");
     world.is_lost(&urls[3], Fate::Failed, "answered 502");
     let asked = ["/busy", "/broken", "/closed", "/never"].map(|path| server.asked_for(path).len());
     assert_eq!(asked, [2, 3, 1, 3]);

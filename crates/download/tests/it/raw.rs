@@ -164,7 +164,7 @@ fn no_password_signature_or_token_is_shown() {
     let url = server.url("/a.csv").replace("http://", "http://me:hunter2@") + "?X-Signature=s3cr3t&token=t0k3n";
     let world = World::new(&format!("retries = 0\nfiles = [{{ url = \"{url}\", path = \"a.csv\" }}]"));
     let message = world.run_failing(&[]);
-    assert!(message.contains("/a.csv?...: answered 404"), "{message}");
+    assert!(message.contains("/a.csv?...: the server answered 404"), "{message}");
     for secret in ["hunter2", "me:", "s3cr3t", "t0k3n"] {
         assert!(!message.contains(secret), "{message}");
     }

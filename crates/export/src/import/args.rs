@@ -16,8 +16,8 @@ pub struct ImportArgs {
     /// The name of the dataset; by default, the name of the folder.
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// The folder that the paths of images and sounds are relative to, for a dataset that this program exported; without it, they
-    /// are left out.
+    /// The folder to which the paths of images and sounds are relative, for a dataset that this program exported. Without this flag,
+    /// images and sounds are left out.
     #[arg(long, value_name = "FOLDER")]
     pub images: Option<PathBuf>,
     /// The folder of all artifacts.

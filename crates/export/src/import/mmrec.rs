@@ -39,7 +39,12 @@ pub fn read(args: &ImportArgs) -> anyhow::Result<Imported> {
     table.each(|line, cells| {
         let number = |column: usize| table.number::<u32>(line, column, cells[column]);
         let (user, item) = (number(user)?, number(item)?);
-        ensure!(user < u32::MAX && item < u32::MAX, "`{}`, line {line}: a number is too large", inter.display());
+        ensure!(
+            user < u32::MAX && item < u32::MAX,
+            "`{}`, line {line}: found user {user} and item {item}; both numbers must be below {}",
+            inter.display(),
+            u32::MAX
+        );
         let label = set.map(number).transpose()?.unwrap_or(0);
         ensure!(label <= 2, "`{}`, line {line}: `x_label` is {label}, expected 0, 1 or 2", inter.display());
         most = (most.0.max(user + 1), most.1.max(item + 1));

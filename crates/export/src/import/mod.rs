@@ -31,9 +31,11 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// A folder of atomic files: `NAME.inter`, `NAME.item`, sets such as `NAME.train.inter`, features in `NAME.textemb`.
+    /// Imports a folder of RecBole's atomic files: `NAME.inter`, `NAME.item`, sets such as `NAME.train.inter`, and features in
+    /// `NAME.textemb`.
     Recbole(ImportArgs),
-    /// A folder with `NAME.inter`, `text_feat.npy`, `image_feat.npy`, and the ids in `u_id_mapping.csv` and `i_id_mapping.csv`.
+    /// Imports a folder of MMRec with `NAME.inter`, `text_feat.npy`, `image_feat.npy`, and the ids in `u_id_mapping.csv` and
+    /// `i_id_mapping.csv`.
     Mmrec(ImportArgs),
 }
 

@@ -350,7 +350,11 @@ impl FeatureVectors {
             offsets.push((values.len() / self.width.max(1)) as i64);
         }
         let found = offsets.last().copied().unwrap_or(0) as usize;
-        ensure!(found > 0, "`{}` has no vector of an item of the dataset; its ids differ", self.path.display());
+        ensure!(
+            found > 0,
+            "none of the ids in `{}` is an item of the dataset; use the item ids of the interactions",
+            self.path.display()
+        );
         if found < self.by_id.len() {
             let (count, path) = (self.by_id.len() - found, self.path.display());
             notes.push(format!("{count} vectors of `{path}` belong to items that the dataset does not have"));

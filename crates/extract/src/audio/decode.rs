@@ -39,7 +39,7 @@ pub enum AudioError {
     #[error("it is longer than {LONGEST} seconds; shorten it")]
     TooLong,
     /// The sampling rate cannot be resampled.
-    #[error("its sampling rate is {0} per second; convert it to 16000")]
+    #[error("its sampling rate of {0} Hz is not supported; resample it to 16000 Hz")]
     Rate(u32),
     /// A sample is not finite.
     #[error("it has samples that are not finite; encode it again")]
@@ -178,7 +178,10 @@ mod tests {
         assert_eq!(reason(b""), "it is empty; fetch it again");
         assert!(reason(b"\x89PNG\r\n\x1a\n, and so on").starts_with("it is neither WAV nor FLAC"));
         assert_eq!(reason(&wav(&[], 16_000, 1)), "it has no samples; fetch it again");
-        assert_eq!(reason(&wav(&[1; 100], 1000, 1)), "its sampling rate is 1000 per second; convert it to 16000");
+        assert_eq!(
+            reason(&wav(&[1; 100], 1000, 1)),
+            "its sampling rate of 1000 Hz is not supported; resample it to 16000 Hz"
+        );
         let whole = wav(&sine(16_000, 1.0), 16_000, 1);
         assert!(
             reason(&whole[..whole.len() / 2]).starts_with("it is damaged"),

@@ -28,14 +28,14 @@ pub struct Args {
 enum Command {
     /// Lists the encoders with their vectors' size and last use.
     Stats,
-    /// Adds vectors that were computed elsewhere to the cache, such as those of shards (`mp4sr extract --shard`) on machines without a
+    /// Adds to the cache vectors that were computed elsewhere, such as those of shards (`mp4sr extract --shard`) on machines without a
     /// shared file system.
     Merge {
         /// Folders of artifacts, or copies of their `.cache/vectors`.
         #[arg(value_name = "FOLDER", required = true)]
         folders: Vec<PathBuf>,
     },
-    /// Removes the vectors of encoders that no run has used for a number of days, and damaged shards that were set aside.
+    /// Removes the vectors of encoders that no run has used for a number of days, and damaged vector files that were set aside.
     Prune {
         /// The number of days without use; 0 removes everything.
         #[arg(long, value_name = "DAYS", default_value_t = 30)]
@@ -58,7 +58,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                     shards.known
                 ))?;
                 for damage in &shards.set_aside {
-                    print(&format!("{}: in the cache itself, {damage}, unless they were just added\n", title(share)))?;
+                    print(&format!(
+                        "{}: the cache itself had a damaged file: {damage}, unless the merge has just added them\n",
+                        title(share)
+                    ))?;
                 }
                 if let Some(path) = &shards.first_differing {
                     print(&format!(
@@ -75,7 +78,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                 merged.iter().flat_map(|(_, shards)| &shards.damaged).map(String::as_str).collect();
             anyhow::ensure!(
                 damaged.is_empty(),
-                "{} damaged or foreign shards were left out; copy them again, or `extract` will recompute their vectors: {}",
+                "{} damaged or foreign vector files were left out ({}); copy them again, or `extract` will recompute their vectors",
                 damaged.len(),
                 damaged.join("; ")
             );

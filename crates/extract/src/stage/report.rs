@@ -26,7 +26,9 @@ pub(super) fn log(report: &ExtractReport, items: usize, extracted: Extracted, pr
         log_unusable(unusable, &log);
     }
     if !extracted.image {
-        log(format!("extract: image: not read by `model.modalities`; computed {computed} of {distinct} sentences"));
+        log(format!(
+            "extract: image: no modality in `model.modalities` reads images; computed {computed} of {distinct} sentences"
+        ));
         return;
     }
     log(format!(

@@ -1,4 +1,4 @@
-//! Fine-tuning: cross-entropy over all items by the sum of the modalities' similarities (paper, equation 12; specification,
+//! Fine-tuning: cross-entropy over all items by the sum of the modalities' similarities (paper, equations 12 and 13; specification,
 //! section 6).
 
 use std::ops::Range;

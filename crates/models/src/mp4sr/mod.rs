@@ -1,7 +1,7 @@
 //! MP4SR: M2SE with modality-specific next item prediction and cross-modality contrastive learning.
 //!
 //! Paper: "Multimodal Pre-training Framework for Sequential Recommendation via Contrastive Learning" (arXiv 2303.11879). Item encoders:
-//! equations 3 to 5. Mixup and transformer: section 3.3. NIP and CMCL: equations 7 to 10. Fine-tuning: equation 12. Where the paper and the
+//! equations 3 to 5. Mixup and transformer: section 3.3. NIP and CMCL: equations 7 to 11. Fine-tuning: equations 12 and 13. Where the paper and the
 //! authors' released code (github.com/lzz0007/MP4SR) differ, a key of [`Config`] selects the reading.
 //!
 //! Sequences are packed, never padded. Every item is encoded once per step: in pre-training those of the batch, in fine-tuning also the

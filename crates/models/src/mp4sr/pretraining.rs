@@ -1,4 +1,4 @@
-//! Pre-training: NIP and CMCL over mixed sequences (paper, equations 7 to 10; specification, sections 4 and 5).
+//! Pre-training: NIP and CMCL over mixed sequences (paper, equations 7 to 11; specification, sections 4 and 5).
 
 use std::sync::Arc;
 
@@ -28,10 +28,7 @@ impl Mp4sr {
     fn shared_pretrain_loss(&self, shared: &SharedBatch<'_>, shift: &[u32], key: RngKey) -> Result<Tensor> {
         let (own, first, tokens) = (&shared.own, shared.first_token(), shared.all.items.len());
         let used = UsedItems::of(own, self.nip_candidates(own));
-        let candidates = match self.config.nip_candidates {
-            NipCandidates::Batch => shared.own_samples(),
-            NipCandidates::All => 0..self.pretrain_items.len(),
-        };
+        let candidates = if self.compares_all_items() { 0..self.pretrain_items.len() } else { shared.own_samples() };
         let candidates = candidates.map(|candidate| tokens + candidate);
         let numbers = (first..first + own.items.len()).chain(candidates).map(|number| number as u32).collect();
         let shift = &shift[first..first + own.items.len()];
@@ -42,10 +39,12 @@ impl Mp4sr {
     /// The items that NIP compares with, 1-based. In a group, every process compares its samples with all of them, or, if they are the
     /// targets, provides those of its own samples.
     fn nip_candidates<'a>(&'a self, batch: &'a Batch) -> &'a [u32] {
-        match self.config.nip_candidates {
-            NipCandidates::Batch => &batch.targets,
-            NipCandidates::All => &self.pretrain_items,
-        }
+        if self.compares_all_items() { &self.pretrain_items } else { &batch.targets }
+    }
+
+    /// Whether NIP compares with all items. Without NIP, encoding all items would be in vain.
+    fn compares_all_items(&self) -> bool {
+        self.config.nip_candidates == NipCandidates::All && self.config.nip_weight > 0.0
     }
 
     /// h of the mixed sequences and normalised z of the candidates of NIP, both by modality.
@@ -120,10 +119,7 @@ impl Mp4sr {
             terms.push((mean * weight)?);
             Ok(())
         };
-        let rows = match self.config.nip_candidates {
-            NipCandidates::Batch => None,
-            NipCandidates::All => Some(self.target_rows(batch)?),
-        };
+        let rows = self.compares_all_items().then(|| self.target_rows(batch)).transpose()?;
         for (m, modality) in self.modalities.iter().enumerate() {
             let views = self.views(m, h)?;
             let candidates = Some(&z[m]).filter(|_| nip_weight > 0.0);
@@ -145,7 +141,10 @@ impl Mp4sr {
             }
         }
         match terms.len() {
-            0 => Err(Error::Msg("pre-training has no loss: both its weights are 0".to_owned())),
+            0 => Err(Error::Msg(
+                "pre-training has no loss; raise `model.mp4sr.nip_weight`, or `model.mp4sr.lambda` with two modalities"
+                    .to_owned(),
+            )),
             _ => Tensor::stack(&terms, 0)?.sum_all(),
         }
     }

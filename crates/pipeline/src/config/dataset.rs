@@ -170,7 +170,7 @@ pub enum DataPreset {
     Released,
 }
 
-/// Which of a user's repeated events with the same item count.
+/// Which of a user's repeated events with the same item are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Repeated {
@@ -278,7 +278,7 @@ pub struct Preprocess {
     pub min_described: f64,
     /// Further texts that denote a missing value, in addition to `nan`, `NULL`, `None`, `N/A`, `\N`, `(no genres listed)` and similar ones.
     pub placeholders: Vec<String>,
-    /// Which of a user's repeated events with the same item count.
+    /// Which of a user's repeated events with the same item are kept.
     pub repeated: Repeated,
     /// How each user's events are divided into the training, validation and test sets. A user's target in the validation set
     /// or the test set is the first of the user's events there.

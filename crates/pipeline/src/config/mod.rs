@@ -150,7 +150,8 @@ impl Config {
         }
         for (at, modality) in self.model.modalities.iter().enumerate() {
             if self.model.modalities[..at].iter().any(|m| m.name == modality.name) {
-                return fail("model.modalities", format!("{:?} twice", modality.name), "distinct names");
+                let names: Vec<&str> = self.model.modalities.iter().map(|m| m.name.as_str()).collect();
+                return fail("model.modalities", format!("the names {names:?}"), "distinct names");
             }
         }
         let from = &self.pretrain.from;

@@ -735,7 +735,7 @@ pub(crate) mod tests {
     fn too_many_bad_lines_stop_the_run_at_the_line_that_was_too_many() {
         let source = of(Format::Amazon2018);
         let message = read(&source, "r.json", "{\n{\n{\n{\n").unwrap_err().to_string();
-        assert!(message.contains("more than 3 lines") && message.contains("line 4 of") && message.contains("r.json"));
+        assert!(message.contains("allows 3,") && message.contains("line 4 of") && message.contains("r.json"));
         let message = read(&source, "r.json", "{\n[]\n{\n").unwrap_err().to_string();
         assert!(message.contains("3 lines were read and none could be used, 2 for: broken JSON"), "{message}");
     }

@@ -56,7 +56,7 @@ fn too_many_bad_lines_stop_the_run() {
         .write_raw("m.json.gz", gzip("{\n{\"asin\": \"i0\"}\n"));
     let error = world.run_failing("preprocess", &["--set", "preprocess.max_bad_lines=2"]);
     assert!(
-        error.contains("more than 2 lines") && error.contains("line 1 of") && error.contains("m.json.gz"),
+        error.contains("allows 2,") && error.contains("line 1 of") && error.contains("m.json.gz"),
         "{error}"
     );
     world.run_stderr("preprocess", &["--set", "preprocess.max_bad_lines=3"]);

@@ -83,7 +83,7 @@ fn an_error_leaves_no_events_on_disk() {
 }
 
 #[test]
-fn another_limit_of_memory_makes_nothing_anew() {
+fn another_memory_limit_rebuilds_nothing() {
     let shop = shop();
     shop.run_stderr("preprocess", &[]);
     let again = shop.run_stderr("preprocess", &["--set", "preprocess.memory=1GiB"]);

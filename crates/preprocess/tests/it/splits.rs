@@ -80,7 +80,7 @@ fn no_later_event_decides_what_is_trained_on() {
 }
 
 #[test]
-fn a_dataset_split_by_time_in_an_earlier_release_is_made_anew() {
+fn a_dataset_split_by_time_in_an_earlier_release_is_rebuilt() {
     let shop = shop_of(TABLE);
     shop.write_raw("e.tsv", lines(&[("a", "x", 10), ("a", "y", 20), ("a", "z", 50), ("a", "p", 70)]));
     let record = shop.path("shop/dataset/preprocess.manifest.json");

@@ -120,7 +120,7 @@ fn lines_table(found: &PreprocessReport) -> Markup {
     let kinds: [(&str, &[FileCount]); 2] = [("interactions", &found.interactions.files), ("items", &found.items.files)];
     html! {
         div.wide { table {
-            thead { tr { th { "file" } th { "of" } th { "lines" } th { "accepted" } th { "rejected" } } }
+            thead { tr { th { "file" } th { "content" } th { "lines" } th { "accepted" } th { "rejected" } } }
             tbody { @for (kind, files) in kinds {
                 @for file in files {
                     tr {

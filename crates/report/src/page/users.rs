@@ -35,10 +35,9 @@ impl Page<'_> {
                     p {
                         "The true next item is in the list of " (count(hits as u64)) " of " (count(known as u64))
                         " users (" (format!("{:.1}", 100.0 * hits as f64 / known as f64)) " %). "
-                        "The users below are not hand-picked: half of them are taken from those, half from the others, "
-                        "each evenly spaced over the user numbers (if one group has too few users, more of the other are shown), so \
-                         hits are "
-                        "over-represented."
+                        "The users below are not hand-picked: for half of them, the next item is in the list, and for half it is not. "
+                        "Each half is evenly spaced over the user numbers (if one has too few users, more of the other are shown), so \
+                         hits are over-represented."
                     }
                 } @else {
                     p {

@@ -19,7 +19,7 @@ pub struct Args {
     /// Several such grids, separated by spaces; spaces within quotes and brackets belong to the values.
     #[arg(long = "grids", value_name = "GRIDS")]
     more_grids: Option<Assignments>,
-    /// The name of the search, with which the names of its runs begin; by default `search`, or `search-MODEL` for a model's own grid.
+    /// The name of the search, and the prefix of the names of its runs; by default `search`, or `search-MODEL` for a model's own grid.
     #[arg(long)]
     name: Option<String>,
     /// The number of runs to train at once, which share the machine's cores.
@@ -43,7 +43,7 @@ pub fn run(args: Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     print(&text)?;
     anyhow::ensure!(
         failures == 0,
-        "unfinished runs: {failures} (see the table); finished runs are kept, so run the command again"
+        "unfinished runs: {failures} (the table names them); finished runs are kept, so run the command again"
     );
     Ok(())
 }

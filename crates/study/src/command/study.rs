@@ -11,7 +11,8 @@ use crate::{Experiment, Runner, StudyOptions, run_experiment};
 /// Trains the runs of a table or figure of the paper, and then writes the table or figure itself from their stored ranks.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The study.
+    /// The study to run.
+    #[arg(value_name = "STUDY")]
     experiment: Experiment,
     /// The flags of every stage.
     #[command(flatten)]

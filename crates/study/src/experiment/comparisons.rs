@@ -131,7 +131,7 @@ pub(super) fn add_details(all: &mut TextTable, of: &str, comparison: &Comparison
 
 /// Reads the log of a run; it is empty if the model is not trained in epochs.
 pub(super) fn log(layout: &Layout) -> mp4sr_artifact::Result<Vec<EpochLine>> {
-    EpochLine::read(&layout.metrics_log(), "delete the run's folder and study again")
+    EpochLine::read(&layout.metrics_log(), "delete the run's folder and run the study again")
 }
 
 /// The number of epochs and the seconds of all phases.

@@ -76,7 +76,7 @@ fn slug(model: &str) -> String {
 /// Lists the encoders of the rows, each once, with the dimension of its vectors and the time of extraction.
 fn encoder_table(made: &FinishedRows) -> anyhow::Result<TextTable> {
     let mut table =
-        TextTable::new(["encoder", "of", "dimension", "vectors", "seconds of extraction", "seconds per 1,000"]);
+        TextTable::new(["encoder", "content", "dimension", "vectors", "seconds of extraction", "seconds per 1,000"]);
     for (_, runs) in made {
         for run in runs.iter().take(1) {
             let shares = shares(&run.layout)?;

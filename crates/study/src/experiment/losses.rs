@@ -90,7 +90,7 @@ fn test_losses(layout: &Layout) -> anyhow::Result<Vec<(usize, f64, f64)>> {
     let found: Vec<_> = lines.filter_map(|line| Some((line.epoch, line.loss, line.test_loss?))).collect();
     anyhow::ensure!(
         !found.is_empty(),
-        "`{}` has no test losses; delete the run's folder and study again",
+        "`{}` has no test losses; delete the run's folder and run the study again",
         layout.metrics_log().display()
     );
     Ok(found)

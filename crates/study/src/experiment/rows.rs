@@ -143,7 +143,7 @@ impl Study<'_> {
     pub(super) fn expect_words(&self) -> anyhow::Result<()> {
         anyhow::ensure!(
             self.has_images() && self.config.extract.image.features == ImageFeatures::Words,
-            "the pipeline has no modality `image` that is described in words; use a pipeline with one"
+            "`model.modalities` has no `image` that is described in words; use a pipeline with one"
         );
         Ok(())
     }
@@ -180,10 +180,7 @@ impl Study<'_> {
             .filter(|m| m.name != "image")
             .map(|m| modality(m, m.lost, m.swapped))
             .collect();
-        anyhow::ensure!(
-            !others.is_empty(),
-            "the pipeline has no modality other than `image`; use a pipeline with another one"
-        );
+        anyhow::ensure!(!others.is_empty(), "`model.modalities` has only `image`; use a pipeline with another one");
         let none = format!("model.modalities=[{}]", others.join(","));
         let mut rows = vec![
             row("words of CLIP", "mp4sr", &[]),

@@ -34,7 +34,7 @@ pub enum Experiment {
     Fig7,
     /// Users grouped by the length of their sequence.
     Fig8,
-    /// Cold items, items without a training event, users with one to three events.
+    /// Cold items, items without a training event, and users with one to three events.
     ColdStart,
     /// Mixup with a fixed swap probability.
     StudyMixup,

@@ -44,7 +44,10 @@ impl Study<'_> {
     }
 
     pub(super) fn mixup(&mut self) -> anyhow::Result<String> {
-        anyhow::ensure!(self.config.model.modalities.len() > 1, "mixup needs two modalities; use a pipeline with two");
+        anyhow::ensure!(
+            self.config.model.modalities.len() > 1,
+            "mixup needs two modalities, and `model.modalities` has one; use a pipeline with two"
+        );
         let title = "Mixup with a fixed swap probability";
         let mut rows: Vec<StudyRow> = (0..10)
             .map(|tenth| {

@@ -125,7 +125,7 @@ impl Study<'_> {
             if !unable.is_empty() {
                 let models = unable.join(", ");
                 let note = format!(
-                    "no rows of {models} in tables of short histories: they rank only for users of the training set"
+                    "the tables of short histories have no rows of {models}, because these models rank only for users of the training set"
                 );
                 if !self.notes.contains(&note) {
                     self.notes.push(note);

@@ -124,7 +124,7 @@ fn broadcast(pair: u32) -> __m512bh {
     unsafe { transmute::<__m512i, __m512bh>(_mm512_set1_epi32(pair.cast_signed())) }
 }
 
-/// Packs `rows` rows of a from `first_m` and `depth` columns from `first_k` into panels of `ROWS` rows, each with the pairs of k one
+/// Packs `rows` rows of `a` from `first_m` and `depth` columns from `first_k` into panels of `ROWS` rows, each with the pairs of k one
 /// after the other; each pair has room for `LANES` rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn pack_a(to: *mut u32, a: Mat<'_>, [first_m, rows]: [usize; 2], [first_k, depth]: [usize; 2]) {

@@ -19,8 +19,8 @@ use super::Mat;
 /// With fewer elements of b, packing costs more than it gains.
 const LEAST: usize = 1 << 10;
 
-/// Whether a product with a matrix b `[k, n]` is computed from bf16. The number of rows of a plays no part, so that a row of the result
-/// does not depend on the number of rows beside it.
+/// Whether a product with a matrix `b` `[k, n]` is computed from bf16. The number of rows of `a` does not matter, so a row of the result does
+/// not depend on the number of rows beside it.
 pub(crate) fn pays(k: usize, n: usize) -> bool {
     k * n >= LEAST && k >= 16
 }

@@ -150,7 +150,7 @@ unsafe fn line(from: *const f32, left: usize) -> __m512i {
     }
 }
 
-/// Packs `rows` rows of a from `first_m` and `depth` columns from `first_k` into panels of `LANES` rows, as tiles: each has the pairs of
+/// Packs `rows` rows of `a` from `first_m` and `depth` columns from `first_k` into panels of `LANES` rows, as tiles: each has the pairs of
 /// `LANES` rows, row after row, for `2 LANES` values of k. A panel has `pairs` pairs per row. The missing rows
 /// and pairs of a panel are zeros.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
