@@ -55,10 +55,7 @@ fn too_many_bad_lines_stop_the_run() {
         .write_raw("r.json.gz", gzip(&format!("{}{{\n[]\n", reviews(500))))
         .write_raw("m.json.gz", gzip("{\n{\"asin\": \"i0\"}\n"));
     let error = world.run_failing("preprocess", &["--set", "preprocess.max_bad_lines=2"]);
-    assert!(
-        error.contains("allows 2,") && error.contains("line 1 of") && error.contains("m.json.gz"),
-        "{error}"
-    );
+    assert!(error.contains("allows 2,") && error.contains("line 1 of") && error.contains("m.json.gz"), "{error}");
     world.run_stderr("preprocess", &["--set", "preprocess.max_bad_lines=3"]);
 }
 
