@@ -9,21 +9,21 @@ are those of the events that are kept, and the first line of every user and item
 dataset from them as from all lines.
 
 The files must be JSON lines, or delimited text with a header and without quotation marks, in UTF-8, with or without gzip (`.gz`). Times
-must be Unix times. Other formats and settings are refused; docs/scale.md says which single lines may still be read differently. The job
+must be Unix times. Other formats and settings are refused; docs/scale.md describes which lines may still be read differently. The job
 requires Spark 4.
 """
 import argparse, collections, datetime, decimal, gzip, json, os, subprocess, sys, tomllib
 from pyspark import StorageLevel
 from pyspark.sql import SparkSession, Window, functions as F
 
-# The fields of the user, the item and the time, and the unit of time. Of several names for the item, the first one that a line has counts.
+# The fields of the user, the item and the time, and the unit of time. Of several fields for the item, the first one in a line is used.
 FIELDS = {"amazon-2014": ("reviewerID", ("asin",), "unixReviewTime", "s"), "amazon-2018": ("reviewerID", ("asin",), "unixReviewTime", "s"),
           "amazon-2023": ("user_id", ("parent_asin", "asin"), "timestamp", "ms")}
 PRESETS = {"strict-5core": (5, 5), "released": (5, 0), "table1": (5, 0)}
 # The number of decimal digits of a second in each unit; the bounds of Unix times are those of `mp4sr preprocess`.
 DIGITS = {"s": 0, "seconds": 0, "ms": 3, "milliseconds": 3, "us": 6, "microseconds": 6, "ns": 9, "nanoseconds": 9}
 EARLIEST, LATEST = 100_000_000, 4_102_444_800
-# The values that are supported, of keys that determine which events `mp4sr preprocess` reads; the first one is the default.
+# The supported values of the keys that determine which events `mp4sr preprocess` reads; the first value is the default.
 SUPPORTED = {
     "source.format": ("amazon-2018", "amazon-2014", "amazon-2023", "tabular", "recbole"),
     "source.time": ("", *DIGITS),
@@ -113,7 +113,7 @@ def main():
     for key in bounds:
         firsts = accepted.join(events.select(key).distinct(), key, "left_semi").groupBy(key).agg(F.min("at").alias("at"))
         kept = kept.unionAll(firsts.select("at"))
-    # `mp4sr preprocess` refuses an empty file, so each file keeps a line.
+    # `mp4sr preprocess` rejects an empty file, so each file keeps a line.
     kept = kept.unionAll(accepted.groupBy("at.file").agg(F.min("at").alias("at")).select("at"))
     kept = lines.join(kept.distinct(), "at", "left_semi").select(lines.columns).unionAll(lines.where(is_header))
     of_files = {name: kept.where(F.col("file") == number).orderBy("at").select("value") for number, name in enumerate(files)}
@@ -123,14 +123,14 @@ def main():
     if args.preprocess:
         for name, of_file in of_files.items():
             copy(of_file, copies[name])
-        # The reduction has read the pipeline file alone. Standard output has only the counts.
+        # The reduction used only the pipeline file, so settings of the environment must not apply. Standard output has only the counts.
         environment = {key: value for key, value in os.environ.items() if key not in ("MP4SR_SET", "MP4SR_DATA")}
         command = [args.preprocess, "preprocess", "--pipeline", args.pipeline]
         sys.exit(subprocess.run(command, stdout=sys.stderr, env=environment).returncode)
 
 
 def copies_of(files, pipeline):
-    """The path in `dataset.data` to which the remaining lines of each file are copied."""
+    """Returns the paths in `dataset.data` to which the remaining lines of the files are copied, by file."""
     data = pipeline.get("dataset", {}).get("data") or refuse("`dataset.data` is empty", "name the folder of the items files")
     copies = {name: os.path.join(data, name) for name in files}
     for path in copies.values():
@@ -158,7 +158,7 @@ def setting(pipeline, key):
 
 
 def parsed(spark, path, pipeline):
-    """The user, item and time of a line of a file, or the problem why it has none, or why the whole file is refused."""
+    """Returns a column with the user, item and time of a line, or with the reason why the line or the whole file is refused."""
     source = pipeline["source"]
     columns = {"user": "user_id", "item": "item_id", "time": "timestamp"} | source.get("columns", {})
     format = setting(pipeline, "source.format")
@@ -209,7 +209,7 @@ def parsed(spark, path, pipeline):
 
 
 def header_of(header, path, source, wanted):
-    """The separator and the names of the columns, as `mp4sr preprocess` recognises them."""
+    """Returns the separator and the names of the columns, as `mp4sr preprocess` recognises them."""
     name = path.lower().removesuffix(".gz")
     separators = [{"\\t": "\t", "tab": "\t"}.get(source["separator"], source["separator"])] if source.get("separator") else \
         [","] * name.endswith(".csv") + ["\t", ",", ";", "::", "|", " "]
@@ -225,7 +225,7 @@ def header_of(header, path, source, wanted):
 
 
 def unit_of(times, path):
-    """The unit that most of the first times have, as `mp4sr preprocess` recognises it."""
+    """Returns the unit that most of the first times have, as `mp4sr preprocess` recognises it."""
     # Zero is a missing time, and a negative number is not a time.
     times = [time for time in times if (number := number_of(time)) is None or number > 0]
     numbers = [number_of(time) for time in times]
@@ -250,7 +250,7 @@ def number_of(text):
 
 
 def is_day(text):
-    """Whether it is a date of digits without separators."""
+    """Returns whether a text is a date of digits without separators."""
     pattern = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}.get(len(text.strip()))
     try:
         return pattern is not None and datetime.datetime.strptime(text.strip(), pattern).year >= 1970

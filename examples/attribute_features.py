@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Writes one row per item for a modality `attributes`: the sentence of its genres, director and actors, encoded by a sentence encoder.
+"""Writes features of a modality `attributes`: one row per item, the vector of a sentence with its genres, director and actors.
 
     make preprocess PIPELINE=pipelines/ml-1m-plots.toml DATA=folder
     python3 examples/attribute_features.py artifacts/ml-1m-plots folder/ml-1m/items.jsonl movie_id
 
-It needs numpy, pyarrow, safetensors and sentence-transformers.
+The script requires numpy, pyarrow, safetensors and sentence-transformers.
 """
 
 import json

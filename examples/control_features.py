@@ -1,9 +1,9 @@
-"""Writes a feature file that shows what another one contributes: random vectors in place of its vectors, or its vectors after whitening.
+"""Writes a control for a features file, to show what its vectors contribute: random vectors in their place, or the whitened vectors.
 
 usage: python3 examples/control_features.py artifacts/sample text.tiny-sentence random|whitened     (pip install safetensors numpy)
 
-`text.tiny-sentence` is the name of the file, `features/text.tiny-sentence.safetensors`; the new one is `features/text.random.safetensors` or
-`features/text.whitened.safetensors`. Whitening removes the mean and gives all principal directions the same variance; directions whose
+`text.tiny-sentence` stands for the file `features/text.tiny-sentence.safetensors`; the new file is `features/text.random.safetensors` or
+`features/text.whitened.safetensors`. Whitening subtracts the mean and gives all principal directions the same variance; directions whose
 standard deviation is below a hundredth of the largest are left out. To train on the new features:
 model.modalities = [{ name = "text", features = "random" }]
 """
@@ -17,7 +17,7 @@ import safetensors.numpy
 
 folder, name, kind = sys.argv[1:4]
 if kind not in ("random", "whitened"):
-    sys.exit(f"{kind}: expected random or whitened")
+    sys.exit(f"unknown control `{kind}`: expected `random` or `whitened`")
 with safetensors.safe_open(f"{folder}/features/{name}.safetensors", "numpy") as file:
     items = json.loads(file.metadata()["mp4sr"])["items"]
     offsets, values = file.get_tensor("offsets"), file.get_tensor("values").astype(numpy.float32)

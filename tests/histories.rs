@@ -1,4 +1,4 @@
-//! Lists for users and of items that were not in training, made by the program. `make test` builds it first.
+//! Lists for users who were not in training, and lists of items that were not, computed by the program. `make test` builds it first.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -194,7 +194,7 @@ fn no_input_is_ignored_silently() {
     assert!(world.run_failing("recommend", &empty).contains("it has no history"));
 }
 
-/// A link or a pipe at the place of the output is written to and not replaced.
+/// A link or a pipe in place of the output file is written to and not replaced.
 #[test]
 fn lists_are_written_through_links_and_pipes() {
     let world = Project::small();
@@ -352,7 +352,7 @@ fn a_copy_of_an_item_is_ranked_next_to_it_without_training() {
 
 /// An edit of items encodes only the items that it names, whatever has happened to the files of the others.
 #[test]
-fn an_edit_of_items_leaves_the_other_items_as_they_are() {
+fn an_edit_of_items_leaves_the_other_items_unchanged() {
     let world = Project::small();
     world.run("run", &["--until", "finetune"]);
     let image = files::read(&root().join("fuzz/seeds/image/one.png")).unwrap();
@@ -372,7 +372,6 @@ fn an_edit_of_items_leaves_the_other_items_as_they_are() {
     let before = scores();
     assert_ne!(before["first"], before["i10"], "the image counts: an item of the same title has none");
 
-    // The image is replaced by something that is not an image, then it vanishes.
     std::fs::write(&own, b"not an image any more").unwrap();
     assert!(add("second", "other.png").contains("1 added"));
     assert_eq!(scores().get("first"), before.get("first"), "another item was added");
@@ -388,7 +387,7 @@ fn an_edit_of_items_leaves_the_other_items_as_they_are() {
 
 /// An item that was added and is then bought enters the dataset with the next training, where it has events.
 #[test]
-fn an_added_item_that_enters_the_dataset_is_that_of_the_dataset() {
+fn an_added_item_that_enters_the_dataset_is_taken_from_the_dataset() {
     let world = Project::small();
     world.write("words.txt", "red\nblue\ncircle\nsquare\n");
     let dictionary = format!("extract.image.dictionary={:?}", world.folder().join("words.txt"));
@@ -425,7 +424,7 @@ fn an_added_item_that_enters_the_dataset_is_that_of_the_dataset() {
     assert!(!world.run_stderr("recommend", &recommend).contains("by now"));
 }
 
-/// A damaged file of added items has a remedy of its own, because no stage of the pipeline writes it.
+/// A damaged file of added items has its own remedy, because no stage of the pipeline writes it.
 #[test]
 fn a_damaged_generation_of_items_says_what_to_do_about_the_items() {
     let world = Project::small();

@@ -109,7 +109,7 @@ fn a_model_is_fetched_once_and_then_served_from_the_cache() {
 }
 
 #[test]
-fn a_cache_that_another_program_filled_serves_without_a_network_where_it_is_complete() {
+fn a_cache_that_another_program_filled_serves_without_a_network_if_it_is_complete() {
     let world = World::new();
     let model = world.home.join("hub/models--me--words");
     copy_folder(&root().join("data/encoders/tiny-sentence"), &model.join("snapshots/abc123"));

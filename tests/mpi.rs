@@ -23,7 +23,7 @@ fn world() -> Project {
     world
 }
 
-/// The program that starts processes: `MPIRUN`, where several implementations of MPI are installed.
+/// The program that starts processes: `MPIRUN`, if several implementations of MPI are installed.
 fn launcher() -> String {
     std::env::var("MPIRUN").unwrap_or_else(|_| "mpirun".to_owned())
 }
@@ -175,7 +175,7 @@ fn children(parent: u32) -> Vec<u32> {
     tasks.filter(|&id| parent_of(id) == Some(parent)).collect()
 }
 
-/// The processes that have no children of their own: MPICH starts them through a proxy, Open MPI does not.
+/// The processes without child processes: MPICH starts them through a proxy, Open MPI does not.
 fn workers(parent: u32) -> Vec<u32> {
     match children(parent) {
         none if none.is_empty() => vec![parent],
@@ -228,7 +228,7 @@ fn train_and_kill(world: &Project, victim: Victim, words: &[&str]) {
 }
 
 #[test]
-fn after_a_process_was_killed_training_resumes_to_the_same_bytes_or_with_another_number() {
+fn after_a_process_was_killed_training_resumes_with_the_same_or_another_number_of_processes() {
     let world = world();
     if !has_mpi(&world) {
         return;

@@ -82,7 +82,7 @@ fn built_in_encoders_give_the_vectors_of_the_repository_and_compute_none_twice()
 }
 
 #[test]
-fn a_pipeline_of_texts_opens_no_clip() {
+fn a_pipeline_of_texts_does_not_open_clip() {
     let world = Project::small();
     let text_only = ["--set", r#"model.modalities=[{name="text"}]"#];
     let no_clip = [&text_only[..], &["--set", "extract.image.model=nowhere/at/all"]].concat();
@@ -321,7 +321,7 @@ fn run_as_shown(folder: &Path, ShownCommand { line, requests }: &ShownCommand<'_
     drop(service);
 }
 
-/// A process that ends with the test, also with one that fails.
+/// A process that ends with the test, even if the test fails.
 struct Running(std::process::Child);
 
 impl Drop for Running {

@@ -1,5 +1,5 @@
-//! Weights, ranks and lists record what they were made with, and every reader checks it. A setting that does not affect the weights is not
-//! an error.
+//! Weights, ranks and lists record what they were computed with, and every reader checks it. A setting that does not affect the weights is
+//! not an error.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -146,7 +146,7 @@ fn incomparable_runs_are_refused_or_marked() {
     let beside = world.run("compare", &["a", "twin"]);
     assert!(beside.contains("The candidates differ") && beside.contains("left out for twin"), "{beside}");
     assert!(!world.run("compare", &["a", "b"]).contains("candidates differ"));
-    // Features that changed after the ranks were stored.
+    // The features change after the ranks were stored.
     trained(&world, "mp4sr", &[]);
     let features = world.path("a/features/text.tiny-sentence.safetensors");
     let mut bytes = std::fs::read(&features).unwrap();
@@ -170,7 +170,7 @@ fn a_log_of_another_training_is_not_shown() {
 
 /// The paths of images are relative to the data folder, and existing features are not replaced by empty ones.
 #[test]
-fn images_are_found_from_any_working_directory_or_their_features_stay() {
+fn images_are_found_from_any_working_directory_or_their_features_are_kept() {
     let world = Project::small();
     let folder = world.folder().to_str().unwrap().to_owned();
     let run = |stage: &str, at: &str, data: &str| {
@@ -203,7 +203,7 @@ fn images_are_found_from_any_working_directory_or_their_features_stay() {
 
 /// The share of lists of length K that contain the target equals R@K, whatever the candidates are and however many scores are tied.
 #[test]
-fn lists_hold_the_target_exactly_where_its_rank_is_within_them() {
+fn lists_contain_the_target_if_and_only_if_its_rank_is_within_them() {
     let world = Project::small();
     let repeated = ["--set", "preprocess.repeated=\"all\"", "--set", "recommend.top=7"];
     for model in ["popularity", "sasrec", "sine", "lightgcn"] {
@@ -380,14 +380,14 @@ fn make_passes_on_paths_and_values_with_spaces_and_switches_that_are_off() {
     assert!(dry(&["QUIET=1"], "preprocess").contains("--quiet"));
     let searched = dry(&["GRID=model.modalities=[{ name = \"text\" }] finetune.batch=32,64"], "search");
     assert!(searched.contains("--grids 'model.modalities=[{ name = \"text\" }] finetune.batch=32,64'"), "{searched}");
-    // The program splits such a value where it has to.
+    // The program splits such a value at the right spaces.
     let world = Project::small();
     let found = world.run("search", &["--grids", "model.modalities=[{ name = \"text\" }] finetune.batch=32,64"]);
     assert!(found.contains("search.modalities-") && found.contains("batch-64"), "{found}");
 }
 
 #[test]
-fn where_recall_is_equal_in_all_epochs_another_metric_selects() {
+fn another_metric_selects_the_epoch_if_recall_is_equal_in_all_epochs() {
     let world = Project::small();
     let sasrec = ["--set", "model.name=sasrec", "--set", "preprocess.item_core=1"];
     for stage in ["preprocess", "extract"] {

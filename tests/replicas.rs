@@ -1,4 +1,4 @@
-//! Replicas of the service that keep added items in PostgreSQL, alone and behind nginx. The tests start servers of their own in temporary
+//! Replicas of the service that keep added items in PostgreSQL, alone and behind nginx. The tests start their own servers in temporary
 //! folders, and print that they are skipped if PostgreSQL or nginx is not installed.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -370,7 +370,6 @@ fn lists_are_served_without_the_store_and_changes_are_asked_to_retry() {
     });
     assert!(service.post("/v1/recommend", &request).list().len() == 32);
     wait("metrics", || service.get("/metrics").body.contains("mp4sr_store_up 1"));
-    // The tables are dropped while the service runs.
     store.sql("drop table mp4sr_features");
     let answer = put(&service, &items);
     assert!(answer.status == 503 && answer.body.contains("its tables are missing"), "{}", answer.body);

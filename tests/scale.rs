@@ -34,7 +34,7 @@ fn features_in(folder: &Path) -> Vec<(String, Vec<u8>)> {
     content(folder, |name| name.ends_with(".safetensors") || name.ends_with(".parquet"))
 }
 
-/// A world without features and cached vectors, and the features that one process made in it.
+/// A world without features and cached vectors, and the features that one process computed in it.
 fn world_to_extract() -> (Project, Vec<(String, Vec<u8>)>) {
     let world = Project::small();
     world.run("run", &["--until", "extract"]);
@@ -44,8 +44,8 @@ fn world_to_extract() -> (Project, Vec<(String, Vec<u8>)>) {
     (world, expected)
 }
 
-/// A world with `count` items, each with a sentence of its own, without features and cached vectors, and the features that one process made
-/// in it.
+/// A world with `count` items, each with a distinct sentence, without features and cached vectors, and the features that one process
+/// computed in it.
 fn large_world_to_extract(count: usize) -> (Project, Vec<(String, Vec<u8>)>) {
     const EVENTS: usize = 40;
     let world = Project::small();
@@ -83,7 +83,7 @@ fn expect_assembled(world: &Project, expected: &[(String, Vec<u8>)]) {
 }
 
 #[test]
-fn shards_of_an_extraction_give_the_features_of_one_process_whoever_was_killed() {
+fn shards_of_an_extraction_give_the_features_of_one_process_whichever_was_killed() {
     let (world, expected) = world_to_extract();
     for delay in [0, 20, 60, 150] {
         let mut shard = world.command("extract", &["--shard", "2/3"]);
@@ -156,7 +156,7 @@ fn parallel_runs_the_shards_and_merges_them() {
 fn parallel_completes_an_extraction_of_which_a_shard_was_killed_while_it_ran() {
     let (world, expected) = large_world_to_extract(18_000);
     let Some(mut killed) = parallel(&world, "extract") else { return };
-    // The encoders are found in the working folder and not copied, so that vectors are all that a shard writes.
+    // The encoders are found in the working folder and not copied, so vectors are all that a shard writes.
     std::os::unix::fs::symlink(root().canonicalize().unwrap().join("data"), world.folder().join("data")).unwrap();
     // Every shard writes the number of its process into a file.
     world.write("shard.sh", "#!/bin/sh\necho $$ > \"${3%/*}.process\"\nexec \"$PROGRAM\" \"$@\"\n");
@@ -188,8 +188,8 @@ fn parallel_completes_an_extraction_of_which_a_shard_was_killed_while_it_ran() {
     assert!(left.iter().all(|path| !path.is_dir()), "{left:?}");
 }
 
-/// Two machines that share the cache and do not see each other's locks: each has a folder of artifacts of its own. They compute one shard
-/// at the same time, and others that only one of them computes.
+/// Two machines that share the cache and do not see each other's locks: each has its own folder of artifacts. They compute one shard at the
+/// same time, and others that only one of them computes.
 #[test]
 fn hosts_that_do_not_see_each_others_locks_share_a_cache() {
     let (world, expected) = large_world_to_extract(3_000);
@@ -229,8 +229,8 @@ fn hosts_that_do_not_see_each_others_locks_share_a_cache() {
     assert!(!printed.contains("differ"), "{printed}");
 }
 
-/// On some network file systems, hosts do not see each other's locks, so that two of them may compute the same shard in the same folder.
-/// Here, the second process does not see the lock of the first because its file was removed.
+/// On some network file systems, hosts do not see each other's locks, so two of them may compute the same shard in the same folder. Here,
+/// the second process does not see the lock of the first because its file was removed.
 #[test]
 fn the_same_shard_runs_twice_in_one_folder_without_a_common_lock() {
     let (world, expected) = large_world_to_extract(3_000);
@@ -494,7 +494,7 @@ fn expect_counts(counts: &Value, report: &Value) {
 
 /// Spark reads the lines in another folder than `dataset.data`, as it would on the disks of a cluster.
 #[test]
-fn spark_writes_the_dataset_that_preprocess_makes_of_all_lines() {
+fn spark_writes_the_dataset_that_preprocess_builds_from_all_lines() {
     let Some(python) = python_with_spark() else { return };
     let raw = tempfile::tempdir().unwrap();
     let made = mp4sr_tests::command("sample").args(["--quiet", "--out"]).arg(raw.path()).status().unwrap();

@@ -290,7 +290,7 @@ fn new_items_are_in_service_at_once_and_after_a_restart() {
     }
 }
 
-/// A change that the service cannot load or store at once leaves everything as it was.
+/// A change that the service cannot load or store at once leaves everything unchanged.
 #[test]
 fn items_are_stored_only_if_the_run_can_be_loaded_with_them() {
     let world = trained();
@@ -343,7 +343,7 @@ fn cached(world: &Project) -> (Vec<std::time::SystemTime>, usize) {
 }
 
 #[test]
-fn encoders_are_opened_once_and_again_when_what_they_read_has_changed_and_questions_leave_no_vectors() {
+fn encoders_are_reopened_only_when_what_they_read_has_changed_and_queries_leave_no_vectors() {
     let world = trained();
     let service = Service::start(&world, &[]);
     let image = base64(&files::read(&root().join("fuzz/seeds/image/one.png")).unwrap());
@@ -547,7 +547,7 @@ fn the_description_names_every_path_and_the_page_needs_no_other_host() {
 }
 
 #[test]
-fn logs_have_ids_and_no_histories_unless_they_are_asked_for() {
+fn logs_have_ids_and_no_histories_unless_requested() {
     let world = trained();
     for (words, has_history) in [(&[][..], false), (&["--log-histories"], true)] {
         let log = world.folder().join("log");

@@ -337,7 +337,7 @@ fn published() -> Vec<Published> {
 }
 
 #[test]
-fn published_datasets_get_the_dataset_of_the_pipelines_that_are_shipped() {
+fn published_datasets_give_the_same_dataset_as_with_the_shipped_pipelines() {
     for Published { pipeline, words, raw, same_sentences } in published() {
         let project = Project::without_pipeline(&raw);
         guessed_pipeline(&project, words);
@@ -360,7 +360,7 @@ fn published_datasets_get_the_dataset_of_the_pipelines_that_are_shipped() {
 }
 
 #[test]
-fn amazon_s_form_of_2023_is_recognised_by_its_fields() {
+fn the_amazon_format_of_2023_is_recognised_by_its_fields() {
     let reviews = events(|u, i, at| {
         let (time, rating) = (1_583_378_629_552 + u * 90_000 + at * 1000, at % 5 + 1);
         format!(
@@ -451,7 +451,7 @@ fn a_shop_s_export_becomes_a_pipeline_that_runs_at_once() {
 }
 
 #[test]
-fn shapes_of_files_are_recognised_without_a_question() {
+fn file_formats_are_recognised_without_questions() {
     let tsv = events(|u, i, at| format!("{u}\t{i}\t{}\t{}\n", at % 5 + 1, 1_500_000_000 + u * 1000 + at));
     let json = events(|u, i, at| {
         format!("{{\"visitorId\": \"v{u}\", \"itemId\": {i}, \"ts\": \"2023-01-{:02}T10:00:00Z\"}}\n", at + 1)
@@ -554,7 +554,7 @@ fn parquet_gives_the_pipeline_of_the_table_that_it_holds() {
 }
 
 #[test]
-fn what_would_give_another_order_or_replace_the_data_is_refused() {
+fn input_that_would_give_another_order_or_replace_the_data_is_refused() {
     let table = |time: &dyn Fn(usize) -> String| {
         format!("user_id,item_id,timestamp\n{}", events(|u, i, at| format!("u{u},i{i},{}\n", time(at)))).into_bytes()
     };
@@ -570,7 +570,7 @@ fn what_would_give_another_order_or_replace_the_data_is_refused() {
     );
     let config = guessed_pipeline(&project, &["--interactions", "years.csv", "--line-order"]);
     assert_eq!(&*config.source.time, "line-order");
-    // Each file has a notation of its own, which no key may fix.
+    // Each file has its own notation, which no key may fix.
     let both = ["--interactions", "seconds.csv", "--interactions", "days.csv", "--force"];
     let config = guessed_pipeline(&project, &both);
     assert_eq!(&*config.source.time, "");
@@ -770,7 +770,7 @@ fn doctor_reports_what_would_stop_a_run() {
 #[test]
 fn the_sample_shop_s_tables_become_a_pipeline_with_texts_and_images() {
     let project = Project::without_pipeline(&[]);
-    project.run("sample", &["--form", "tables", "--out", "shop"]);
+    project.run("sample", &["--format", "tables", "--out", "shop"]);
     let words = ["--interactions", "shop/purchases.csv", "--items", "shop/products.csv", "--images", "shop/images"];
     let config = guessed_pipeline(&project, &words);
     let columns = &config.source.columns;

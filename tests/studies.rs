@@ -37,7 +37,7 @@ fn a_search_is_resumed_sorts_by_validation_and_never_reads_the_test_set() {
     let records: Vec<_> = runs.iter().map(|run| files::read(&run.join("pretrain.manifest.json")).unwrap()).collect();
     assert!(records.iter().all(|record| *record == records[0]), "one run made them, the others hold its record");
 
-    // A finished search has nothing to do; a deleted run is made again, and the others are left unchanged.
+    // A finished search has nothing to do; a deleted run is trained again, and the others are left unchanged.
     let changed = |run: &Path| std::fs::metadata(run.join("finetune.safetensors")).unwrap().modified().unwrap();
     let (before, bytes) = (changed(&runs[0]), files::read(&runs[1].join("finetune.safetensors")).unwrap());
     files::remove_dir_if_present(&runs[1]).unwrap();
@@ -74,7 +74,7 @@ fn a_search_is_resumed_sorts_by_validation_and_never_reads_the_test_set() {
 }
 
 #[test]
-fn a_run_that_fails_stops_no_other_and_is_reported() {
+fn a_failed_run_does_not_stop_the_others_and_is_reported() {
     let world = Project::small();
     world.run("preprocess", &[]);
     // The second value has a modality that no stage extracts.
@@ -129,7 +129,7 @@ fn tables_figures_and_comparisons_come_from_stored_ranks() {
 }
 
 #[test]
-fn lists_of_runs_are_compared_and_made_by_a_study() {
+fn lists_of_runs_are_compared_and_computed_by_a_study() {
     let world = Project::small();
     let refused = world.run_failing("study", &["fig8", "--lists"]);
     assert!(refused.contains("`--lists` with table2"), "{refused}");
@@ -188,7 +188,7 @@ fn lists_of_runs_are_compared_and_made_by_a_study() {
         world.run(stage, &second);
     }
 
-    // Lists that were made in two ways have no common mean.
+    // Lists that were computed in different ways have no common mean.
     let after = ["--run", "mp4sr.s2021", "--set", "run.seed=2021", "--set", "recommend.before_test_item=false"];
     world.run("recommend", &after);
     let refused = world.run_failing("compare", &[runs, "--lists"]);
@@ -201,7 +201,8 @@ fn lists_of_runs_are_compared_and_made_by_a_study() {
         "{missing}"
     );
 
-    // Features of other items leave the report of a model without features without diversity, and a comparison of lists without an answer.
+    // If the features belong to other items, the report of a model that reads no features lacks the diversity, and a comparison of lists
+    // fails.
     let popularity = ["--run", "popularity", "--set", "model.name=\"popularity\""];
     for stage in ["finetune", "evaluate", "recommend"] {
         world.run(stage, &popularity);
@@ -423,7 +424,7 @@ fn every_other_study_has_its_rows_and_its_smoke_run() {
 }
 
 #[test]
-fn a_grid_over_data_gives_every_run_a_dataset_of_its_own() {
+fn a_grid_over_data_gives_every_run_its_own_dataset() {
     let world = Project::small();
     let printed = world.run("search", &["--grid", "preprocess.recent=5,6", "--name", "recent"]);
     assert!(printed.contains("| 5 ") && printed.contains("| 6 "), "{printed}");
@@ -495,7 +496,7 @@ fn every_row_has_the_settings_that_its_name_promises() {
 
 /// The features of another program are copied to the smoke run, item by item.
 #[test]
-fn a_smoke_run_has_the_features_that_no_stage_makes() {
+fn a_smoke_run_has_the_features_that_no_stage_computes() {
     let world = Project::small();
     let modalities = "[model]\nmodalities = [{name=\"text\"},{name=\"sound\",features=\"mine\"}]";
     // Most users met the items 901 to 920 only long ago.
@@ -536,7 +537,7 @@ fn a_smoke_run_has_the_features_that_no_stage_makes() {
         let expected = if number(id) % 4.0 == 0.0 { vec![] } else { vec![number(id), 1.0, 0.5] };
         assert_eq!(own, expected, "{id}");
     }
-    // A file that another program made for the smoke run itself is kept.
+    // A file that another program wrote for the smoke run itself is kept.
     files::remove_if_present(&world.path("a-quick/quick.manifest.json")).unwrap();
     let offsets = std::iter::once(0).chain(std::iter::repeat_n(1, few.len())).collect();
     let own = Features::from_f32(offsets, &[0.25; 3], 3, FeatureType::F32, few.hash()).unwrap();

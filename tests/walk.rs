@@ -64,7 +64,7 @@ fn raw() -> PathBuf {
     made.join("raw")
 }
 
-/// The project with the dataset and the features of the whole sample world, which is made once.
+/// The project with the dataset and the features of the whole sample world, which is created once.
 fn extracted() -> Project {
     Project::of_pipeline_in(&shared().join("whole"), "sample", &raw())
 }
@@ -520,7 +520,7 @@ fn signal(name: &str, process: u32) {
 }
 
 #[test]
-fn two_runs_at_once_notice_each_other() {
+fn concurrent_runs_notice_each_other() {
     let world = after_extract_of_few_users();
     let mut first = world.command("pretrain", SHORT).arg("--quiet").spawn().unwrap();
     let lock = world.path("sample/runs/mp4sr/.train.lock");

@@ -3,23 +3,24 @@
 
     python3 tools/import_circles.py [FOLDER_OF_CRATE ...]
 
-Reads the source files of `crates/*/src`, without what only tests or only the feature `cuda` of mp4sr-ops compile. Prints each circle as
-`crate: a -> b -> a`, and exits with 1 if there is any. A file imports another if it names one of its items, in a `use` or in a path such
-as `crate::table::Column`. A name that a third module re-exports counts as an import of the module that defines it, so a parent that only
-declares and re-exports its children imports nothing. Calls of methods do not count, nor do paths that a macro puts together.
+The program reads the source files of `crates/*/src`, except for code that is compiled only for tests or only with the feature `cuda` of
+mp4sr-ops. It prints each cycle as `crate: a -> b -> a`, and exits with 1 if there is any. A file imports another file if it names one of
+its items, in a `use` declaration or in a path such as `crate::table::Column`. A name that a third module re-exports counts as an import of
+the module that defines it, so a parent that only declares and re-exports its children imports nothing. Method calls do not count, and
+neither do paths that a macro assembles.
 """
 import re
 import sys
 from pathlib import Path
 
-# Comments and literals, in which a path means nothing.
+# Comments and literals, in which paths are ignored.
 NO_CODE = re.compile(
     r"""//[^\n]*|/\*.*?\*/|b?r(?P<hashes>\#*)".*?"(?P=hashes)|b?"(?:\\.|[^"\\])*"|b?'(?:\\u\{[^}]*\}|\\x..|\\.|[^\\'])'""",
     re.S | re.X,
 )
 VISIBLE = r"(?P<visible>\bpub(?:\s*\([^)]*\))?\s+)?"
 USE = re.compile(VISIBLE + r"\buse\s+(?P<tree>[^;]+);")
-# The operators on GPUs: a sparse matrix keeps its copy on a GPU, and the code that makes the copy names the matrix.
+# The GPU operators are left out: a sparse matrix holds its copy on the GPU, and the code that makes the copy names the matrix.
 LEFT_OUT = re.compile(r"#\s*\[\s*cfg\s*\(\s*feature\s*=\s*\"cuda\"\s*\)\s*\]\s*\Z")
 MODULE = re.compile(VISIBLE + r"\bmod\s+(?P<name>\w+)\s*(?P<end>[;{])")
 TEST = re.compile(r"#\s*\[\s*cfg\s*\(\s*test\s*\)\s*\]")
@@ -27,7 +28,7 @@ PATH = re.compile(r"(?<![\w:.])\w+(?:\s*::\s*\w+)+")
 
 
 def block_end(code, start):
-    """The index after the bracket that closes the one at `start`."""
+    """Returns the index after the bracket that closes the one at `start`."""
     depth = 0
     for index in range(start, len(code)):
         if code[index] in "([{":
@@ -40,10 +41,10 @@ def block_end(code, start):
 
 
 def without_tests(code):
-    """`code` without the items that only tests compile."""
+    """Returns `code` without the items that are compiled only for tests."""
     while test := TEST.search(code):
         end = test.end()
-        # Brackets in further attributes and in the head of the item may contain either.
+        # Brackets in further attributes and in the signature of the item may contain `;` and `{`.
         while code[end] not in ";{":
             end = block_end(code, end) if code[end] in "([" else end + 1
         end = block_end(code, end) if code[end] == "{" else end + 1
@@ -52,7 +53,7 @@ def without_tests(code):
 
 
 def leaves(tree, prefix=()):
-    """The paths of a tree such as `a::{b, c::D as E}`, each with the name it gets here."""
+    """Yields the paths of a `use` tree such as `a::{b, c::D as E}`, each with the name that it introduces."""
     tree = tree.strip()
     if "{" in tree:
         head, rest = tree.split("{", 1)
@@ -74,7 +75,7 @@ def leaves(tree, prefix=()):
 
 
 class Module:
-    """A module: its children, the names that its `use` statements bring in, and the rest of its code."""
+    """A module: its children, the names that its `use` declarations import, and the rest of its code."""
 
     def __init__(self, code, file, folder, parent=None):
         self.file, self.parent, self.children, self.names, self.globs = file, parent, {}, {}, []
@@ -107,7 +108,7 @@ class Module:
             yield from child.all()
 
     def resolve(self, path, seen=frozenset()):
-        """The modules that define what `path` names here, as `(module, whether it names the module itself)`."""
+        """Returns the modules that define what `path` names in this module, as pairs `(module, whether it names the module itself)`."""
         first, rest = path[0], path[1:]
         start = {"crate": self.root(), "super": self.parent, "self": self}.get(first)
         if start:
@@ -115,7 +116,7 @@ class Module:
         return self.member(path, seen) if first in self.children or first in self.names else set()
 
     def member(self, path, seen):
-        """The same for a `path` below this module, whose names its children, imports and own items are."""
+        """Returns the same for a `path` whose first name is a child, an import or an item of this module."""
         first, rest = path[0], path[1:]
         if first in ("super", "self"):
             return self.resolve(path, seen)
@@ -128,7 +129,7 @@ class Module:
         for imported, _ in self.names.get(first, []) if (self, first) not in seen else []:
             found |= self.resolve(imported + rest, seen | {(self, first)})
         if not found and first in self.names and not self.defines(first):
-            return set()  # of another crate
+            return set()  # The name belongs to another crate.
         if not found and not self.defines(first):
             for imported, _ in self.globs:
                 for module, whole in self.resolve(imported, seen):
@@ -140,11 +141,11 @@ class Module:
         return re.search(rf"\b(?:fn|struct|enum|trait|type|const|static|union|macro_rules!)\s+(?:mut\s+)?{name}\b", self.code)
 
     def imports(self):
-        """The files whose items this module names."""
+        """Returns the files whose items this module names."""
         found = set()
         for name, uses in self.names.items():
             for path, visible in uses:
-                # A re-export alone makes no use of the name. A whole module is imported by the paths that go through it.
+                # A re-export does not use the name. Importing a whole module does not count; the paths that go through it do.
                 if not visible or re.search(rf"\b{name}\b", self.code):
                     found |= {module.file for module, whole in self.resolve(path) if not whole}
         for path, visible in self.globs:
@@ -157,14 +158,14 @@ class Module:
 
 
 def read(file, folder, parent=None):
-    """The module of `file`, whose children lie in `folder`."""
-    kept = {'"cuda"'}  # by which `LEFT_OUT` finds a module
+    """Reads the module of `file`, whose children are in `folder`."""
+    kept = {'"cuda"'}  # `LEFT_OUT` needs this literal to find a module.
     code = NO_CODE.sub(lambda match: match[0] if match[0] in kept else " ", file.read_text())
     return Module(without_tests(code), file, folder, parent)
 
 
 def circles(imports):
-    """A shortest circle through each file that is in one; a circle that is the shortest for several files once."""
+    """Returns a shortest cycle through each file that is part of one; a cycle that is found from several files is returned once."""
     found = {}
     for start in sorted(imports):
         paths, reached = [(start,)], {start}

@@ -6,9 +6,9 @@
         timm==1.0.31 torchvision==0.29.2 soundfile==0.14.0
     /tmp/venv/bin/python tools/make_adapter_fixtures.py [NAME ...]
 
-NAME is a folder below crates/extract/tests/fixtures/adapter; without names, all are written. Weights are drawn with a large deviation,
-so that every part of a layer changes the result. They are rounded to half precision, in which they are stored, before the reference uses
-them.
+NAME is one of the functions in `ALL` below; without names, all of them run. The encoders are written to
+crates/extract/tests/fixtures/adapter. Weights are drawn with a large standard deviation, so that every part of a layer changes the
+result. They are rounded to half precision, in which they are stored, before the reference uses them.
 """
 
 import json
@@ -176,7 +176,7 @@ def qwen3():
 
 
 def heads():
-    """A BERT of the fast path, followed by every supported module, with several poolings."""
+    """Writes a BERT model of the fast path, followed by every supported module, with several pooling modes."""
     tokenizer = tokenizer_of("wordpiece")
     config = hf.BertConfig(vocab_size=len(tokenizer), pad_token_id=0, **{**SMALL, "num_hidden_layers": 1}, max_position_embeddings=64)
     model = rounded(hf.BertModel(config), 106)
@@ -189,7 +189,7 @@ def heads():
 
 
 class JinaLayer(torch.nn.Module):
-    """A layer of jina-embeddings-v2: BERT's attention with ALiBi, a gated feed-forward layer, norms after the sums."""
+    """A layer of jina-embeddings-v2: BERT's attention with ALiBi, a gated feed-forward layer, and post-norm."""
 
     def __init__(self, width, heads, inner):
         super().__init__()
@@ -220,7 +220,7 @@ class JinaLayer(torch.nn.Module):
 
 
 class Jina(torch.nn.Module):
-    """jina-embeddings-v2 (arXiv 2310.19923). Its code is only on the hub, so this one follows the paper, with four heads."""
+    """jina-embeddings-v2 (arXiv 2310.19923). Its code is only on the Hugging Face Hub, so this class follows the paper, with four heads."""
 
     def __init__(self, vocabulary, width, heads, inner, layers):
         super().__init__()
@@ -272,8 +272,8 @@ SIDE = 32
 
 
 def image_files():
-    """The files that make_encoder_fixtures.py wrote, as the reference sees them: upright, in RGB on white. Only some of the reference's
-    processors convert images themselves; Pillow would clip 16-bit levels."""
+    """Yields the images that make_encoder_fixtures.py wrote, as the reference sees them: upright, in RGB on white. Only some of the
+    reference's processors convert images themselves; Pillow would clip 16-bit levels."""
     for name in json.loads((OUT.parent / "images.json").read_text()):
         image = opened(OUT.parent / "images" / name)
         if name == "deep-grey.png":

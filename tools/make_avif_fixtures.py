@@ -1,10 +1,10 @@
-"""Writes the AVIF files of crates/image-file and, for each, a PNG file with the pixels that Pillow decodes from it.
+"""Writes the AVIF fixtures of crates/image-file and, except for `tiles`, a PNG file with the pixels that Pillow decodes from each.
 
     pip install pillow==13.0.0
     python tools/make_avif_fixtures.py crates/image-file/tests/avif
 
-Pillow 13.0.0 carries libavif 1.4.2. Some files need avifenc and avifdec of libavif (0.11.1 was used): ten and twelve bits per channel,
-where Pillow converts with less precision, colours without a matrix, and tiles.
+Pillow 13.0.0 bundles libavif 1.4.2. Some files require avifenc and avifdec from libavif (version 0.11.1 was used): files with ten and
+twelve bits per channel, which Pillow converts with less precision, a cropped image, an image with the identity matrix, and a tiled image.
 """
 
 import io
@@ -19,7 +19,7 @@ WIDTH, HEIGHT = 23, 17
 
 
 def draw_image(mode):
-    """Draws smooth colours with a sharp edge. The sizes are odd, so that subsampled chroma has an extra last column and row."""
+    """Draws smooth colours with a sharp edge. Width and height are odd, so that subsampled chroma has an extra last column and row."""
     image = Image.new(mode, (WIDTH, HEIGHT))
     for y in range(HEIGHT):
         for x in range(WIDTH):

@@ -5,8 +5,9 @@
     /tmp/venv/bin/pip install torch==2.15.0 transformers==5.24.0 sentence-transformers==6.2.0 numpy==2.4.6 pillow==13.0.0
     /tmp/venv/bin/python tools/make_encoder_fixtures.py [MINILM_FOLDER ITEMS_JSONL CLIP_TOKENIZER_FOLDER]
 
-With the optional arguments, it also writes the vectors of 200 real sentences by all-MiniLM-L6-v2, and those of words by CLIP's real
-tokenizer. The weights are drawn with a large deviation, so that every part of a layer changes the result.
+With the optional arguments, it also writes the vectors that all-MiniLM-L6-v2 computes for 200 real sentences, and the vectors of words
+that are tokenized by CLIP's real tokenizer. The weights are drawn with a large standard deviation, so that every part of a layer changes
+the result.
 """
 
 import json
@@ -95,7 +96,7 @@ def tokenizer_of(kind):
 
 
 def draw(model, seed):
-    """Draws weights with a large deviation; with the usual small one, attention is uniform and all sentences get similar vectors."""
+    """Draws weights with a large standard deviation; with a small one, attention is uniform and all sentences get similar vectors."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in model.named_parameters():
@@ -143,7 +144,7 @@ def sentences():
 
 
 def minilm(folder, items):
-    """Encodes 200 titles of evenly spaced lines of the file; the test reads the same lines."""
+    """Encodes the titles of 200 evenly spaced lines of the file; the test reads the same lines."""
     model = SentenceTransformer(folder, device="cpu")
     lines = open(items, encoding="utf-8").read().split("\n")
     lines = [json.loads(line) for line in lines if line]
@@ -168,12 +169,12 @@ def pattern(width, height):
 
 
 def opened(path):
-    """Opens an image file as the reference does, turned upright."""
+    """Opens an image file and turns the image upright, as the reference does."""
     return ImageOps.exif_transpose(Image.open(path))
 
 
 def to_rgb(image):
-    """Converts to RGB on white, as the image processors of transformers 5 do."""
+    """Converts an image to RGB on a white background, as the image processors of transformers 5 do."""
     return Image.fromarray(convert_to_rgb(image, return_numpy=True))
 
 
@@ -223,7 +224,7 @@ def image_files():
     save("wide.png", Image.fromarray(pattern(400, 7)))
     save("tall.png", Image.fromarray(pattern(5, 301)))
     save("exact.png", Image.fromarray(pattern(SIDE, SIDE)))
-    # Pillow 13 resizes its height first, earlier releases its width.
+    # Pillow 13 resizes the height of this image first; earlier releases resize its width first.
     save("tall-shrinks.png", Image.fromarray(pattern(90, 300)))
     clear = rgb.convert("RGBA")
     clear.putalpha(0)

@@ -6,21 +6,21 @@
     /tmp/venv/bin/pip install torch==2.6.0 transformers==5.23.0 tokenizers==0.23.3 numpy==2.4.6 pillow==13.0.0
     /tmp/venv/bin/python tools/train_tiny_encoders.py --raw /tmp/worlds/1 /tmp/worlds/101 /tmp/worlds/102 /tmp/worlds/103
 
-Python 3.11. Training the weights in the repository took 957 s on one core of a busy two-core machine (CLIP 795 s, sentences 150 s). On the
-170 held-out images, with a dictionary of 565 words (probability that a random word is among the 15: 0.027):
+Python 3.11 was used. Training the weights in the repository took 957 s on one core of a busy two-core machine (CLIP 795 s, sentences
+150 s). The results on the 170 held-out images, with a dictionary of 565 words (a random word is among the 15 with probability 0.027):
 
                                           colour  pattern  shape  kind
     own word among the 15 words            1.000    0.959  0.988  0.982
     a word of another value among them     0.000    0.011  0.019  0.006
-    linear reading of the 15 words' vector 1.000    0.959  0.976  0.982
+    linear probe on the 15 words' vector   1.000    0.959  0.976  0.982
 
-The test in crates/extract/tests/extract.rs requires 0.97, 0.90, 0.93, 0.93 for the first line.
+The test in crates/extract/tests/extract.rs requires 0.97, 0.90, 0.93 and 0.93 for the first row.
 
-data/encoders/tiny-clip      CLIPModel: images, captions and single words. 64 px, patches of 8.
+data/encoders/tiny-clip      CLIPModel: images (64 px, patches of 8 px), captions and single words.
 data/encoders/tiny-sentence  BertModel with mean pooling: sentences and word lists that share attributes get similar vectors.
 
-The first world of --raw is the demo's. Its items that are marked `held_out` in truth.json are only used for the numbers above, never for
-training. The other worlds are the same shop drawn with other seeds; they add images and sentences, but no new attributes.
+The first world of --raw is that of the demo. Its items that are marked `held_out` in truth.json are used only for the numbers above, never
+for training. The other worlds are the same shop generated with other seeds; they add images and sentences, but no new attributes.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def pixels(path):
 
 
 class Labels:
-    """Attribute values as columns, and the values that a text mentions by their words."""
+    """Maps attribute values to columns, and words to the attribute values that they mention."""
 
     def __init__(self, vocabulary):
         self.column = {}
@@ -103,7 +103,7 @@ class Labels:
         self.width = len(self.column)
 
     def of_sentence(self, text):
-        """Finds only written attributes: the texts never mention what an image shows."""
+        """Returns the labels of a sentence. Only written attributes are searched, because the texts never mention what an image shows."""
         row = np.zeros(self.width, np.float32)
         words = " " + " ".join(re.findall(r"[a-z]+", text.lower())) + " "
         for phrase, column, visible in self.phrases:
@@ -119,7 +119,7 @@ class Labels:
 
 
 def groups_of(item):
-    """The words of each visible attribute of an item."""
+    """Returns the words of each visible attribute of an item."""
     return [next(group for group in WORDS[a] if group[0] == item[a]) for a in VISIBLE]
 
 
@@ -382,7 +382,7 @@ def save(folder, model, tokenizer, config):
 
 
 def accuracy(lists, items):
-    """Per attribute: how often the item's own word is among the chosen words, and how often the word of another value is."""
+    """Returns, per attribute, how often the item's own word is among the chosen words, and how often the word of another value is."""
     figures = {}
     for index, attribute in enumerate(VISIBLE):
         own = np.mean([item[attribute] in words for words, item in zip(lists, items)])
@@ -423,12 +423,12 @@ def main():
                 texts[item["asin"]] = texts.get(item["asin"], []) + world_texts.get(item["asin"], [])
     images = torch.tensor(np.stack([pixels(path) for path in paths]))
     held_pictures = torch.tensor(np.stack([pixels(path) for path in held_paths]))
-    print(f"{len(items)} images to learn from, {len(held_out)} held out, {time.time() - started:.0f} s", flush=True)
+    print(f"{len(items)} training images, {len(held_out)} held-out images, {time.time() - started:.0f} s", flush=True)
 
     visual = [w for w in arguments.visual.read_text().split("\n") if w and not w.startswith("#")]
     written = sorted({w for ss in texts.values() for s in ss for w in re.findall(r"[a-z]{3,}", s.lower())})
     dictionary = list(dict.fromkeys([*[w for gs in WORDS.values() for g in gs for w in g], *visual, *written]))
-    from pydoc_data import topics  # English text that is part of every Python, for letters and common subwords.
+    from pydoc_data import topics  # English text that is part of every Python installation, for letters and common subwords.
 
     english = [line for text in topics.topics.values() for line in text.split("\n")]
     sentences = [s for ss in texts.values() for s in ss]
@@ -438,7 +438,7 @@ def main():
     clip, clip_tok, end = train_clip(items, images, dictionary, corpus, arguments.clip_epochs, arguments.seed)
     clip.half().float()
     for attribute, (own, wrong) in accuracy(best_words(clip, clip_tok, end, held_pictures, dictionary), held_out).items():
-        print(f"held-out {attribute}: own word among 15 of {len(dictionary)}: {own:.3f}; any other value's: {wrong:.3f}")
+        print(f"held-out {attribute}: own word among 15 of {len(dictionary)} words: {own:.3f}; a word of another value: {wrong:.3f}")
     out = arguments.out / "tiny-clip"
     save(out, clip, clip_tok, {**clip.config.to_dict(), "architectures": ["CLIPModel"]})
     write_json(out / "preprocessor_config.json", {

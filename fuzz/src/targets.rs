@@ -1,5 +1,5 @@
 //! The fuzz targets. `tests/faults/seeds.rs` runs them on the stored seeds and found cases in every test run, without a fuzzer. Each
-//! function panics if a promise is broken, and returns how much of its input could be used.
+//! function panics if a guarantee is violated, and returns how much of its input could be used.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -15,7 +15,7 @@ fn write(folder: &Path, name: &str, bytes: &[u8]) -> std::path::PathBuf {
     path
 }
 
-/// A tensor file gives an error, or tensors that satisfy what their readers promise.
+/// A tensor file gives an error, or tensors that satisfy what their readers guarantee.
 pub fn tensors(folder: &Path, bytes: &[u8]) -> usize {
     let path = write(folder, "any.safetensors", bytes);
     let mut used = 0;
@@ -42,7 +42,7 @@ pub fn tensors(folder: &Path, bytes: &[u8]) -> usize {
 }
 
 /// A Parquet file, read as a table of a dataset and as raw interactions, gives an error, or columns that satisfy what their readers
-/// promise.
+/// guarantee.
 pub fn parquet(folder: &Path, bytes: &[u8]) -> usize {
     let path = write(folder, "any.parquet", bytes);
     let mut used = 0;
@@ -104,8 +104,8 @@ fn account(folder: &Path, bytes: &[u8], form: &str, end: &str) {
     }
 }
 
-/// Reads all lines as interactions in each of `forms`, which have a file extension each. If the length is a multiple of 64, also makes the
-/// whole account, which is too slow to make for every input.
+/// Reads all lines as interactions in each of `forms`, each with its file extension. If the length is a multiple of 64, also computes the
+/// whole account, which is too slow for every input.
 fn raw(folder: &Path, bytes: &[u8], forms: &[(Format, &str, &str)]) -> usize {
     let mut used = 0;
     for (format, form, end) in forms {

@@ -106,7 +106,7 @@ fn every_damaged_artifact_is_refused_by_name() {
     assert!(refusals > 200, "only {refusals} of 420 flipped bits were refused");
 }
 
-/// Headers with a wrong length of their own, tensors beyond the end of the file, and sizes that exceed all memory.
+/// Headers that state a wrong length for themselves, tensors beyond the end of the file, and sizes that exceed all memory.
 #[test]
 fn headers_that_claim_more_than_the_file_has_are_refused() {
     let world = Project::small();

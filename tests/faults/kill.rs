@@ -30,7 +30,7 @@ fn a_stage_killed_at_any_moment_ends_with_the_same_bytes() {
     let (world, expected) = undisturbed();
     let mut draw = Draw(2020);
     for stage in stages() {
-        // The time of the stage is measured in a world of its own, so that this world stays without the stage's outputs.
+        // The time of the stage is measured in a separate world, so that this world stays without the stage's outputs.
         let other = Project::small();
         stages().take_while(|s| *s != stage).for_each(|s| {
             other.run(s, &[]);
@@ -95,7 +95,7 @@ fn leftovers_of_a_killed_run_are_removed_by_the_next_start() {
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// A study starts processes of its own. If it is killed together with them, the next start resumes. If only the study is killed, the next
+/// A study starts its own processes. If it is killed together with them, the next start resumes. If only the study is killed, the next
 /// start may find that one of them still holds its run; then it reports this, and resumes once that process has ended.
 #[test]
 fn a_killed_study_or_search_resumes_and_ends_with_the_same_files() {

@@ -26,7 +26,7 @@ const FREE: [&str; 6] =
 /// The mark in the names of files that are not finished.
 const TEMPORARY: &str = ".mp4sr-tmp-";
 
-/// All artifacts that must be the same however they were made, with their content.
+/// All artifacts that must be the same however they were computed, with their content.
 fn finished(world: &Project) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     collect(&world.path(""), &world.path(""), &mut found);
@@ -64,7 +64,7 @@ fn without_seconds(table: &[u8]) -> Vec<u8> {
     lines.collect::<Vec<_>>().join("\n").into_bytes()
 }
 
-/// A world without artifacts, and the artifacts that all stages make in it without faults. Headers and reports contain the paths of raw
+/// A world without artifacts, and the artifacts that all stages write in it without faults. Headers and reports contain the paths of raw
 /// files, so both must be of the same world.
 fn undisturbed() -> (Project, BTreeMap<PathBuf, Vec<u8>>) {
     let world = Project::small();

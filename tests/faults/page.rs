@@ -47,7 +47,7 @@ fn scripts_in_data_do_not_run_on_the_report_page() {
     let world = Project::small();
     let (mut items, mut events) = (world.raw_text("a.jsonl"), world.raw_text("a.tsv"));
     for item in 0..30 {
-        // Tags are removed from titles; ids are kept as they are.
+        // Tags are removed from titles; ids are kept unchanged.
         let hostile = HOSTILE[item % HOSTILE.len()];
         let id = format!("{hostile}{item}");
         let line =

@@ -22,7 +22,7 @@ const TARGETS: [(&str, Target); 9] = [
     ("image", targets::image),
 ];
 
-/// Files named `found-...` once broke a promise. All other seeds must be usable, so that the fuzzer starts from valid inputs.
+/// Files named `found-...` once violated a guarantee. All other seeds must be usable, so that the fuzzer starts from valid inputs.
 #[test]
 fn seeds_and_found_cases_satisfy_the_properties() {
     let seeds = root().join("fuzz/seeds");
@@ -35,7 +35,7 @@ fn seeds_and_found_cases_satisfy_the_properties() {
             let mut bytes = files::read(&path).unwrap();
             let used = target(folder.path(), &bytes);
             if name.starts_with("raw_") {
-                // At this length, the target also makes the whole account.
+                // At this length, the target also computes the whole account.
                 bytes.resize(bytes.len().next_multiple_of(64), b'\n');
                 target(folder.path(), &bytes);
             }

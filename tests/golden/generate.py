@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Golden cases: what the MP4SR model (arXiv 2303.11879) must compute, by an independent PyTorch reference.
+"""Generates golden cases: the results that the MP4SR model (arXiv 2303.11879) must reproduce, from an independent PyTorch reference.
 
 Run, from the root of the repository:
 
@@ -7,7 +7,7 @@ Run, from the root of the repository:
     .venv/bin/python tests/golden/generate.py tests/golden        # writes every case
     .venv/bin/python tests/golden/generate.py --check FOLDER      # recomputes the cases of a folder
 
-The same command gives the same bytes (all randomness has a fixed seed; on another machine or with another version of
+The same command writes the same bytes (all randomness has a fixed seed; on another machine or with another version of
 PyTorch the last bit of a value may differ). `crates/models/tests/golden.rs` compares the Rust model with the files.
 
 Each `.safetensors` file is one case with dropout off. Its metadata has one key, `case`: JSON with stage, dims, scalars,
@@ -18,13 +18,13 @@ switches, modalities (in order), adam, tolerance, measured, without_grad, zero_g
     grad.*   the gradient of out.loss, before clipping
     adam.*   the parameters after one step: clip the joint norm, add decay * parameter, then Adam
 Inputs are float32; results are computed from them in float64 and rounded to float32. A test accepts
-|x - y| <= atol + rtol * max|y|; `measured` bounds the error of this script's own run in float32 (a power of ten).
+|x - y| <= atol + rtol * max|y|; `measured` is an upper bound (a power of ten) of this script's error in float32.
 
-When the model changes: change the equation below first, and `CASES` (and `shapes`, for a new parameter); run --check on
-the old files to see that exactly the cases you mean to change differ; generate; then make the Rust test agree. For a
-new switch, add its default to `SWITCHES` only if every old file should carry it, else read it with `.get` as
-`cmcl_direction` is. Write equations as the paper has them, for one item or one sequence at a time: this file is to be
-read, not to be fast, and it shares no code with the model.
+When the model changes, first change the equation below, `CASES` and, for a new parameter, `shapes`. Run --check on the
+old files to confirm that only the intended cases differ. Then generate the files and make the Rust test agree. For a new
+switch, add its default to `SWITCHES` only if every old file should contain it; otherwise read it with `.get`, as is done
+for `cmcl_direction`. Write equations as in the paper, for one item or one sequence at a time: this file is written for
+readability, not for speed, and shares no code with the model.
 """
 
 import json
@@ -39,12 +39,12 @@ from safetensors.torch import save_file
 
 torch.set_num_threads(1)
 
-SEED = 41  # of several tried, the one whose cases are best conditioned: float32 uses under 3% of every tolerance
-EPS = 1e-12  # of cosines and of every LayerNorm
+SEED = 41  # the best-conditioned of several seeds: float32 uses under 3% of every tolerance
+EPS = 1e-12  # for cosines and for every LayerNorm
 WIDTHS = {"text": 18, "image": 14, "audio": 10}
 DIMS = {"items": 29, "batch": 6, "positions": 8, "model": 12, "heads": 3, "layers": 3, "experts": 5,
         "feed_forward": 20, "attention": 6}
-# These differ from the defaults of the model, so that a constant in its code is noticed.
+# These differ from the defaults of the model, so that a hard-coded constant is detected.
 SCALARS = {"tau": 0.1, "lambda": 0.05, "pad_rows": 7, "cosine_eps": EPS, "layer_norm_eps": EPS}
 ADAM = {"lr": 0.002, "weight_decay": 0.005, "clip_norm": 5.0, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
 SWITCHES = {"id_embedding": True, "logits": "cosine", "pooling_gradient": "learned", "pooling_rows": "masked",
@@ -75,8 +75,8 @@ CASES = {
 }
 OPTIONAL = ["alpha", "pooled", "gate", "experts", "sequence", "adam"]
 
-# Sequences before dropping, what the draw keeps (the first item always stays), and the targets. Item 4 has no text,
-# item 17 no image, item 22 neither; three samples share a target and two share another.
+# The sequences before sequence dropout, the items that it keeps (it always keeps the first one), and the targets. Item 4
+# has no text, item 17 no image, and item 22 neither; three samples share a target, and two share another.
 SEQUENCES = [[3, 17, 28, 9, 4, 12, 25, 6], [11], [22, 5, 19, 8, 29, 13, 2, 16], [7, 4, 20], [1, 14, 27, 10, 22],
              [4, 21, 9]]
 KEEP = [[1, 1, 1, 1, 1, 1, 1, 1], [1], [0, 1, 0, 1, 1, 1, 0, 1], [0, 0, 0], [1, 1, 1, 0, 1], [1, 0, 1]]
@@ -115,7 +115,7 @@ def encode_item(case, p, rows):
     """Encodes one item's rows [S, d] (S may be 0): returns alpha [S], pooled e [d], gate g [O], experts [O, d_0], z [d_0]."""
     count, pooling = len(rows), ["pool.w1", "pool.b1", "pool.w2", "pool.b2"]
     w1, b1, w2, b2 = (p[k].detach() if case["switches"]["pooling_gradient"] == "frozen" else p[k] for k in pooling)
-    if case["switches"]["pooling_rows"] == "unmasked":  # rows of zeros fill the item up and join the softmax
+    if case["switches"]["pooling_rows"] == "unmasked":  # the item is padded with rows of zeros, which take part in the softmax
         rows = torch.cat([rows, rows.new_zeros(case["scalars"]["pad_rows"] - count, rows.shape[1])])
     alpha = torch.softmax(((rows @ w1 + b1) @ w2 + b2).squeeze(1), 0)
     e = alpha @ rows
@@ -186,12 +186,15 @@ def sequence_vectors(case, p, t, embedded, shift, out):
 # ---------------------------------------------------------------- losses (sections 5 and 6)
 
 def log_f(case, a, b):
-    """log f(a_j, b_j') = cos(a_j, b_j') / tau, [B, B]."""
+    """Returns log f(a_j, b_j') = cos(a_j, b_j') / tau, [B, B]."""
     return unit(a) @ unit(b).T / case["scalars"]["tau"]
 
 
 def terms(case, logs, targets, j, itself):
-    """Returns the terms that sample j sums over j': row j of `logs` after the treatment of false negatives; j' = j is among them only if `itself`."""
+    """Returns the terms that sample j sums over j': row j of `logs` after the treatment of false negatives.
+
+    The term j' = j is included only if `itself`.
+    """
     found = []
     for k in range(len(targets)):
         same = k != j and targets[k] == targets[j]
@@ -216,7 +219,7 @@ def nip_rows(case, views, z, targets):
 
 
 def cmcl_rows(case, views, targets):
-    """-l(a_j, b_j), the mean over all ordered pairs (a, b) of different views."""
+    """Returns -l(a_j, b_j), the mean over all ordered pairs (a, b) of different views."""
     rows = []
     for j in range(len(targets)):
         pairs = []
@@ -247,7 +250,7 @@ def pretrain(case, p, t, out):
     nip, cmcl = [], []
     for m in names:
         views = [h[m]]
-        if heads:  # every head maps all sequence vectors into its space, its own first
+        if heads:  # every head maps all sequence vectors into its space, those of its modality first
             views = [linear(p, f"projection.{m}", h[a]) for a in [m] + [a for a in names if a != m]]
             for a, view in zip([m] + [a for a in names if a != m], views):
                 out[f"m_hat.{m}" if a == m else f"m_til.{m}.{a}"] = view
@@ -298,7 +301,7 @@ def transformer(case, p, t, out):
 # ---------------------------------------------------------------- training and evaluation (sections 7 and 8)
 
 def clip_and_step(adam, p, gradients, state, step):
-    """Returns the joint norm, and the parameters after step number `step`; a gradient of None changes nothing."""
+    """Returns the joint norm, and the parameters after step number `step`; a parameter whose gradient is None does not change."""
     norm = math.sqrt(sum(float((gradients[k].double() ** 2).sum()) for k in p if gradients[k] is not None))
     factor, new = min(1.0, adam["clip_norm"] / (norm + 1e-6)), {}
     for name, value in p.items():
@@ -327,9 +330,9 @@ def optimizer(case, p, t):
 
 
 def rank(scores, target, removed=None):
-    """1 + items scored higher + other items scored equal: ties count against the model."""
+    """Returns 1 + the number of other items with a higher or an equal score: ties count against the model."""
     if not torch.isfinite(scores).all():
-        raise ValueError("a score that is not a number")
+        raise ValueError("a score is not finite")
     return 1 + sum(
         bool(score >= scores[target - 1])
         for i, score in enumerate(scores)
@@ -351,7 +354,7 @@ def metrics(t):
             rank(scores, int(target))
         except ValueError:
             continue
-        raise AssertionError("a score that is not a number got a rank")
+        raise AssertionError("scores that are not finite were ranked")
     return results
 
 
@@ -392,7 +395,7 @@ def compute(case, tensors, dtype=torch.float64):
 # ---------------------------------------------------------------- making cases
 
 def shapes(case):
-    """Returns every parameter of a case, by name."""
+    """Returns the shape of every parameter of a case, by name."""
     d, stage, switches = case["dims"], case["stage"], case["switches"]
     model, found = d["model"], {}
 
@@ -431,7 +434,7 @@ def normal(random, *shape):
 
 
 def parameter(random, name, shape):
-    """Moves every parameter from its initial value: gates and biases are not 0, the weights of norms are not 1."""
+    """Draws a parameter that differs from its initial value: gates and biases are not 0, and the weights of norms are not 1."""
     value = normal(random, *shape)
     if name in ["position", "id_embedding"]:
         value *= 0.3
@@ -445,7 +448,7 @@ def parameter(random, name, shape):
 
 
 def features(random, case, m):
-    """Draws the ragged rows of every item: 1 to 4, none for those in EMPTY, as many as padding allows for items 9 and 29."""
+    """Draws the ragged rows of every item: 1 to 4, but none for the items in EMPTY, and as many as padding allows for items 9 and 29."""
     counts = random.randint(1, 5, case["dims"]["items"])
     counts[[8, 28]] = case["scalars"]["pad_rows"]
     counts[[i - 1 for i in EMPTY[m]]] = 0
@@ -458,7 +461,7 @@ def padded(rows, n, dtype=torch.int64):
 
 
 def sequences(random, case):
-    """Returns the sequences: before and after dropping for pre-training, whole for fine-tuning."""
+    """Returns the sequences: before and after sequence dropout for pre-training, and complete for fine-tuning."""
     n, rows, found = case["dims"]["positions"], SEQUENCES, {"in.targets": torch.tensor(TARGETS)}
     if case["stage"] == "pretrain":
         rows = [[i for at, (i, k) in enumerate(zip(row, keep)) if at == 0 or k] for row, keep in zip(SEQUENCES, KEEP)]
@@ -469,7 +472,7 @@ def sequences(random, case):
 
 
 def optimizer_tensors(random):
-    """Makes four steps, with and without clipping; some elements are moved only by decay, and one is not moved at all."""
+    """Makes four steps, with and without clipping; some elements are changed only by weight decay, and one is not changed at all."""
     t = {"param.a": normal(random, 4, 3), "param.b": normal(random, 7), "param.still": normal(random, 2, 3)}
     t["param.b"][2] = 0
     for step, size in enumerate([6.0, 0.3, 2.0, 0.01], start=1):
@@ -480,7 +483,7 @@ def optimizer_tensors(random):
 
 
 def metrics_tensors(random, items=31, users=33):
-    """Makes scores with ties, equal scores only, and every rank from the first to the last; a removed item is never the target."""
+    """Makes scores with ties, rows of equal scores, and every rank from the first to the last; the target is never removed."""
     scores = torch.from_numpy(random.randint(-80, 120, (users, items)) / 8).float()
     targets = torch.from_numpy(random.randint(1, items + 1, users))
     removed = torch.from_numpy((random.random_sample((users, items)) < 0.2).astype("uint8"))
@@ -488,7 +491,7 @@ def metrics_tensors(random, items=31, users=33):
         others = torch.cat([scores[u, : target - 1], scores[u, target:]]).sort(descending=True).values
         if u < items - 1:  # equal to element u of the others in even rows, just below it in odd ones
             scores[u, target - 1] = others[u] - u % 2 / 16
-        elif u == items - 1:  # alone at the top; then everything equal, with and without removed items
+        elif u == items - 1:  # the highest score; the rows after it have equal scores, with and without removed items
             scores[u, target - 1] = others[0] + 1
         else:
             scores[u] = 0.5
@@ -544,7 +547,7 @@ def build_case(name, switches, extra):
         else:
             tensors |= sequences(random, case)
 
-    # Whether a result stays: those of OPTIONAL only where the case asks for them.
+    # The results to keep: those in OPTIONAL are kept only if the case asks for them.
     kind = {k: k.split(".")[1] if k.startswith("out.") else k.split(".")[0] for k in compute(case, tensors)}
     stays = [k for k in kind if kind[k] not in OPTIONAL or kind[k] in extra or stage in ["optimizer", "metrics"]]
     exact, single = compute(case, tensors), compute(case, tensors, torch.float32)
@@ -580,7 +583,7 @@ def generate(folder):
 
 
 def check(folder):
-    """Recomputes every result of every case of a folder; true if all are within the stored tolerance."""
+    """Recomputes every result of every case in a folder; returns true if all are within the stored tolerance."""
     good, paths = True, sorted(folder.glob("*.safetensors"))
     for path in paths:
         with safe_open(path, "pt") as file:

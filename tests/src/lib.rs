@@ -53,7 +53,7 @@ pub fn command(name: &str) -> Command {
     command.current_dir(root());
     for (key, _) in std::env::vars_os() {
         let name = key.to_string_lossy().to_lowercase();
-        // Tests use servers of their own, never a proxy.
+        // Tests use their own servers, never a proxy.
         if name.starts_with("mp4sr_") || name.ends_with("_proxy") {
             command.env_remove(key);
         }
@@ -130,7 +130,7 @@ impl Project {
         project
     }
 
-    /// A folder with these files and without a pipeline. Commands run in the folder, far from the repository, and get no flags of their own.
+    /// A folder with these files and without a pipeline. Commands run in the folder, far from the repository, and get no additional flags.
     pub fn without_pipeline(raw: &[(&str, Vec<u8>)]) -> Self {
         let project = Self { folder: temporary_folder(), first: None, raw: "" };
         for (name, content) in raw {

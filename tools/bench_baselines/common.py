@@ -1,4 +1,4 @@
-"""The code that the steps share: the file that `mp4sr-bench baseline --dump` wrote, padded batches, layers, and the loop that is timed."""
+"""Code that the steps share: reading the file that `mp4sr-bench baseline --dump` wrote, padding batches, layers, and the timed loop."""
 
 import json
 import os
@@ -42,7 +42,7 @@ class Step:
         return F.dropout(x, self.rate) if self.rate else x
 
     def join(self, name, parts, dim):
-        """One parameter in place of several that are always used side by side."""
+        """Replaces several parameters that are always used together by one concatenated parameter."""
         pieces = [self.p.pop(part).detach() for part in parts]
         self.p[name] = torch.cat(pieces, dim).requires_grad_()
 
@@ -54,7 +54,7 @@ class Step:
         return F.layer_norm(x, weight.shape, weight, self.p[name + ".bias"], EPS)
 
     def padded(self, values, offsets):
-        """[B, n] with zeros at padding, and the lengths."""
+        """Returns sequences padded with zeros, [B, n], and their lengths."""
         offsets = self.inputs[offsets] if isinstance(offsets, str) else offsets
         values = self.inputs[values] if isinstance(values, str) else values
         return pad(values, offsets), offsets[1:] - offsets[:-1]
@@ -76,7 +76,7 @@ def last(x, lengths):
 
 
 class Layers:
-    """Post-norm transformer layers over padded sequences; the last layer computes the last tokens alone where nothing reads others."""
+    """Post-norm transformer layers over padded sequences. The last layer computes only the last tokens if the others are not used."""
 
     def __init__(self, step, prefix=""):
         self.step, self.prefix = step, prefix
@@ -120,7 +120,7 @@ class Layers:
 
 
 class Transformer:
-    """Positions, LayerNorm and layers."""
+    """A transformer: position embeddings, a LayerNorm and layers."""
 
     def __init__(self, step):
         self.step, self.layers = step, Layers(step)
@@ -131,7 +131,7 @@ class Transformer:
 
 
 def run(step, warmup, steps, compiled):
-    """Losses of all steps, and milliseconds of those after the warm-up: of the clock, and of all threads' processor time."""
+    """Returns the losses of all steps, and the wall-clock and processor times of the steps after the warm-up, in milliseconds."""
     adam, losses, times, busy = step.case["adam"], [], [], []
     parameters = step.parameters()
     optimizer = torch.optim.Adam(parameters, lr=adam["lr"], weight_decay=adam["weight_decay"], fused=True)

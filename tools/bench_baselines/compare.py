@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Times a training step of every baseline in mp4sr and in PyTorch in turn (A B A B), on the same numbers.
+"""Times a training step of every baseline in mp4sr and in PyTorch in turn (A B A B), on the same inputs.
 
-For every step `mp4sr-bench baseline` writes its workload once; the losses of the first three steps without dropout are compared
-first; then both programs run in turn, --rounds times, with dropout and two threads each. The peer is eager PyTorch or
-torch.compile, whichever is faster (--eager leaves the latter out). Neither side's time has the making of the batch or the drawing
-of negatives, masks and views; `with drawing` is our step with both. Prints a JSON object per step, then a table. --growth
-prints how our step and the peer's grow with users, items and events instead. Run it on an idle machine.
+For every step, `mp4sr-bench baseline` writes its workload once, and the losses of the first three steps without dropout are compared.
+Both programs then run in turn, --rounds times, with dropout and two threads each. The peer is eager PyTorch or torch.compile, whichever
+is faster (--eager disables torch.compile). The times exclude the construction of the batch and the sampling of negatives, masks and views;
+`with drawing` is the time of mp4sr that includes both. The benchmark prints one JSON object per step, then a table. With --growth, it
+prints instead how the times of both programs grow with users, items and events. Run it on an idle machine.
 """
 import argparse
 import json
@@ -37,7 +37,7 @@ def log(text):
 
 
 class Comparison:
-    """Both programs on one workload."""
+    """A comparison of both programs on one workload."""
 
     def __init__(self, a, model, sizes, folder):
         self.a, self.model, self.workload = a, model, os.path.join(folder, f"{model}.safetensors")
@@ -51,7 +51,7 @@ class Comparison:
         return line_of([*command, "--threads", str(self.a.threads), *more], self.a.threads)
 
     def check_losses(self):
-        """The largest relative difference of the first three losses."""
+        """Returns the largest relative difference between the first three losses of the two programs."""
         exact = ["--no-dropout", "--steps", "3", "--warmup", "0"]
         ours, peer = self.ours(*exact, "--dump", self.workload)["loss"], self.peer(*exact)["loss"]
         difference = max(abs(x - y) / abs(x) for x, y in zip(ours, peer))
@@ -60,7 +60,7 @@ class Comparison:
         return difference
 
     def compiled_is_faster(self, eager):
-        """Whether torch.compile helps; where it fails, it does not."""
+        """Returns whether torch.compile is faster than eager mode; false if it fails."""
         try:
             compiled = self.peer("--compile", "--steps", "5")["median_ms"]
         except RuntimeError as error:
@@ -108,7 +108,7 @@ def machine():
 
 
 def table(results):
-    """The comparisons as a Markdown table, with what they were made on."""
+    """Yields the lines of a Markdown table of the comparisons, with the machine, the versions and the sizes."""
     first = results[0]
     yield f"{machine()}; {first['threads']} threads each; PyTorch {first['torch']}, Python {first['python']}; {first['rounds']} rounds in turn."
     yield f"{first['users']} users, {first['items']} items, {first['events']} events."
@@ -121,7 +121,7 @@ def table(results):
 
 
 def growth(a, models, sizes, folder):
-    """Milliseconds of both at one, two and four times each size."""
+    """Prints the milliseconds of both programs at one, two and four times each size."""
     print("| step | | " + " | ".join(f"{axis} x {factor}" for axis in sizes for factor in (1, 2, 4)) + " |")
     print("|---" * (2 + 3 * len(sizes)) + "|", flush=True)
     for model in models:
@@ -145,16 +145,16 @@ def main():
     q.add_argument("--threads", type=int, default=2)
     q.add_argument("--rounds", type=int)
     q.add_argument("--steps", type=int, default=10)
-    q.add_argument("--eager", action="store_true", help="without torch.compile")
-    q.add_argument("--quick", action="store_true", help="a small world, one round, without torch.compile")
-    q.add_argument("--check", action="store_true", help="only compare the losses")
-    q.add_argument("--growth", action="store_true", help="at one, two and four times users, items and events, without torch.compile")
+    q.add_argument("--eager", action="store_true", help="do not use torch.compile")
+    q.add_argument("--quick", action="store_true", help="use a small workload and one round, without torch.compile")
+    q.add_argument("--check", action="store_true", help="compare only the losses")
+    q.add_argument("--growth", action="store_true", help="time eager steps with one, two and four times the users, items and events")
     a = q.parse_args()
     try:
         import safetensors  # noqa: F401
         import torch  # noqa: F401
     except ImportError as missing:
-        print(f"skipped: {sys.executable} lacks {missing.name}; pip install torch safetensors numpy")
+        print(f"skipped: `{sys.executable}` lacks the package `{missing.name}`; run `pip install torch safetensors numpy`")
         return
     a.rounds = a.rounds or (1 if a.quick else 3 if a.growth else 5)
     a.eager = a.eager or a.quick
@@ -167,7 +167,7 @@ def main():
             try:
                 if a.check:
                     difference = Comparison(a, model, sizes, folder).check_losses()
-                    print(f"{model}: the first three losses differ by {difference:.1e} at most", flush=True)
+                    print(f"{model}: the first three losses differ by at most {difference:.1e}", flush=True)
                     continue
                 results.append(compare(a, model, sizes, folder))
                 print(json.dumps(results[-1]), flush=True)
@@ -177,7 +177,7 @@ def main():
     if results:
         print("\n".join(["", *table(results)]))
     if failed:
-        sys.exit(f"no comparison of {', '.join(failed)}")
+        sys.exit(f"failed to compare {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Steps of the models over the graph of users and items: products with sparse CSR matrices, whose transposes are made before."""
+"""Training steps of the models on the user-item graph: products with sparse CSR matrices, whose transposes are prepared in advance."""
 
 import warnings
 
@@ -11,7 +11,7 @@ warnings.filterwarnings("ignore", category=UserWarning, message="Sparse")
 
 
 def csr(rows, columns, values, shape):
-    """A CSR matrix of entries that are sorted by row, then column."""
+    """Returns a CSR matrix of entries that are sorted by row, then by column."""
     starts = torch.cat([torch.zeros(1, dtype=torch.long), torch.bincount(rows, minlength=shape[0]).cumsum(0)])
     return torch.sparse_csr_tensor(starts, columns, values, shape)
 
@@ -31,7 +31,7 @@ class Graph:
         self.back = csr(self.items[self.by_item], self.users[self.by_item], ones, self.shape[::-1])
 
     def adjacency(self):
-        """Users, then items: weights 1 / sqrt(d_u d_i) both ways. Its transpose is itself."""
+        """Returns the symmetric adjacency matrix of users, then items, with the weights 1 / sqrt(d_u d_i)."""
         users = self.shape[0]
         rows, columns = torch.cat([self.users, users + self.items]), torch.cat([users + self.items, self.users])
         degree = torch.bincount(rows, minlength=sum(self.shape)).double()
@@ -55,7 +55,7 @@ class Symmetric(torch.autograd.Function):
 
 
 class Constant(torch.autograd.Function):
-    """The product with a matrix whose transpose is given too."""
+    """The product with a constant matrix whose transpose is also given."""
 
     @staticmethod
     def forward(ctx, x, matrix, transposed):
@@ -72,12 +72,12 @@ def weighed(matrix, values):
 
 
 def dots(matrix, rows, columns):
-    """The inner product of a row and a column at each entry of the matrix."""
+    """Returns the inner product of a row and a column at each entry of the matrix."""
     return torch.sparse.sampled_addmm(matrix, rows, columns.T, beta=0.0).values()
 
 
 class EdgeDot(torch.autograd.Function):
-    """q_u . f_i at every edge."""
+    """The inner product q_u . f_i at every edge."""
 
     @staticmethod
     def forward(ctx, users, items, graph):
@@ -92,7 +92,7 @@ class EdgeDot(torch.autograd.Function):
 
 
 class EdgeSum(torch.autograd.Function):
-    """The sum of the neighbours of every user, or every item, each weighed by its edge."""
+    """The sum of the neighbours of every user or every item, weighted by the edges."""
 
     @staticmethod
     def forward(ctx, weights, x, graph, to_items):
@@ -148,7 +148,7 @@ class Grcn(Events):
         self.means = {m: self.inputs[f"means.{m}"] for m in MODALITIES}
 
     def softmax(self, scores, ends, count):
-        """Over the edges of every node. Scores are cosines: exponentials need no maximum."""
+        """Computes a softmax over the edges of every node. Scores are cosines, so their maximum need not be subtracted."""
         weights = torch.exp(scores)
         return weights / torch.zeros(count).index_add(0, ends, weights)[ends]
 
@@ -186,7 +186,7 @@ class DualGnn(Events):
         own, users = self.inputs, self.graph.shape[0]
         self.adjacency = self.graph.adjacency()
         self.means = {m: own[f"means.{m}"] for m in MODALITIES}
-        # Of the graph of users, the batch's users alone count.
+        # Only the rows of the batch's users are needed from the user graph.
         starts, others, counts = own["neighbours.offsets"], own["neighbours.users"], own["neighbours.counts"].double()
         self.distinct, self.uses = self.users.unique(return_inverse=True)
         rows, columns, weights = [], [], []
@@ -222,7 +222,7 @@ class DualGnn(Events):
 
 
 class ClcRec(Step):
-    """All products of anchors with items, of which the sampled ones are picked: cheaper than gathering the items' vectors."""
+    """Computes all products of anchors with items and picks the sampled ones, which is cheaper than gathering the items' vectors."""
 
     def __init__(self, path, dropout):
         super().__init__(path, dropout)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Times one training step of a baseline (loss, backward, clipping, Adam) in PyTorch on the CPU.
 
-It reads the file that `mp4sr-bench baseline --dump` wrote: initial parameters, the batch, and what was drawn for it. Padding,
-distinct items and sparse matrices are made before and not timed. Prints one line of JSON.
+It reads the file that `mp4sr-bench baseline --dump` wrote: the initial parameters, the batch, and what was sampled for it. Padding, finding
+distinct items and building sparse matrices are done in advance and are not timed. The program prints one line of JSON.
 """
 import argparse
 import json
@@ -28,7 +28,7 @@ def main():
     q.add_argument("--model", required=True, choices=STEPS)
     q.add_argument("--workload", required=True)
     q.add_argument("--no-dropout", action="store_true")
-    q.add_argument("--compile", action="store_true", help="with torch.compile")
+    q.add_argument("--compile", action="store_true", help="use torch.compile")
     q.add_argument("--threads", type=int, default=2)
     q.add_argument("--steps", type=int, default=10)
     q.add_argument("--warmup", type=int, default=3)

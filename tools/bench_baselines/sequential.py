@@ -1,4 +1,4 @@
-"""Steps of the sequential models: padded batches and distinct items are made before, as a data loader would."""
+"""Training steps of the sequential models. Padded batches and distinct items are prepared in advance, as a data loader would do."""
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ class SasRec(Step):
 class Cl4sRec(Step):
     def __init__(self, path, dropout):
         super().__init__(path, dropout)
-        # Rows of the table with the mask token after the last item.
+        # Rows of the item table, in which the mask token follows the last item.
         self.rows, self.lengths = self.padded("views.rows", "views.offsets")
         self.targets = self.inputs["targets"] - 1
         self.encode = Transformer(self)
@@ -89,7 +89,7 @@ class Fdsa(Step):
         self.item_layers, self.feature_layers = Layers(self, "item."), Layers(self, "feature.")
 
     def features(self):
-        """The feature vectors of the distinct items."""
+        """Returns the feature vectors of the distinct items."""
         fields = []
         for m in MODALITIES:
             x = F.relu(self.linear(self.drop(self.means[m]), f"adapter.{m}.first"))
@@ -117,7 +117,7 @@ class DifSr(Step):
         self.targets = self.inputs["targets"] - 1
         self.own_row = torch.arange(len(self.targets))
         real = torch.arange(n) < self.lengths[:, None]
-        # Row by query, column by key.
+        # Rows are queries, and columns are keys.
         self.allowed = (torch.ones(n, n, dtype=torch.bool).tril() & real[:, None])[:, None]
         self.last_allowed = real[:, None, None]
         self.heads = self.transformer["heads"]
@@ -161,7 +161,7 @@ class DifSr(Step):
         loss = F.cross_entropy(h @ table[1:].T, self.targets)
         for m in MODALITIES:
             logits = self.linear(h, f"predictor.{m}") @ attributes[m].T
-            # Binary cross-entropy with one label per row, without a matrix of labels.
+            # The binary cross-entropy with one label per row, computed without a matrix of labels.
             mean = (F.softplus(logits).sum() - logits[self.own_row, self.targets].sum()) / logits.numel()
             loss = loss + self.own["attribute_weight"] * mean
         return loss
@@ -194,7 +194,7 @@ class S3Rec(Step):
         return F.softplus(score(other) - score(own)).sum()
 
     def attributes_of(self, asked, items, tables):
-        """The binary cross-entropy of all attributes with one label per modality, without a matrix of labels."""
+        """Returns the binary cross-entropy of all attributes with one label per modality, computed without a matrix of labels."""
         positive = sum((asked * F.embedding(items - 1, table)).sum() for table in tables)
         return F.softplus(asked @ torch.cat(tables).T).sum() - positive
 
@@ -213,7 +213,7 @@ class S3Rec(Step):
 
 
 class UniSRec(Step):
-    """What both phases share: the adaptor, over uses of items without padding, and the encoder."""
+    """The code that both phases share: the adaptor, which is applied to item occurrences without padding, and the encoder."""
 
     def __init__(self, path, dropout):
         super().__init__(path, dropout)
@@ -224,7 +224,7 @@ class UniSRec(Step):
         self.encode = Transformer(self)
 
     def adapt(self, rows):
-        """[uses, width] of rows of the features."""
+        """Returns the adapted vectors of feature rows, [occurrences, width]."""
         p, x = self.p, self.features[rows]
         maps = torch.cat([p["adaptor.gate.weight"], p["adaptor.noise.weight"]], 1)
         logits, deviation = (x @ maps).chunk(2, -1)
@@ -283,7 +283,7 @@ class UniSRecFinetune(UniSRec):
 
 
 class MvRnn(Step):
-    """`nn.LSTM` over packed sequences."""
+    """MV-RNN with an `nn.LSTM` over packed sequences."""
 
     def __init__(self, path, dropout):
         super().__init__(path, dropout)
@@ -321,7 +321,7 @@ class MvRnn(Step):
 
 
 class Masr(Step):
-    """Pre-norm layers without a causal mask; banks are tensors that are written by index."""
+    """MASR: pre-norm layers without a causal mask; the memory banks are tensors that are written by index."""
 
     def __init__(self, path, dropout):
         super().__init__(path, dropout)
@@ -340,7 +340,7 @@ class Masr(Step):
         self.tail_states = (~is_head[self.labels - 1]).nonzero().squeeze(1)
         self.heads = self.transformer["heads"]
         self.banks = {name[7:]: value for name, value in own.items() if name.startswith("buffer.")}
-        # The index of each tail item's state among its states of this step.
+        # The index of each tail state among the states of the same item in this step.
         items = self.labels[self.tail_states]
         order = items.argsort(stable=True)
         starts = torch.cat([torch.ones(1, dtype=torch.bool), items[order].diff() > 0]).nonzero().squeeze(1)
@@ -367,7 +367,7 @@ class Masr(Step):
 
     @torch.no_grad()
     def entries(self):
-        """States of tail items and their items, from 0."""
+        """Returns the states in the bank of tail items and their items, counted from 0."""
         slots = self.own["tail_slots"]
         held = torch.arange(slots) < self.banks["tail_bank.written"][:, None]
         return self.banks["tail_bank.slots"][held], held.nonzero()[:, 0]
@@ -382,7 +382,7 @@ class Masr(Step):
         return tail, (scores.unsqueeze(-1) * centroids[near]).mean(1)
 
     def memory(self, x, states, items):
-        """Pulls states towards those of their own tail item, and away from those of the negatives."""
+        """Returns the loss that pulls states towards those of their own tail item and pushes them away from those of the negatives."""
         own, labels = self.own, self.labels[self.tail_states] - 1
         anchors = unit(x.index_select(0, self.tail_states))
         sums = torch.zeros(self.items, states.shape[1]).index_add(0, items, states)
@@ -400,7 +400,7 @@ class Masr(Step):
         states, items = self.entries()
         tail, head = self.copies(x.detach(), states, items)
         alpha = torch.sigmoid(self.linear(torch.cat([x, head], 1), "gate.copy"))
-        # The second gate's sums over all items of logit times weight, without the logits.
+        # The second gate needs sums over all items of logit times weight, which are computed without the logits.
         mixed, rest = p["gate.tail.weight"].chunk(2)
         along = lambda x, name, weight: x @ (p[f"output.{name}.weight"] @ weight) + p[f"output.{name}.bias"] @ weight
         argument = (1 - alpha) * along(head, "head", mixed) + alpha * along(x, "sequence", mixed) + along(tail, "tail", rest)

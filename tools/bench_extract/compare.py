@@ -4,10 +4,11 @@ weights.
 
 usage: compare.py --ours PATH/TO/mp4sr-bench --folder FOLDER --sentences MINILM_FOLDER [--rounds 3] [--threads 2]
 
-Needs torch, sentence-transformers, transformers and Pillow; with onnxruntime and onnxscript the same models, exported in f32, too.
-FOLDER is made by mp4sr-bench where it is not there. All sides sort sentences by length, and read and decode JPEG files within the
-time. transformers encodes images as they are, compiled, and in bf16 where it is asked to (--bf16, as ours). Prints one JSON object
-per comparison, then a table; its ratios are against the fastest of the other side that computes in f32.
+The benchmark requires torch, sentence-transformers, transformers and Pillow. If onnxruntime and onnxscript are installed, it also exports
+the same models in f32 and times them in ONNX Runtime. If FOLDER does not exist, mp4sr-bench creates it. All programs sort sentences by
+length, and the time includes reading and decoding JPEG files. transformers encodes images in eager mode and with torch.compile. With
+--bf16, mp4sr and the Python libraries are also timed in bf16. The benchmark prints one JSON object per measurement, then a table, whose
+ratios are relative to the fastest peer that computes in f32.
 """
 import argparse
 import json
@@ -41,7 +42,7 @@ def timed(work, count):
 
 
 def session_of(model, names, inputs, axes, path, threads):
-    """Exports a module and opens it in ONNX Runtime."""
+    """Exports a module to ONNX and opens it in ONNX Runtime."""
     import onnxruntime
     import torch
 
@@ -53,7 +54,7 @@ def session_of(model, names, inputs, axes, path, threads):
 
 
 def sentence_peers(a):
-    """The sentence encoders of the peers by name, loaded once. Each returns the number of sentences per second of one pass."""
+    """Loads the sentence encoders of the peers and returns them by name. A call encodes all sentences and returns their rate per second."""
     import torch
     from sentence_transformers import SentenceTransformer
 
@@ -92,13 +93,13 @@ def sentence_peers(a):
             return out
 
         difference = float(np.abs(work() - model.encode(sentences, normalize_embeddings=True)).max())
-        assert difference < 1e-4, f"ONNX Runtime differs by {difference}"
+        assert difference < 1e-4, f"the vectors of ONNX Runtime differ by {difference}"
         peers["onnxruntime"] = timed(work, len(sentences))
     return peers
 
 
 def resnet_folder(a):
-    """A ResNet-50 with random weights, made where it is not there."""
+    """Returns the folder of a ResNet-50 with random weights, which is created if it does not exist."""
     import torch
     from transformers import ResNetConfig, ResNetModel
 
@@ -117,7 +118,7 @@ def resnet_folder(a):
 
 
 def clip_peers(a):
-    """The CLIPs of the peers by name, in the same form."""
+    """Returns the CLIP image encoders of the peers by name, in the form of `sentence_peers`."""
     import torch
     from transformers import CLIPModel
 
@@ -131,7 +132,7 @@ def clip_peers(a):
 
 
 def resnet_peers(a):
-    """The ResNets of the peers by name, in the same form."""
+    """Returns the ResNet encoders of the peers by name, in the form of `sentence_peers`."""
     import torch
     from transformers import ResNetModel
 
@@ -145,8 +146,8 @@ def resnet_peers(a):
 
 
 def image_peers(a, features, channels_last=False):
-    """The peers that compute `features` of pixels. With `channels_last`, PyTorch stores the channels of a pixel together, which is the
-    faster order for its convolutions."""
+    """Returns the peers that compute `features` of pixels. With `channels_last`, PyTorch uses the channels-last memory format, in which
+    its convolutions are faster."""
     import torch
     from PIL import Image
     from transformers import CLIPImageProcessor
@@ -185,7 +186,7 @@ def has_onnx():
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as missing:
-        print(f"without ONNX Runtime: {sys.executable} lacks {missing.name}", file=sys.stderr)
+        print(f"skipped ONNX Runtime: `{sys.executable}` lacks the package `{missing.name}`", file=sys.stderr)
         return False
     return True
 
@@ -197,8 +198,8 @@ def main():
     parser.add_argument("--sentences", required=True)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", help="one of `sentences`, `images` and `images, ResNet-50`")
-    parser.add_argument("--bf16", action="store_true", help="both sides in bf16, too")
+    parser.add_argument("--only", help="the only comparison to run: `sentences`, `images` or `images, ResNet-50`")
+    parser.add_argument("--bf16", action="store_true", help="also time mp4sr and the Python libraries in bf16")
     a = parser.parse_args()
     import torch
 

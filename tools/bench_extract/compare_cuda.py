@@ -5,10 +5,11 @@ weights.
 usage, from the root of the repository:
   compare_cuda.py --ours PATH/TO/mp4sr-bench --folder FOLDER [--what bert-small,bert-base,clip,resnet] [--dtypes f32,bf16]
 
-Needs torch, sentence-transformers, transformers and Pillow, and no network: the encoders have random weights and are made in FOLDER,
-where they are missing. `--minilm FOLDER` also times a real sentence encoder. Vectors are compared first. The peer sorts sentences by
-length, reads images with a process per processor core, and takes its best batch size. Images are timed twice: from their files, and
-from pixels that are in memory. Prints one JSON object per comparison, then a table.
+The benchmark requires torch, sentence-transformers, transformers and Pillow, but no network: the encoders have random weights and are
+created in FOLDER if they are missing. `--minilm FOLDER` also times a real sentence encoder. The vectors of both programs are compared
+first. The peer sorts sentences by length, reads images with one process per processor core, and uses the batch size with which it is
+fastest. Images are timed twice: from their files, and from pixels in memory. The benchmark prints one JSON object per comparison, then a
+table.
 """
 import argparse
 import gc
@@ -24,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-# Hidden width, layers, heads, width of the feed-forward: all-MiniLM-L6-v2 and bert-base.
+# The hidden width, the layers, the heads and the width of the feed-forward layer of all-MiniLM-L6-v2 and of bert-base.
 BERTS = {"bert-small": (384, 6, 12, 1536), "bert-base": (768, 12, 12, 3072)}
 LEAST_COSINE = {"f32": 0.9999, "bf16": 0.99}
 VOCABULARY = 30522
@@ -46,7 +47,7 @@ def make_bert(folder, sizes, sentences):
     tokenizer.save(str(folder / "tokenizer.json"))
     width, layers, heads, feed = sizes
     torch.manual_seed(1)
-    # Wider than BERT's own initialisation, after which all sentences have nearly the same vector.
+    # The initialisation is wider than BERT's, with which all sentences would have nearly the same vector.
     config = BertConfig(vocab_size=VOCABULARY, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
                         intermediate_size=feed, initializer_range=0.05)
     BertModel(config, add_pooling_layer=False).save_pretrained(folder)
@@ -100,7 +101,7 @@ class Files(torch.utils.data.Dataset):
 
 
 class Sentences:
-    """The peer's sentence encoder: a call gives the vectors."""
+    """The peer's sentence encoder. A call returns the vectors of all sentences."""
 
     def __init__(self, a, folder, dtype):
         from sentence_transformers import SentenceTransformer
@@ -118,7 +119,7 @@ class Sentences:
 
 
 class Images:
-    """The peer's image encoder, over files or over pixels that are in memory."""
+    """The peer's image encoder, for files or for pixels in memory. A call returns the vectors of all images."""
 
     def __init__(self, a, folder, dtype, kind, from_files, pixels=None):
         from transformers import AutoImageProcessor, CLIPModel, ResNetModel
@@ -147,7 +148,7 @@ class Images:
                 pixels = pixels.to("cuda", non_blocking=True).to(self.type)
                 if self.kind == "clip":
                     out = self.model.get_image_features(pixel_values=pixels)
-                    # Newer versions give the projected vector as a model output.
+                    # Newer versions of transformers return a model output that contains the projected vector.
                     out = out if torch.is_tensor(out) else out.pooler_output
                 else:
                     out = self.model(pixel_values=pixels.to(memory_format=torch.channels_last)).pooler_output.flatten(1)
@@ -161,7 +162,7 @@ def all_pixels(a, folder):
 
     peer.files = Files(sorted((Path(a.folder) / "images").iterdir()), AutoImageProcessor.from_pretrained(folder))
     peer.from_files = True
-    # Both sides begin with ordinary memory.
+    # Both programs start with pageable memory, so the pixels are copied out of pinned memory.
     return torch.cat(list(peer.blocks(64))).clone()
 
 
@@ -210,9 +211,9 @@ def main():
     q.add_argument("--dtypes", default="f32,bf16")
     q.add_argument("--batches", default="64,128,256,512,1024")
     q.add_argument("--rounds", type=int, default=3)
-    q.add_argument("--sentences", type=int, default=40000, help="the number of sentences, if the folder is created")
-    q.add_argument("--images", type=int, default=2048, help="the number of images, if the folder is created")
-    q.add_argument("--out", help="a file for the JSON lines, too")
+    q.add_argument("--sentences", type=int, default=40000, help="the number of sentences to generate if the folder does not exist")
+    q.add_argument("--images", type=int, default=2048, help="the number of images to generate if the folder does not exist")
+    q.add_argument("--out", help="a file to which the JSON lines are also appended")
     a = q.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False

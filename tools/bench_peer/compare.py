@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Times training steps and rankings of mp4sr and of PyTorch in turn (A B A B), on the same numbers.
+"""Times training steps and rankings of mp4sr and of PyTorch in turn (A B A B), on the same inputs.
 
-For every comparison the peer (`torch_step.py`, beside this file) writes its workload once; then the programs run in turn,
---rounds times: ours in f32 and, where the processor has it, in bf16; `tuned` in f32, under torch.compile (--compile) and under
-autocast to bf16. Losses of the first three steps without dropout are compared first. Prints one JSON object per comparison, then a
-table; a ratio in f32 is against the better of `tuned` as it is and compiled. Run it on an idle machine: on
-a busy one, PyTorch's threads wait for each other, which makes mp4sr look faster than it is.
+For every comparison, the peer (`torch_step.py` in this folder) writes its workload once, and the losses of the first three steps without
+dropout are compared. The programs then run in turn, --rounds times: mp4sr in f32 and, if the processor supports it, in bf16; the variant
+`tuned` of the peer in f32, with torch.compile (--compile) and with autocast to bf16. The benchmark prints one JSON object per comparison,
+then a table. A ratio in f32 is relative to the faster of eager and compiled `tuned`. Run it on an idle machine: on a busy one, PyTorch's
+threads wait for each other, which makes mp4sr look faster than it is.
 """
 import argparse
 import json
@@ -17,7 +17,7 @@ import tempfile
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-# Stage, variant of the peer, further arguments, whether the comparison is left out by --quick.
+# The stage, the variant of the peer, further arguments, and whether --quick skips the comparison.
 STEPS = [
     ("pretrain", "tuned", [], False),
     ("finetune", "tuned", [], False),
@@ -87,7 +87,7 @@ def compare_steps(a, stage, variant, more, folder):
 
 
 def torch_ranking(items, users, width=128, batch=256):
-    """Users per second of a matrix product and its 20 best, as the median of three runs after a warm-up."""
+    """Returns the users per second of a matrix product with a top-20 selection, as the median of three runs after a warm-up."""
     import torch
 
     matrix, vectors = torch.rand(items, width) - 0.5, torch.rand(users, width) - 0.5
@@ -135,15 +135,15 @@ def main():
     q.add_argument("--peer", default=os.path.join(HERE, "torch_step.py"))
     q.add_argument("--threads", type=int, default=2)
     q.add_argument("--rounds", type=int, default=5)
-    q.add_argument("--compile", action="store_true", help="also time `tuned` under torch.compile, which takes minutes")
-    q.add_argument("--stages", default="pretrain,finetune,rank", help="which comparisons")
-    q.add_argument("--quick", action="store_true", help="the tuned steps of the default size alone")
+    q.add_argument("--compile", action="store_true", help="also time `tuned` with torch.compile, which takes minutes")
+    q.add_argument("--stages", default="pretrain,finetune,rank", help="the comparisons to run, separated by commas")
+    q.add_argument("--quick", action="store_true", help="run only the steps of `tuned` with the default size")
     a = q.parse_args()
     try:
         import torch
         import safetensors  # noqa: F401
     except ImportError as missing:
-        print(f"skipped: {sys.executable} lacks {missing.name}; pip install torch safetensors numpy")
+        print(f"skipped: `{sys.executable}` lacks the package `{missing.name}`; run `pip install torch safetensors numpy`")
         return
     torch.set_num_threads(a.threads)
     a.has_bf16 = subprocess.run([a.ours, "step", "--items", "100", "--batch", "4", "--steps", "1", "--precision", "bf16"],

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Times training steps of mp4sr and of PyTorch on one NVIDIA GPU in turn, on the same numbers.
+"""Times training steps of mp4sr and of PyTorch on one NVIDIA GPU in turn, on the same inputs.
 
-For every comparison the peer (`torch_step.py`, variant `tuned`) writes its workload once; losses of the first steps without
-dropout are compared first, then both programs run in turn, --rounds times. The peer is timed as it is and, with --compile, under
-torch.compile. Prints one JSON object per comparison, then a table.
+For every comparison, the peer (`torch_step.py`, variant `tuned`) writes its workload once, and the losses of the first steps without
+dropout are compared. Both programs then run in turn, --rounds times. The peer is timed in eager mode and, with --compile, also with
+torch.compile. The benchmark prints one JSON object per comparison, then a table.
 """
 import argparse
 import gc
@@ -22,7 +22,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 import torch_step  # noqa: E402
 
-# A step in bf16 rounds otherwise in the two programs.
+# The two programs round differently in bf16.
 TOLERANCE = {"f32": 1e-4, "bf16": 3e-2}
 
 
@@ -35,7 +35,7 @@ def ours(a, workload, stage, dtype, *more):
 
 
 def peer(arguments, work, params, steps, warmup):
-    """Losses, and milliseconds of the steps after the warm-up."""
+    """Returns the losses, and the milliseconds of the steps after the warm-up."""
     torch.manual_seed(1)
     model = torch_step.Tuned(work, params, arguments)
     losses, times = torch_step.run(model, arguments, warmup + steps)
@@ -56,7 +56,7 @@ def compare(a, stage, items, batch, dtype):
         expected, _ = peer(exact, work, params, 3, 0)
         found = ours(a, workload, stage, dtype, "--dropout", "0", "--steps", "3", "--warmup", "0")["loss"]
         difference = max(abs(x - y) / abs(x) for x, y in zip(expected, found))
-        assert difference < TOLERANCE[dtype], f"{stage} {items} {batch} {dtype}: {expected} {found}"
+        assert difference < TOLERANCE[dtype], f"{stage} {items} {batch} {dtype}: the losses differ: expected {expected}, actual {found}"
         variants = {"eager": torch_step.arguments(flags)}
         if a.compile:
             variants["compiled"] = torch_step.arguments([*flags, "--compile"])
@@ -83,12 +83,12 @@ def main():
     q.add_argument("--ours", required=True, help="the program mp4sr-bench, built with the feature `cuda`")
     q.add_argument("--rounds", type=int, default=3)
     q.add_argument("--steps", type=int, default=30)
-    q.add_argument("--compile", action="store_true", help="also time the peer under torch.compile")
+    q.add_argument("--compile", action="store_true", help="also time the peer with torch.compile")
     q.add_argument("--stages", default="pretrain,finetune")
     q.add_argument("--items", default="7670,60000")
     q.add_argument("--batches", default="1024,4096")
     q.add_argument("--dtypes", default="f32,bf16")
-    q.add_argument("--out", help="a file for the JSON lines, too")
+    q.add_argument("--out", help="a file to which the JSON lines are also appended")
     a = q.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False
     sizes = itertools.product(a.stages.split(","), map(int, a.items.split(",")), map(int, a.batches.split(",")),
@@ -96,7 +96,7 @@ def main():
     results = []
     for stage, items, batch, dtype in sizes:
         if stage == "pretrain" and items != 7670:
-            continue  # A step of pre-training encodes the batch's items alone.
+            continue  # A pre-training step encodes only the items of the batch.
         began = time.perf_counter()
         torch._dynamo.reset()
         results.append(compare(a, stage, items, batch, dtype))

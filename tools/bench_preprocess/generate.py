@@ -1,4 +1,4 @@
-"""Writes EVENTS generated events as FOLDER/events.tsv and FOLDER/reviews.json.gz (Amazon 2018), and FOLDER/meta.json.gz.
+"""Generates EVENTS events as FOLDER/events.tsv and FOLDER/reviews.json.gz (Amazon 2018 format), and their items as FOLDER/meta.json.gz.
 
 usage: python3 generate.py FOLDER [EVENTS]
 """
@@ -22,7 +22,7 @@ def main():
     with open(folder / "events.tsv", "w") as tsv, gzip.open(folder / "reviews.json.gz", "wt", compresslevel=1) as reviews:
         tsv.write("user_id\titem_id\ttimestamp\n")
         for event in range(events):
-            # Some users and items have many events and many have few; one event in about fifty repeats a pair.
+            # Some users and items have many events, and many have few; about one event in fifty repeats a user-item pair.
             user, item = f"A{int(users * draw() ** 2):013d}", f"B{int(items * draw() ** 3):09d}"
             time = 1_300_000_000 + int(draw() * 2500) * 86_400
             tsv.write(f"{user}\t{item}\t{time}\n")

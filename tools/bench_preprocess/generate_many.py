@@ -1,8 +1,8 @@
-"""Writes EVENTS generated events, without holding them: FOLDER/many.parquet, FOLDER/many.tsv.gz or both.
+"""Generates EVENTS events without holding all of them in memory, and writes FOLDER/many.parquet, FOLDER/many.tsv.gz or both.
 
-usage: python3 generate_many.py FOLDER EVENTS [parquet|tsv]...   (needs numpy, polars and pyarrow)
+usage: python3 generate_many.py FOLDER EVENTS [parquet|tsv]...   (requires numpy, polars and pyarrow)
 
-Ten events per user and fifty per item, as generate.py has them: some have many and many have few.
+As in generate.py, there are ten events per user and fifty per item on average; some users and items have many events, and many have few.
 """
 
 import gzip

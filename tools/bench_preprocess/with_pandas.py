@@ -1,4 +1,4 @@
-"""What `mp4sr preprocess` does to interactions, with pandas: last of repeated events, five events per user and item, order.
+"""Preprocesses interactions with pandas, as `mp4sr preprocess` does: keeps the last of repeated events, applies the 5-core, and sorts.
 
 usage: python3 with_pandas.py FILE.tsv|FILE.json.gz OUT_FOLDER
 """

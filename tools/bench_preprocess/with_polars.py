@@ -1,4 +1,4 @@
-"""What `mp4sr preprocess` does to interactions, with polars: last of repeated events, five events per user and item, order.
+"""Preprocesses interactions with polars, as `mp4sr preprocess` does: keeps the last of repeated events, applies the 5-core, and sorts.
 
 usage: python3 with_polars.py FILE.tsv|FILE.json.gz OUT_FOLDER
 """

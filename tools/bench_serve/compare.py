@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Throughput and latencies of `mp4sr serve`, exact and with an index, and of the same model behind FastAPI and PyTorch.
+"""Measures throughput and latency of `mp4sr serve`, with exact search and with an index, and of the same model behind FastAPI and PyTorch.
 
-For every number of items, an untrained SASRec run is created; the services run one after the other, and for every number of
-connections clients ask for ten items after a history of twenty as fast as they are answered. Before that, the lists of both programs are
-compared. Prints a JSON object per measurement, then a table. Run it on an idle machine; clients and services share its processors.
+For every number of items, the benchmark creates an untrained SASRec run and starts the services one after the other. For every number
+of connections, clients request ten items for histories of twenty items in a closed loop: each client sends its next request as soon as
+the previous one is answered. Before the measurements, the lists that the two programs return are compared. The benchmark prints one JSON
+object per measurement, then a table. Run it on an idle machine, because clients and services share its processors.
 
     python3 tools/bench_serve/compare.py --program target/release/mp4sr --bench target/release/mp4sr-bench [--peer PYTHON]
 """
@@ -20,7 +21,7 @@ import time
 import urllib.request
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-# How many of the first ten the index misses is printed; it is not a failure.
+# The largest difference between the scores of the two programs (relative for scores above 1). The recall of the index is only printed.
 TOLERANCE = 1e-4
 
 
@@ -41,7 +42,7 @@ def ask(address, history):
 
 
 class Service:
-    """A service that runs until the block ends."""
+    """A service process that runs until the `with` block ends."""
 
     def __init__(self, command, environment, address=None):
         self.process = subprocess.Popen(
@@ -49,7 +50,7 @@ class Service:
         )
         self.address = address or self.process.stdout.readline().strip().removeprefix("http://")
         if not self.address:
-            raise RuntimeError(f"{' '.join(command)} did not start")
+            raise RuntimeError(f"failed to start `{' '.join(command)}`: it printed no address")
 
     def __enter__(self):
         for _ in range(1200):
@@ -58,14 +59,14 @@ class Service:
                 return self
             except OSError:
                 time.sleep(0.1)
-        raise RuntimeError("a service did not become ready")
+        raise RuntimeError("failed to start a service: it did not become ready in time")
 
     def __exit__(self, *_):
         os.killpg(self.process.pid, signal.SIGTERM)
         self.process.wait()
 
     def peak_mib(self):
-        """The memory of the service's own process, without the workers of the peer."""
+        """Returns the peak memory of the service's main process in MiB, which does not include the workers of the peer."""
         with open(f"/proc/{self.process.pid}/status", encoding="ascii") as status:
             return next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmHWM"))
 
@@ -86,7 +87,7 @@ def services(a, run):
 
 
 def same(ours, peer):
-    """Whether two lists agree, but for the order of scores that are equal to within rounding."""
+    """Returns whether two lists agree, except for the order of items whose scores are equal within rounding."""
     close = all(abs(a[1] - b[1]) <= TOLERANCE * max(1.0, abs(a[1])) for a, b in zip(ours, peer))
     return close and len({a[0] for a in ours} & {b[0] for b in peer}) >= 9
 
@@ -95,7 +96,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", required=True)
     parser.add_argument("--bench", required=True)
-    parser.add_argument("--peer", help="a Python with fastapi, uvicorn, httptools, uvloop, torch, safetensors, pyarrow")
+    parser.add_argument("--peer", help="a Python interpreter with fastapi, uvicorn, httptools, uvloop, torch, safetensors and pyarrow")
     parser.add_argument("--items", type=int, nargs="+", default=[8000, 60000, 1000000])
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 256])
     parser.add_argument("--seconds", type=float, default=10)
@@ -103,7 +104,7 @@ def main():
     a = parser.parse_args()
     a.program, a.bench = os.path.abspath(a.program), os.path.abspath(a.bench)
     if not a.peer:
-        log("no peer: give a Python with fastapi and torch as PYTHON=... (tools/bench_serve/peer.py names what it needs)")
+        log("the peer is skipped: set PYTHON=... to a Python interpreter with the packages that tools/bench_serve/peer.py requires")
     rows = []
     for items in a.items:
         with tempfile.TemporaryDirectory(prefix="bench-serve-") as folder:
@@ -119,7 +120,7 @@ def main():
                     lists = [ask(service.address, history) for history in histories]
                     expected = expected or lists
                     if name == "fastapi" and not all(same(x, y) for x, y in zip(expected, lists)):
-                        raise RuntimeError(f"the lists differ: {expected[0]} and {lists[0]}")
+                        raise RuntimeError(f"the lists differ: expected {expected[0]}, actual {lists[0]}")
                     for connections in a.connections:
                         words = ["--address", service.address, "--connections", str(connections), "--seconds", str(a.seconds), "--items", str(items)]
                         done = subprocess.run([a.bench, "serve-load", *words], capture_output=True, text=True)

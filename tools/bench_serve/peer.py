@@ -1,8 +1,9 @@
-"""The SASRec of a run behind FastAPI and PyTorch, as `POST /v1/recommend` of `mp4sr serve` answers: ids in, ids, titles and scores out.
+"""Serves the SASRec model of a run with FastAPI and PyTorch, with the interface of `POST /v1/recommend` of `mp4sr serve`.
 
     RUN=artifacts/bench/runs/sasrec uvicorn peer:app --workers 2 --loop uvloop --http httptools --no-access-log
 
-It needs fastapi, uvicorn, httptools, uvloop, torch, safetensors and pyarrow. A worker has one thread of PyTorch.
+A request contains item ids; its response contains ids, titles and scores. The program requires fastapi, uvicorn, httptools, uvloop,
+torch, safetensors and pyarrow. Each worker uses one PyTorch thread.
 """
 import os
 
@@ -41,7 +42,7 @@ def linear(x, name):
 
 
 def query(rows):
-    """The vector after the last of a history's items, `[d]`."""
+    """Returns the output of the transformer at the last item of a history, `[d]`."""
     x = norm(ITEMS[rows] + P["position"][: len(rows)], "input_norm")
     for layer in (f"layer.{number}" for number in range(LAYERS)):
         q, k, v = (linear(x, f"{layer}.attention.{part}").view(len(rows), HEADS, -1).transpose(0, 1) for part in ("query", "key", "value"))

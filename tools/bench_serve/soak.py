@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Keeps `mp4sr serve` busy with everything that goes wrong in the field, and checks every answer.
+"""Runs a soak test of `mp4sr serve` with the failures that occur in production, and checks every response.
 
-Well-behaved clients compare each list with what the weights in service give; meanwhile others are killed in the middle of requests, send
-bodies that are not requests, read and write one byte at a time, and every minute other weights are loaded. A second service, of a run
-that can rank new items, has items added and removed all the time, and its other lists must stay. Counts lost, wrong and mixed-up answers (a list of other weights than the answer names), server errors, and the memory of the service over time. Exit code 1 if
-any of these is not as it should be. With --python, schemathesis first makes requests from the service's own description.
+Well-behaved clients compare each list with the one that the current weights give. Meanwhile, other clients are killed in the middle of a
+request, send malformed bodies, or read and write one byte at a time, and other weights are loaded every minute. In a second service, whose
+run can rank new items, items are added and removed all the time; its lists of other items must not change. The test counts lost and wrong
+responses (including lists of another generation than the response names) and server errors, and records the memory of the service
+over time. The exit code is 1 if any check fails. With --python, schemathesis first sends requests that it generates from the OpenAPI
+description of the service.
 
     python3 tools/bench_serve/soak.py --program target/release/mp4sr --bench target/release/mp4sr-bench --minutes 30
 """
@@ -27,7 +29,7 @@ import time
 
 ITEMS = 8000
 HISTORIES = 64
-# The share by which memory at rest may grow over the whole time.
+# The share by which memory at rest may grow over the whole test.
 GROWTH = 0.05
 # Seconds without requests before memory at rest is measured.
 REST = 4
@@ -47,7 +49,7 @@ class Soak:
         self.histories = [[f"i{chance.randrange(ITEMS)}" for _ in range(chance.randrange(1, 50))] for _ in range(HISTORIES)]
 
     def world(self, seed):
-        """Writes the run with other weights, and keeps those."""
+        """Writes a run whose weights depend on the seed, and returns the path of a copy of the weights."""
         folder = os.path.join(self.folder, str(seed))
         subprocess.run([self.a.bench, "serve-world", "--folder", folder, "--items", str(ITEMS), "--seed", str(seed)], check=True, capture_output=True)
         kept = os.path.join(self.folder, f"weights.{seed}")
@@ -55,13 +57,13 @@ class Soak:
         return kept
 
     def put_weights(self, number):
-        """Generation 1, 3, 5, ... have the first weights."""
+        """Installs the weights of a generation; generations 1, 3, 5, ... have the first weights."""
         path = os.path.join(self.run, "finetune.safetensors")
         shutil.copy(self.weights[(number + 1) % 2], path + ".new")
         os.replace(path + ".new", path)
 
     def serve(self, run, name):
-        """Starts a service of a run, and returns its process and its address."""
+        """Starts a service for a run, and returns its process and its address."""
         words = [self.a.program, "serve", "--run", run, "--port", "0", "--time-limit", "10000"]
         log = open(os.path.join(self.folder, f"log.{name}"), "w", encoding="utf-8")
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -80,7 +82,7 @@ class Soak:
         _, self.edited = self.serve(os.path.join(artifacts, "sample", "runs", "edited"), "edited")
         status, found = self.send("GET", "/v1/items?limit=500")
         if status != 200:
-            raise RuntimeError(f"{status}: {found}")
+            raise RuntimeError(f"failed to list the items: status {status}: {found}")
         self.known = [item["item_id"] for item in found["items"]]
         _, self.kept = self.send("POST", "/v1/recommend", self.of_known())
 
@@ -104,7 +106,7 @@ class Soak:
         self.swap(2)
         self.expected[0] = [self.list_of(history) for history in self.histories]
         if self.expected[0] == self.expected[1]:
-            raise RuntimeError("both weights give the same lists")
+            raise RuntimeError("both sets of weights give the same lists")
 
     def ask(self, connection, history):
         connection.request("POST", "/v1/recommend", json.dumps({"history": history, "k": 10}), {"Content-Type": "application/json"})
@@ -114,7 +116,7 @@ class Soak:
     def list_of(self, history):
         status, body = self.ask(http.client.HTTPConnection(self.host, self.port, timeout=60), history)
         if status != 200:
-            raise RuntimeError(f"{status}: {body}")
+            raise RuntimeError(f"failed to request a list: status {status}: {body}")
         return [item["item_id"] for item in body["items"]]
 
     def swap(self, number):
@@ -128,7 +130,7 @@ class Soak:
                 self.count("swaps")
                 return
             time.sleep(0.1)
-        self.problem("a swap did not happen")
+        self.problem("the new weights were not loaded in time")
 
     def count(self, what):
         with self.lock:
@@ -156,10 +158,10 @@ class Soak:
                 self.count("asked to retry")
                 time.sleep(0.1)
             elif status != 200:
-                self.problem(f"{status}: {body}")
+                self.problem(f"unexpected status {status}: {body}")
             elif [item["item_id"] for item in body["items"]] != self.expected[body["generation"] % 2][at]:
                 self.count("wrong")
-                self.problem(f"history {at} of generation {body['generation']}: {body}")
+                self.problem(f"wrong list for history {at} of generation {body['generation']}: {body}")
             else:
                 self.count("right")
             if chance.random() < 0.01:
@@ -171,7 +173,7 @@ class Soak:
         return b"POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body) + body
 
     def killed(self, seed):
-        """Runs clients that end in the middle of a request, or before they have read the answer."""
+        """Runs clients that are killed in the middle of a request, or before they have read the response."""
         chance = random.Random(seed)
         while self.goes_on():
             with self.connect() as stream:
@@ -179,7 +181,7 @@ class Soak:
                 stream.sendall(text[: chance.randrange(len(text) + 1)])
                 if chance.random() < 0.5:
                     time.sleep(chance.random() * 0.01)
-                # Reset, not closed: as if the process was killed.
+                # The connection is reset instead of closed, as if the process had been killed.
                 stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.count("killed clients")
 
@@ -200,7 +202,7 @@ class Soak:
                     self.problem(f"{answer.status} for {bytes(body)!r}: {answer.read()!r}")
                 self.count("malformed bodies")
             except (OSError, http.client.HTTPException) as error:
-                self.problem(f"no answer to {bytes(body)!r}: {error!r}")
+                self.problem(f"no response to {bytes(body)!r}: {error!r}")
             with self.connect() as stream:
                 stream.sendall(chance.randbytes(chance.randrange(1, 200)) + b"\r\n\r\n")
                 self.count("bytes that are not HTTP")
@@ -226,7 +228,7 @@ class Soak:
                 self.count("slow clients that were left")
 
     def editing(self, seed):
-        """Adds an item, looks at it, and removes it; lists of other items must not change meanwhile."""
+        """Adds an item, requests it and removes it; the lists of other items must not change meanwhile."""
         number = 0
         while self.goes_on():
             number += 1
@@ -258,7 +260,7 @@ class Soak:
         return socket.create_connection((self.host, self.port), timeout=60)
 
     def goes_on(self):
-        """Whether a client makes another request; waits while the service rests."""
+        """Returns whether a client makes another request; waits while the service is at rest."""
         self.may_ask.wait()
         return not self.stop.is_set()
 
@@ -271,7 +273,7 @@ class Soak:
             self.memory.append(self.resident())
 
     def rest(self):
-        """Under load, memory goes up and down with connections and swaps; at rest it is what the service keeps."""
+        """Measures the memory at rest: the memory that the service retains. Under load, it fluctuates with connections and swaps."""
         self.may_ask.clear()
         time.sleep(REST)
         self.at_rest.append(self.resident())
@@ -298,20 +300,20 @@ class Soak:
         for process in self.services:
             process.send_signal(signal.SIGTERM)
             if process.wait(timeout=60) != 0:
-                self.problem(f"a service ended with {process.returncode}")
+                self.problem(f"a service exited with code {process.returncode}")
         self.report()
 
     def fuzz(self):
-        """Runs requests that schemathesis makes from the description, without those that change items, which a run of ids refuses."""
+        """Sends requests that schemathesis generates from the OpenAPI description; a run with item ids rejects those that change items."""
         words = [self.a.python, "-m", "schemathesis.cli", "run", f"http://{self.address}/openapi.json", "--max-examples", str(self.a.examples),
                  "--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"]  # fmt: skip
         done = subprocess.run(words, capture_output=True, text=True)
         print(done.stdout[-3000:])
         if done.returncode:
-            self.problem(f"schemathesis ended with {done.returncode}: {done.stderr[-300:]}")
+            self.problem(f"schemathesis exited with code {done.returncode}: {done.stderr[-300:]}")
 
     def report(self):
-        """Memory is flat if the line through what it was at rest rises by no more than a twentieth of its mean."""
+        """Prints the results. The memory at rest must not grow: a line fitted to it may rise by at most `GROWTH` times its mean."""
         growth = 0.0
         if len(self.at_rest) > 2:
             slope, _ = statistics.linear_regression(range(len(self.at_rest)), self.at_rest)
@@ -332,8 +334,8 @@ def main():
     parser.add_argument("--bench", required=True)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--swap-seconds", type=float, default=60)
-    parser.add_argument("--python", help="a Python with schemathesis")
-    parser.add_argument("--examples", type=int, default=200, help="requests that schemathesis makes of each kind")
+    parser.add_argument("--python", help="a Python interpreter with schemathesis")
+    parser.add_argument("--examples", type=int, default=200, help="the number of requests that schemathesis generates per operation")
     a = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         soak = Soak(a, folder)

@@ -3,7 +3,7 @@
     npm install mermaid
     python3 tools/book/draw_architecture.py node_modules/mermaid/dist/mermaid.min.js
 
-Needs Chromium (`CHROMIUM` names another program). Drawn with mermaid 11.
+The script requires Chromium; the environment variable `CHROMIUM` names another program. The current image was drawn with mermaid 11.
 """
 
 import html

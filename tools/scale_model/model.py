@@ -1,19 +1,19 @@
-"""Step time and memory of training on 1 to 64 machines, from steps and messages that were measured on one machine.
+"""Models the step time and the memory of training on 1 to 64 machines, from steps and messages that were measured on one machine.
 
     RAYON_NUM_THREADS=1 mpirun -n 2 mp4sr-bench group --stage finetune --items 60000 --features f16 >> measured.jsonl
     python3 tools/scale_model/model.py tools/scale_model/measured.jsonl
 
-Compute is processor time per step and process, which other work on the machine disturbs least. MPI waits busily, so it contains the time in
-which a process waits for the other one. It is fitted to one process and to two processes, at both numbers of items; messages follow alpha-beta
-costs with the formulas below. The first table compares the model with all measured points, the second one compares the messages, and the
-third one is the model alone.
+Compute time is measured as processor time per step and process, which is least affected by other load on the machine. MPI uses busy
+waiting, so it includes the time in which a process waits for the other one. It is fitted to one process and to two processes, at both
+numbers of items; messages follow the alpha-beta cost model with the formulas below. The first table compares the model with all measured
+points, the second one compares the messages, and the third one contains the predictions of the model.
 """
 
 import itertools
 import json
 import sys
 
-# Sizes of the model that is measured: `mp4sr-bench group` with its defaults.
+# The sizes of the measured model, which are the defaults of `mp4sr-bench group`.
 MODALITIES, WIDTH, BATCH = 2, 64, 1024
 FLOAT = 4
 
@@ -24,27 +24,36 @@ ITEMS = [60_000, 1_000_000, 10_000_000]
 
 
 def all_gather(n, total, alpha, beta):
-    """Ring: n - 1 messages, each of the block of one process. `total` has the bytes of all blocks."""
+    """Returns the seconds of a ring all-gather: n - 1 messages, each with the block of one process.
+
+    `total` is the size of all blocks in bytes.
+    """
     return (n - 1) * (alpha + total / n / beta)
 
 
 def exchange(n, total, alpha, beta):
-    """Pairwise: every process sends each other one its part. `total` has the bytes that a process holds for all."""
+    """Returns the seconds of a pairwise exchange, in which every process sends each other process its part.
+
+    `total` is the size in bytes of the parts that one process holds.
+    """
     return (n - 1) * (alpha + total / n / beta)
 
 
 def all_reduce(n, total, alpha, beta):
-    """Like `ProcessGroup::all_reduce`: an exchange, whose parts are added in the order of ranks, and an all-gather."""
+    """Returns the seconds of `ProcessGroup::all_reduce`: an exchange, whose parts are added in rank order, and an all-gather."""
     return exchange(n, total, alpha, beta) + all_gather(n, total, alpha, beta)
 
 
 def messages(stage, n, shared, rows, alpha, beta):
-    """The seconds that a step's messages take. `shared` counts the parameters that all processes have, `rows` the rows of ids that a process fetches."""
+    """Returns the seconds that the messages of a step take.
+
+    `shared` is the number of parameters that all processes hold, `rows` the number of id embeddings that a process fetches.
+    """
     if n == 1:
         return 0.0
     seconds = all_reduce(n, shared * FLOAT, alpha, beta) + 2 * all_gather(n, 16 * n, alpha, beta)
     if stage == "pretrain":
-        # Views and target of each modality, and the gradients of all.
+        # The views and the target of each modality, and the gradients of all of them.
         block = BATCH * (MODALITIES + 1) * WIDTH * FLOAT
         seconds += MODALITIES * (all_gather(n, block, alpha, beta) + exchange(n, block, alpha, beta))
     else:
@@ -57,17 +66,17 @@ def messages(stage, n, shared, rows, alpha, beta):
 
 
 def features_mib(items):
-    """The features that `mp4sr-bench group --features f16` draws and holds: 6.5 rows of 768 values per item."""
+    """Returns the MiB of the features that `mp4sr-bench group --features f16` generates and holds: 6.5 rows of 768 values per item."""
     return items * 6.5 * 768 * 2 / 2**20
 
 
 def ids_mib(items):
-    """The table of ids, which pre-training holds and does not change."""
+    """Returns the MiB of the table of id embeddings, which pre-training holds but does not change."""
     return items * WIDTH * FLOAT / 2**20
 
 
 def least_squares(rows, found):
-    """Solves the normal equations by elimination."""
+    """Solves a least-squares problem by Gaussian elimination of its normal equations."""
     size = len(rows[0])
     table = [
         [sum(row[i] * row[j] for row in rows) for j in range(size)] + [sum(row[i] * y for row, y in zip(rows, found))]
@@ -82,7 +91,7 @@ def least_squares(rows, found):
 
 
 def relative_fit(rows, found):
-    """The coefficients, none below 0, with the smallest sum of squared relative errors: the best of all subsets of columns."""
+    """Returns the non-negative coefficients with the smallest sum of squared relative errors: the best over all subsets of columns."""
     size, best = len(rows[0]), None
     for count in range(1, size + 1):
         for columns in itertools.combinations(range(size), count):
@@ -97,7 +106,7 @@ def relative_fit(rows, found):
 
 
 def fitted_network(lines):
-    """alpha and beta of the machine itself, by the times of its messages: the latency of the smallest, the bandwidth of the largest."""
+    """Returns alpha and beta of the measured machine: the latency of its smallest message and the bandwidth of its largest one."""
     smallest, largest = lines[0], lines[-1]
     n = smallest["processes"]
     alpha = smallest["all_reduce_us"] * 1e-6 / (2 * (n - 1))
@@ -106,7 +115,7 @@ def fitted_network(lines):
 
 
 class Model:
-    """The parts of a step that are divided among processes and those that are not: its time in seconds, its memory in MiB."""
+    """A cost model of a step, with parts that are divided among processes and parts that are not: time in seconds, memory in MiB."""
 
     def __init__(self, steps):
         self.steps = steps
@@ -121,11 +130,11 @@ class Model:
 
     @staticmethod
     def compute(step):
-        """The seconds of processor time of a process, including the copies of messages."""
+        """Returns the seconds of processor time per process, including the copying of messages."""
         return sum(step["processor_ms"]) / step["processes"] / 1e3
 
     def fit(self, stage, items):
-        """Fitted to one process of two threads and to two processes of one thread, so that both cores work in all of them."""
+        """Fits the model to one process with two threads and to two processes with one thread each, so that both cores are always busy."""
         points = [(n, count, self.least(stage, n, threads, count)) for n, threads in [(1, 2), (2, 1)] for count in items]
         fixed, divided, per_item = relative_fit(
             [[1.0, 1 / n, count / n] for n, count, _ in points], [self.compute(step) for _, _, step in points]
@@ -133,9 +142,9 @@ class Model:
         return {"fixed": fixed, "divided": divided, "item": per_item, "most_items": items[-1], "mib": self.fit_memory(stage)}
 
     def fit_memory(self, stage):
-        """The MiB that every process has, that are divided, and that are divided per item, without features: least squares over all points.
+        """Fits the MiB without features by least squares over all points: a fixed part, a divided part and a divided part per item.
 
-        Pre-training changes nothing per item, so its third part is the table of ids and is not fitted.
+        Pre-training changes nothing per item, so its part per item is the table of id embeddings and is not fitted.
         """
         points = [step for step in self.steps if step["stage"] == stage]
         rows = [[1.0, 1 / step["processes"], step["items"] / step["processes"]] for step in points]
@@ -146,12 +155,12 @@ class Model:
         return least_squares(rows, found)
 
     def seconds(self, fit, stage, n, items):
-        # A step of pre-training reads the batch's items alone: it does not grow much once few of them are the same.
+        # A pre-training step reads only the items of the batch, so its time hardly grows once few of them are repeated.
         items = min(items, fit["most_items"]) if stage == "pretrain" else items
         return fit["fixed"] + (fit["divided"] + fit["item"] * items) / n
 
     def memory(self, fit, n, items):
-        """The memory without features, in MiB."""
+        """Returns the memory without features, in MiB."""
         return sum(a * b for a, b in zip([1.0, 1 / n, items / n], fit["mib"]))
 
 
@@ -164,9 +173,9 @@ def main():
     shared = {}
     for stage in ["pretrain", "finetune"]:
         sent = model.least(stage, 2, 1, large)["sent_per_step"]["shared gradients"]["bytes"]
-        # Two processes send half of it in the exchange and half in the all-gather.
+        # Of two processes, each sends half of the gradients in the exchange and half in the all-gather.
         shared[stage] = sent / FLOAT
-    print(f"Messages here: {alpha * 1e6:.0f} us and {beta / 1e9:.2f} GB/s.\n")
+    print(f"Measured messages: latency {alpha * 1e6:.0f} us, bandwidth {beta / 1e9:.2f} GB/s.\n")
     print("| step | items | processes | processor time per process, ms, run here | modelled | error | MiB per process without features, run here | modelled |")
     print("|---|---|---|---|---|---|---|---|")
     fits = {stage: model.fit(stage, items) for stage in shared}
@@ -204,7 +213,7 @@ def main():
         for count in ITEMS:
             for n in MACHINES:
                 memory = model.memory(fit, n, count)
-                # A machine has two cores, as here, which divide the processor time of a process between them.
+                # Every machine is assumed to have two cores, like the measured one, which share the processor time of a process.
                 times = [
                     model.seconds(fit, stage, n, count) / 2 + messages(stage, n, shared[stage], tokens / n, *network)
                     for network in NETWORKS.values()

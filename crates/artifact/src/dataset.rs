@@ -173,7 +173,7 @@ impl Sequences {
         Ok(Self { offsets, items, times, item_hash, item_count, user_hash, time_kind, parts })
     }
 
-    /// Refuses tables of other items or users than those of these sequences. `layout` is where all of them were read from.
+    /// Refuses tables whose items or users differ from those of these sequences. `layout` is where all of them were read from.
     pub fn expect_tables(&self, layout: &Layout, items: &Items, users: &Users) -> Result<()> {
         if items.hash() != self.item_hash || items.len() != self.item_count {
             return Err(Error::unusable(

@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn problems_of_json_name_no_types_of_the_sources() {
+    fn json_problems_do_not_name_rust_types() {
         let problem = |text: &str| json_problem(&serde_json::from_str::<Example>(text).unwrap_err());
         assert_eq!(problem("3"), "invalid type: integer `3`, expected an object at line 1 column 1");
         assert_eq!(

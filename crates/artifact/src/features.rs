@@ -321,7 +321,7 @@ mod tests {
     use crate::{files, hash_ids};
 
     #[test]
-    fn rows_that_come_one_by_one_make_the_same_file() {
+    fn rows_written_one_by_one_give_the_same_file() {
         let folder = tempfile::tempdir().unwrap();
         let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
         let values = [0.5, 1.0, -2.0, 0.25, 7.0, 1.0 / 3.0];
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn mapped_features_are_those_read_in_every_type_and_refuse_the_same() {
+    fn mapped_features_equal_those_read_in_every_type_and_the_same_files_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("text.x.safetensors");
         let hash = hash_ids(["a", "b"]);

@@ -141,7 +141,7 @@ where
 }
 
 /// Fills a folder under a temporary name and renames it to `path` when it is complete. Only then is an earlier folder of that name removed;
-/// if `fill` fails, it stays as it is.
+/// if `fill` fails, it is left unchanged.
 pub fn replace_folder<E: From<Error>>(
     path: &Path,
     fill: impl FnOnce(&Path) -> std::result::Result<(), E>,
@@ -368,7 +368,6 @@ mod tests {
         let mut process = std::process::Command::new("sleep").arg("600").spawn().unwrap();
         let number = process.id().to_string();
         let start = start_of(&number).unwrap();
-        // Names without and with the start time.
         for name in [number.clone(), format!("{number}-{start}")] {
             fs::write(folder.path().join(format!("a.json.mp4sr-tmp-{name}")), b"half").unwrap();
         }

@@ -56,7 +56,7 @@ impl Layout {
         self.new_items().join("current.json")
     }
 
-    /// A generation of new items, laid out as a dataset of its own that shares the cache.
+    /// A generation of new items, laid out like a separate dataset that shares the cache.
     #[must_use]
     pub fn new_items_generation(&self, generation: &str) -> Self {
         self.at(&self.new_items().join(generation))

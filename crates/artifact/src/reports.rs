@@ -67,22 +67,22 @@ pub struct ItemsRead {
     pub files: Vec<FileCount>,
     /// The rejected lines by reason.
     pub rejected: Rejects,
-    /// Accepted lines of an item that an earlier line describes; only the first line is used.
+    /// The number of accepted lines of an item that an earlier line describes; only the first line is used.
     pub repeated: u64,
-    /// Accepted lines of items without interactions.
+    /// The number of accepted lines of items without interactions.
     pub without_events: u64,
-    /// Items with interactions that no line describes.
+    /// The number of items with interactions that no line describes.
     pub without_line: u64,
-    /// Names of images that were refused, by reason.
+    /// The names of images that were refused, by reason.
     pub refused_images: Rejects,
-    /// Names of sound files that were refused, by reason.
+    /// The names of sound files that were refused, by reason.
     pub refused_sounds: Rejects,
-    /// Texts of items that have no content, such as marks of a missing value, by reason.
+    /// The texts of items that have no content, such as marks of a missing value, by reason.
     #[serde(default, skip_serializing_if = "Rejects::is_empty")]
     pub dropped_texts: Rejects,
-    /// Titles of items with events from which tags or entities were removed.
+    /// The number of items with events from whose titles tags or entities were removed.
     pub cleaned_titles: u64,
-    /// Items with events from whose further texts tags or entities were removed.
+    /// The number of items with events from whose further texts tags or entities were removed.
     pub cleaned_texts: u64,
 }
 
@@ -91,14 +91,14 @@ pub struct ItemsRead {
 pub struct FileCount {
     /// The path of the file.
     pub file: PathBuf,
-    /// Lines that were read. In a CSV file records are counted, in a Parquet file rows, without the header.
+    /// The number of lines that were read. In a CSV file, records are counted, and in a Parquet file, rows; the header does not count.
     pub lines: u64,
-    /// Lines that were used.
+    /// The number of lines that were used.
     pub accepted: u64,
-    /// Events beyond one per used line; `None` if no line contains several.
+    /// The number of events beyond one per used line; `None` if no line contains several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub further_events: Option<NonZeroU64>,
-    /// Lines that cannot be used.
+    /// The number of lines that cannot be used.
     pub rejected: u64,
 }
 
@@ -179,11 +179,11 @@ pub struct FilterStep {
 /// The accepted events: events read = events kept + events dropped.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventAccounts {
-    /// Events in accepted lines.
+    /// The number of events in accepted lines.
     pub read: u64,
-    /// Events in the dataset.
+    /// The number of events in the dataset.
     pub kept: u64,
-    /// Events that a filter dropped, by reason.
+    /// The number of events that a filter dropped, by reason.
     pub dropped: BTreeMap<String, u64>,
 }
 
@@ -196,7 +196,7 @@ pub struct DatasetStatistics {
     pub items: u64,
     /// The number of events.
     pub events: u64,
-    /// Items without events, which `preprocess.items_without_events` keeps; `None` if every item has events.
+    /// The number of items without events, which `preprocess.items_without_events` keeps; `None` if every item has events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub items_without_events: Option<NonZeroU64>,
     /// The mean number of events per user.
@@ -209,16 +209,16 @@ pub struct DatasetStatistics {
     pub longest: u64,
     /// The number of events divided by the number of user-item pairs.
     pub density: f64,
-    /// Events that are ordered by their position in the input, because they have the user and the time of the event before.
+    /// The number of events that are ordered by their position in the input, because they have the user and the time of the event before.
     pub ties: u64,
-    /// Items without a sentence.
+    /// The number of items without a sentence.
     pub items_without_text: u64,
-    /// Items without an image, whether a local file or a URL.
+    /// The number of items without an image, whether a local file or a URL.
     pub items_without_image: u64,
-    /// Items whose images are all URLs to download.
+    /// The number of items whose images are all URLs to download.
     #[serde(rename = "items_with_addresses_only")]
     pub items_with_urls_only: u64,
-    /// Items without a category.
+    /// The number of items without a category.
     pub items_without_category: u64,
     /// The number of distinct categories.
     pub categories: u64,
@@ -273,17 +273,17 @@ pub struct Table1Row {
 pub struct ExtractReport {
     /// The number of sentences of all items.
     pub sentences: usize,
-    /// Items without a sentence.
+    /// The number of items without a sentence.
     pub items_without_text: usize,
     /// The number of images of all items.
     pub images: usize,
     /// The number of these images that have a vector.
     pub described: usize,
-    /// Items without an image that has a vector.
+    /// The number of items without an image that has a vector.
     pub items_without_image: usize,
     /// The number of words in the dictionary.
     pub dictionary_words: usize,
-    /// The work of the sentence encoder, including sentences that are made of image words.
+    /// The work of the sentence encoder, including sentences that consist of image words.
     pub sentence_encoder: EncoderWork,
     /// The work of CLIP on words.
     pub word_encoder: EncoderWork,
@@ -293,7 +293,7 @@ pub struct ExtractReport {
     pub unusable: Vec<UnusableImage>,
     /// The number of sound files that items name.
     pub sounds: usize,
-    /// Items without a sound that can be used.
+    /// The number of items without a sound that can be used.
     pub items_without_sound: usize,
     /// The work of the audio encoder on sound files.
     pub audio_encoder: EncoderWork,

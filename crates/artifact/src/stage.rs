@@ -250,7 +250,7 @@ impl Stage {
         Ok(self.changed_output(before)?.map_or(Status::UpToDate, Status::Stale))
     }
 
-    /// What happened to an output since `before` was written; `None` if all outputs are as they were.
+    /// What happened to an output since `before` was written; `None` if all outputs are unchanged.
     fn changed_output(&self, before: &Manifest) -> Result<Option<String>> {
         for (name, record) in &before.outputs {
             let path = self.folder.join(name);
@@ -271,8 +271,8 @@ impl Stage {
         files::remove_if_present(&self.manifest_path())
     }
 
-    /// Puts the manifest of the last run back after the stage failed, if it failed before it replaced an output, so that a command that was
-    /// refused leaves a finished stage finished. Returns whether it did.
+    /// Restores the manifest of the last run if the stage failed before it replaced an output, so that a refused command leaves a finished
+    /// stage finished. Returns whether the manifest was restored.
     pub fn give_up(&self) -> Result<bool> {
         match &self.before {
             Some(before) if self.changed_output(before)?.is_none() => {

@@ -64,7 +64,7 @@ impl Column {
 #[derive(Debug)]
 pub struct Table {
     columns: Vec<(String, ArrayRef)>,
-    /// The inputs and settings that the table was made from.
+    /// The inputs and settings that the table was built from.
     source: Option<Value>,
     origin: Option<(std::path::PathBuf, String)>,
 }
@@ -79,7 +79,7 @@ impl Table {
         Self { columns, source: None, origin: None }
     }
 
-    /// Adds a record of the inputs and settings that the table was made from.
+    /// Adds a record of the inputs and settings that the table was built from.
     #[must_use]
     pub fn with_source(self, source: &Value) -> Self {
         Self { source: Some(source.clone()), ..self }

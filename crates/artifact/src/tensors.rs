@@ -12,8 +12,8 @@ use crate::fingerprint::ContentHasher;
 use crate::map::MappedFile;
 use crate::{Error, Fingerprint, Result, files};
 
-/// The key of the header in a safetensors file's metadata. One key with a JSON text, because the order of several keys
-/// would differ between two writes of the same content.
+/// The key of the header in a safetensors file's metadata. It is a single key with a JSON text, because the order of several keys would
+/// differ between two writes of the same content.
 const HEADER_KEY: &str = "mp4sr";
 
 /// The start of a header's JSON with its first key: a hash of everything else in the file, which reveals a damaged file. Files of other
@@ -412,7 +412,7 @@ impl TensorFile {
         &self.path
     }
 
-    /// Refuses a file that was made for other items than those of `expected`.
+    /// Refuses a file that was written for items other than those of `expected`.
     pub fn expect_items(&self, expected: &Fingerprint, remedy: &str) -> Result<()> {
         if self.header.items == *expected {
             return Ok(());

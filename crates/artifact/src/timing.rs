@@ -20,7 +20,7 @@ pub struct Timing {
     pub peak_memory_bytes: Option<u64>,
     /// The number of threads that the stage could use.
     pub threads: usize,
-    /// The device that `run.device` names. Records of earlier releases lack it, and are of the CPU.
+    /// The device that `run.device` names. Records of earlier releases lack it; they are from the CPU.
     #[serde(default = "cpu")]
     pub device: String,
     /// The time at which the stage finished, in UTC.

@@ -32,8 +32,8 @@ pub fn vector_key(content: &[u8]) -> VectorKey {
 
 /// The vectors of one encoder.
 ///
-/// The cache is a folder of shards. Each of them is written whole, never changed, and named by a hash of its content, so that two processes
-/// may add vectors at once and a killed process loses only the rows since its last shard. Values are read through the memory map.
+/// The cache is a folder of shards. Each of them is written whole, never changed, and named by a hash of its content, so two processes can
+/// add vectors at the same time, and a killed process loses only the rows since its last shard. Values are read through the memory map.
 pub struct VectorCache {
     folder: PathBuf,
     encoder: Fingerprint,
@@ -378,7 +378,7 @@ mod tests {
         let before = if root.join(name).exists() { shards_in(&root.join(name)).unwrap() } else { Vec::new() };
         let mut cache = VectorCache::open(&root.join(name), of, 2).unwrap();
         for (key, values) in keys.iter().zip(values.chunks(2)) {
-            // Each process has its own vectors, also of keys that others have.
+            // Each process computes its own vectors, even for keys that others have.
             cache.locations.remove(key);
             cache.add(&[*key], values).unwrap();
         }

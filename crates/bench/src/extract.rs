@@ -116,8 +116,8 @@ fn line(args: &ExtractArgs, what: &str, model: &str, count: usize, times: &[f64]
     .to_string()
 }
 
-/// The pixels of image files. For an encoder on a GPU, all threads read the images of one block; on the CPU, every thread reads a block of
-/// its own.
+/// The pixels of image files. For an encoder on a GPU, all threads read the images of one block; on the CPU, every thread reads its own
+/// block.
 fn read(encoder: &dyn ImageEncoder, paths: &[PathBuf]) -> anyhow::Result<Vec<f32>> {
     let read = |path: &PathBuf| encoder.processor().read(&files::read(path)?).map_err(anyhow::Error::msg);
     let images: anyhow::Result<Vec<_>> =

@@ -1,4 +1,4 @@
-//! What is measured beside the times of steps: threads, processor time and memory; and how times are summarised.
+//! Measures threads, processor time and memory in addition to the times of steps, and summarises times.
 
 /// The median, minimum and maximum of some times.
 pub struct MedianRange {

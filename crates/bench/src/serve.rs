@@ -1,4 +1,4 @@
-//! Measures the service under load: makes an untrained run of any size, and runs clients that send requests as fast as they are answered.
+//! Measures the service under load: creates an untrained run of any size, and runs clients that send requests as fast as they are answered.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

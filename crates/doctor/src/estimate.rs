@@ -81,7 +81,7 @@ pub struct Cost {
     pub epochs: Option<(usize, usize)>,
 }
 
-/// What the estimates are made from.
+/// The inputs of the estimates.
 pub struct Estimator<'e> {
     /// The pipeline.
     pub context: &'e Context,
@@ -237,7 +237,7 @@ impl Estimator<'_> {
         }
     }
 
-    /// Whether the model is counted rather than trained.
+    /// Whether the model only counts events and is not trained.
     fn is_counted(&self) -> bool {
         self.context.models.model(&self.context.config.model.name).is_some_and(|model| model.grid().is_empty())
     }
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wider_model_is_estimated_to_take_more_whatever_its_section() {
+    fn a_wider_model_is_estimated_to_take_more_space_whatever_its_section() {
         let cost = |width: &str| {
             let context = context(&["model.name=lightgcn", width]);
             let encoders = encoders(&context, false);

@@ -147,7 +147,7 @@ fn row(planned: &StagePlan) -> Vec<String> {
         memory = sizes_spoken(cost.memory);
         writes = format!("{}, up to {}", planned.writes.display(), bytes(cost.disk as u64));
     } else if matches!(planned.verdict, StageVerdict::Blocked(_)) {
-        // Only a dataset, or raw files from which one can be made, have a size.
+        // The size is known only from a dataset, or from raw files from which one can be built.
         time.push_str("unknown, because the size of the dataset is unknown");
     }
     vec![planned.stage.name().to_owned(), what, time, memory, writes]

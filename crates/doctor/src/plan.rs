@@ -38,7 +38,7 @@ pub struct StagePlan {
     pub reads: Vec<(String, PathBuf)>,
     /// The folder that it writes to.
     pub writes: PathBuf,
-    /// The estimated cost, if the sizes are known and the stage would run, or would if it was not blocked.
+    /// The estimated cost, if the sizes are known and the stage would run, or would run if it were not blocked.
     pub cost: Option<Cost>,
     /// The time and memory of its last run, if it is up to date.
     pub took: Option<Timing>,
@@ -53,7 +53,7 @@ pub enum Scope {
     Only(StageName),
 }
 
-/// What a plan is made for.
+/// The question that a plan answers.
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'q> {
     /// The pipeline file.
@@ -284,7 +284,7 @@ impl Plan {
             let would_cost = matches!(planned.verdict, StageVerdict::Runs(_) | StageVerdict::Blocked(_));
             planned.cost = would_cost.then(|| estimator.cost(planned.stage));
             if let Some(cost) = &mut planned.cost {
-                // The stages run one after the other in one process, which keeps the memory of training.
+                // The stages run one after the other in one process, which does not return the memory of training to the system.
                 kept = kept.max(cost.memory.high);
                 cost.memory.high = kept;
             }
@@ -391,7 +391,7 @@ impl Plan {
     }
 }
 
-/// The reason why the stage cannot run: it needs a file that is missing and that no earlier stage of the plan makes.
+/// The reason why the stage cannot run: it needs a file that is missing and that no earlier stage of the plan writes.
 fn missing(context: &Context, question: Question<'_>, stage: StageName, reads: &[(String, PathBuf)]) -> Option<String> {
     let config = &context.config;
     let absent = |(_, path): &&(String, PathBuf)| !path.exists();
@@ -405,7 +405,7 @@ fn missing(context: &Context, question: Question<'_>, stage: StageName, reads: &
             None => format!("`{}` is missing, and no stage of this pipeline creates it", path.display()),
         });
     }
-    // In a run, other stages make their outputs first; files from elsewhere must exist already.
+    // In a run, earlier stages write their outputs first; files from elsewhere must exist already.
     let own = config.model.modalities.iter().filter(|modality| !modality.features.is_empty());
     let from_elsewhere = own
         .map(|modality| context.layout.feature_file(&modality.name, &modality.features))
@@ -423,7 +423,7 @@ fn raw_is_absent(config: &Config) -> bool {
 }
 
 /// Returns an error if the device of these stages cannot be used, or lacks the precision of one that has not run yet. The first stages may
-/// take hours, and their user should learn it before.
+/// take hours, so the user should learn of the problem before they start.
 pub fn expect_devices(context: &Context, stages: &[StageName]) -> anyhow::Result<()> {
     let has_run = |stage: StageName| Manifest::find(&folder(context, stage), stage.name()).is_some();
     let ahead: Vec<StageName> = stages.iter().copied().filter(|&stage| !has_run(stage)).collect();
@@ -498,7 +498,7 @@ fn reads(context: &Context, stage: StageName, raw: &[InspectedFile]) -> Vec<(Str
     }
 }
 
-/// The stage that makes a file which `stage` reads.
+/// The stage that writes a file which `stage` reads.
 fn producer(context: &Context, stage: StageName, path: &Path) -> Option<StageName> {
     let layout = &context.layout;
     let made = |by: StageName, paths: &[PathBuf]| paths.iter().any(|made| made == path).then_some(by);

@@ -122,7 +122,7 @@ impl DatasetSizes {
         Some(sizes)
     }
 
-    /// Estimates the sizes of the dataset that `raw` would give. Fails if the first lines show that it cannot be made.
+    /// Estimates the sizes of the dataset that `raw` would give. Fails if the first lines show that it cannot be built.
     pub fn of_raw_files(context: &Context, raw: &[InspectedFile]) -> anyhow::Result<Self> {
         let rows_of = |start: &str| {
             let rows = raw.iter().filter(|file| file.role.starts_with(start)).map(|file| file.rows.as_ref().ok());

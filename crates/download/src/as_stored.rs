@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_header_gets_another_name() {
+    fn only_the_header_is_renamed() {
         let mut head =
             b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nX: content-encoding: a\r\nContent-Length: 3".to_vec();
         rename(&mut head);

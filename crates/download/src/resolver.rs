@@ -1,5 +1,5 @@
-//! Resolves host names and rejects private IP addresses. What is checked here is what is connected to, for every request of a chain of
-//! redirects.
+//! Resolves host names and rejects private IP addresses. The addresses that are checked here are the ones that are connected to, for every
+//! request of a chain of redirects.
 
 use std::net::IpAddr;
 

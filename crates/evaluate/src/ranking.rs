@@ -208,7 +208,8 @@ fn cases<'a>(
     (0..users).filter_map(|user| Some((user, shown(case(user)?, options.history)))).collect()
 }
 
-/// The queries of a block. Users whose history is shortened are as new: what training learned about them says more than the history.
+/// The queries of a block. Users whose history is shortened count as new users, because what training learned about them would reveal more
+/// than the history.
 fn queries<'a>(block: &[(usize, EvalCase<'a>)], options: RankOptions) -> Vec<Query<'a>> {
     let user = |user: usize| options.history.is_none().then_some(user as u32);
     block.iter().map(|(row, case)| Query { user: user(*row), history: case.history }).collect()

@@ -234,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_row_is_its_own_mean_to_the_bit_and_no_row_has_none() {
+    fn a_single_row_equals_its_mean_exactly_and_no_rows_have_no_mean() {
         let values = vec![0.1, -0.0, 1.0, 3.0, 2.0, 5.0];
         let own = ModalityFeatures { modality: "text".into(), offsets: vec![0, 1, 1, 3], values, width: 2 };
         assert_eq!(

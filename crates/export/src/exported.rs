@@ -6,7 +6,7 @@ use mp4sr_store::ItemStore;
 
 use crate::histories::UserHistory;
 
-/// What every format is made from.
+/// The inputs of every format.
 pub(crate) struct Export<'a> {
     /// The context of the run.
     pub context: &'a Context,

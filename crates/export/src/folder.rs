@@ -1,4 +1,4 @@
-//! Writes a folder as a whole: on an error the previous folder stays, and files that this program did not write are never replaced.
+//! Writes a folder as a whole: on an error, the previous folder is kept, and files that this program did not write are never replaced.
 
 use std::path::Path;
 
@@ -38,7 +38,7 @@ pub fn check(out: &Path, record: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Fills the folder, and writes the record that `fill` returns. The previous folder stays until the new one is complete.
+/// Fills the folder, and writes the record that `fill` returns. The previous folder is kept until the new one is complete.
 pub fn write(out: &Path, record: &str, fill: impl FnOnce(&Path) -> anyhow::Result<Value>) -> anyhow::Result<()> {
     check(out, record)?;
     let whole = |made: &Path| {

@@ -1,4 +1,4 @@
-//! The users and histories for which lists and query vectors are made.
+//! The users and histories for which lists and query vectors are computed.
 
 use mp4sr_artifact::Sequences;
 use mp4sr_models::Query;
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everybody_with_an_event_has_a_history() {
+    fn every_user_with_an_event_has_a_history() {
         let sequences = Sequences {
             offsets: vec![0, 3, 4, 4],
             items: vec![1, 2, 3, 2],

@@ -2,7 +2,7 @@
 //!
 //! The tiny encoders of `data/encoders` are compiled in. If a pipeline names one of them and the working directory has no such folder, its
 //! files are written once below the artifacts' cache and then read like those of any other encoder. The bytes are the same, and therefore
-//! the vectors and their folder in the cache of vectors.
+//! so are the vectors and their folder in the cache of vectors.
 
 use std::path::{Path, PathBuf};
 
@@ -105,7 +105,7 @@ mod tests {
         for other in ["builtin:none", "data/encoders/none", "tiny-clip", "sentence-transformers/all-MiniLM-L6-v2"] {
             assert_eq!(folder(other, cache.path(), Access::Full).unwrap(), None, "{other}");
         }
-        // A folder that exists is read as it is.
+        // An existing folder is used directly and not copied.
         assert_eq!(folder("src", cache.path(), Access::Full).unwrap(), None);
         assert!(files::list(cache.path()).unwrap().is_empty());
     }

@@ -35,7 +35,7 @@ impl EncoderDevice {
         self.precision
     }
 
-    /// The device on which tensors are made.
+    /// The device on which tensors are created.
     pub(crate) fn tensors(&self) -> &Device {
         &self.device
     }

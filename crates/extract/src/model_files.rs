@@ -4,7 +4,7 @@
 pub(crate) const CONFIG: &str = "config.json";
 /// The weights.
 pub(crate) const WEIGHTS: &str = "model.safetensors";
-/// What takes the place of [`WEIGHTS`] in models that older releases of the Python libraries saved.
+/// The file that older releases of the Python libraries wrote instead of [`WEIGHTS`].
 pub(crate) const PICKLED_WEIGHTS: &str = "pytorch_model.bin";
 /// The list of the files with weights, if there are several.
 pub(crate) const WEIGHTS_INDEX: &str = "model.safetensors.index.json";

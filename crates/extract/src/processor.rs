@@ -3,8 +3,8 @@
 //! Reference: the image processors of the Python library transformers 5.24 on Pillow 13.0 (such as `CLIPImageProcessorPil`), and the
 //! transforms of timm 1.0 for its models. The image is turned upright as its EXIF data says, laid on white where it is transparent and
 //! converted to RGB; it is resized, the centre is cropped, levels are rescaled, and each channel is normalised by its mean and standard
-//! deviation. The first frame of an animation is used; grey is repeated in three channels; of 16 bits the upper eight are used. Settings
-//! that are not supported are refused by name.
+//! deviation. The first frame of an animation is used; grey is repeated in three channels; of 16-bit levels, only the upper eight bits are
+//! used. Settings that are not supported are refused by name.
 
 use image::{DynamicImage, Rgb, RgbImage};
 use mp4sr_image::{ImageError, MAX_PIXELS};
@@ -88,7 +88,7 @@ const WARPED: u32 = 384;
 /// The models whose image processors are followed.
 const CLASSES: [&str; 7] = ["CLIP", "ConvNext", "ViT", "DeiT", "Siglip", "Bit", "EfficientNet"];
 
-/// Keys that do not change pixels. Keys that are null do not either.
+/// Keys that do not change pixels, whatever their value. Neither do keys that are null.
 const HARMLESS: [&str; 11] = [
     "_valid_processor_keys",
     "data_format",
@@ -358,7 +358,7 @@ impl Processor {
         if self.rounds_middle { left_out / 2 + u32::from(left_out % 4 == 3) } else { left_out / 2 }
     }
 
-    /// The middle of an image, black where the image is too small.
+    /// The middle of an image, padded with black if the image is too small.
     fn centre(&self, image: &RgbImage, width: u32, height: u32) -> RgbImage {
         let mut middle = RgbImage::new(width, height);
         let offset = |inner: u32, outer: u32| match outer.checked_sub(inner) {
@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn the_middle_is_rounded_as_python_rounds_for_timm_and_cut_for_transformers() {
+    fn the_middle_is_rounded_as_in_python_for_timm_and_truncated_for_transformers() {
         let timm = serde_json::json!({
             "input_size": [3, 8, 8], "interpolation": "bicubic", "crop_pct": 0.9, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]
         });

@@ -78,7 +78,7 @@ fn convolution(weights: &Weights<'_>, name: &str, shape: [usize; 4], stride: usi
     let vector = |part: &str| weights.read(&format!("{name}.normalization.{part}"), &[outputs]);
     let (weight, bias) = (vector("weight")?, vector("bias")?);
     let (mean, variance) = (vector("running_mean")?, vector("running_var")?);
-    // ReLU would turn what is not a number into zeros.
+    // ReLU would turn NaN into zeros.
     if variance.iter().any(|variance| variance + EPS <= 0.0) {
         return Err(weights.error(&format!("{name}.normalization.running_var"), "expected no negative values"));
     }

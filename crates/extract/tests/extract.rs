@@ -190,7 +190,7 @@ fn vectors_are_never_computed_twice() {
 }
 
 #[test]
-fn a_gpu_gives_nearly_the_same_features_and_every_precision_has_vectors_of_its_own() {
+fn a_gpu_gives_nearly_the_same_features_and_every_precision_has_its_own_vectors() {
     if let Err(error) = ComputeDevice::Cuda(0).open() {
         println!("skipped: the stage is not run on a GPU: {error}");
         return;
@@ -313,7 +313,7 @@ fn a_fetched_image_is_found_by_its_url_and_a_missing_one_is_reported() {
 }
 
 #[test]
-fn the_number_of_threads_changes_no_byte() {
+fn the_number_of_threads_does_not_change_the_bytes() {
     let bytes = |threads: usize| {
         let folder = tempfile::tempdir().unwrap();
         let context = context(folder.path());
@@ -366,7 +366,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
 }
 
 #[test]
-fn sentences_and_word_lists_that_share_attributes_come_close() {
+fn sentences_and_word_lists_that_share_attributes_are_similar() {
     let encoder = SentenceEncoder::load(&built_in("tiny-sentence")).unwrap();
     let texts = [
         "Packed for camping by Kestrel, in rustic wood.",
@@ -477,7 +477,7 @@ fn sounds_of_items_become_features_and_are_computed_once() {
     assert!(reasons[0].contains("neither WAV nor FLAC") && reasons[1].contains("gone.wav"), "{reasons:?}");
     assert!(!context.layout.feature_file("image", "tiny-clip").exists(), "images are not read");
 
-    // Other content in a sound file is a change, and its vector comes from the cache.
+    // A sound file whose content has changed is read again, and the vector of its new content is in the cache.
     std::fs::copy(fixture("sounds/short.wav"), &copy).unwrap();
     mp4sr_extract::run(&context).unwrap();
     let again = Features::read(&path, &items.hash(), 5).unwrap().to_f32();
@@ -561,7 +561,7 @@ fn sentence_encoders_without_a_vector_per_text_are_refused() {
 }
 
 #[test]
-fn a_module_with_pickled_weights_is_refused_with_what_to_do() {
+fn a_module_with_pickled_weights_is_refused_with_a_remedy() {
     let folder = tempfile::tempdir().unwrap();
     let from = PathBuf::from(fixture("adapter/heads"));
     let all = files::list(&from).unwrap().into_iter();
@@ -647,7 +647,7 @@ fn settings_that_are_not_supported_are_refused_by_name() {
     assert!(message.contains("swin") && message.contains("clip, convnext, convnextv2, dinov2"), "{message}");
 }
 
-/// A tensor that the layers pass over would change the vectors in the reference.
+/// A tensor that the layers do not read would change the vectors in the reference.
 #[test]
 fn tensors_that_no_layer_reads_are_refused() {
     let folder = changed("adapter/vit", "config.json", |config| config["qkv_bias"] = false.into());

@@ -103,7 +103,7 @@ fn adapted_sentence_encoders_agree_with_sentence_transformers() {
 #[test]
 fn an_adapted_vector_does_not_depend_on_the_rest_of_the_batch() {
     let mut sentences = strings(&fixture("sentences.json"));
-    // Texts of every length from a word on, several of each, so that some of them go through the layers together.
+    // There are several texts of every length from one word upwards, so that some of them go through the layers together.
     sentences.extend((0..60).map(|at| format!("{at}{}", " five six".repeat(at % 12))));
     for name in ADAPTED_TEXT {
         let encoder = SentenceEncoder::load(&folder(name)).unwrap();
@@ -164,7 +164,7 @@ fn image_encoders_agree_with_transformers() {
 }
 
 #[test]
-fn a_resnet_that_cannot_compute_is_refused_by_tensor_or_key() {
+fn an_invalid_resnet_is_refused_with_the_name_of_the_tensor_or_key() {
     let refusal = |change: &dyn Fn(&Path)| {
         let room = tempfile::tempdir().unwrap();
         for file in ["config.json", "model.safetensors", "preprocessor_config.json"] {

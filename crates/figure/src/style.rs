@@ -66,7 +66,7 @@ impl SeriesStyle {
         }
     }
 
-    /// Draws a line and its name at a place of the legend: the left end of its column in pixels, and its row, 0-based.
+    /// Draws a line and its name at a position in the legend: the left end of its column in pixels, and its row, 0-based.
     pub fn draw_legend<B: DrawingBackend>(
         self,
         area: &DrawingArea<B, Shift>,

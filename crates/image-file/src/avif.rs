@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_those_before_turning_and_bounds_hold() {
+    fn sizes_are_those_before_rotation_and_limits_hold() {
         assert_eq!(crate::dimensions(&read("turned")).unwrap(), (23, 17));
         let reason = |bytes: &[u8], max_pixels| crate::decode(bytes, max_pixels).unwrap_err().to_string();
         assert_eq!(reason(&read("420"), 23 * 17 - 1), "it has 23 x 17 pixels, more than 390");

@@ -353,7 +353,7 @@ impl Inspected {
 }
 
 impl Args {
-    /// Whether a flag names columns, which a published form has no keys for.
+    /// Whether a flag names columns; a published form has no keys for them.
     fn names_columns(&self) -> bool {
         let named =
             [&self.user, &self.item, &self.time, &self.time_format, &self.item_id, &self.title, &self.image_column];
@@ -364,7 +364,7 @@ impl Args {
     }
 }
 
-/// The published form of which both files have the fields.
+/// The published form whose fields both files have.
 fn published(events: &Survey, items: Option<&Survey>) -> Option<Format> {
     let has = |survey: &Survey, names: &[&str]| names.iter().all(|name| survey.column(name).is_some());
     let of_items = |names: &[&str]| items.is_some_and(|items| names.iter().any(|name| items.column(name).is_some()));

@@ -68,7 +68,7 @@ fn utf8(path: &Path) -> Result<String> {
     })
 }
 
-/// Makes a dataset name of any name: lower-case letters, digits, `-` and `_`.
+/// Converts any name to a dataset name: lower-case letters, digits, `-` and `_`.
 pub fn dataset_name(name: &str) -> String {
     let mut made = String::new();
     for c in name.to_lowercase().chars() {

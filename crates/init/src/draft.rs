@@ -50,7 +50,7 @@ pub struct CoreThresholds {
     pub item: u32,
 }
 
-/// What the text of the pipeline file is made from.
+/// The findings and choices from which the text of the pipeline file is written.
 pub struct Draft<'d> {
     /// The name of the dataset.
     pub name: String,

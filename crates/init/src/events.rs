@@ -106,7 +106,7 @@ fn shown_columns(survey: &Survey) -> String {
     survey.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// What separates the items in a cell, if no table of items tells; empty if each cell is one item.
+/// What separates the items in a cell, if no table of items shows it; empty if each cell holds one item.
 fn several(survey: &Survey, name: &str, doubts: &mut Vec<Doubt>) -> String {
     let of_column = survey.column(name).and_then(|column| column.separator.as_ref());
     // Names of items contain spaces, so these separate items only if a table of items confirms it.
@@ -337,8 +337,8 @@ fn time_score(column: &ColumnSurvey, survey: &Survey) -> Option<f64> {
     Some(if is_other { score - 8.0 } else { score })
 }
 
-/// The order of events without a column of times. A column that is called a time is not left aside, because the order of lines may be
-/// another one.
+/// The order of events without a column of times. A column whose name denotes a time is never ignored, because the order of lines may
+/// differ from that of the times.
 fn without_time(survey: &Survey, others: &[&ColumnSurvey], doubts: &mut Vec<Doubt>) -> Result<EventOrder> {
     let position = others.iter().find(|column| {
         Role::Position.fits(&column.name) && column.filled == survey.rows && column.whole == column.filled

@@ -101,11 +101,11 @@ pub struct Editor<'a> {
     pub context: &'a Context,
     /// The store of its added items.
     pub store: &'a ItemStore,
-    /// Called before a change is stored; an error leaves the added items as they are. Without it, every change is stored.
+    /// Called before a change is stored; an error leaves the added items unchanged. Without it, every change is stored.
     pub approve: Option<Approve<'a>>,
 }
 
-/// The records without images that are not image files, and a note on each of these.
+/// The records without those images that are not image files, and a note on each such image.
 fn with_usable_images(records: &[ItemRecord]) -> (Vec<ItemRecord>, Vec<String>) {
     let (mut usable, mut notes) = (records.to_vec(), Vec::new());
     for record in &mut usable {

@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn sequence_dropout_keeps_firsts_and_order_and_drops_its_share() {
+    fn sequence_dropout_keeps_first_items_and_the_order_and_drops_the_expected_share() {
         let before = batch();
         let after = sequence_dropout(&before, 0.2, RngKey::new(5)).unwrap();
         for j in 0..after.count() {
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn mixup_swaps_its_share_and_every_shift_is_equally_likely() {
+    fn mixup_swaps_the_expected_share_and_every_shift_is_equally_likely() {
         for modalities in [2, 3, 4] {
             let shifts = mixup(60_000, modalities, 0.3, RngKey::new(6));
             for shift in 1..modalities as u32 {

@@ -75,7 +75,7 @@ impl Batch {
         Self::new(queries.iter().map(sample), max_sequence_length)
     }
 
-    /// A range of the samples as a batch of its own, whose tokens and sequences keep the numbers by which dropout is drawn.
+    /// A range of the samples as a separate batch, whose tokens and sequences keep the numbers by which dropout is drawn.
     #[must_use]
     pub fn share(&self, samples: Range<usize>) -> Self {
         let offsets = self.offsets.share(samples.clone());

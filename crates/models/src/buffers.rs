@@ -62,7 +62,7 @@ impl Buffers {
         entries.get_mut(name).map(|buffer| update(&mut buffer.values)).ok_or_else(|| missing(name))
     }
 
-    /// All buffers as they are now, by name.
+    /// The current state of all buffers, by name.
     pub fn snapshot(&self) -> BTreeMap<String, Buffer> {
         self.entries.borrow().clone()
     }

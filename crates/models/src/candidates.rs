@@ -2,8 +2,8 @@
 //!
 //! A sample consists of the batch's targets and of items that are drawn uniformly. The logit of every column except the row's own target is
 //! raised by -log Q, where Q is the probability that the column is in the sample (Bengio and Senécal, 2008), so that the expected sum of
-//! exponentials is that over all items. A row's own target is always in the sample, so that its logit is not changed (Khrylchenko et al.,
-//! 2025, arXiv 2507.09331).
+//! exponentials is that over all items. A row's own target is always in the sample, so its logit is not changed (Khrylchenko et al., 2025,
+//! arXiv 2507.09331).
 
 use std::collections::HashSet;
 
@@ -35,7 +35,7 @@ pub struct SampledItems {
 
 impl CandidateSampler {
     /// Creates a sampler that draws `drawn` of `items` items per step in addition to the targets. The samples are the prefixes of the
-    /// training sequences, so that every event except the first of a sequence is a target.
+    /// training sequences, so every event except the first of a sequence is a target.
     pub fn new(drawn: usize, items: usize, training: &TrainingSequences) -> Result<Self> {
         if drawn == 0 {
             return Err(Error::Msg("at least one item has to be drawn as a candidate".to_owned()));

@@ -1,9 +1,9 @@
 //! CL4SRec: SASRec with a contrastive loss between two augmented views of each history.
 //!
 //! Xie et al., Contrastive Learning for Sequential Recommendation, ICDE 2022 (arXiv 2010.14395), as the authors of MP4SR implemented it in
-//! RecBole. The two views of a history are made by two different operations out of crop, mask and reorder. NT-Xent pulls them together
-//! against all other views of the batch. The main loss is SASRec's cross-entropy over all items. Views are made of copies, and the
-//! histories do not change.
+//! RecBole. The two views of a history are created by two different operations chosen from crop, mask and reorder. NT-Xent pulls them
+//! together against all other views of the batch. The main loss is SASRec's cross-entropy over all items. Views are created from copies, so
+//! the histories do not change.
 //!
 //! Histories and views go through the transformer as one packed batch of three times as many sequences.
 
@@ -236,7 +236,7 @@ impl Cl4sRec {
             Similarity::Cosine => normalize(views)?,
         };
         let partners = Tensor::cat(&[views.narrow(0, count, count)?, views.narrow(0, 0, count)?], 0)?;
-        // Every view is in a group of its own: all others are negatives, whatever their targets.
+        // Every view forms its own group, so all others are negatives, whatever their targets.
         let groups = (0..2 * count as u32).collect::<Vec<_>>().into();
         let mask =
             Mask::FalseNegatives { groups, false_negatives: FalseNegatives::Keep, diagonal: false, first_row: 0 };
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn short_histories_keep_at_least_one_item_and_lose_nothing_where_a_share_is_zero() {
+    fn short_histories_keep_at_least_one_item_and_lose_nothing_if_a_share_is_zero() {
         let model = model(Config::default());
         assert_eq!(model.operations(1, RngKey::new(1)), [Operation::Keep, Operation::Keep]);
         for draw in 0..50 {

@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn contents_replace_their_share_of_the_ids() {
+    fn contents_replace_the_expected_share_of_the_ids() {
         let model = model(Config { negatives: 4, replacement: 0.3, ..Config::default() });
         let users = vec![0; 4000];
         let sampled = model.sample(&users, &vec![3; 4000], RngKey::new(5));

@@ -7,7 +7,7 @@
 //! Attributes are the modalities' vectors through an adapter, or lists of categories.
 //!
 //! The queries and keys of attributes are computed once per distinct item of a step. The scores, their fusion and the softmax are one
-//! operator over packed sequences. Under `keys = "full"` histories are padded, because there the padding takes part.
+//! operator over packed sequences. With `keys = "full"`, histories are padded, because the fusion then sees the scores of the padding.
 
 use candle_core::{D, Tensor, Var};
 use mp4sr_ops::plain::softplus;
@@ -332,7 +332,7 @@ impl DifSr {
     fn sequences(&self, batch: &Batch, attributes: &[Tensor], inverse: &[u32], key: Option<RngKey>) -> Result<Tensor> {
         let rows = attributes.first().map_or(Ok(0), |vectors| vectors.dim(0))?;
         let tokens = self.tokens(batch, inverse, rows)?;
-        // The padding is a constant zero, so that the table has no gradient for it.
+        // The padding is a constant zero, so the table has no gradient for it.
         let zeros = |table: &Tensor| Tensor::zeros((1, table.dim(1)?), table.dtype(), table.device());
         let table = match tokens.real {
             Some(_) => {

@@ -32,8 +32,8 @@ pub struct Pooling {
 
 /// Attention pooling and a mixture of experts.
 ///
-/// There is no non-linearity between the two maps of the pooling, so that only w = W1 W2 matters. Their biases cancel in the softmax and
-/// are left out.
+/// There is no non-linearity between the two maps of the pooling, so only w = W1 W2 matters. Their biases cancel in the softmax and are
+/// left out.
 #[derive(Debug)]
 pub struct ItemEncoder {
     w1: Var,

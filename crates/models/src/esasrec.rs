@@ -8,9 +8,9 @@
 //!
 //! x <- x + sigmoid(x G + g) * Dropout(A(LayerNorm(x))),   x <- x + sigmoid(x G' + g') * Dropout(F(LayerNorm(x))).
 //!
-//! No LayerNorm follows the last layer. Logits are inner products with the item embeddings that the input reads. The loss of a position
-//! is the cross-entropy of its target among itself and n items, drawn for that position with replacement from the whole catalogue, so
-//! that the target can be among them; nothing corrects for the sampling. The mean is over all positions of a batch.
+//! No LayerNorm follows the last layer. Logits are inner products with the item embeddings that the input reads. The loss of a position is
+//! the cross-entropy of its target among itself and n items, drawn for that position with replacement from the whole catalogue, so the
+//! target can be among them; nothing corrects for the sampling. The mean is over all positions of a batch.
 //!
 //! In RecTools 0.13, which the authors require, dropout also applies to the table of item embeddings, once per step for inputs and logits
 //! alike; later releases do not do this ([`Config::item_dropout`]). The other keys are what the authors compare (losses, negatives from the
@@ -570,7 +570,7 @@ mod tests {
     fn every_item_of_a_sequence_but_the_first_is_a_target() {
         let model = model(Config { negatives: 3, ..Config::default() });
         let pairs = model.pairs(&batch(&model), RngKey::new(1)).unwrap();
-        // The model reads four items, so that the third sequence is cut to five.
+        // The model reads four items, so the third sequence is cut to five.
         assert_eq!(pairs.items, [1, 2, 3, 5, 2, 4, 1, 3]);
         assert_eq!(pairs.targets, [2, 3, 1, 6, 4, 1, 3, 8]);
         assert_eq!((0..3).map(|j| pairs.offsets.range(j)).collect::<Vec<_>>(), [0..3, 3..4, 4..8]);
@@ -601,7 +601,7 @@ mod tests {
     }
 
     #[test]
-    fn negatives_are_uniform_over_the_items_that_they_may_be() {
+    fn negatives_are_uniform_over_the_allowed_items() {
         let targets = [2, 3, 1, 6, 4, 1, 3, 8];
         let users = [0, 0, 0, 1, 2, 2, 2, 2];
         for negative_items in [NegativeItems::All, NegativeItems::NotTarget, NegativeItems::Unseen] {
@@ -620,14 +620,14 @@ mod tests {
     }
 
     #[test]
-    fn a_share_of_the_negatives_is_of_the_distinct_items_of_the_batch() {
+    fn a_share_of_the_negatives_is_drawn_from_the_distinct_items_of_the_batch() {
         let targets = [2, 3, 1, 6, 4, 1, 3, 8];
         // Half of three negatives, rounded down, is one.
         let found = frequencies(Config { negatives: 3, in_batch: 0.5, ..Config::default() });
         let present = [1, 2, 3, 4, 5];
         for (at, found) in found.iter().enumerate() {
             let target = targets[at / 3];
-            // A target is replaced by a second draw, so that it stays only if it is drawn twice, and all items share its probability.
+            // A target is replaced by a second draw, so it remains only if it is drawn twice, and all items share its probability.
             let again = if present.contains(&target) { 1.0 / 25.0 } else { 0.0 };
             let of_batch = |item: u32| match present.contains(&item) {
                 true if item == target => again,
@@ -735,7 +735,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_of_the_training_events() {
+    fn shares_are_computed_from_the_training_events() {
         // Item 1 has three of the thirteen events, item 5 has one.
         let shares: Vec<f32> = log_shares(&data()).unwrap().to_vec1().unwrap();
         assert!((shares[0] - (3.0f32 / 13.0).ln()).abs() < 1e-6 && (shares[4] - (1.0f32 / 13.0).ln()).abs() < 1e-6);

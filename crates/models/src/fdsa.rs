@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn an_items_features_reach_its_own_positions_alone() {
+    fn an_items_features_affect_only_its_own_positions() {
         let histories: [&[u32]; 4] = [&[3, 9, 4], &[8], &[10, 5], &[2, 9]];
         let queries: Vec<Query<'_>> = histories.iter().map(|history| Query::of_history(history)).collect();
         let vectors = |changed| {
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn both_draws_of_dropout_are_the_same_model_without_it() {
+    fn both_dropout_draws_give_the_same_model_without_dropout() {
         let batch = Batch::of_histories([(&[1, 2, 1, 4][..], 5), (&[7][..], 8), (&[7, 3][..], 1)], 50).unwrap();
         let loss = |dropout_draw, key| {
             let model = model(&data(None), Config { dropout_draw, ..Config::default() });

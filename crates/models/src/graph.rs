@@ -122,7 +122,7 @@ impl Scorer for VectorScorer<'_> {
 
     fn queries(&self, queries: &[Query<'_>]) -> Result<Tensor> {
         let known = self.users.dim(0)?;
-        // Without folding in, all that there is for a user without training events is the vector with which training began.
+        // Without fold-in, a user without training events keeps the initial vector.
         let has_row = |user: u32| (user as usize) < known && (self.fold_in.is_none() || self.has_seen(user));
         let row = |query: &Query<'_>| query.user.filter(|&user| has_row(user));
         let rows: Vec<u32> = queries.iter().filter_map(row).collect();

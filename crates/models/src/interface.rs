@@ -126,12 +126,12 @@ pub trait Model {
         true
     }
 
-    /// Whether `phase` trains the parameter. A parameter that is used but not trained stays as the phase before left it.
+    /// Whether `phase` trains the parameter. A parameter that is used but not trained keeps its values from the previous phase.
     fn trains(&self, phase: &Phase, parameter: &str) -> bool {
         self.uses(phase, parameter)
     }
 
-    /// Whether a stored parameter has no effect on the model, so that checkpoints of other programs may or may not contain it.
+    /// Whether a stored parameter has no effect on the model, in which case checkpoints of other programs may or may not contain it.
     fn has_no_effect(&self, _parameter: &str) -> bool {
         false
     }
@@ -174,8 +174,8 @@ pub trait Model {
 
 /// Scores of items: an item's score is its inner product with the query, or the greatest of those with the query's interests.
 ///
-/// If a group of processes computes the model, every process has a scorer of its own share of the items. Then [`queries`](Self::queries) is
-/// a collective operation: all processes pass the same queries, and every process gets the vectors of all.
+/// If a group of processes computes the model, every process has a scorer for its own share of the items. Then [`queries`](Self::queries)
+/// is a collective operation: all processes pass the same queries, and every process gets the vectors of all.
 pub trait Scorer {
     /// The item matrix, `[I, k]`: row i-1 is item i. In a group, it has only the rows of this process's share.
     fn items(&self) -> &Tensor;

@@ -5,7 +5,7 @@
 //! layers 0 to K, scores by inner product, Bayesian personalised ranking against one uniform negative per event. Where sources differ in
 //! the regularisation, a key of [`Config`] selects the reading.
 //!
-//! The propagation is linear, so that one operator computes the mean of all layers, and its backward pass is the same routine.
+//! The propagation is linear, so one operator computes the mean of all layers, and its backward pass is the same routine.
 
 use std::sync::Arc;
 
@@ -264,7 +264,7 @@ mod tests {
             assert_eq!(found[0], row[0], "a known user keeps the row");
             assert!(scorer.has_seen(1) && !scorer.has_seen(3));
         }
-        // A user of the dataset without training events is as new, except in a model that cannot fold in.
+        // A user of the dataset without training events counts as new, except in a model without fold-in.
         let training = TrainingSequences::new([&[1, 2, 4][..], &[], &[4, 2, 4, 5]]);
         let data = Data { training: training.into(), ..data };
         let model = LightGcn::new(Config { width: 4, ..Config::default() }, &data, RngKey::new(3)).unwrap();

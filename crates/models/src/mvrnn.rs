@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn every_step_asks_for_the_next_item_against_one_that_the_user_does_not_have() {
+    fn every_step_scores_the_next_item_against_one_that_the_user_does_not_have() {
         let model = model(Config { variant: Variant::Fusion, ..Config::default() });
         let (rounds, mut counts, mut hidden) = (4000u64, [0u32; 11], [0u32; 2]);
         for round in 0..rounds {

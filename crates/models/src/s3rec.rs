@@ -30,7 +30,7 @@ use crate::{
     Stop, TrainingSequences, Transformer, TransformerConfig, trace,
 };
 
-/// How S3-Rec is named, configured and built. Pre-training has no validation metric, so that it runs for a fixed number of epochs.
+/// How S3-Rec is named, configured and built. Pre-training has no validation metric, so it runs for a fixed number of epochs.
 pub static RECIPE: Recipe = Recipe {
     name: "s3rec",
     title: "S3-Rec",
@@ -534,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn masks_negatives_and_segments_have_their_distributions() {
+    fn masks_negatives_and_segments_have_the_expected_distributions() {
         let model = model(Config::default());
         let samples = Batch::of_histories([(&[4, 9, 4, 1, 7][..], 2)], 6).unwrap();
         let samples = model.samples(&samples).unwrap();

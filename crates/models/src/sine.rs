@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_a_history_counts_with_positions_alone() {
+    fn the_order_of_a_history_matters_only_with_positions() {
         let histories: [&[u32]; 2] = [&[3, 9, 4, 17], &[17, 4, 3, 9]];
         let far = |config: &Config| {
             let users = users(config, &histories);

@@ -222,7 +222,7 @@ impl UniSRec {
             experts.push((bias, p.add(&format!("adaptor.expert.{k}.weight"), &shape, Initial::Normal, key)?));
         }
         let width = transformer.width;
-        // Fine-tuning trains the LayerNorm but not the positions, so that they are separate parameters.
+        // Fine-tuning trains the LayerNorm but not the positions, so they are separate parameters.
         let position = p.add("position", &[transformer.max_sequence_length, width], Initial::Normal, key)?;
         let input_norm = Norm::new(p, "input_norm", width, key)?;
         let layers = LayerStack::new(p, "", transformer, key)?;
@@ -502,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn augmentation_drops_items_in_its_share_of_the_batches_and_replaces_vectors_in_the_others() {
+    fn augmentation_drops_items_in_the_expected_share_of_the_batches_and_replaces_vectors_in_the_others() {
         let model = model(Config::default());
         let history: Vec<u32> = (1..=40).collect();
         let batch = Batch::of_histories([(&history[..], 1)], 50).unwrap();
@@ -530,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_vector_drops_some_rows_and_equals_the_first_where_none_would_be_kept() {
+    fn a_second_vector_drops_some_rows_and_equals_the_first_if_none_would_be_kept() {
         let changed = |row_drop: f64| {
             let features = model(Config { row_drop, ..Config::default() }).features.to_vec2::<f32>().unwrap();
             (0..ITEMS).filter(|&item| features[item] != features[ITEMS + item]).map(|item| item % 4).collect::<Vec<_>>()
@@ -549,7 +549,7 @@ mod tests {
     }
 
     #[test]
-    fn both_draws_of_dropout_are_the_same_model_without_it() {
+    fn both_dropout_draws_give_the_same_model_without_dropout() {
         let batch = Batch::of_histories([(&[1, 2, 1, 4][..], 5), (&[7][..], 8), (&[7, 3][..], 1)], 50).unwrap();
         let loss = |dropout_draw, key| {
             let model = model(Config { dropout_draw, ..Config::default() });

@@ -96,7 +96,7 @@ fn a_sample_of_all_items_gives_the_loss_and_the_gradients_of_the_whole_softmax()
 
 /// The exponential of a cross-entropy is the sum of all exponentials divided by the target's, which is what a sample estimates.
 #[test]
-fn the_sum_of_exponentials_over_a_sample_is_in_expectation_that_over_all_items() {
+fn the_expected_sum_of_exponentials_over_a_sample_is_that_over_all_items() {
     let batch = batch(1);
     for ((name, whole), (_, sampled)) in models(None).into_iter().zip(models(Some(6))) {
         let ratio = |model: &dyn Model, step: u64| {
@@ -108,7 +108,7 @@ fn the_sum_of_exponentials_over_a_sample_is_in_expectation_that_over_all_items()
         let variance = draws.iter().map(|draw| (draw - mean).powi(2)).sum::<f64>() / (draws.len() - 1) as f64;
         let error = (variance / draws.len() as f64).sqrt();
         assert!((mean - expected).abs() < 4.0 * error, "{name}: {mean} ± {error}, expected {expected}");
-        // The sums of single samples do differ, so that the comparison is not trivial.
+        // The sums of single samples do differ, so the comparison is not trivial.
         assert!(error > 0.001 * expected, "{name}: {error}");
     }
 }

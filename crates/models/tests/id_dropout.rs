@@ -40,7 +40,7 @@ fn tokens(model: &Mp4sr, batch: &Batch, key: Option<RngKey>) -> Vec<Vec<f32>> {
 }
 
 #[test]
-fn the_share_of_tokens_without_id_embedding_is_the_probability_and_the_same_in_all_modalities() {
+fn tokens_lose_their_id_embedding_with_the_given_probability_and_in_all_modalities_alike() {
     let (batch, key) = (batch(), RngKey::new(9));
     let ids = model(0.0).parameters().get("id_embedding").unwrap().to_vec2::<f32>().unwrap();
     let (whole, count) = (tokens(&model(0.0), &batch, Some(key)), batch.items.len());

@@ -26,7 +26,7 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
 
 /// Runs the stages up to `until`.
 pub fn run_until(args: &StageArgs, until: StageName, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
-    // The thread pool must be set up before any stage starts threads of its own.
+    // The thread pool must be set up before any stage starts its own threads.
     mp4sr_ops::start_threads();
     let context = args.context(models)?;
     if args.reads_sample_world(&context) {

@@ -181,7 +181,7 @@ impl Adam {
     }
 
     /// Takes one step of a group of processes, whose losses and gradients are added up. The flag of a parameter says whether it is a shard:
-    /// every process then has rows of its own, whose gradient is complete. All other parameters are the same on all processes and stay so.
+    /// every process then has its own rows, whose gradient is complete. All other parameters are the same on all processes and remain so.
     /// The norm is that of the whole gradient, in which every value counts once.
     pub fn step_in_group<'a>(
         &mut self,
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn decay_joins_the_gradient_and_a_parameter_without_gradient_stays() {
+    fn decay_is_added_to_the_gradient_and_a_parameter_without_gradient_is_unchanged() {
         let var = |v: f32| Var::from_tensor(&Tensor::new(&[v], &Device::Cpu).unwrap()).unwrap();
         let (x, still) = (var(2.0), var(7.0));
         let mut adam = Adam::new([&x, &still], 0.5, 1.0, 100.0).unwrap();
@@ -411,7 +411,7 @@ mod tests {
 
     /// The gradient (3, 4) has norm 5: clipped at 2.5 it is (1.5, 2), and at 10 it stays the same. The first moment is a tenth of it.
     #[test]
-    fn clipping_scales_the_joint_norm_and_leaves_small_gradients() {
+    fn clipping_scales_the_joint_norm_and_leaves_small_gradients_unchanged() {
         for (clip_norm, expected) in [(2.5, [0.15, 0.2]), (10.0, [0.3, 0.4])] {
             let var = || Var::from_tensor(&Tensor::new(&[0.0f32], &Device::Cpu).unwrap()).unwrap();
             let (x, y) = (var(), var());

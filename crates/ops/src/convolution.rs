@@ -1,6 +1,6 @@
 //! A residual network with fixed weights on an NVIDIA GPU. On the CPU, [`InferenceResNet`](crate::InferenceResNet) computes it.
 //!
-//! The type exists in every build, so that callers need no feature of their own; without the feature `cuda` it cannot be constructed.
+//! The type exists in every build, so callers do not need a Cargo feature; without the feature `cuda` it cannot be constructed.
 
 use candle_core::{Device, Result, bail};
 

@@ -109,7 +109,7 @@ pub fn set_precision(precision: Precision) {
     PRECISION.store(precision as u8, Ordering::Relaxed);
 }
 
-/// Runs `compute` with the products in `precision`, and restores the precision of before, also after a panic.
+/// Runs `compute` with the products in `precision`, and restores the previous precision, even after a panic.
 pub fn with_precision<T>(precision: Precision, compute: impl FnOnce() -> T) -> T {
     struct Restore(Precision);
     impl Drop for Restore {
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn a_panic_restores_the_precision() {
         let before = precision();
-        // The CPU computes tf32 as f32, so that tests in other threads are not affected.
+        // The CPU computes tf32 as f32, so tests in other threads are not affected.
         let panicked = std::panic::catch_unwind(|| with_precision(Precision::Tf32, || panic!("for the test")));
         assert!(panicked.is_err());
         assert_eq!(precision(), before);

@@ -1,7 +1,7 @@
 //! Encoders whose weights are on an NVIDIA GPU. They include what comes before and after the stack, so that only token ids or pixels go to
 //! the GPU and only vectors come back.
 //!
-//! Both types exist in every build, so that callers need no features of their own; without the feature `cuda` they cannot be constructed.
+//! Both types exist in every build, so callers do not need a Cargo feature; without the feature `cuda` they cannot be constructed.
 
 use candle_core::{Device, Result, bail};
 
@@ -15,7 +15,7 @@ type GpuTransformer = std::convert::Infallible;
 #[cfg(not(feature = "cuda"))]
 type GpuEncoder = std::convert::Infallible;
 
-/// The input from which an encoder makes its tokens.
+/// The input from which an encoder computes its tokens.
 #[derive(Clone, Copy, Debug)]
 pub enum EncoderInput<'a> {
     /// Rows of a table of embeddings.
@@ -41,7 +41,7 @@ pub enum EncoderInput<'a> {
 /// The weights of an encoder.
 #[derive(Clone, Copy, Debug)]
 pub struct EncoderParts<'a> {
-    /// The input from which the tokens are made.
+    /// The input from which the tokens are computed.
     pub input: EncoderInput<'a>,
     /// The embeddings of the positions, `[positions, d]`, which are added to the tokens.
     pub positions: &'a [f32],

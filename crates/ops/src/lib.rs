@@ -272,9 +272,9 @@ pub fn source_attention(
     dispatch_plain!(query, source_attention(query, key_value, fusion, sizes, offsets, scope, dropout))
 }
 
-/// Products of rows of a constant table with every expert's weights, each under a dropout mask of its own: row r of the result has
-/// Dropout(x of `rows[r]`) W_k for every expert k, side by side. `table` `[n, d]`, `weights` `[experts d, d_0]` -> `[rows, experts d_0]`.
-/// Only the weights have a gradient.
+/// Products of rows of a constant table with every expert's weights, each under its own dropout mask: row r of the result has Dropout(x of
+/// `rows[r]`) W_k for every expert k, side by side. `table` `[n, d]`, `weights` `[experts d, d_0]` -> `[rows, experts d_0]`. Only the
+/// weights have a gradient.
 pub fn expert_products(
     table: &Tensor,
     rows: &[u32],

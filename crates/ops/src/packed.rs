@@ -86,8 +86,8 @@ impl PackedOffsets {
         Self { share: self.share, ..Self::new(offsets) }
     }
 
-    /// The sequences of a range. They keep the numbers that they have here, by which dropout is drawn, so that a share of a batch gives the
-    /// same results as in the whole batch.
+    /// The sequences of a range. They keep the numbers that they have here, by which dropout is drawn, so a share of a batch gives the same
+    /// results as in the whole batch.
     #[must_use]
     pub fn share(&self, sequences: std::ops::Range<usize>) -> Self {
         let first = self.offsets[sequences.start];

@@ -197,7 +197,7 @@ pub fn attention(
 }
 
 /// The index of an attention weight for dropout, from its query's token, its key's position in the sequence and its head. Indices wrap at
-/// 2^32, so that two distant tokens may share a mask, which does no harm.
+/// 2^32, so two distant tokens may share a mask, which does no harm.
 pub(crate) fn weight_index(token: usize, key_index: usize, head: usize, heads: usize) -> u32 {
     ((token * heads + head) as u32).wrapping_mul(0x0001_0003).wrapping_add(key_index as u32)
 }
@@ -560,7 +560,7 @@ pub fn edge_softmax(scores: &Tensor, edges: &Edges, side: Side) -> Result<Tensor
     if edges.count() == 0 {
         return Ok(scores.clone());
     }
-    // The edges are sorted by node, so that the edges of a node are a segment.
+    // The edges are sorted by node, so the edges of a node are a segment.
     let ends = edges.of(side);
     let lengths =
         (0..edges.nodes(side)).map(|node| ends.offsets[node + 1] - ends.offsets[node]).filter(|&length| length > 0);

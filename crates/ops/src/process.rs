@@ -33,9 +33,8 @@ pub fn keep_memory() {
 }
 
 /// Keeps the system from backing this process's memory by huge pages from now on. mimalloc asks for them, and the system then adds pages
-/// that the program does not use, at moments of its own choice: a service of a small run needs twice the memory, and the amount goes up in
-/// steps.
-/// Where the system has no huge pages, the call has no effect.
+/// that the program does not use, whenever it chooses: a service of a small run needs twice the memory, and the amount goes up in steps. If
+/// the system has no huge pages, the call has no effect.
 pub fn avoid_huge_pages() {
     // SAFETY: the call sets a flag of the process and reads no memory.
     #[cfg(target_os = "linux")]
@@ -45,8 +44,8 @@ pub fn avoid_huge_pages() {
 }
 
 /// Returns the idle buffers of the operators to the system, and the memory that this thread and those of the operators have freed, if
-/// mimalloc is the program's allocator. It would otherwise stay with these threads, or, when this one has ended, wait until another one
-/// uses it.
+/// mimalloc is the program's allocator. This memory would otherwise stay with these threads or, after this one has ended, remain unused
+/// until another thread takes it over.
 pub fn release_memory() {
     scratch::drop_idle();
     rayon::broadcast(|_| release_thread_memory());

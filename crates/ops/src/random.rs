@@ -71,7 +71,7 @@ fn mix64(mut x: u64) -> u64 {
     x ^ (x >> 31)
 }
 
-/// Inverted dropout whose mask is a function of a key and the element's index, so that backward draws it again.
+/// Inverted dropout whose mask is a function of a key and the element's index, so that backward can draw it again.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dropout {
     threshold: u32,
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn uniform_and_normal_have_their_moments() {
+    fn uniform_and_normal_have_the_expected_moments() {
         let key = RngKey::new(7).fold_in("moments");
         let n = 200_000u64;
         let mean = |f: &dyn Fn(u64) -> f64| (0..n).map(f).sum::<f64>() / n as f64;
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn dropout_drops_its_share_and_keeps_the_mean() {
+    fn dropout_drops_the_expected_share_and_keeps_the_mean() {
         let n = 1_000_000u32;
         for p in [0.1, 0.2, 0.5] {
             let dropout = RngKey::new(3).fold_in("dropout").dropout(p);

@@ -108,8 +108,8 @@ impl ScoreBlocks {
         }
     }
 
-    /// Like [`ScoreBlocks::scan`], for so few rows that a scan would leave threads idle: each thread processes a run of the blocks with
-    /// states of its own, which `make` creates. Returns the states of all runs in order; if there are many rows, there is a single run.
+    /// Like [`ScoreBlocks::scan`], for so few rows that a scan would leave threads idle: each thread processes a run of the blocks with its
+    /// own states, which `make` creates. Returns the states of all runs in order; if there are many rows, there is a single run.
     pub fn scan_in_runs<T: Send>(
         &self,
         rows: &Tensor,
@@ -257,7 +257,7 @@ mod tests {
     use candle_core::Device;
 
     #[test]
-    fn runs_of_blocks_see_every_score_once_and_as_one_scan_does() {
+    fn runs_of_blocks_see_every_score_once_like_a_single_scan() {
         let random = |seed: u64, rows: usize| {
             let values: Vec<f32> = (0..(rows * 64) as u64).map(|i| RngKey::new(seed).normal(i) as f32).collect();
             Tensor::from_vec(values, (rows, 64), &Device::Cpu).unwrap()
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn counting_refuses_what_is_not_finite() {
+    fn counting_refuses_scores_that_are_not_finite() {
         let mut scores = vec![0.5; 100];
         scores[70] = 2.0;
         assert_eq!((count_at_least(&scores, 0.5), count_at_least(&scores, 1.0)), (Some(100), Some(1)));

@@ -25,7 +25,7 @@ pub struct SourceSizes {
     pub width: usize,
     /// The number of attention heads.
     pub heads: usize,
-    /// n, the greatest length of a sequence. The parameters of a fusion are made for rows of n scores.
+    /// n, the greatest length of a sequence. The parameters of a fusion are sized for rows of n scores.
     pub max_sequence_length: usize,
     /// How the sources' scores are combined.
     pub fusion: ScoreFusion,

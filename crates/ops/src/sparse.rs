@@ -54,7 +54,7 @@ impl SparseMatrix {
         })
     }
 
-    /// The rows `rows`, in that order, as a matrix of their own.
+    /// The rows `rows`, in that order, as a separate matrix.
     pub fn select_rows(&self, rows: &[u32]) -> Result<Self> {
         let all = &self.by_row;
         if let Some(row) = rows.iter().find(|&&row| row as usize >= self.rows()) {

@@ -1,5 +1,5 @@
 //! Compares operators whose products are computed from bf16 with the same operators in f32, values and gradients, and checks that the
-//! number of threads does not change a bit. This test is a program of its own, because the precision is one setting for all threads of a
+//! number of threads does not change a bit. This test is a separate program, because the precision is one setting for all threads of a
 //! process.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says what it leaves out")]

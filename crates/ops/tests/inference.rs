@@ -157,7 +157,7 @@ fn has_bf16() -> bool {
 
 #[test]
 #[allow(clippy::print_stdout, reason = "a test that is skipped says so")]
-fn outputs_of_a_stack_in_bf16_point_in_the_directions_of_those_in_f32() {
+fn outputs_of_a_stack_in_bf16_have_nearly_the_same_direction_as_in_f32() {
     if !has_bf16() {
         println!("skipped: this processor has no products of bf16");
         return;

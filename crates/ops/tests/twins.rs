@@ -449,7 +449,7 @@ fn a_constant_input_has_no_gradient_and_changes_none_of_the_weights() {
 }
 
 #[test]
-fn a_sparse_matrix_refuses_entries_outside_of_it_and_entries_given_twice() {
+fn a_sparse_matrix_refuses_entries_outside_of_it_and_duplicate_entries() {
     let entry = |row, column| SparseEntry { row, column, weight: 1.0 };
     let refusal = |entries: Vec<SparseEntry>| SparseMatrix::new(2, 3, entries).unwrap_err().to_string();
     assert!(refusal(vec![entry(0, 3)]).contains("(0, 3) is outside of [2, 3]"));

@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_several_assignments_to_a_key_the_last_counts() {
+    fn the_last_of_several_assignments_to_a_key_counts() {
         let all = ["a.b=1", "a.c=2", "a.b = 3"].map(str::to_owned);
         assert_eq!(Assignments::last_of_each(&all), ["a.c=2", "a.b = 3"]);
     }
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn blanks_part_assignments_but_not_values() {
+    fn blanks_separate_assignments_but_not_values() {
         assert_eq!(parse(""), Vec::<String>::new());
         assert_eq!(parse("  a.b=1\n c.d=2 "), ["a.b=1", "c.d=2"]);
         assert_eq!(parse("a.b = 1 c.d= \"x\" e.f =2"), ["a.b=1", "c.d=\"x\"", "e.f=2"]);

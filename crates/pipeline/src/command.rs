@@ -357,8 +357,8 @@ pub fn print(text: &str) -> anyhow::Result<()> {
 }
 
 /// Brings a stage that can be divided into shards up to date: only `shard`, or all of it. The whole is merged by `put_together`, which gets
-/// the number of shards, if all shards of one division are up to date, and otherwise made by `work`. `make_stage` creates a stage by name.
-/// The files of shards are removed as soon as the whole is up to date; from then on, a shard is up to date as long as the whole is.
+/// the number of shards, if all shards of one division are up to date, and is otherwise computed by `work`. `make_stage` creates a stage by
+/// name. The files of shards are removed as soon as the whole is up to date; from then on, a shard is up to date as long as the whole is.
 pub fn run_stage_in_shards(
     context: &Context,
     name: &str,
@@ -394,7 +394,7 @@ pub fn run_stage_in_shards(
     Ok(())
 }
 
-/// Removes the files of a shard of a stage that is up to date as a whole. A shard that another process works on, or that was made from
+/// Removes the files of a shard of a stage that is up to date as a whole. A shard that another process works on, or that was computed from
 /// other inputs or settings, is kept.
 fn remove_shard(name: &str, folder: &Path, make_stage: impl Fn(&str) -> anyhow::Result<Stage>) -> anyhow::Result<()> {
     let _lock = match Lock::acquire(folder, name) {
@@ -497,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timing_belongs_to_the_outputs_next_to_it_and_makes_nothing_stale() {
+    fn a_timing_belongs_to_the_outputs_next_to_it_and_never_makes_a_stage_stale() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         let layout = Layout::new(folder, "tiny", "run");

@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shards_follow_each_other_and_are_of_nearly_the_same_size() {
+    fn shards_are_consecutive_and_have_nearly_the_same_size() {
         for (total, count) in [(0, 3), (2, 3), (10, 1), (10, 3), (10, 10), (1001, 7)] {
             let ranges: Vec<Range<usize>> = Shard::all(count).map(|shard| shard.range(total)).collect();
             assert_eq!(ranges.iter().flat_map(Clone::clone).collect::<Vec<_>>(), (0..total).collect::<Vec<_>>());
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_is_written_as_it_is_read_and_others_are_refused() {
+    fn shards_round_trip_through_text_and_invalid_ones_are_refused() {
         let shard: Shard = "2/4".parse().unwrap();
         assert_eq!(
             (shard, shard.to_string(), shard.file_name()),

@@ -67,7 +67,7 @@ pub struct TextTable {
 }
 
 impl TextTable {
-    /// Makes a table with a header and without rows.
+    /// Creates a table with a header and without rows.
     pub fn new<S: Into<String>>(header: impl IntoIterator<Item = S>) -> Self {
         Self { header: header.into_iter().map(Into::into).collect(), rows: Vec::new() }
     }

@@ -96,7 +96,7 @@ impl Condition {
         let rows = query.clone();
         let evaluated = evaluated(query, &schema, self.expression.clone(), streaming)?.map_err(|error| {
             let nothing = DataFrame::empty_with_schema(&schema).lazy();
-            // Errors of types appear without any row, and evaluating many rows takes long.
+            // Type errors appear even without rows, and evaluating many rows takes a long time.
             let inner = self.first_failing(&nothing, &schema, false);
             let inner = inner.or_else(|| self.first_failing(&rows, &schema, streaming));
             let because = inner.as_ref().map(|(part, _)| text_reason(part, &schema, &texts)).unwrap_or_default();
@@ -122,7 +122,7 @@ impl Condition {
         })
     }
 
-    /// Refuses a part that compares values of different types or is true or false of something else; the error says where it is, and names
+    /// Refuses a part that compares values of different types or uses something else as a condition; the error says where it is, and names
     /// the columns of the table.
     fn check_types(&self, schema: &SchemaRef, texts: &[(String, TextLocation)]) -> Result<()> {
         let wrong = first_of(&self.parsed, |part| {
@@ -163,8 +163,8 @@ impl Condition {
     }
 }
 
-/// The greatest number of AND, OR and arithmetic operators in a condition. Each is a level of the parsed expression, and polars handles an
-/// expression by recursion, for which a thread has only so much room.
+/// The greatest number of AND, OR and arithmetic operators in a condition. Each is a level of the parsed expression, and polars processes
+/// an expression recursively, for which a thread has limited stack space.
 const MOST_JOINED: usize = 50;
 
 /// Refuses a condition that joins too many parts.
@@ -397,8 +397,8 @@ fn exactly(left: Expr, op: Operator, right: Expr) -> Expr {
 
 /// The sum or cumulative sum of whole numbers, or an error if it needs more than 64 bits.
 fn exact_sum(values: Expr, sum: impl Fn(Expr) -> Expr) -> Expr {
-    // Up to 2^31 values, neither the sum of the upper halves nor that of the lower ones overflows. Each is computed by polars, so that a
-    // sum needs no column in memory.
+    // Up to 2^31 values, neither the sum of the upper halves nor that of the lower ones overflows. Each is computed by polars, so a sum
+    // needs no column in memory.
     const LOWER: i64 = 1 << 32;
     let values = values.strict_cast(DataType::Int64);
     let upper = values.clone().floor_div(lit(LOWER));
@@ -583,7 +583,7 @@ fn type_of(part: &Expr, schema: &SchemaRef) -> Option<DataType> {
     schema.ok()?.get("part").cloned()
 }
 
-/// The message of polars without its context and hints. The reason is in the last line where the first one announces it.
+/// The message of polars without its context and hints. The reason is in the last line if the first one announces it.
 fn in_one_line(error: &PolarsError) -> String {
     let message = error.to_string();
     let mut lines = message.lines();

@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_keep_what_is_written() {
+    fn numbers_keep_all_written_digits() {
         for (text, expected) in [
             ("881250949", Some((881_250_949, 0))),
             (" 8.8e8 ", Some((880_000_000, 0))),

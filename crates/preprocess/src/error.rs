@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-/// The reasons why a dataset cannot be made. The message of every variant is one sentence that says what to do.
+/// The reasons why a dataset cannot be built. The message of every variant is one sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Reading or writing a file failed.

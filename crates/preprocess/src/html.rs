@@ -113,8 +113,8 @@ pub fn without_lookalikes(text: &str) -> String {
     out
 }
 
-/// The length of the entity at the start of a text. A name without its semicolon is an entity only if it is often written so and the word
-/// ends with it; otherwise the `&` means "and".
+/// The length of the entity at the start of a text. A name without its semicolon is an entity only if it is often written that way and the
+/// word ends with it; otherwise the `&` means "and".
 fn entity(text: &str) -> Option<usize> {
     let is_bare = |name: &&&str| {
         let rest = text[1..].strip_prefix(**name);

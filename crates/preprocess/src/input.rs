@@ -66,7 +66,7 @@ impl PreprocessInputs {
     }
 
     /// The fingerprint of the names of the image and sound files that the dataset may refer to, so that new files make the stage run again.
-    /// Their content does not count, because it concerns the stages that read it.
+    /// Their content does not count, because only the stages that read it depend on it.
     pub fn image_names(&self, config: &Config) -> Result<Option<Fingerprint>> {
         let mut names = Vec::new();
         if let Some(folder) = &self.images {

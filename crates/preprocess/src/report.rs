@@ -20,7 +20,7 @@ use crate::filters::USER;
 use crate::partitions::Partitions;
 use crate::{Error, Result, filters};
 
-/// Keys that a dataset records only if they differ from their defaults, so that a dataset that was made without them keeps its bytes.
+/// Keys that a dataset records only if they differ from their defaults, so that a dataset that was built without them keeps its bytes.
 const LATER_KEYS: [&str; 11] = [
     "item_order",
     "where",
@@ -40,7 +40,7 @@ pub fn recorded(preprocess: &Preprocess) -> Value {
     let (mut settings, defaults) = (json!(preprocess), json!(Preprocess::default()));
     if let Some(settings) = settings.as_object_mut() {
         settings.retain(|key, value| !LATER_KEYS.contains(&key.as_str()) || *value != defaults[key]);
-        // The limit of memory decides how the dataset is made, and not what it contains.
+        // The memory limit decides how the dataset is built, and not what it contains.
         settings.remove("memory");
     }
     settings

@@ -188,7 +188,7 @@ impl Division {
         Ok(())
     }
 
-    /// Divides a share until each partition has files of its own.
+    /// Divides a share until each partition has its own files.
     fn divide(&mut self, share: Share, parts: &mut Vec<Partition>) -> Result<()> {
         let Share { partitions, files } = share;
         if partitions.end - partitions.start == 1 {
@@ -205,7 +205,7 @@ impl Division {
     }
 }
 
-/// Files, together as far as they have at most `rows` events.
+/// Groups files into portions of at most `rows` events; a larger file is a portion by itself.
 fn portions(files: Vec<(PathBuf, u64)>, rows: u64) -> Vec<Vec<PathBuf>> {
     let mut portions: Vec<Vec<PathBuf>> = Vec::new();
     let mut held = 0;
@@ -264,7 +264,7 @@ mod tests {
     #[test]
     fn events_of_many_partitions_are_divided_in_steps_that_keep_their_order() {
         let folder = tempfile::tempdir().unwrap();
-        // As many partitions as need two steps; each of the users has one, and the others have no event.
+        // There are enough partitions to need two steps; each user has one, and the other partitions have no events.
         let (partitions, users, count) = (300, 200, 12_000_u32);
         let of = |event: u32| (event.wrapping_mul(2_654_435_761) % users, event % 17, i64::from(event));
         let mut spill = Spill::new(MemoryLimit::of_partitions(count.into(), partitions, folder.path().to_owned()));

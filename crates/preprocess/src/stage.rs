@@ -61,7 +61,7 @@ pub fn stage(context: &Context) -> anyhow::Result<Stage> {
         "preprocess": config.preprocess,
         "image_names": inputs.image_names(config)?,
     });
-    // The limit of memory decides how the dataset is made, and not what it contains.
+    // The memory limit decides how the dataset is built, and not what it contains.
     if let Some(keys) = settings["preprocess"].as_object_mut() {
         keys.remove("memory");
     }
@@ -222,7 +222,7 @@ fn read(
 
     let mut in_core = filtered.events.fork("core")?;
     let dropped_by_core = core(&mut in_core, bounds)?;
-    // Dropping incomplete items can only shrink the core, so that nothing outside it is ever needed.
+    // Dropping incomplete items can only shrink the core, so nothing outside it is ever needed.
     let needed = in_core.item_marks(item_ids.len())?;
 
     let pattern = config.source.images.as_str();

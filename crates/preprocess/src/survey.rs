@@ -54,7 +54,7 @@ pub struct Survey {
     pub header_doubt: bool,
     /// The encoding, if it is neither UTF-8 nor UTF-16 with a byte order mark.
     pub encoding: Option<String>,
-    /// Whether all characters that were seen are ASCII, so that any encoding reads them alike.
+    /// Whether all characters that were seen are ASCII, so any encoding reads them alike.
     pub is_ascii: bool,
     /// Whether quotation marks in quoted fields have a backslash before them.
     pub escapes: bool,
@@ -64,7 +64,7 @@ pub struct Survey {
     pub rows: u64,
     /// The number of inspected rows that could not be read.
     pub unreadable: u64,
-    /// The reason of the first row that cannot be read.
+    /// The reason why the first unreadable row cannot be read.
     pub first_fault: Option<String>,
     /// Whether these are all rows of the file.
     pub is_whole: bool,

@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_not_html_stays_as_it_is() {
+    fn text_that_is_not_html_is_unchanged() {
         assert_eq!(Markup::None.line("<b>x</b> &amp;"), "<b>x</b> &amp;");
         let wrapped = "<p>It&#39;s a &lt;classic&gt;</p>";
         assert_eq!(

@@ -11,7 +11,7 @@ pub const COLD_EVENTS: u32 = 10;
 
 /// The number of groups of a breakdown by quantiles.
 const GROUPS: usize = 5;
-/// The greatest history length that has a group of its own.
+/// The greatest history length that has its own group.
 const SHORT: usize = 3;
 /// If the file does not say what its times are, they are Unix times if the latest one is at least this value (in 1973), and positions
 /// otherwise.
@@ -137,8 +137,8 @@ fn group(name: &str, facts: &[UserFacts], belongs: impl Fn(&UserFacts) -> bool) 
     UserGroup { name: name.to_owned(), users: facts.iter().filter(|f| belongs(f)).map(|f| f.user).collect() }
 }
 
-/// Divides users into at most five groups of nearly equal size. Users with the same value are always in the same group, so that there are
-/// fewer groups if there are fewer distinct values.
+/// Divides users into at most five groups of nearly equal size. Users with the same value are always in the same group, so there are fewer
+/// groups if there are fewer distinct values.
 fn quantiles(facts: &[UserFacts], value: impl Fn(&UserFacts) -> Option<u64>) -> Vec<UserGroup> {
     let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
     facts.iter().filter_map(&value).for_each(|value| *counts.entry(value).or_default() += 1);

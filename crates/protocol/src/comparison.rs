@@ -267,8 +267,8 @@ mod tests {
 
     #[test]
     fn tests_pair_users_and_are_corrected_over_the_others() {
-        // The fourth user has no rank in `mine`, and the last has none in `a`. For the others, R@1 is 1, 1, 1, 0 against 0, 1, 0, 0, so
-        // that t = 3^(1/2) with 3 degrees of freedom and p = 1/2 - 1/pi. Two signed ranks remain, both positive: z = 2^(1/2), p = erfc(1).
+        // The fourth user has no rank in `mine`, and the last has none in `a`. For the others, R@1 is 1, 1, 1, 0 against 0, 1, 0, 0, so t =
+        // 3^(1/2) with 3 degrees of freedom and p = 1/2 - 1/pi. Two signed ranks remain, both positive: z = 2^(1/2), p = erfc(1).
         let (mine, a) = (group("mine", &[&[1, 1, 1, 0, 2, 1]]), group("a", &[&[2, 1, 2, 1, 2, 0]]));
         let alone = Comparison::new(&[a.clone(), mine.clone()], &[Metric::Recall(1)], Reference::Last);
         let (t, signed) = (0.5 - std::f64::consts::FRAC_1_PI, 0.157_299_207_050_285_13);
@@ -280,7 +280,7 @@ mod tests {
         close(found.wilcoxon.p, signed);
         assert_eq!(Comparison::new(&[a.clone(), mine.clone()], &[Metric::Recall(1)], Reference::Best), alone);
 
-        // A copy of the reference does not differ from it, so that the smaller p-value is doubled.
+        // A copy of the reference does not differ from it, so the smaller p-value is doubled.
         let twin = SeedRuns { name: "twin".to_owned(), ..mine.clone() };
         let three = Comparison::new(&[a.clone(), twin, mine.clone()], &[Metric::Recall(1)], Reference::Last);
         let found = three.rows[0].1[0].tests.unwrap();

@@ -38,8 +38,8 @@ pub struct ListComparison {
 }
 
 impl SeedLists {
-    /// Reads the lists of the runs of a model. Returns an error if they were made with other settings than the first, or with the same seed,
-    /// as far as they record them.
+    /// Reads the lists of the runs of a model. Returns an error if they were computed with settings other than those of the first, or with
+    /// the same seed, as far as they record these.
     pub fn read(name: &str, runs: &[Layout], items: &Items, users: usize) -> Result<Self> {
         let mut lists: Vec<StoredLists> = Vec::new();
         for run in runs {
@@ -76,7 +76,7 @@ impl SeedLists {
     }
 }
 
-/// The first setting with which the lists of two runs of one model were made in different ways.
+/// The first setting that differed when the lists of two runs of one model were computed.
 fn made_otherwise(own: &StoredLists, other: &StoredLists) -> Option<OtherSetting> {
     let (a, b) = (own.before_test_item, other.before_test_item);
     let ends = (a != b).then(|| OtherSetting {
@@ -87,7 +87,7 @@ fn made_otherwise(own: &StoredLists, other: &StoredLists) -> Option<OtherSetting
     ends.or_else(|| other_setting(&own.config, &other.config))
 }
 
-/// The note that the lists of some models were made in another way than those of others; `None` if all were made in the same way.
+/// The note that the lists of some models were computed differently from those of others; `None` if all were computed in the same way.
 pub fn lists_note(models: &[SeedLists]) -> Option<String> {
     let some = |differs: fn(&StoredLists) -> bool| {
         let names: Vec<&str> =
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_that_were_made_in_another_way_are_named() {
+    fn lists_that_were_computed_differently_are_named() {
         let [mut a, mut b] = ["a", "b"].map(|name| model(name, &[&[&[1]]]));
         assert_eq!(lists_note(&[a.clone(), b.clone()]), None);
         a.lists[0].repeat_history = true;

@@ -10,7 +10,8 @@ use crate::WEIGHTS;
 
 const REMEDY: &str = "run `mp4sr recommend` again";
 
-/// Rejects lists that were made with other weights than the run has now. `source` holds the inputs and settings of the lists.
+/// Rejects lists that were computed with weights other than those that the run has now. `source` holds the inputs and settings of the
+/// lists.
 pub fn expect_weights_of_lists(source: Option<&Value>, layout: &Layout, path: &Path) -> Result<()> {
     let weights = layout.checkpoint("finetune");
     let then = source.and_then(|source| source["inputs"][WEIGHTS].as_str());
@@ -24,7 +25,7 @@ pub fn expect_weights_of_lists(source: Option<&Value>, layout: &Layout, path: &P
     }
 }
 
-/// The lists of a run, and how they were made.
+/// The lists of a run, and how they were computed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoredLists {
     /// Item numbers, 1-based: one list for each user, empty if a user has none.
@@ -33,7 +34,7 @@ pub struct StoredLists {
     pub before_test_item: bool,
     /// Whether a list has an item of its history other than the test item.
     pub repeat_history: bool,
-    /// The configuration with which the lists were made; null if they do not record it.
+    /// The configuration with which the lists were computed; null if they do not record it.
     pub config: Value,
 }
 

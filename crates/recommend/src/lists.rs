@@ -58,7 +58,7 @@ pub struct ListRow {
     pub titles: Vec<String>,
     /// The scores of the items; in a fallback list, those of popularity.
     pub scores: Vec<f32>,
-    /// `popular` if the history has no known item; `None` if the model made the list.
+    /// `popular` if the history has no known item; `None` if the model computed the list.
     pub fallback: Option<&'static str>,
     /// The ids of the history that are not items of the run.
     pub unknown: Vec<String>,

@@ -70,7 +70,7 @@ pub struct LoadedRun {
     pub trained: TrainedModel,
     /// The items and users by their ids.
     pub catalogue: Arc<RunCatalogue>,
-    /// The ids of items that were added to the run and are in the dataset by now, which is used for them.
+    /// The ids of items that were added to the run and are now in the dataset, whose content is used for them.
     in_dataset: Vec<String>,
 }
 
@@ -125,7 +125,7 @@ pub struct Answer {
     pub list: Vec<Scored>,
     /// The ids of the history that are not items of the run, in their order.
     pub unknown: Vec<String>,
-    /// The reason why the model did not make the list, if it did not.
+    /// The reason why the model did not compute the list, if it did not.
     pub fallback: Option<Fallback>,
 }
 

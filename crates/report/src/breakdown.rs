@@ -36,7 +36,7 @@ pub(crate) fn headline(ks: &[usize]) -> Vec<Metric> {
     ks.iter().max().map_or(Vec::new(), |&k| vec![Metric::Recall(k), Metric::Ndcg(k)])
 }
 
-/// Makes one table per breakdown, over the users for whom every run has a rank.
+/// Builds one table per breakdown, over the users for whom every run has a rank.
 pub(crate) fn breakdown_tables(facts: &[UserFacts], runs: &[RunRanks], metrics: &[Metric]) -> Vec<BreakdownTable> {
     let is_ranked = |facts: &&UserFacts| runs.iter().all(|run| run.ranks.get(facts.user).is_some_and(|&rank| rank > 0));
     let ranked: Vec<UserFacts> = facts.iter().filter(is_ranked).copied().collect();

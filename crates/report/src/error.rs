@@ -15,7 +15,7 @@ pub enum Error {
         what: &'static str,
         /// The path at which it is expected.
         path: PathBuf,
-        /// The command that makes it.
+        /// The command that creates it.
         remedy: String,
     },
     /// The runs were evaluated on different users, so they cannot be compared.

@@ -31,7 +31,7 @@ impl ListsTable {
         self.rows.is_empty() && self.notes.is_empty()
     }
 
-    /// Makes the rows of a comparison of the runs' lists at the cut-offs `ks`.
+    /// Builds the rows of a comparison of the runs' lists at the cut-offs `ks`.
     pub(crate) fn new(runs: &[SeedLists], compared: &[ListComparison], ks: &[usize]) -> Self {
         let mut table = Self { rows: Vec::new(), notes: Vec::new() };
         for ListComparison { k, rows } in compared {
@@ -63,7 +63,7 @@ impl ListsTable {
     }
 }
 
-/// Makes a table with one row per run and K. `format` formats a value, given whether it differs significantly from the last run's; a value
+/// Builds a table with one row per run and K. `format` formats a value, given whether it differs significantly from the last run's; a value
 /// that does not exist is empty.
 pub(crate) fn list_table(rows: &[ListStatisticsRow], format: impl Fn(f64, bool) -> String) -> TextTable {
     let mut table = TextTable::new(["run", "K"].into_iter().chain(COLUMNS));

@@ -34,9 +34,9 @@ pub(crate) struct Page<'a> {
     pub(crate) panels: &'a [Panel],
     /// The runs without a training log.
     pub(crate) untrained: &'a [String],
-    /// The counts of preprocessing; `None` if another program made the dataset.
+    /// The counts of preprocessing; `None` if another program wrote the dataset.
     pub(crate) counts: Option<&'a PreprocessReport>,
-    /// The counts of extraction; `None` if another program made the features.
+    /// The counts of extraction; `None` if another program wrote the features.
     pub(crate) image_counts: Option<&'a ExtractReport>,
     pub(crate) users: &'a [ShownUser],
     pub(crate) user_counts: UserCounts,
@@ -46,7 +46,7 @@ pub(crate) struct Page<'a> {
     pub(crate) timings: &'a [Timing],
     /// The run's resolved configuration.
     pub(crate) config: &'a str,
-    /// The files from which the report was made, with their versions.
+    /// The files from which the report was built, with their versions.
     pub(crate) made_from: &'a [(String, String)],
 }
 

@@ -183,7 +183,7 @@ impl ReportStage<'_> {
         Ok(Stage::new("report", VERSION, &self.context.layout.report(), settings, &self.inputs()?)?)
     }
 
-    /// All files from which the report is made. A required file that is missing is an error.
+    /// All files from which the report is built. A required file that is missing is an error.
     fn inputs(&self) -> Result<Vec<(String, PathBuf)>> {
         let own = &self.context.layout;
         let mut inputs = Vec::new();
@@ -208,7 +208,7 @@ impl ReportStage<'_> {
         inputs.push(("images".to_owned(), own.extract_report()));
         inputs.push(("configuration".to_owned(), own.run_config()));
         inputs.extend(self.words_file().map(|path| ("words of images".to_owned(), path)));
-        // A stage that is up to date leaves its timing unchanged, so that timings change only together with the outputs that they describe.
+        // A stage that is up to date leaves its timing unchanged, so timings change only together with the outputs that they describe.
         inputs.extend(self.timing_files().into_iter().map(|(stage, path)| (format!("{TIMING}{stage}"), path)));
         // Some files never exist, for example those of a model without training or of a dataset from another program.
         inputs.retain(|(_, path)| path.exists());
@@ -216,7 +216,7 @@ impl ReportStage<'_> {
         Ok(inputs)
     }
 
-    /// The file with the words of images from which the run's features were made.
+    /// The file with the words of images from which the run's features were computed.
     fn words_file(&self) -> Option<PathBuf> {
         let (config, layout) = (&self.context.config, &self.context.layout);
         let files = config.model.modalities.iter().map(|m| layout.words_file(&m.name, &config.feature_name(m)));
@@ -269,7 +269,7 @@ impl ReportStage<'_> {
     }
 
     /// The statistics of the lists of all runs, at each K of the tables that all lists reach. Another run is left out if its lists do not
-    /// exist, or were made with other weights than it has now.
+    /// exist, or were computed with weights other than those that it has now.
     fn lists_table(&self, items: &Items, sequences: &Sequences) -> Result<ListsTable> {
         let mut models = Vec::new();
         for layout in &self.runs {
@@ -289,7 +289,7 @@ impl ReportStage<'_> {
         Ok(ListsTable::new(&models, &compared, ks))
     }
 
-    /// What the statistics of lists need to know about the items. Features that cannot be read only cost the report its diversity, because
+    /// What the statistics of lists need to know about the items. If features cannot be read, the report only lacks the diversity, because
     /// a model that reads no features does not need them to be up to date.
     fn item_facts(&self, sequences: &Sequences) -> ItemFacts {
         let features = self.context.config.feature_files(&self.context.layout);

@@ -17,7 +17,7 @@ pub(crate) struct UserLists {
     history: Vec<Vec<String>>,
     target: Vec<String>,
     items: Vec<Vec<String>>,
-    /// The inputs and settings of the lists; `None` if another program made them.
+    /// The inputs and settings of the lists; `None` if another program wrote them.
     source: Option<Value>,
 }
 
@@ -79,7 +79,7 @@ impl UserLists {
         })
     }
 
-    /// Rejects lists that were made with other weights than the run has now.
+    /// Rejects lists that were computed with weights other than those that the run has now.
     pub(crate) fn expect_weights(&self, layout: &Layout, path: &Path) -> Result<()> {
         Ok(expect_weights_of_lists(self.source.as_ref(), layout, path)?)
     }
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn half_are_hits_spread_evenly_and_a_short_kind_is_filled_up() {
+    fn half_are_hits_spaced_evenly_and_a_short_group_is_filled_up() {
         let (rows, counts) = lists("hmhmmmhmhm").choose(4);
         assert_eq!((counts.users, counts.known, counts.hits), (10, 10, 4));
         assert_eq!(rows, [0, 4, 6, 9]);

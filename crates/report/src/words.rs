@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_fits_nothing_is_refused() {
+    fn a_table_that_does_not_match_the_items_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("image.x.words.parquet");
         let write = |item: u32, scores: Vec<f32>| {

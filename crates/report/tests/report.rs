@@ -1,4 +1,4 @@
-//! Tests a whole report that is made from generated files.
+//! Tests a whole report that is built from generated files.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -260,7 +260,7 @@ fn metrics_of_groups_match_hand_computed_values() {
 }
 
 #[test]
-fn words_and_times_are_shown_where_there_are_files_and_follow_their_changes() {
+fn words_and_times_are_shown_if_their_files_exist_and_follow_changes_to_them() {
     let world = World::new(&[]);
     world.run().unwrap();
     assert!(!world.is_stale());
@@ -288,7 +288,7 @@ fn words_and_times_are_shown_where_there_are_files_and_follow_their_changes() {
 }
 
 #[test]
-fn the_page_stays_small_whatever_a_dictionary_holds() {
+fn the_page_stays_small_whatever_a_dictionary_contains() {
     let world = World::new(&[]);
     world.write_words(|item| (0..20).map(|word| format!("{item} {word} {}", "w".repeat(50_000))).collect());
     world.run().unwrap();
@@ -312,7 +312,7 @@ fn a_run_without_training_has_no_curves() {
 }
 
 #[test]
-fn an_error_about_missing_input_names_the_run_and_the_command_that_makes_it() {
+fn an_error_about_missing_input_names_the_run_and_the_command_that_creates_it() {
     let world = World::new(&["popular"]);
     let message = world.run().unwrap_err().to_string();
     assert!(message.starts_with("run `popular` has no ranks (`"), "{message}");

@@ -122,7 +122,7 @@ pub(crate) fn with_settings<T>(config: &Config, work: impl FnOnce(&ModelSettings
         transformer: config.model.section(TRANSFORMER),
         modalities: &config.model.modality_names(),
         pretrains: config.pretrain.enabled,
-        // An invalid value is already an error where the configuration is read.
+        // An invalid value is already an error when the configuration is read.
         candidates: config.finetune.drawn_candidates().unwrap_or_default(),
         pretrain_events: if config.pretrain.items == PretrainItems::Warm { COLD_EVENTS } else { 0 },
     })

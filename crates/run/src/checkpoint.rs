@@ -13,7 +13,7 @@ const REMEDY: &str = "train again, or use another run";
 /// The prefix of the names of buffers.
 const BUFFER: &str = "buffer.";
 
-/// How a checkpoint was made. A user's own program may leave out all of it.
+/// How a checkpoint was created. A user's own program may leave out all of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CheckpointInfo {
@@ -42,7 +42,7 @@ pub struct TrainedPhase<'a> {
 /// A model's parameters on disk.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// How it was made.
+    /// How it was created.
     pub info: CheckpointInfo,
     inputs: BTreeMap<String, Fingerprint>,
     parameters: Vec<Stored>,
@@ -87,7 +87,7 @@ impl Checkpoint {
         Self::from_file(path, file, phase)
     }
 
-    /// Reads a checkpoint that may have been made for other items: for parameters that do not depend on them, such as those of
+    /// Reads a checkpoint that may have been written for other items: for parameters that do not depend on them, such as those of
     /// pre-training.
     pub fn read_of_any_items(path: &Path, phase: &str) -> Result<Self> {
         Self::from_file(path, Self::open(path)?, phase)

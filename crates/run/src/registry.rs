@@ -26,7 +26,7 @@ pub fn build_model_in_group(
     let name = &config.model.name;
     let recipe = recipe(name).with_context(|| format!("unknown model `{name}`"))?;
     let key = RngKey::new(config.run.seed);
-    // This is checked first, because opening a GPU fails for other reasons where there is none.
+    // This is checked first, because opening a GPU fails for other reasons if there is none.
     ensure!(
         group.is_none() || matches!(config.run.device.parse(), Ok(ComputeDevice::Cpu) | Err(_)),
         "several processes can train only on the CPU, found `run.device = {:?}`; set `run.device = \"cpu\"`, or start one process",

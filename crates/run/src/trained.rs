@@ -72,7 +72,7 @@ impl TrainedModel {
         Self::load_from(layout, config, None)
     }
 
-    /// Reads and verifies the files, and appends the items that were added to the run. Those that the dataset has by now are left out,
+    /// Reads and verifies the files, and appends the items that were added to the run. Those that the dataset now contains are left out,
     /// because it knows more about them; their ids are returned.
     pub fn load_with_new_items(
         layout: &Layout,

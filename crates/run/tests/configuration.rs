@@ -198,7 +198,7 @@ fn overrides_win_and_errors_in_them_show_the_notation() {
 }
 
 #[test]
-fn a_resolved_configuration_gives_itself_again() {
+fn a_resolved_configuration_round_trips() {
     let config = parse(BASE);
     let again = parse(&config.to_toml().unwrap());
     assert_eq!(config, again);
@@ -293,14 +293,14 @@ fn tuned_changes_three_keys_of_the_defaults() {
 }
 
 #[test]
-fn a_model_has_defaults_of_its_own_beneath_presets_and_the_file() {
+fn a_model_has_its_own_defaults_below_presets_and_the_file() {
     let decay = |lines: &str| with(&format!("model.name = \"sasrec\"\n{lines}")).finetune.settings.weight_decay;
     assert_eq!((decay(""), decay("finetune.weight_decay = 0.5")), (0.0, 0.5));
     assert!((with("").finetune.settings.weight_decay - 0.0001).abs() < 1e-12);
 }
 
 #[test]
-fn the_grid_of_every_model_has_keys_and_values_that_the_model_takes() {
+fn the_grid_of_every_model_has_keys_and_values_that_the_model_accepts() {
     for model in model_catalog().models() {
         for grid in model.grid() {
             let (key, values) = grid.split_once('=').unwrap();
@@ -343,7 +343,7 @@ fn earlier_names_of_keys_work_with_a_warning_in_files_and_overrides() {
 }
 
 #[test]
-fn settings_of_models_that_no_single_key_excludes_are_refused() {
+fn model_settings_that_no_single_key_can_exclude_are_refused() {
     let reported = message(BASE, &["model.mp4sr.nip_weight=0", "model.mp4sr.lambda=0"]);
     assert!(reported.contains("`model.mp4sr.nip_weight` = 0") && reported.contains("needs a loss"), "{reported}");
     let reported = message(BASE, &["model.mp4sr.id_dropout=0.1", "model.mp4sr.id_embedding=false"]);

@@ -14,7 +14,7 @@ pub struct Args {
     #[arg(long, env = "MP4SR_SAMPLE_SEED", default_value_t = SEED)]
     pub seed: u64,
     /// The format of the files.
-    #[arg(long = "form", env = "MP4SR_SAMPLE_FORM", value_enum, value_name = "FORMAT", default_value_t)]
+    #[arg(long, alias = "form", env = "MP4SR_SAMPLE_FORMAT", value_enum, value_name = "FORMAT", default_value_t)]
     pub format: SampleFormat,
     /// Prints only errors.
     #[arg(long, short, env = "MP4SR_QUIET", value_parser = clap::builder::FalseyValueParser::new())]

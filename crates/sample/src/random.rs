@@ -1,10 +1,10 @@
-//! The random numbers of the sample world. Every purpose and index has a generator of its own, so that another draw in one place changes
-//! nothing elsewhere.
+//! The random numbers of the sample world. Every purpose and index has its own generator, so that another draw in one place changes nothing
+//! elsewhere.
 
 use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 
-/// The constant that SplitMix64 adds to its state at every step. It is subtracted first where one step is used to mix a number.
+/// The constant that SplitMix64 adds to its state at every step. It is subtracted first if one step is used to mix a number.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// A generator with the distributions that the shop needs.

@@ -7,9 +7,9 @@ use crate::vocabulary::{BRANDS, COLOURS, KINDS, PATTERNS, SHAPES, STYLES, USES};
 /// The content of `truth.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Truth {
-    /// Version of the generator.
+    /// The version of the generator.
     pub version: u32,
-    /// Seed of the world.
+    /// The seed of the world.
     pub seed: u64,
     /// The values of each attribute.
     pub vocabulary: Vocabulary,
@@ -68,44 +68,44 @@ impl Vocabulary {
 /// The counts of what was written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Raw {
-    /// Lines of `reviews.json.gz`: events, repeats and cut lines.
+    /// The number of lines of `reviews.json.gz`: events, repeats and cut lines.
     pub review_lines: usize,
-    /// Lines of `meta.json.gz`.
+    /// The number of lines of `meta.json.gz`.
     pub metadata_lines: usize,
-    /// Files in `images/`, readable or not.
+    /// The number of files in `images/`, readable or not.
     pub image_files: usize,
-    /// Distinct users in whole review lines.
+    /// The number of distinct users in whole review lines.
     pub users: usize,
-    /// Distinct items in whole review lines.
+    /// The number of distinct items in whole review lines.
     pub items: usize,
-    /// Distinct (user, item) pairs in whole review lines.
+    /// The number of distinct (user, item) pairs in whole review lines.
     pub events: usize,
 }
 
-/// Planted faults.
+/// The numbers of planted faults.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Faults {
-    /// Metadata lines whose title holds entities or tags.
+    /// The number of metadata lines whose title holds entities or tags.
     pub titles_with_markup: usize,
-    /// Metadata lines whose description holds entities or tags.
+    /// The number of metadata lines whose description holds entities or tags.
     pub descriptions_with_markup: usize,
-    /// Review lines that repeat an earlier (user, item) pair.
+    /// The number of review lines that repeat an earlier (user, item) pair.
     pub repeated_events: usize,
-    /// Review lines cut in half.
+    /// The number of review lines cut in half.
     pub cut_review_lines: usize,
-    /// Metadata lines without title, description, features and brand.
+    /// The number of metadata lines without title, description, features and brand.
     pub items_without_text: usize,
-    /// Items of the metadata without an image file.
+    /// The number of items of the metadata without an image file.
     pub items_without_image: usize,
-    /// Image files that do not decode.
+    /// The number of image files that do not decode.
     pub images_that_do_not_decode: usize,
-    /// Items in reviews that have no metadata line (and no image file).
+    /// The number of items in reviews that have no metadata line (and no image file).
     pub items_without_metadata: usize,
-    /// Items of the metadata without a review.
+    /// The number of items of the metadata without a review.
     pub items_without_reviews: usize,
-    /// Users with one to four distinct items.
+    /// The number of users with one to four distinct items.
     pub users_under_five: usize,
-    /// Items with one to four distinct users.
+    /// The number of items with one to four distinct users.
     pub items_under_five: usize,
 }
 
@@ -124,7 +124,7 @@ pub struct Core {
 #[expect(clippy::struct_excessive_bools, reason = "a record of independent facts")]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TruthItem {
-    /// Identifier in the raw files.
+    /// The identifier in the raw files.
     pub asin: String,
     /// The kind, in image and texts.
     pub kind: String,
@@ -142,7 +142,7 @@ pub struct TruthItem {
     pub usage: String,
     /// The style, which only the texts name.
     pub style: String,
-    /// Day since opening on which it appeared.
+    /// The day on which it appeared, counted from the opening of the shop.
     pub released_day: u32,
     /// Its image file, relative to the folder of `truth.json`.
     pub image: Option<String>,

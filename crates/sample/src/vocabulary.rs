@@ -4,11 +4,11 @@
 pub(crate) struct Kind {
     /// The word that `truth.json` uses.
     pub(crate) name: &'static str,
-    /// Nouns the texts use for it.
+    /// The nouns that the texts use for it.
     pub(crate) nouns: [&'static str; 2],
     /// The materials, which only texts name.
     pub(crate) materials: [&'static str; 3],
-    /// Lowest and highest price in dollars.
+    /// The lowest and the highest price in dollars.
     pub(crate) price: [f64; 2],
     /// The shop's department.
     pub(crate) department: &'static str,

@@ -31,7 +31,7 @@ pub(crate) struct Item {
     pub(crate) usage: usize,
     pub(crate) style: usize,
     pub(crate) price: f64,
-    /// Day on which it appears in the shop.
+    /// The day on which it appears in the shop.
     pub(crate) released: f64,
     /// The relative weight with which it is bought, before taste.
     pub(crate) popularity: f64,
@@ -42,7 +42,7 @@ pub(crate) struct Item {
 pub(crate) struct Event {
     pub(crate) user: usize,
     pub(crate) item: usize,
-    /// Day since opening.
+    /// The day, counted from the opening of the shop.
     pub(crate) day: u32,
     /// The number of attributes among colour, pattern, use and style that match the user's taste, 0 to 4.
     pub(crate) matches: u8,
@@ -189,7 +189,7 @@ struct Purchases {
     oracle_rank: Option<usize>,
 }
 
-/// Draws the world of `seed`. Every user has random numbers of their own, so that threads do not change the world.
+/// Draws the world of `seed`. Every user has their own random numbers, so that threads do not change the world.
 pub(crate) fn draw(seed: u64) -> World {
     let items = make_items(seed);
     let of_user = |weights: &mut Vec<f64>, user: usize| draw_purchases(seed, user, &items, weights);

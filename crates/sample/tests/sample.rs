@@ -159,7 +159,7 @@ fn a_folder_with_other_content_is_refused_and_kept() {
 }
 
 #[test]
-fn review_faults_are_as_many_as_stated() {
+fn review_faults_match_the_stated_counts() {
     let truth = truth(&raw());
     let (reviews, cut) = lines(&raw().join(REVIEWS));
     assert_eq!(cut, truth.faults.cut_review_lines);
@@ -183,7 +183,7 @@ fn review_faults_are_as_many_as_stated() {
 }
 
 #[test]
-fn metadata_and_image_faults_are_as_many_as_stated() {
+fn metadata_and_image_faults_match_the_stated_counts() {
     let truth = truth(&raw());
     let (meta, cut) = lines(&raw().join(META));
     assert_eq!((meta.len(), cut), (truth.raw.metadata_lines, 0));
@@ -210,7 +210,7 @@ fn metadata_and_image_faults_are_as_many_as_stated() {
 }
 
 #[test]
-fn enough_is_left_after_the_five_core() {
+fn enough_data_is_left_after_the_five_core() {
     let (mut pairs, _) = events();
     loop {
         let (mut users, mut items) = (BTreeMap::new(), BTreeMap::new());

@@ -116,7 +116,7 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     mp4sr_ops::avoid_huge_pages();
     mp4sr_ops::start_threads();
     let keys = keys(args)?;
-    // The store is opened and dropped outside the runtime because its client blocks on a runtime of its own.
+    // The store is opened and dropped outside the runtime because its client blocks on its own runtime.
     let context = args.stage.context(models)?;
     let store = Arc::new(ItemStore::open(&context)?);
     let poll = Duration::from_secs_f64(context.config.serve.poll_seconds);
@@ -128,8 +128,8 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     runtime.block_on(serve(args, models, keys, store.clone(), poll))
 }
 
-/// Returns to the system, at most once per second, the memory that a thread of the runtime has freed. The memory of a burst of requests would
-/// otherwise stay with the thread until it serves as many again.
+/// Returns to the system, at most once per second, the memory that a thread of the runtime has freed. The memory of a burst of requests
+/// would otherwise stay with the thread until it serves as many requests again.
 fn release_memory_of_bursts() {
     const PAUSE: Duration = Duration::from_secs(1);
     thread_local!(static RELEASED: Cell<Option<Instant>> = const { Cell::new(None) });

@@ -82,7 +82,7 @@ pub struct EngineOptions {
 }
 
 impl Generation {
-    /// Loads a run with these added items in a thread of its own, and returns when it can answer.
+    /// Loads a run with these added items in a separate thread, and returns when it can answer.
     pub fn start(
         number: u64,
         context: Arc<Context>,
@@ -256,7 +256,7 @@ impl Engine<'_> {
     }
 }
 
-/// Waits for a job; `None` if there will be none. After a second without one, the memory of earlier jobs goes back to the system.
+/// Waits for a job; `None` if no further job can arrive. After a second without one, the memory of earlier jobs goes back to the system.
 fn next(waiting: &Receiver<Job>) -> Option<Job> {
     match waiting.recv_timeout(Duration::from_secs(1)) {
         Ok(job) => Some(job),

@@ -581,7 +581,7 @@ fn given_id(headers: &HeaderMap) -> Option<String> {
 
 /// Checks whether a request may be answered. If keys are set, everything except the page, the description, `/healthz` and `/readyz`
 /// requires one. Without keys, the `Host` header of every request must name this machine, which prevents DNS rebinding: a page of another
-/// site cannot send requests under a host name of its own.
+/// site cannot send requests under its own host name.
 fn admit(app: &App, request: &Request, route: &str) -> Result<()> {
     if app.keys.is_off() {
         let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");

@@ -93,7 +93,7 @@ impl App {
         Instant::now() + self.limits.time
     }
 
-    /// Makes a new id for a request.
+    /// Creates a new id for a request.
     pub fn request_id(&self) -> String {
         let number = self.ids.fetch_add(1, Ordering::Relaxed);
         blake3::keyed_hash(&self.start, &number.to_le_bytes()).to_hex()[..16].to_owned()
@@ -114,7 +114,7 @@ impl App {
         }
     }
 
-    /// The context of the run, as its files are now.
+    /// The context of the run, read from the current files.
     pub fn context(&self) -> anyhow::Result<Context> {
         let progress = Progress::to(|message| log("info", &json!({ "event": "message", "message": message })));
         Ok(Context { progress, ..self.stage.context(&self.models)? })

@@ -140,7 +140,7 @@ impl PostgresStore {
     }
 
     /// Adds all of the items to the run or, on an error, none of them; items that were added earlier with the same ids are replaced.
-    /// Simultaneous calls, also those of other replicas, run one after the other.
+    /// Simultaneous calls, including those of other replicas, run one after the other.
     pub fn put(&self, context: &Context, items: &[StoredItem]) -> anyhow::Result<Change> {
         let dataset = dataset_of(context)?;
         let nul = items.iter().find(|item| item.id.contains('\0'));

@@ -76,7 +76,7 @@ fn list_columns() -> impl Iterator<Item = &'static str> {
 
 /// Lists all values and tests of statistics of lists, one row per model, K and statistic. The others are tested against the last model.
 pub fn list_details(comparisons: &[ListComparison]) -> TextTable {
-    let mut table = details_table("last against it: t-test p");
+    let mut table = details_table("t-test p against the last row");
     for ListComparison { k, rows } in comparisons {
         for ComparedLists { name, of_all, of_lists } in rows {
             for (statistic, seeds) in of_all {
@@ -98,7 +98,7 @@ pub fn list_details(comparisons: &[ListComparison]) -> TextTable {
 
 /// Lists all values and tests of a comparison, one row per model and metric.
 pub fn details(comparison: &Comparison) -> TextTable {
-    let mut table = details_table("best against it: t-test p");
+    let mut table = details_table("t-test p against the best row");
     for (name, entries) in &comparison.rows {
         for (metric, entry) in comparison.metrics.iter().zip(entries) {
             table.rows.push(details_row(name, &metric.to_string(), comparison.users.to_string(), entry));

@@ -23,7 +23,7 @@ pub use study::{Experiment, StudyOptions};
 use study::{SHORT, SMOKE, Study};
 use write::{IMAGES, PaperTable};
 
-/// Makes the runs of an experiment and writes `studies/<experiment>/` beside the dataset's runs. Returns the Markdown, and the number of
+/// Executes the runs of an experiment and writes `studies/<experiment>/` beside the dataset's runs. Returns the Markdown, and the number of
 /// failed runs.
 pub fn run_experiment(
     runner: &Runner,
@@ -57,7 +57,7 @@ pub fn run_experiment(
     Ok((text, study.failures))
 }
 
-/// The settings that a study changes in a pipeline. A smoke run has a dataset of its own.
+/// The settings that a study changes in a pipeline. A smoke run has its own dataset.
 fn common(runner: &Runner, pipeline: &Path, options: &StudyOptions) -> anyhow::Result<Vec<String>> {
     let mut common = vec![SHORT.to_owned()];
     if options.quick {
@@ -155,7 +155,7 @@ impl Study<'_> {
         })
     }
 
-    /// Makes the runs of all rows. A row with a failed run is left out, with a note.
+    /// Executes the runs of all rows. A row with a failed run is left out, with a note.
     fn make(&mut self, rows: &[StudyRow], until: Until) -> anyhow::Result<FinishedRows> {
         let common = self.common.clone();
         let pipeline = self.runner.args().pipeline.clone();

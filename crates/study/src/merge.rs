@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn users_items_events_and_rows_of_all_are_there_and_an_absent_modality_has_no_rows() {
+    fn the_union_has_all_users_items_events_and_rows_and_an_absent_modality_has_no_rows() {
         let folder = tempfile::tempdir().unwrap();
         let a = source(folder.path(), "a", &[&[1, 2, 3], &[3]], &[1, 0, 2]);
         let mut b = source(folder.path(), "bb", &[&[2, 1]], &[2, 1]);

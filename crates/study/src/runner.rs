@@ -1,4 +1,4 @@
-//! Makes runs of one pipeline with different settings, each stage in a separate process.
+//! Executes runs of one pipeline with different settings, each stage in a separate process.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -36,7 +36,7 @@ pub struct ResolvedRun {
     pub layout: Layout,
 }
 
-/// Makes runs with the stages of this program.
+/// Executes runs with the stages of this program.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -55,7 +55,7 @@ pub struct ResolvedRun {
 /// let resolved = runner.resolve(&run)?;
 /// assert_eq!(resolved.config.finetune.settings.batch, 64);
 /// assert!(resolved.layout.run().ends_with("artifacts/shop/runs/small-batches"));
-/// // `search` and `run_experiment` make such runs; by hand, this command does.
+/// // `search` and `run_experiment` execute such runs; this command does so by hand.
 /// assert!(runner.command(&run).ends_with("--run small-batches --set 'finetune.batch=64'"));
 /// # Ok::<(), anyhow::Error>(())
 /// ```
@@ -72,7 +72,7 @@ pub struct Runner {
     restarts: bool,
 }
 
-/// The last step that is made of a run.
+/// The last step of a run that is executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
     /// The dataset.
@@ -97,7 +97,7 @@ impl ResolvedRun {
 }
 
 impl Runner {
-    /// A runner that makes `jobs` runs at once, with the stages of the running program.
+    /// A runner that executes `jobs` runs at once, with the stages of the running program.
     pub fn new(mut args: StageArgs, jobs: usize, models: &Arc<ModelCatalog>) -> anyhow::Result<Self> {
         args.overrides = args.all_overrides();
         args.more_overrides = None;
@@ -182,9 +182,9 @@ impl Runner {
         Ok(ResolvedRun { spec: run.clone(), config: context.config, layout: context.layout })
     }
 
-    /// Makes all runs up to `until`, `jobs` at once. Datasets and features are made first, one after the other. Of the runs with the same
-    /// pre-training, one is pre-trained and the others copy its weights. Returns each run's error, if any: a run that fails does not stop
-    /// the others.
+    /// Executes all runs up to `until`, `jobs` at once. Datasets and features are computed first, one after the other. Of the runs with the
+    /// same pre-training, one is pre-trained and the others copy its weights. Returns each run's error, if any: a run that fails does not
+    /// stop the others.
     pub fn run(&self, runs: &[ResolvedRun], until: Until) -> Vec<Option<String>> {
         let mut failed: Vec<Option<String>> = vec![None; runs.len()];
         for alike in groups(runs, |run| Some(features_key(run))) {
@@ -226,7 +226,7 @@ impl Runner {
         failed
     }
 
-    /// Pre-trains runs whose dataset and features are not made by a stage. Returns each run's error, if any.
+    /// Pre-trains runs whose dataset and features are not written by a stage. Returns each run's error, if any.
     pub fn pretrain_as_is(&self, runs: &[ResolvedRun]) -> Vec<Option<String>> {
         let mut failed = vec![None; runs.len()];
         let all: Vec<usize> = (0..runs.len()).collect();
@@ -234,8 +234,8 @@ impl Runner {
         failed
     }
 
-    /// The settings that determine pre-training; `None` if the run has no pre-training of its own. Equal keys do not guarantee that runs
-    /// can share weights: the stage decides this from its record.
+    /// The settings that determine pre-training; `None` if the run does not pre-train. Equal keys do not guarantee that runs can share
+    /// weights: the stage decides this from its record.
     fn pretrain_key(&self, run: &ResolvedRun) -> Option<Value> {
         let settings = || self.models.phase_settings(&run.config, PRETRAIN).values().clone();
         self.models.trains(&run.config, PRETRAIN).then(|| json!([features_key(run), settings()]))

@@ -94,8 +94,8 @@ fn run_name(search: &str, grids: &[SearchGrid], values: &[&str]) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect()
 }
 
-/// The setting that gives runs with other data settings a dataset of their own, `<dataset>.<key>-<value>...`, because a dataset folder
-/// holds only one.
+/// The setting that gives runs with other data settings their own dataset, `<dataset>.<key>-<value>...`, because a dataset folder holds
+/// only one.
 fn dataset_name(base: &str, grids: &[SearchGrid], values: &[&str]) -> Option<String> {
     let of_data = |grid: &SearchGrid| DATA.iter().any(|section| grid.key.starts_with(section));
     let (own, values): (Vec<SearchGrid>, Vec<&str>) =
@@ -113,7 +113,7 @@ struct BestEpoch {
     epochs: usize,
 }
 
-/// Makes all runs of a grid and writes `searches/<name>/table.{md,csv}`, ordered by `train.metric` on the validation set, best first.
+/// Executes all runs of a grid and writes `searches/<name>/table.{md,csv}`, ordered by `train.metric` on the validation set, best first.
 /// Returns the Markdown, and the number of failed runs.
 pub fn search(runner: &Runner, name: &str, grids: &[SearchGrid]) -> anyhow::Result<(String, usize)> {
     for (at, grid) in grids.iter().enumerate() {

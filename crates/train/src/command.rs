@@ -110,7 +110,7 @@ fn train_in_group(
         }
         match stage(&context, phase) {
             Ok(stage) => work(&stage).map(drop),
-            // The other processes are about to agree that they are ready, so that this one reports its failure there.
+            // The other processes are about to agree that they are ready, so this one reports its failure there.
             Err(error) => agree(group, Err(error)),
         }
     });

@@ -118,7 +118,7 @@ pub struct PhaseOutcome {
     pub best_value: f64,
     /// The best epoch's validation R@20, which is logged beside the metric that selects epochs (`train.metric`).
     pub recall_20: f64,
-    /// Whether the metric had the same value in all of several epochs, so that it cannot tell them apart.
+    /// Whether the metric had the same value in all of several epochs, so it cannot tell them apart.
     pub is_indifferent: bool,
 }
 

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn sequences_are_all_training_events_of_a_user_and_events_single_ones() {
+    fn sequence_samples_are_whole_training_sequences_and_event_samples_are_single_events() {
         let of_users = |at_least| samples(Samples::Sequences { at_least, batch: BatchUnit::Sequences }, |_| true);
         let whole = [(0, vec![1, 2, 3], None), (2, vec![3], None), (3, vec![5, 3, 4, 5], None)];
         assert_eq!(of_users(1), whole);
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_split_of_its_own_decides_what_is_a_sample() {
+    fn the_recorded_split_decides_what_is_a_sample() {
         // All events of the second user and most of the last user's are after the cut-off; all of the third user's are before it.
         let parts = SequenceParts { validation: vec![4, 0, 3, 1], test: vec![5, 1, 3, 2] };
         let divided = Sequences { parts: Some(parts), ..sequences() };

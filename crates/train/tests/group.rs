@@ -252,7 +252,7 @@ fn training<'a>(
             k: vec![5],
             warm_items: case.warm_items(),
             log_test_loss: true,
-            // The last of 120 users is alone in its block, so that most processes have no query there.
+            // The last of 120 users is alone in its block, so most processes have no query there.
             rank_options: RankOptions { batch: 17, remove_seen: false, history: None },
             seed: 1,
             save_every: Duration::ZERO,
@@ -284,7 +284,7 @@ fn train(case: GroupCase, size: usize, folder: &Path, epochs: usize, learning_ra
 
 /// There are 900 samples: batches of 64 leave a last one of 4, which three processes divide unevenly.
 #[test]
-fn as_many_processes_give_the_same_bytes_and_resume_from_the_state_of_any_number() {
+fn the_same_number_of_processes_gives_the_same_bytes_and_resumes_from_the_state_of_any_number() {
     for case in
         [GroupCase { batch: 64, ..CASES[0] }, GroupCase { batch: 64, ..CASES[1] }, GroupCase { batch: 64, ..CASES[2] }]
     {
@@ -359,7 +359,7 @@ fn other_processes_continue_if_the_first_fails_to_write() {
     assert_eq!(written, [(true, 3), (false, 3), (false, 3)]);
 }
 
-/// With a learning rate of zero the weights do not change, so that ranks and losses must not depend on the number of processes.
+/// With a learning rate of zero the weights do not change, so ranks and losses must not depend on the number of processes.
 #[test]
 fn validation_by_several_processes_is_that_of_one() {
     for case in CASES {
@@ -386,7 +386,7 @@ fn validation_by_several_processes_is_that_of_one() {
 /// All processes find the same score that is not finite. The first one reports it, and none waits for another.
 #[test]
 fn a_bad_score_in_validation_is_reported_by_the_first_process_alone() {
-    // The last item has no events, so that pre-training does not read its features, but validation ranks it.
+    // The last item has no events, so pre-training does not read its features, but validation ranks it.
     let mut inputs = inputs_of(|mut values| {
         *values.last_mut().unwrap() = f32::NAN;
         values

@@ -189,7 +189,7 @@ fn the_test_set_changes_nothing_and_the_validation_set_only_the_selected_epoch()
         let other = trained(|user| 40 - user as u32, |user| 31 + user as u32 % 20);
         assert_eq!(one.losses, other.losses, "{}: validation", recipe.name);
         assert_eq!(one.losses.len(), 2, "{}", recipe.name);
-        // Changed training events do change the losses, so that the comparisons above can fail.
+        // Changed training events do change the losses, so the comparisons above can fail.
         let mut changed = sequences(|user| 1 + user as u32, |user| 31 + user as u32 % 20);
         for &first in &changed.offsets[..USERS] {
             changed.items[first as usize] = 30 - changed.items[first as usize].min(29);

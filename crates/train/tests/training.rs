@@ -173,7 +173,7 @@ fn rising() -> Sequences {
 #[test]
 fn training_stops_after_patience_epochs_without_a_better_recall_and_keeps_the_best() {
     // Epoch 3 is as good as epoch 2 and therefore not better, and training stops three epochs after epoch 2. The learning rate is 0.1 and
-    // all gradients are equal, so that Adam moves x by 0.1 per step, and there is one step per epoch.
+    // all gradients are equal, so Adam moves x by 0.1 per step, and there is one step per epoch.
     let folder = tempfile::tempdir().unwrap();
     let model = Recorder::new(40, &[2, 5, 5, 4, 3, 9, 9]);
     let outcome = train(&model, &rising(), settings(300, 3, 1024), folder.path()).unwrap();
@@ -247,7 +247,7 @@ fn a_run_that_stopped_at_any_step_resumes_with_its_patience_moments_and_sums() {
 
 /// The events of a user are numbered by time, so that an event out of place shows as a number out of place.
 #[test]
-fn training_reads_prefixes_of_the_training_events_and_validation_what_is_before_its_target() {
+fn training_reads_prefixes_of_the_training_events_and_validation_reads_what_precedes_its_target() {
     let folder = tempfile::tempdir().unwrap();
     let model = Recorder::new(40, &[1, 1]);
     let data = sequences(&[&[1, 2, 3, 4, 5, 6], &[11, 12, 13, 14], &[21, 22, 23], &[31, 32]], 40);
@@ -315,13 +315,13 @@ fn validation_events_choose_the_epoch_and_change_nothing_else() {
     assert!(common >= 2);
     assert_eq!(losses(&one.1[..common]), losses(&other.1[..common]));
     assert_ne!(one.1[0].validation, other.1[0].validation, "the validation events are read where they should be");
-    // A changed training event does change the losses, so that the comparison above can fail.
+    // A changed training event does change the losses, so the comparison above can fail.
     let mut changed = random(|_| 1, |u| 1 + u as u32 % 20);
     changed.items[0] = 30 - changed.items[0].min(29);
     assert_ne!(losses(&trained(&changed).1[..1]), losses(&one.1[..1]));
 }
 
-/// Items 31 to 50 occur only as the last and the second last event of users, so that popularity must not count them.
+/// Items 31 to 50 occur only as the last and the second last event of users, so popularity must not count them.
 #[test]
 fn popularity_counts_the_training_set_alone() {
     let data = random(|u| 31 + u as u32 % 20, |u| 31 + (u as u32 + 7) % 20);
@@ -357,7 +357,7 @@ fn popularity_of_a_dataset_split_by_time_knows_nothing_after_the_cut_off() {
 }
 
 #[test]
-fn a_state_of_other_settings_or_data_or_a_damaged_one_is_refused_and_stays() {
+fn a_state_of_other_settings_or_data_or_a_damaged_one_is_refused_and_kept() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.safetensors");
     let model = Recorder::new(40, &[1, 2, 3, 4]);
@@ -428,7 +428,7 @@ fn a_non_finite_step_is_kept_and_can_be_reproduced() {
         Err(TrainError::Diverged { epoch, step, inputs, .. }) => (epoch, step, inputs),
         other => panic!("{other:?}"),
     };
-    // x falls by about 0.1 per step, and there are three steps per epoch, so that x passes the bound in epoch 2.
+    // x falls by about 0.1 per step, and there are three steps per epoch, so x passes the bound in epoch 2.
     let first = run(&Breaking(Recorder::new(8, &[2; 50]), 0.55));
     assert_eq!((first.0, first.1), (2, 3));
     let kept = files::read(&first.2).unwrap();
@@ -530,7 +530,7 @@ impl Model for Remembering {
     }
 }
 
-/// A scorer for which all items are equal, so that no epoch is better than the first.
+/// A scorer for which all items are equal, so no epoch is better than the first.
 struct Flat(Tensor);
 
 impl Scorer for Flat {
@@ -595,7 +595,7 @@ fn epochs_of_warm_up_neither_compete_nor_count_for_patience() {
         let model = Remembering::new(phase, None);
         train(&model, &rising(), settings(300, 2, 1024), folder.path()).unwrap()
     };
-    // All epochs are equal, so that the first one that competes is the best.
+    // All epochs are equal, so the first one that competes is the best.
     assert_eq!((run(0).best_epoch, run(0).epochs), (1, 3));
     assert_eq!((run(3).best_epoch, run(3).epochs), (4, 6));
 }

@@ -77,7 +77,7 @@ impl MessageChecks {
     fn check(&mut self, what: &str, names: &str, output: &Output) {
         let message = stderr_of(output);
         let last = message.lines().last().unwrap_or_default().to_owned();
-        // For wrong flags, the argument parser also prints the usage, and exits with a code of its own.
+        // For wrong flags, the argument parser also prints the usage, and exits with its own code.
         let line = message.lines().find(|line| line.starts_with("error: ")).unwrap_or(&last).to_owned();
         let mut wrong = |is: bool, why: &str| {
             if is {

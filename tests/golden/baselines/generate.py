@@ -1,10 +1,10 @@
-"""Golden cases of the baselines: an independent reference in float64, written to be read, not to be fast.
+"""Generates the golden cases of the baselines from an independent float64 reference, written for readability, not for speed.
 
     python tests/golden/baselines/generate.py      (PyTorch, numpy, safetensors)
 
-writes the `.safetensors` files beside it. Their form is that of `tests/golden/generate.py`: metadata `case` with model, stage, dims,
-scalars, switches, adam, tolerance; tensors `in.*`, `param.*`, `out.*`, `grad.*`, `adam.*`. Users and items are 1-based, and no
-table has a padding row.
+The command writes the `.safetensors` files to the folder of this script. They have the format of `tests/golden/generate.py`: the metadata
+key `case` with model, stage, dims, scalars, switches, adam and tolerance, and the tensors `in.*`, `param.*`, `out.*`, `grad.*` and
+`adam.*`. Users and items are 1-based, and no table has a padding row.
 """
 
 import json
@@ -91,7 +91,7 @@ def train(name, layers, regularisation, weight, decay):
     adam = {}
     for key, value in p.items():
         gradient = value.grad * factor + decay * value.detach()
-        # The first step of Adam: both moments are corrected to the gradient and its square.
+        # In the first step of Adam, the bias-corrected moments are the gradient and its square.
         adam[key] = value.detach() - 1e-3 * gradient / (gradient.abs() + 1e-8)
     tensors = {"in.train.items": torch.tensor(sum(parts, [])), "in.train.offsets": torch.tensor(offsets), "in.users": users,
                "in.positives": positives, "in.negatives": negatives, "out.user_vectors": of_users, "out.item_vectors": of_items,
@@ -176,7 +176,7 @@ def cl4srec(name, similarity, tau, layers, decay):
     for key, shape in shapes.items():
         value = torch.randn(shape) * 0.4 + (1.0 if "norm.weight" in key else 0.0)
         p[key] = value.float().double().requires_grad_()
-    # Operations 0 crop, 1 mask, 2 reorder, 3 none; pairs that differ, as drawn by hand.
+    # The operations are 0 crop, 1 mask, 2 reorder and 3 none. Each history has a different pair of operations, chosen by hand.
     draws = [[(0, 2), (1, [1, 4])], [(3, None), (3, None)], [(2, [1, 0]), (0, 1)], [(1, [0, 3, 7]), (2, [0, 1, 4, 6, 3, 5, 2, 7])],
              [(0, 0), (2, [2, 1, 0])]]
     tensors = {"in.items": torch.tensor([h + [0] * (n - len(h)) for h in histories]),
@@ -246,7 +246,10 @@ SEQUENCE_DIMS = {"batch": 5, "items": 17, "positions": 8, "model": 12, "feed_for
 
 
 def draw(shapes, scale=0.4):
-    """Draws parameters in float64 with values that float32 represents exactly. Weights of LayerNorms are near 1; a table of ids has a row of zeros for padding."""
+    """Draws parameters in float64 with values that float32 represents exactly.
+
+    The weights of LayerNorms are near 1, and row 0 of a table of id embeddings is zero, because it is padding.
+    """
     p = {}
     for key, shape in shapes.items():
         value = torch.randn(shape) * scale + (1.0 if "norm.weight" in key else 0.0)
@@ -257,7 +260,7 @@ def draw(shapes, scale=0.4):
 
 
 def ragged(generator, items, width, most=4):
-    """Draws rows of items, some of which have none; returns the rows of all items, their offsets, and a list of each item's rows."""
+    """Draws rows for items, some of which have no rows; returns the rows of all items, their offsets, and a list of each item's rows."""
     counts = [int(torch.randint(0, most + 1, (1,), generator=generator)) for _ in range(items)]
     counts[3] = 0
     values = torch.randn(sum(counts), width, generator=generator).float().double()
@@ -272,7 +275,7 @@ def means(rows, width):
 
 
 def lists(generator, items, count):
-    """Draws categories of items, some of which have none."""
+    """Draws categories for items, some of which have no categories."""
     own = [torch.randint(1, count + 1, (int(torch.randint(0, 4, (1,), generator=generator)),), generator=generator).unique().tolist()
            for _ in range(items)]
     own[5] = []
@@ -1088,7 +1091,7 @@ def mvrnn(name, variant, cell, modalities=("text", "image"), score=False):
         tensors |= {"in.targets": targets, "out.items": all_items, "out.users": users, "out.scores": scores, "out.ranks": ranked(scores, targets)}
         write(name, {"model": "mvrnn", "stage": "score", **meta}, tensors | {f"param.{key}": value for key, value in p.items()})
         return
-    # Here, the last step of a sequence also has a target, except in the second sequence; the third one scores only its last step.
+    # Here, the last step of a sequence also has a target; the third sequence scores only its last step.
     targets = [h[1:] + [t] for h, t in zip(HISTORIES, TARGETS)]
     targets[2][0] = 0
     negatives = [[(7 * j + 3 * at) % items + 1 if t else 0 for at, t in enumerate(own)] for j, own in enumerate(targets)]
@@ -1178,7 +1181,7 @@ def masr(name, encoder="pre_norm", blocks="stacked", memory=True, stage="train",
     out = {}
 
     def row(x):
-        """Returns the logits of a state, and the row whose products with the items' rows they are."""
+        """Returns the logits of a state, and the query vector whose inner products with the items' vectors they are."""
         a = unit(x.detach())
         s = bank @ a
         best = s.argsort(descending=True)[:top_tail]
@@ -1259,7 +1262,8 @@ def masr(name, encoder="pre_norm", blocks="stacked", memory=True, stage="train",
 
 
 def masr_state(name):
-    """Checks the banks after steps in which both rings wrap, an item has more states than slots, and another item's states are all overwritten."""
+    """Writes the memory banks after steps in which both rings wrap around, an item has more states than slots, and all states of another
+    item are overwritten."""
     items, d, ring, slots = 7, 3, 4, 2
     is_head = torch.tensor([1, 0, 1, 0, 0, 0, 0], dtype=torch.uint8)
     generator = torch.Generator().manual_seed(17)
@@ -1306,7 +1310,7 @@ def esasrec_shapes(bias, final):
 
 
 def esasrec(name, loss="sampled_softmax", positions="from_end", log_q=False, bias=False, final=False, negatives=4, calibration=0.75):
-    """One padded batch, padding on the left: row 0 of the table is padding, and no token sees it."""
+    """Writes a case with one batch that is padded on the left: row 0 of the table is padding, and no token attends to it."""
     F = torch.nn.functional
     items, n, d, layers, heads = (SEQUENCE_DIMS[key] for key in ["items", "positions", "model", "layers", "heads"])
     p = draw(esasrec_shapes(bias, final))
@@ -1318,13 +1322,13 @@ def esasrec(name, loss="sampled_softmax", positions="from_end", log_q=False, bia
         read[j, n - len(history):] = torch.tensor(history)
         asked[j, n - len(history):] = torch.tensor(after)
         drawn[j, n - len(history):] = torch.randint(1, items + 1, (len(history), negatives), generator=generator)
-    # Draws repeat items, and one of them is the target.
+    # The sampled negatives repeat items, and one of them is the target.
     drawn[0, -1, :2] = asked[0, -1]
     drawn[3, 2, 1:3] = drawn[3, 2, 0]
     real = read > 0
 
     def module(key):
-        """Makes a linear module of PyTorch with the parameters of the case, whose weights have inputs as rows."""
+        """Returns a linear layer with the parameters of the case, whose weights have the inputs as rows."""
         return lambda x: F.linear(x, p[f"{key}.weight"].T, p.get(f"{key}.bias"))
 
     def layer_norm(key, x):
@@ -1336,7 +1340,7 @@ def esasrec(name, loss="sampled_softmax", positions="from_end", log_q=False, bia
         indices = (real.cumsum(1) - 1).clamp(min=0)
     x = table[read] + p["position"][indices]
     outs = {"input": x}
-    # A padded token sees itself, so that its softmax is defined; its output is not read.
+    # A padding token attends to itself, so that its softmax is defined; its output is not used.
     visible = torch.ones(n, n).tril().bool()[None] & (real[:, None, :] | torch.eye(n).bool()[None])
     for l in range(layers):
         of = f"layer.{l}"

@@ -521,7 +521,7 @@ fn masr_case(world: &BaselineWorld, key: RngKey) -> anyhow::Result<BaselineCase>
     let transformer = TransformerConfig { dropout: 0.1, ..TransformerConfig::default() };
     let is_head = head_items(world, config.head_share);
     let model = Masr::new(config.clone(), transformer, &world.data, key)?.with_head_items(is_head.clone());
-    // As many states as there are training events, so that the banks are as full as in later epochs.
+    // There are as many states as training events, so that the banks are as full as in later epochs.
     let events = &world.data.training.items;
     let width = transformer.width;
     let states: Vec<f32> = (0..(events.len() * width) as u64).map(|at| key.normal(at) as f32).collect();

@@ -1,7 +1,7 @@
 //! Times a training step of a baseline: loss, backward, clipping, Adam, and the work that follows a step.
 //!
-//! The world, the batch and the random samples (negatives, masks, views) are made before the step is timed. `--dump` writes them, with the
-//! initial parameters, for the peer `tools/bench_baselines`.
+//! The world, the batch and the random samples (negatives, masks, views) are created before the step is timed. `--dump` writes them, with
+//! the initial parameters, for the peer `tools/bench_baselines`.
 
 mod case;
 mod world;

@@ -1,4 +1,4 @@
-//! A synthetic world of users, items and features, and batches like those that training takes.
+//! A synthetic world of users, items and features, and batches like those of training.
 
 use anyhow::Context as _;
 use mp4sr_models::{Batch, Data, Device, Modality, RngKey, Sample, TrainingSequences};

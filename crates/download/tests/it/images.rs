@@ -212,7 +212,7 @@ fn the_content_of_a_body_decides_and_not_its_headers() {
 }
 
 #[test]
-fn no_more_connections_per_host_than_allowed() {
+fn a_host_never_gets_more_connections_than_allowed() {
     let busy = Arc::new((Mutex::new((0, 0)), Condvar::new()));
     let count = busy.clone();
     let server = Server::start(move |request, stream| {

@@ -61,7 +61,7 @@ fn an_interrupted_download_restarts_if_the_file_has_changed() {
         ("/elsewhere", 1) => {
             reply(stream, 206, &[("Content-Range", "bytes 0-9/5000"), ("ETag", TAG)], &[1; 10]);
         }
-        // The range is ignored, as servers may.
+        // Servers may ignore the range.
         ("/ignored", _) => reply(stream, 200, &[], &image(Jpeg)),
         _ => serve_file(request, stream, &image(Jpeg), "\"v2\"", usize::MAX),
     });
@@ -91,7 +91,7 @@ fn a_failed_download_is_resumed_by_the_next_run() {
 }
 
 #[test]
-fn a_killed_run_is_resumed_and_two_at_once_are_reported() {
+fn a_killed_run_is_resumed_and_concurrent_runs_are_reported() {
     let server = Server::start(|request, stream| {
         if request.path == "/slow.jpg" && request.nth == 0 {
             serve_file(request, stream, &image(Jpeg), TAG, 700);

@@ -42,7 +42,7 @@ pub enum ImportClock {
     Seconds,
     /// Unix time in milliseconds.
     Milliseconds,
-    /// Positions in the user's sequence, written as they are.
+    /// Positions in the user's sequence, written unchanged.
     Positions,
     /// Numbers that only order a user's events. Datasets without times also have this kind.
     Order,

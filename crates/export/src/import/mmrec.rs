@@ -15,7 +15,7 @@ use crate::dataset::{About, ModalityFeatures, read_about};
 use crate::mmrec::feature_file;
 use crate::npy::NpyMatrix;
 
-/// Columns with a meaning of their own.
+/// Columns that have a fixed meaning.
 const KNOWN: [&str; 4] = ["userID", "itemID", "timestamp", "x_label"];
 
 /// Reads the folder of `args`.

@@ -1,7 +1,7 @@
 //! Whisper's encoder: maps a sound to the mean of its frames' vectors.
 //!
 //! Radford et al. 2022 (arXiv 2212.04356). Reference: `WhisperModel.encoder` and `WhisperFeatureExtractor` of transformers. The mean is
-//! taken over the frames of 20 ms that the sound covers, without the silence that fills up the window. A sound longer than the window of 30
+//! taken over the frames of 20 ms that the sound covers, without the silence that pads the window. A sound longer than the window of 30
 //! seconds goes through the layers window by window, and the mean is taken over the frames of all windows. Layers: candle-nn. Those of
 //! candle-transformers use the tanh approximation of GELU and cannot be built without a decoder.
 
@@ -187,7 +187,7 @@ impl AudioEncoder {
         Ok(sum.into_iter().map(|sum| sum / count).collect())
     }
 
-    /// The vectors `[1, frames, d]` of a window, which is filled up with silence.
+    /// The vectors `[1, frames, d]` of a window, which is padded with silence.
     fn forward(&self, samples: &[f32]) -> Computed<Tensor> {
         let mut whole = samples.to_vec();
         whole.resize(self.window, 0.0);

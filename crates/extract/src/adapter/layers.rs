@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_depthwise_convolution_is_candles_convolution_in_groups() {
+    fn a_depthwise_convolution_equals_candles_grouped_convolution() {
         let fill = |count: usize| (0..count).map(|at| ((at * 37 + 11) % 23) as f32 - 11.0).collect::<Vec<_>>();
         let x = Tensor::from_vec(fill(2 * 3 * 9 * 7), (2, 3, 9, 7), &Device::Cpu).unwrap();
         for (side, stride, padding) in [(7, 1, (3, 3)), (3, 2, (1, 1)), (3, 2, (0, 1)), (5, 2, (1, 2))] {

@@ -6,8 +6,8 @@
 //! Layers of candle without a backward pass are fine here, because nothing is trained.
 //!
 //! Nothing is padded: only texts of equal length go through the layers together, and every image and window of sound goes through them
-//! alone, so that a vector is exactly the same whatever else is in the batch. Models compute in f32 on the CPU, whatever type the weights are stored in; `docs/encoders.md` lists what each of
-//! them was compared with.
+//! alone, so a vector is exactly the same whatever else is in the batch. Models compute in f32 on the CPU, whatever type the weights are
+//! stored in; `docs/encoders.md` lists what each of them was compared with.
 
 pub(crate) mod audio;
 pub(crate) mod image;

@@ -228,7 +228,7 @@ impl<'f> ArchitectureSettings<'f> {
     }
 }
 
-/// Whether two values are equal. Numbers are compared by value, so that 1 equals 1.0.
+/// Whether two values are equal. Numbers are compared by value, so 1 equals 1.0.
 fn same(a: &Value, b: &Value) -> bool {
     match (a.as_f64(), b.as_f64()) {
         (Some(a), Some(b)) => a.total_cmp(&b).is_eq(),

@@ -19,8 +19,8 @@ pub(crate) struct Tensors {
 }
 
 impl Tensors {
-    /// The tensors of the folder's weights under the first of `prefixes` that has a tensor `probe`, without the prefix: it depends
-    /// on the class that saved the model.
+    /// The tensors of the folder's weights under the first of `prefixes` that has a tensor `probe`, without the prefix, which depends on
+    /// the class that saved the model.
     pub fn read(folder: &ModelFolder, prefixes: &[&str], probe: &str) -> Result<Self> {
         let file = folder.weights()?;
         let weights = file.tensors(prefixes, probe)?;

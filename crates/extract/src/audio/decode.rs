@@ -13,7 +13,7 @@ use symphonia::core::formats::{FormatOptions, TrackType};
 use symphonia::core::io::{MediaSourceStream, MediaSourceStreamOptions};
 use symphonia::core::meta::MetadataOptions;
 
-/// The longest sound that is decoded, in seconds. A damaged file can claim days.
+/// The longest sound that is decoded, in seconds. A damaged file can claim to last for days.
 const LONGEST: u64 = 3600;
 /// The sampling rates that are resampled, in hertz.
 const RATES: std::ops::RangeInclusive<u32> = 4000..=384_000;
@@ -130,7 +130,7 @@ fn greatest_common_divisor(a: usize, b: usize) -> usize {
 mod tests {
     use super::*;
 
-    /// A WAV file of 16-bit samples, `channels` of them equal.
+    /// A WAV file of 16-bit samples with `channels` identical channels.
     fn wav(samples: &[i16], rate: u32, channels: u16) -> Vec<u8> {
         let data = samples.len() as u32 * 2 * u32::from(channels);
         let mut bytes = b"RIFF".to_vec();

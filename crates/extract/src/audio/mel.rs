@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mel_scale_has_its_known_points_and_goes_back() {
+    fn the_mel_scale_matches_known_points_and_round_trips() {
         assert!((mel_of(1000.0) - 15.0).abs() < 1e-12 && (mel_of(6400.0) - 42.0).abs() < 1e-12);
         for hertz in [0.0, 60.0, 999.0, 1000.0, 4000.0, 8000.0] {
             assert!((hertz_of(mel_of(hertz)) - hertz).abs() < 1e-9);

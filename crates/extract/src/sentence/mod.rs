@@ -180,8 +180,8 @@ impl SentenceEncoder {
         if self.model.gpu().is_some() { TEXTS_ON_GPU } else { TEXTS }
     }
 
-    /// Returns one vector per text, `[texts, d]` row by row. Texts go through the model sorted by length and without padding, so that the
-    /// vector of a text does not depend on the texts beside it: exactly on the CPU, and on a GPU up to the rounding of products of other
+    /// Returns one vector per text, `[texts, d]` row by row. Texts go through the model sorted by length and without padding, so the vector
+    /// of a text does not depend on the texts beside it. On the CPU, this holds exactly; on a GPU, up to the rounding of products of other
     /// sizes. `done` is called with the number of texts that were encoded since its last call.
     pub fn encode<S: AsRef<str> + Sync>(&self, texts: &[S], done: impl Fn(u64) + Sync) -> Result<Vec<f32>> {
         if let Some((model, gpu)) = self.model.gpu() {
@@ -283,7 +283,7 @@ struct Tokenized {
     order: Vec<usize>,
 }
 
-/// Cuts `order` into blocks of at most `most` tokens; a longer sequence is a block of its own.
+/// Cuts `order` into blocks of at most `most` tokens; a longer sequence gets its own block.
 fn blocks(order: &[usize], most: usize, length: impl Fn(usize) -> usize) -> Vec<&[usize]> {
     let (mut blocks, mut start, mut tokens) = (Vec::new(), 0, 0);
     for (at, &i) in order.iter().enumerate() {
@@ -297,7 +297,7 @@ fn blocks(order: &[usize], most: usize, length: impl Fn(usize) -> usize) -> Vec<
     blocks
 }
 
-/// Lets a tokenizer write text in lower case before anything else. Special tokens that stand in a text keep their spelling.
+/// Lets a tokenizer write text in lower case before anything else. Special tokens that occur in a text keep their spelling.
 fn lower_case_first(tokenizer: &mut Tokenizer) -> tokenizers::Result<()> {
     let own = tokenizer.get_normalizer().cloned();
     let all = std::iter::once(NormalizerWrapper::from(Lowercase)).chain(own).collect();

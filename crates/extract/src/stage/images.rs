@@ -149,7 +149,7 @@ fn read_block(encoder: &dyn ImageEncoder, block: &[(VectorKey, usize)], paths: &
     let read = |&(_, index): &(VectorKey, usize)| {
         mp4sr_image::read(&paths[index]).and_then(|bytes| encoder.processor().read(&bytes))
     };
-    // For a GPU, all threads read the same block; on the CPU, every thread has a block of its own.
+    // For a GPU, all threads read the same block; on the CPU, every thread has its own block.
     let images: Vec<_> =
         if encoder.is_on_gpu() { block.par_iter().map(read).collect() } else { block.iter().map(read).collect() };
     let mut found = ReadBlock { keys: Vec::new(), pixels: Vec::new(), unusable: Vec::new() };

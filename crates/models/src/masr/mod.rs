@@ -6,8 +6,8 @@
 //! the logits of x, c and t. A memory loss pulls x towards the banked states of its own tail item and pushes it away from those of others.
 //! In the first epochs the logits come from x alone, while the banks fill. Where sources differ, a key of [`Config`] selects the reading.
 //!
-//! The logits are inner products of a row made of x, c, t and the gates with one row per item, so that neither the gates nor the ranking
-//! need them as a matrix. Only the masked positions leave the encoder.
+//! The logits are inner products of a row made of x, c, t and the gates with one row per item, so neither the gates nor the ranking need
+//! them as a matrix. Only the masked positions leave the encoder.
 
 mod banks;
 
@@ -443,7 +443,7 @@ impl Masr {
         Tensor::cat(&weights.chain(biases).collect::<Result<Vec<_>>>()?, 1)
     }
 
-    /// The states' side of the logits, `[P, 3 d + 3]`; without copies only x takes part.
+    /// The states' side of the logits, `[P, 3 d + 3]`; without copies, only x contributes.
     fn state_rows(&self, x: &Tensor, copies: Option<&Copies>) -> Result<Tensor> {
         let (count, d) = x.dims2()?;
         let Some(copies) = copies else {
@@ -644,7 +644,7 @@ impl Model for Masr {
 
 struct MasrScorer<'a> {
     model: &'a Masr,
-    /// Whether the warm-up is over, so that copies are used.
+    /// Whether the warm-up is over and copies are used.
     copies: bool,
     tail: Entries,
     items: Tensor,
@@ -701,7 +701,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_their_kinds_and_random_items_have_their_distributions() {
+    fn targets_their_kinds_and_random_items_have_the_expected_distributions() {
         let model = model(Config::default());
         let history: Vec<u32> = (0..40).map(|at| 1 + at % 10).collect();
         let batch = Batch { targets: Vec::new(), ..Batch::of_histories([(&history[..], 1)], 50).unwrap() };

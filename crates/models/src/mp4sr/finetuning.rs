@@ -154,8 +154,8 @@ impl Mp4sr {
         candidates(z, &starts, items, ids, self.config.logits == Logits::Cosine)
     }
 
-    /// The vectors of queries. `join` makes them from h of the histories, a tensor `[B, d_0]` per modality, without dropout or mixup. `z`
-    /// has the embeddings of the items that this process scores, and `ids` its rows of the table of ids.
+    /// The vectors of queries. `join` computes them from h of the histories, a tensor `[B, d_0]` per modality, without dropout or mixup.
+    /// `z` has the embeddings of the items that this process scores, and `ids` its rows of the table of ids.
     pub(super) fn query_vectors(
         &self,
         z: &Tensor,

@@ -71,7 +71,7 @@ struct Encoding<'a> {
     modalities: &'a [usize],
     /// The items, 0-based; `None` for all items.
     items: Option<&'a [u32]>,
-    /// The uses of these items, with numbers of their own if they are a share of a larger batch.
+    /// The uses of these items, with explicit numbers if they are a share of a larger batch.
     index: &'a GatherIndex,
     /// The key of the dropout; `None` for no dropout.
     key: Option<RngKey>,

@@ -42,7 +42,7 @@ impl Mp4sr {
         if self.compares_all_items() { &self.pretrain_items } else { &batch.targets }
     }
 
-    /// Whether NIP compares with all items. Without NIP, encoding all items would be in vain.
+    /// Whether NIP compares with all items. Without NIP, encoding all items would be wasted work.
     fn compares_all_items(&self) -> bool {
         self.config.nip_candidates == NipCandidates::All && self.config.nip_weight > 0.0
     }
@@ -88,8 +88,8 @@ impl Mp4sr {
         }
     }
 
-    /// The weighted sum of NIP and CMCL. `h` belongs to the samples of `batch`, which are a part of those of `shared`, if it is given, and
-    /// `z` to the candidates of NIP.
+    /// The weighted sum of NIP and CMCL. `h` belongs to the samples of `batch`, which are part of those of `shared` if that is given; `z`
+    /// belongs to the candidates of NIP.
     fn contrastive_loss(
         &self,
         h: &[Tensor],

@@ -5,7 +5,7 @@ use super::graph_data;
 use crate::common::GoldenCase;
 use crate::{compare_ranks, compare_values, numbers, score, set_all, users};
 
-/// Compares the lists of neighbours that the model makes with those of the case.
+/// Compares the lists of neighbours that the model computes with those of the case.
 fn compare_graph(case: &mut GoldenCase, prefix: &str, data: &Data, k: usize) {
     let lists = neighbours(data, k);
     let mut offsets = vec![0];

@@ -32,7 +32,7 @@ pub(crate) fn cross_entropy(a: &Tensor, b: &Tensor, targets: &[u32], scale: f32)
     apply2(RowLogSumExp { scale, mask: Mask::None, targets, precision, kept: Mutex::new(None) }, a, b)
 }
 
-/// The number by which the kernels know a treatment of other columns in the row's group.
+/// The number that tells the kernels how to treat other columns in the row's group.
 pub(super) fn mode(false_negatives: FalseNegatives) -> u32 {
     match false_negatives {
         FalseNegatives::Exclude => 1,

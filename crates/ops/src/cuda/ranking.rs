@@ -72,7 +72,7 @@ impl GpuScores {
         })
     }
 
-    /// See [`crate::ScoreBlocks::count_ahead`]. `None` where a score is not finite.
+    /// See [`crate::ScoreBlocks::count_ahead`]. `None` if a score is not finite.
     pub fn count_ahead(&self, rows: &Tensor, targets: &[u32], removed: &Removed) -> Result<Option<Vec<u32>>> {
         let mut all = Vec::with_capacity(targets.len());
         self.each(rows, 1, |gpu, first, count, scores| {

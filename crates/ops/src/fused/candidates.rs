@@ -54,7 +54,7 @@ fn join_row(y: &mut [f32], z: &[f32], id: Option<&[f32]>, cosine: bool) {
     join(y, z, id, cosine);
 }
 
-/// dv = (dy - y (y . dy)) / |v|; a norm that is clamped is a constant, so that the second term vanishes. `y` is a buffer for y.
+/// dv = (dy - y (y . dy)) / |v|; a norm that is clamped is a constant, so the second term vanishes. `y` is a buffer for y.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 fn join_row_backward(dv: &mut [f32], dy: &[f32], y: &mut [f32], z: &[f32], id: Option<&[f32]>, cosine: bool) {
     let norm = join(y, z, id, cosine);

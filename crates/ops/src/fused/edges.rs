@@ -3,7 +3,7 @@
 //!
 //! With s_e = a_r . b_c and y_v = sum of w_e x_e, the gradients of a and b are sums weighted by ds, the gradient of w consists of inner
 //! products with dy, and the gradient of x is the weighted sum of dy from the other side. Every node is computed by a single task, which
-//! takes the node's edges in order, so that results do not depend on the number of threads.
+//! processes the node's edges in order, so results do not depend on the number of threads.
 
 use candle_core::{Result, Tensor, bail};
 use multiversion::multiversion;

@@ -130,7 +130,7 @@ fn normalize_row(y: &mut [f32], x: &[f32]) {
     }
 }
 
-/// dx = (dy - y (y . dy)) / |x|; a norm that is clamped is a constant, so that the second term vanishes.
+/// dx = (dy - y (y . dy)) / |x|; a norm that is clamped is a constant, so the second term vanishes.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 fn normalize_row_backward(dx: &mut [f32], x: &[f32], y: &[f32], dy: &[f32]) {
     let norm = dot(x, x).sqrt();

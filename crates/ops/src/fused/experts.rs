@@ -1,4 +1,4 @@
-//! Products of constant rows with every expert's weights, each under a dropout mask of its own.
+//! Products of constant rows with every expert's weights, each under its own dropout mask.
 //!
 //! y_k = (m_k x) W_k; dW_k = (m_k x)^T dy_k. Masks are drawn again in backward. The parts of the shards of rows are summed in order.
 

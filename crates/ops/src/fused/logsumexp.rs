@@ -219,7 +219,7 @@ impl Fused<2> for RowLogSumExp {
 
     fn backward(&self, [a, b]: [View<'_>; 2], result: &[f32], gradient: &[f32]) -> Result<Gradients<2>> {
         let (n, d, m) = (a.dims[0], a.dims[1], b.dims[0]);
-        // A shard has whole blocks, so that the division depends on the number of columns alone.
+        // A shard has whole blocks, so the division depends on the number of columns alone.
         let shard_columns = m.div_ceil(COLUMNS).div_ceil(SHARDS).max(1) * COLUMNS;
         let sums: Vec<f32> = result.iter().enumerate().map(|(j, l)| l + self.hit(j, a.data, b.data, d)).collect();
         let transposed = transposed_blocks(b.data, d);

@@ -62,7 +62,7 @@ fn mix<const ROOM: usize>(
     }
 }
 
-/// Computes z of one use. The paper's width has code of its own, in which every length is known at compile time.
+/// Computes z of one use. The paper's width has its own code path, in which every length is known at compile time.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 pub(super) fn mix_use(z: &mut [f32], product: &[f32], gate: &[f32], norms: Norms<'_>, first: u32, dropout: Dropout) {
     match z.len() {

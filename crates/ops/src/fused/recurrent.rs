@@ -1,7 +1,7 @@
 //! Recurrent cells over packed sequences.
 //!
-//! LSTM: (i, f, o) = sigmoid, g = tanh of x + h U; s' = f s + i g; h' = o tanh(s'). GRU, with the reset gate before the hidden map: (z,
-//! r) = sigmoid of x + h U, g = tanh(x_g + (r h) U_g); h' = (1 - z) h + z g. The sequences of a shard are sorted by length, so that step t
+//! LSTM: (i, f, o) = sigmoid, g = tanh of x + h U; s' = f s + i g; h' = o tanh(s'). GRU, with the reset gate before the hidden map: (z, r)
+//! = sigmoid of x + h U, g = tanh(x_g + (r h) U_g); h' = (1 - z) h + z g. The sequences of a shard are sorted by length, so step t
 //! processes the first ones, without padding. Shards have the same number of sequences whatever the number of threads, and their gradients
 //! of U are summed in order. Forward keeps the gates; the gradient of U is one product over all steps.
 

@@ -1,8 +1,8 @@
 //! Operators on the segments of packed tokens: a softmax over the tokens of each sequence, and products of the values of tokens with the
 //! values of their sequence.
 //!
-//! Every sequence is computed by a single task, so that results do not depend on the number of threads. With S = W^T X, D = X V^T and M = W
-//! V for each sequence, the backward pass of each product consists of the other two.
+//! Every sequence is computed by a single task, so results do not depend on the number of threads. With S = W^T X, D = X V^T and M = W V
+//! for each sequence, the backward pass of each product consists of the other two.
 
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;

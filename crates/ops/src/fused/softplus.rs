@@ -91,7 +91,7 @@ impl Fused<2> for RowSoftplus {
 
     fn backward(&self, [a, b]: [View<'_>; 2], _: &[f32], gradient: &[f32]) -> Result<Gradients<2>> {
         let (n, d, m) = (a.dims[0], a.dims[1], b.dims[0]);
-        // A shard has whole blocks, so that the division depends on the number of columns alone.
+        // A shard has whole blocks, so the division depends on the number of columns alone.
         let shard_columns = m.div_ceil(COLUMNS).div_ceil(SHARDS).max(1) * COLUMNS;
         let transposed = transposed_blocks(b.data, d);
         let mut db = vec![0.0; b.data.len()];

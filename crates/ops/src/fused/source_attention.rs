@@ -1,4 +1,4 @@
-//! Attention in packed sequences whose scores come from several sources, each with queries and keys of its own.
+//! Attention in packed sequences whose scores come from several sources, each with its own queries and keys.
 //!
 //! The scores of one sequence are a matrix `[heads sources queries, keys]`, so that the gate's hidden layer is one product per sequence.
 //! With a the fused scores, p = softmax(a / sqrt(w)), m the dropout factors and o = (m p) v: dv = (m p)^T do, dp = m (do v^T), da = p (dp -

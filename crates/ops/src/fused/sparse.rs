@@ -1,7 +1,7 @@
 //! Products with a sparse matrix, and the propagation of vectors over a graph.
 //!
-//! Every row of a result is computed by a single task, which sums the row's entries in order, so that results do not depend on the number
-//! of threads. Backward is the same routine with the transpose.
+//! Every row of a result is computed by a single task, which sums the row's entries in order, so results do not depend on the number of
+//! threads. Backward is the same routine with the transpose.
 
 use candle_core::{Result, Tensor, bail};
 use multiversion::multiversion;

@@ -80,7 +80,7 @@ mod tests {
     use crate::run_threads;
 
     #[test]
-    fn the_first_process_reads_any_block_of_what_all_have() {
+    fn the_first_process_reads_any_block_of_the_values_of_all_processes() {
         let whole: Vec<f32> = (0..10).map(|at| at as f32).collect();
         let lengths = vec![4, 0, 5, 1];
         let found = run_threads(4, |group| {

@@ -1,7 +1,7 @@
 //! Processes that compute a step together: their communication, and the operators whose gradients cross between processes.
 //!
 //! A [`Transport`] moves blocks of numbers; a [`ProcessGroup`] adds them up. Every sum is formed in the order of the processes' ranks, so
-//! that the same number of processes gives the same bytes with every transport.
+//! the same number of processes gives the same bytes with every transport.
 
 mod blocks;
 mod rows;

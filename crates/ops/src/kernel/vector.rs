@@ -109,7 +109,7 @@ pub(crate) fn add_scaled(y: &mut [f32], c: f32, x: &[f32]) {
     }
 }
 
-/// y += c x for rows of a few vectors, one whole vector at a time: the compiler makes scalar code of a loop with a known short length.
+/// y += c x for rows of a few vectors, one whole vector at a time: the compiler generates scalar code for a loop with a known short length.
 #[inline(always)]
 pub(crate) fn add_scaled_short(y: &mut [f32], c: f32, x: &[f32]) {
     let (y_blocks, y_rest) = y.as_chunks_mut::<LANES>();
@@ -121,7 +121,7 @@ pub(crate) fn add_scaled_short(y: &mut [f32], c: f32, x: &[f32]) {
 }
 
 /// y += the sum of c x over weighted rows, in order. Columns are processed four vectors at a time, whose sums stay in registers: the
-/// compiler makes gathers of a loop over the vectors of a row.
+/// compiler turns a loop over the vectors of a row into gathers.
 #[inline(always)]
 pub(crate) fn add_weighted_rows<'a>(y: &mut [f32], rows: impl Iterator<Item = (f32, &'a [f32])> + Clone) {
     let (whole, rest) = y.as_chunks_mut::<{ 4 * LANES }>();
@@ -136,8 +136,8 @@ pub(crate) fn add_weighted_rows<'a>(y: &mut [f32], rows: impl Iterator<Item = (f
     }
 }
 
-/// Four vectors of [`add_weighted_rows`], for the columns from `at` on. The sums are variables of their own, because an array of them would
-/// be kept in memory.
+/// Four vectors of [`add_weighted_rows`], for the columns from `at` on. The sums are separate variables, because an array of them would be
+/// kept in memory.
 #[inline(always)]
 fn add_weighted_columns<'a>(y: &mut [f32; 4 * LANES], at: usize, rows: impl Iterator<Item = (f32, &'a [f32])>) {
     let (y, _) = y.as_chunks_mut::<LANES>();

@@ -10,9 +10,9 @@ use crate::strict::{Assignment, ConfigError};
 pub struct RenamedKey {
     /// The name that still works, with its sections.
     pub from: String,
-    /// The name that it has now.
+    /// The present name, with its sections.
     pub to: String,
-    /// Values that are written otherwise now: then, now.
+    /// The values that are written differently now, each as the earlier and the present value.
     pub values: Vec<(String, String)>,
 }
 

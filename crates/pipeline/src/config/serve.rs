@@ -30,7 +30,7 @@ impl Default for Serve {
 pub struct StoreUrl(String);
 
 impl StoreUrl {
-    /// The text of the pipeline, with a password where it has one.
+    /// The text of the pipeline, with the password if it has one.
     pub fn as_written(&self) -> &str {
         &self.0
     }

@@ -20,8 +20,8 @@ pub struct Ordered {
 
 /// Orders events by user, time and input and marks repeats as not kept.
 ///
-/// Users are numbers without gaps, so that one counting pass finds every user's index; what is left to sort are single
-/// sequences. A library's sort of the table took three times the memory.
+/// Users are numbers without gaps, so one counting pass finds every user's index, and only single sequences are left to sort. A library's
+/// sort of the table took three times the memory.
 pub fn order(mut users: Vec<u32>, items: Vec<u32>, times: Vec<i64>, repeated: Repeated) -> Ordered {
     let counts = counts(&users);
     let mut rows = rows_by_user(&users, &counts);

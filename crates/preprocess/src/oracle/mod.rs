@@ -158,7 +158,7 @@ proptest! {
 }
 
 #[test]
-fn counts_of_the_dropped_are_those_of_the_flat_rounds() {
+fn dropped_counts_equal_those_of_the_flat_rounds() {
     // Item 2 has one event; without it user 1 has one; without user 1 item 1 has one.
     let events = [(0, 0, 0), (0, 3, 0), (1, 1, 0), (1, 2, 0), (2, 1, 0), (2, 0, 0), (3, 0, 0), (3, 3, 0)];
     let bounds = Bounds { user: 2, item: 2 };

@@ -310,8 +310,8 @@ pub fn for_each(
     }
 }
 
-/// Reads lines in which nothing is quoted, so that ids with quotation marks stay as they are. With `as_needed`, fields that contain a
-/// separator, a quotation mark or the end of a line are quoted, as pandas writes them.
+/// Reads lines in which nothing is quoted, so ids with quotation marks are unchanged. With `as_needed`, fields that contain a separator, a
+/// quotation mark or the end of a line are quoted, as pandas writes them.
 fn for_each_plain(
     lines: &mut Lines<'_>,
     dialect: &Dialect,
@@ -610,7 +610,7 @@ mod tests {
     use super::super::{Dialect, FileFormat};
 
     #[test]
-    fn tabs_separate_and_nothing_quotes() {
+    fn tabs_separate_fields_and_quotation_marks_are_text() {
         let file =
             b"\xef\xbb\xbfuser\titem\tx\r\n\"a\t007\t1\r\n\n b \t\xf0\x9f\x98\x80\t\r\nc\t1\nc\t1\t2\t3\n\xff\t1\t2\n";
         assert_eq!(
@@ -674,7 +674,7 @@ mod tests {
     }
 
     #[test]
-    fn separators_are_those_that_give_the_columns() {
+    fn separators_are_chosen_by_the_columns_that_they_give() {
         for (name, file) in [
             ("x.csv", &b"id\ttitle\n1\ta,b\n"[..]),
             ("x.csv", b"id;title\n1;a,b\n"),

@@ -143,7 +143,7 @@ impl Parser<'_> {
         }
     }
 
-    /// A call in the place of a value: `array([...], dtype=object)`, `Timestamp('...')`, `Decimal('1.5')`.
+    /// A call in place of a value: `array([...], dtype=object)`, `Timestamp('...')`, `Decimal('1.5')`.
     fn call(&mut self, name: &str, depth: usize) -> Option<Value> {
         const KNOWN: [&str; 7] = ["array", "Timestamp", "Decimal", "OrderedDict", "set", "frozenset", "str_"];
         let name = name.rsplit('.').next().unwrap_or(name);

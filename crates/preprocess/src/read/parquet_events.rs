@@ -134,7 +134,7 @@ pub fn is_known(path: &Path, items: &[String]) -> Result<bool> {
 pub enum TimeType {
     /// Unix time, with this number of decimal digits of a second.
     Unix(u8),
-    /// The type determines nothing: numbers and texts have a notation of their own.
+    /// The type determines nothing: numbers and texts have their own notation.
     Other,
 }
 

@@ -51,7 +51,7 @@ pub enum Notation {
     Iso,
     /// A `strptime` pattern.
     Pattern(Arc<str>),
-    /// Each value has a notation of its own.
+    /// Each value has its own notation.
     Mixed,
     /// No clock: the position in the user's sequence.
     Position,
@@ -193,7 +193,7 @@ impl Notation {
         if seconds.floor() > LATEST {
             return refuse("is after the year 2100");
         }
-        // Beside a year, 64 bits hold no finer unit than nanoseconds.
+        // In 64 bits, times of this range fit no unit finer than nanoseconds.
         Ok(seconds.cut(9))
     }
 

@@ -40,9 +40,9 @@ pub struct SourceFormat {
     pub category_separator: String,
     /// The columns of items that hold sound files.
     pub sounds: Vec<String>,
-    /// The columns of items that hold lists of sentences, which are used as they are.
+    /// The columns of items that hold lists of sentences, which are used unchanged.
     pub sentences: Vec<String>,
-    /// Whether each entry of a list is a text of its own; otherwise the entries are joined.
+    /// Whether each entry of a list is a separate text; otherwise the entries are joined.
     pub lists_are_texts: bool,
     /// The fields whose HTML is removed; `None` means all.
     pub html: Option<Vec<String>>,

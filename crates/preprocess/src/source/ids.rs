@@ -14,7 +14,7 @@ use crate::partitions::{scan, write};
 use crate::spill::MemoryLimit;
 use crate::{Error, Result};
 
-/// Ids in the order of their first event. Short ones are stored in the set itself, so that looking one up reads no other memory.
+/// Ids in the order of their first event. Short ones are stored in the set itself, so looking one up reads no other memory.
 pub type Ids = IndexSet<CompactString, foldhash::fast::RandomState>;
 
 /// The number of bytes of ids that are sent for numbering at once.

@@ -49,7 +49,7 @@ pub struct Reading<'a> {
     pub format: &'a SourceFormat,
     pub data: &'a Path,
     pub item_ids: &'a NumberedIds,
-    /// The items whose records are kept; of the others, only whether they have text and image.
+    /// The items whose records are kept; for the others, only whether they have text and image is recorded.
     pub needed: &'a [bool],
     pub folder: &'a ImageFolder,
     pub junk: &'a Junk,
@@ -117,7 +117,7 @@ impl ItemCatalogue {
             let file_format = super::events::resolved(path, &format.file(path, true)?, &names, progress)?;
             let mut fields = Fields { filled: vec![0; names.len()], names: names.clone() };
             let before = read.rejected.clone();
-            // Rejected lines are counted in a variable of their own, because `items` borrows `read`.
+            // Rejected lines are counted in a separate variable, because `items` borrows `read`.
             let mut rejected = std::mem::take(&mut read.rejected);
             let mut items = ItemLines {
                 reading,

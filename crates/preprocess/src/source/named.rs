@@ -81,7 +81,7 @@ impl TextColumn {
     fn typed(&self) -> Expr {
         let text = || col(self.name.clone());
         if !self.has_cells {
-            // The column has the null type, so that it can be compared with anything. One null alone would be too short.
+            // The column has the null type, so it can be compared with anything. One null alone would be too short.
             when(text().is_null()).then(lit(Null {})).otherwise(lit(Null {})).alias(self.name.clone())
         } else if self.integers {
             text().strict_cast(DataType::Int64)
@@ -95,7 +95,7 @@ impl TextColumn {
     }
 }
 
-/// Replaces the decimal comma of a number by a point, if numbers may have one. Other text stays as it is.
+/// Replaces the decimal comma of a number by a point, if numbers may have one. Other text is unchanged.
 fn with_point(text: &str, comma: bool) -> String {
     let pointed = text.replacen(',', ".", 1);
     if comma && text.contains(',') && is_number(&pointed) { pointed } else { text.to_owned() }
@@ -121,7 +121,7 @@ fn is_truth(text: &str) -> bool {
 /// The columns that a condition names, in the order of the events.
 pub struct NamedColumns {
     texts: Vec<TextColumn>,
-    /// Cells of Parquet files, which have types of their own; `None` if any file is text, because a column has one type over all files.
+    /// Cells of Parquet files, which have their own types; `None` if any file is text, because a column has one type over all files.
     typed: Option<Vec<DataFrame>>,
     /// The type of each typed column in the first file in which it has one.
     kinds: Vec<Option<(DataType, PathBuf)>>,

@@ -22,7 +22,7 @@ pub fn id<'c>(names: &[String], cells: &'c [RawCell<'_>]) -> Result<Cow<'c, str>
     }
 }
 
-/// The texts in a field. Each entry of a list is a text of its own, and a text is split at `separator` unless that is empty.
+/// The texts in a field. Each entry of a list is a separate text, and a text is split at `separator` unless that is empty.
 pub fn entries(cell: &RawCell<'_>, separator: &str) -> Vec<String> {
     let mut found = Vec::new();
     match cell {

@@ -39,7 +39,7 @@ const TSV: &str = "user_id\titem_id\ttimestamp\trating\tverified\tshop\n\
                    u\te\t5\t4.5\tTrue\t\n";
 
 #[test]
-fn a_condition_keeps_what_satisfies_it_and_counts_missing_values_apart() {
+fn a_condition_keeps_events_that_satisfy_it_and_counts_missing_values_separately() {
     let project = table("e.tsv");
     project.write_raw("e.tsv", TSV);
     let (items, dropped) = left(&project, &["preprocess.where=rating >= 4 AND verified"]);
@@ -67,7 +67,7 @@ fn a_condition_keeps_what_satisfies_it_and_counts_missing_values_apart() {
 }
 
 #[test]
-fn lines_of_json_and_parquet_files_give_what_tables_do() {
+fn json_lines_and_parquet_files_give_the_same_result_as_tables() {
     let json = table("e.jsonl");
     json.write_raw(
         "e.jsonl",
@@ -94,7 +94,7 @@ fn lines_of_json_and_parquet_files_give_what_tables_do() {
 }
 
 #[test]
-fn what_is_wrong_with_a_condition_is_reported_with_its_position() {
+fn errors_in_a_condition_are_reported_with_their_position() {
     let project = table("e.tsv");
     project.write_raw("e.tsv", TSV);
     for (condition, expected) in [
@@ -174,7 +174,7 @@ fn what_is_wrong_with_a_condition_is_reported_with_its_position() {
 }
 
 #[test]
-fn numbers_do_not_wrap_and_what_is_not_a_number_is_missing() {
+fn numbers_do_not_wrap_and_values_that_are_not_numbers_are_missing() {
     let project = table("e.csv");
     let lines = "u,a,1,abcd,3,4\nu,b,2,a,0,0\nu,c,3,abcdef,1,4\n";
     project.write_raw("e.csv", format!("user_id,item_id,timestamp,review,helpful,votes\n{lines}"));
@@ -263,9 +263,9 @@ fn write_parquet<const N: usize>(project: &Project, name: &str, columns: [(&str,
 }
 
 #[test]
-fn a_condition_on_parquet_has_one_meaning_under_every_limit_of_memory() {
+fn a_condition_on_parquet_has_the_same_meaning_under_every_memory_limit() {
     let project = table("e.parquet");
-    // One batch of rows is beyond the limit, so that nothing is left to write after the last one.
+    // One batch of rows is beyond the limit, so nothing is left to write after the last one.
     let texts = |text: &dyn Fn(i64) -> String| -> ArrayRef {
         Arc::new((0..6000).map(|n| Some(text(n))).collect::<StringArray>())
     };
@@ -437,7 +437,7 @@ fn parquet_columns_of_every_type_mean_the_same() {
     }
 }
 
-/// The first rows, which are checked before the stage runs, are read in another way than whole files.
+/// The first rows, which are checked before the stage runs, are read in a different way from whole files.
 #[test]
 fn the_first_rows_have_the_times_of_typed_columns_in_any_zone() {
     let text = || -> ArrayRef { Arc::new(StringArray::from(vec!["7", "8"])) };
@@ -468,7 +468,7 @@ fn a_parquet_file_without_times_is_in_the_order_of_its_rows() {
 }
 
 #[test]
-fn a_number_that_is_not_one_satisfies_no_condition() {
+fn nan_satisfies_no_condition() {
     let text = |values: [&str; 3]| -> ArrayRef { Arc::new(StringArray::from(values.to_vec())) };
     let columns: [(&str, ArrayRef); 4] = [
         ("user_id", text(["u", "u", "u"])),

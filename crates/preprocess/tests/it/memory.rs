@@ -45,7 +45,7 @@ fn shop() -> Project {
 }
 
 #[test]
-fn a_dataset_made_on_disk_has_the_bytes_of_one_made_in_memory() {
+fn a_dataset_built_on_disk_has_the_same_bytes_as_one_built_in_memory() {
     let shop = shop();
     for more in [
         &[][..],

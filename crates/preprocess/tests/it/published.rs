@@ -7,7 +7,7 @@ use mp4sr_tests::{gzip, root};
 
 use crate::harness::{Dataset, histories, item, read, run};
 
-/// The dataset that the pipeline `name` makes from these raw files.
+/// The dataset that the pipeline `name` builds from these raw files.
 fn made(name: &str, files: &[(&str, Vec<u8>)]) -> Dataset {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");

@@ -1,4 +1,4 @@
-//! The files from which the report was made, and the times of the stages.
+//! The files from which the report was built, and the times of the stages.
 
 use maud::{Markup, html};
 

@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_escaped_cut_and_larger_where_they_are_more_frequent() {
+    fn words_are_escaped_cut_and_larger_if_they_are_more_frequent() {
         let hostile = "<script>alert(1)</script>\" onclick=\"x";
         let items = Items {
             ids: vec!["<i>".into()],

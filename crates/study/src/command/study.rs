@@ -1,4 +1,4 @@
-//! The command line of `mp4sr study`: makes the runs of a table or figure of the paper and writes it.
+//! The command line of `mp4sr study`: executes the runs of a table or figure of the paper, and writes the table or figure.
 
 use mp4sr_pipeline::config::ModelCatalog;
 use std::path::PathBuf;

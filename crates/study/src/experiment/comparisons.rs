@@ -120,13 +120,13 @@ pub(super) fn groups(
         .collect()
 }
 
-/// Appends the details of a comparison to those of others, with a first column that says what was compared.
-pub(super) fn add_details(all: &mut TextTable, of: &str, comparison: &Comparison) {
+/// Appends the details of a comparison to those of others, with a first column that names the table.
+pub(super) fn add_details(all: &mut TextTable, table: &str, comparison: &Comparison) {
     let own = details(comparison);
     if all.header.is_empty() {
-        all.header = ["of".to_owned()].into_iter().chain(own.header).collect();
+        all.header = ["table".to_owned()].into_iter().chain(own.header).collect();
     }
-    all.rows.extend(own.rows.into_iter().map(|row| [of.to_owned()].into_iter().chain(row).collect()));
+    all.rows.extend(own.rows.into_iter().map(|row| [table.to_owned()].into_iter().chain(row).collect()));
 }
 
 /// Reads the log of a run; it is empty if the model is not trained in epochs.

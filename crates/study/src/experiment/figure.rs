@@ -16,7 +16,7 @@ pub(super) struct StudyCurve {
     pub(super) entries: Vec<(usize, Values)>,
 }
 
-/// Makes the line of compared rows, each with its position on the horizontal axis.
+/// Builds the line of compared rows, each with its position on the horizontal axis.
 pub(super) fn curve<'r>(name: &str, rows: impl Iterator<Item = (usize, &'r ComparedModel)>) -> StudyCurve {
     StudyCurve { name: name.to_owned(), entries: rows.map(|(index, row)| (index, values(row))).collect() }
 }

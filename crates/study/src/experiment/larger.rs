@@ -17,7 +17,7 @@ use crate::merge::{MergeSource, merge};
 use crate::runner::{ResolvedRun, Until};
 
 impl Study<'_> {
-    /// Makes Table 5: pre-training on the union of several datasets.
+    /// Builds Table 5: pre-training on the union of several datasets.
     pub(super) fn larger(&mut self) -> anyhow::Result<String> {
         anyhow::ensure!(
             !self.options.with.is_empty(),
@@ -84,8 +84,7 @@ impl Study<'_> {
     ) -> anyhow::Result<()> {
         let mut common = common(self.runner, pipeline, self.options)?;
         self.copy_features(pipeline, &common)?;
-        // Weights only fit their own model, so all datasets use the model of the study's own pipeline, and their runs have names of their
-        // own.
+        // Weights only fit their own model, so all datasets use the model of the study's own pipeline, and their runs have their own names.
         let is_own = *pipeline == self.runner.args().pipeline;
         if !is_own {
             let model = toml::Table::try_from(&self.config.model).context("failed to read `[model]`")?;

@@ -11,7 +11,7 @@ use super::{FinishedRows, Study};
 use crate::runner::Until;
 
 impl Study<'_> {
-    /// Makes Figure 3: the test loss of fine-tuning against its training loss, epoch by epoch.
+    /// Builds Figure 3: the test loss of fine-tuning against its training loss, epoch by epoch.
     pub(super) fn losses(&mut self) -> anyhow::Result<String> {
         let title = "Figure 3: log test loss against log training loss";
         let mut rows = Vec::new();

@@ -85,8 +85,8 @@ impl Study<'_> {
         Ok(rows)
     }
 
-    /// Whether the features of all modalities have one width, so that they can share an encoder. If features cannot be made, the rows that
-    /// need them report it.
+    /// Whether the features of all modalities have one width, which lets them share an encoder. If features cannot be computed, the rows
+    /// that need them report it.
     fn has_one_width(&self) -> anyhow::Result<bool> {
         let pipeline = self.runner.args().pipeline.clone();
         self.copy_features(&pipeline, &self.common)?;

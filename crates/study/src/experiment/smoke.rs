@@ -1,4 +1,4 @@
-//! Copies features that no stage makes to the dataset of a smoke run.
+//! Copies features that no stage computes to the dataset of a smoke run.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -16,8 +16,8 @@ const VERSION: u32 = 1;
 const NAME: &str = "quick";
 
 impl Study<'_> {
-    /// A smoke run has a dataset of its own, with fewer items. If another program made the features of the pipeline's items, the rows of
-    /// the remaining items are copied. Files that existed before anything was copied belong to that program and are kept.
+    /// A smoke run has its own dataset, with fewer items. If another program wrote the features of the pipeline's items, the rows of the
+    /// remaining items are copied. Files that existed before anything was copied belong to that program and are kept.
     pub(super) fn copy_features(&self, pipeline: &Path, common: &[String]) -> anyhow::Result<()> {
         let quick = self.study_run(pipeline, common, &full(), 0)?;
         let own = quick.config.model.modalities.iter().filter(|modality| !modality.features.is_empty());

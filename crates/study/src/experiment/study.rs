@@ -1,4 +1,4 @@
-//! The studies, their options, and a study that is being made.
+//! The studies, their options, and a study in progress.
 
 use std::path::PathBuf;
 
@@ -63,7 +63,7 @@ pub struct StudyOptions {
     pub text_encoders: Vec<String>,
     /// The image encoders to compare with the pipeline's own, by their vectors (`study-encoders`).
     pub image_encoders: Vec<String>,
-    /// Whether the lists of the runs are made and compared too.
+    /// Whether the lists of the runs are computed and compared too.
     pub lists: bool,
     /// A folder with the paper's numbers, in place of the built-in ones.
     pub paper: Option<PathBuf>,
@@ -75,7 +75,7 @@ pub(super) const SHORT: &str = "evaluate.short_histories=[1,2,3]";
 pub(super) const SMOKE: [&str; 5] =
     ["preprocess.recent=12", "pretrain.epochs=3", "finetune.epochs=4", "pretrain.patience=3", "finetune.patience=3"];
 
-/// A study and its state while it is made.
+/// A study in progress, with its state.
 pub(super) struct Study<'a> {
     pub(super) runner: &'a Runner,
     pub(super) experiment: Experiment,

@@ -37,7 +37,7 @@ fn by_ability(made: &FinishedRows, history: Option<usize>) -> (FinishedRows, Vec
 }
 
 impl Study<'_> {
-    /// Makes Figure 8: users grouped by the length of their sequence.
+    /// Builds Figure 8: users grouped by the length of their sequence.
     pub(super) fn user_groups(&mut self) -> anyhow::Result<String> {
         let title = "Figure 8: users by the length of their sequences";
         let made = self.make(&self.all_models(), Until::Evaluated)?;
@@ -67,7 +67,7 @@ impl Study<'_> {
         self.finish(text, None, &details, Some(figure))
     }
 
-    /// Makes Table 3; with `beyond`, also compares items without training events and short histories.
+    /// Builds Table 3; with `beyond`, also compares items without training events and short histories.
     pub(super) fn cold(&mut self, beyond: bool) -> anyhow::Result<String> {
         let title = if beyond { "Cold start" } else { "Table 3: cold items" };
         let mut rows = vec![

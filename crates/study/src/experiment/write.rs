@@ -71,7 +71,7 @@ impl Study<'_> {
         } else {
             ""
         };
-        // A smoke run has epochs and limits of its own.
+        // A smoke run has its own epochs and limits.
         let is_used = |set: &&String| !self.options.quick || !SMOKE.iter().any(|own| key_of(own) == key_of(set));
         let set: Vec<&str> = self.runner.args().overrides.iter().filter(is_used).map(String::as_str).collect();
         let set = if set.is_empty() { String::new() } else { format!(" Set for all runs: `{}`.", set.join("`, `")) };

@@ -49,7 +49,7 @@ impl ImageEncoder for ImageModel {
     fn embed(&self, pixels: &[f32]) -> Result<Vec<f32>> {
         let side = self.processor.side();
         let mut vectors = Vec::new();
-        // One image at a time, so that its vector is exactly the same whatever is beside it.
+        // Images go through the layers one at a time, so that a vector does not depend on the other images.
         for image in pixels.chunks_exact(3 * side * side) {
             let image = Tensor::from_slice(image, (1, 3, side, side), &Device::Cpu)?;
             vectors.extend(self.layers.forward(&image)?.flatten_all()?.to_vec1::<f32>()?);

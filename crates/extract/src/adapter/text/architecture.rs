@@ -49,8 +49,9 @@ impl TextModel {
         Ok(states)
     }
 
-    /// Whether the rows of a product over `tokens` tokens are rounded as in a product over more tokens, so that the vector of a text does not
-    /// depend on its neighbours. The products of candle add up each value in the same order, except for one row and for small products.
+    /// Whether the rows of a product over `tokens` tokens are rounded as in a product over more tokens. If they are, the vector of a text
+    /// does not depend on its neighbours. The products of candle add up each value in the same order, except for one row and for small
+    /// products.
     fn rounds_rows_alone(&self, tokens: usize) -> bool {
         tokens > 1 && tokens * self.narrowest > SMALL_PRODUCT
     }

@@ -1,4 +1,4 @@
-//! Matrix products of bf16 with sums in f32, by AMX tiles where the processor has them, otherwise by AVX-512-BF16.
+//! Matrix products of bf16 with sums in f32, by AMX tiles if the processor has them, otherwise by AVX-512-BF16.
 //!
 //! Both matrices are rounded to bf16 (to nearest, ties to even) while they are packed in pairs of neighbouring k: the instructions add the
 //! products of such pairs to sums in f32. Every sum runs over k in ascending blocks on one thread, so its order depends on the shapes and
@@ -166,7 +166,7 @@ mod tests {
         }
     }
 
-    /// Leaves buffers that are not a number behind, as an earlier product may.
+    /// Leaves buffers of NaN behind, as an earlier product may.
     fn leave_dirty_buffers() {
         let dirty = |power: u32| {
             let mut buffer = Scratch::take(1 << power);
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn infinity_and_what_a_buffer_held_before_stay_out_of_other_rows() {
+    fn infinity_and_stale_values_of_a_buffer_do_not_reach_other_rows() {
         let (m, n, k) = (20, 20, 33);
         let (mut x, y) = (vec![1.0; m * k], vec![1.0; k * n]);
         x[5 * k + k - 1] = f32::INFINITY;

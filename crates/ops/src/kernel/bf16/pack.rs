@@ -78,7 +78,7 @@ pub(super) unsafe fn pack_b(
     // SAFETY: the numbers of columns and values restrict the reads, and the panels have room for all columns and pairs.
     unsafe {
         if b.column_stride == 1 {
-            // Row after row, so that the processor fetches what comes next.
+            // The loop goes row after row, so that the processor can prefetch what comes next.
             for pair in 0..depth.div_ceil(2) {
                 let rows = b.sub(first_k + 2 * pair, first_n);
                 let count = (depth - 2 * pair).min(2);
