@@ -5,6 +5,7 @@
 
 mod style;
 
+use std::ops::Range;
 use std::sync::Once;
 
 use plotters::coord::Shift;
@@ -205,21 +206,42 @@ impl Chart {
             let stroke = style.stroke();
             // The lines are shifted so that their ranges are drawn side by side, not on top of each other.
             let shift = if self.categories.is_empty() { 0.0 } else { side(at) };
-            let line = || series.points.iter().map(|p| (p.x + shift, p.y));
-            match style.dash {
-                None => chart.draw_series(LineSeries::new(line(), stroke))?,
-                Some((dash, gap)) => chart.draw_series(DashedLineSeries::new(line(), dash, gap, stroke))?,
-            };
+            let line: Vec<(f64, f64)> = series.points.iter().map(|p| (p.x + shift, p.y)).collect();
+            let pixels: Vec<(i32, i32)> = line.iter().map(|point| chart.backend_coord(point)).collect();
+            for range in smooth_ranges(&pixels) {
+                let part = line[range].iter().copied();
+                match style.dash {
+                    None => chart.draw_series(LineSeries::new(part, stroke))?,
+                    Some((dash, gap)) => chart.draw_series(DashedLineSeries::new(part, dash, gap, stroke))?,
+                };
+            }
             let ranged = series.points.iter().filter(|p| p.range.0 < p.range.1);
             chart.draw_series(ranged.map(|p| {
                 ErrorBar::new_vertical(p.x + shift, p.range.0, p.y, p.range.1, style.color.stroke_width(1), 8)
             }))?;
-            for point in line() {
-                style.draw_mark(area, chart.backend_coord(&point))?;
+            for pixel in pixels {
+                style.draw_mark(area, pixel)?;
             }
         }
         Ok(())
     }
+}
+
+/// Divides a line into ranges without sharp turns; the point of a turn belongs to two of them. In images of pixels, plotters extends the
+/// corner of a sharp turn to a long spike.
+fn smooth_ranges(pixels: &[(i32, i32)]) -> Vec<Range<usize>> {
+    let mut ranges = Vec::new();
+    let mut start = 0;
+    for at in 1..pixels.len().saturating_sub(1) {
+        let direction = |from: (i32, i32), to: (i32, i32)| (i64::from(to.0 - from.0), i64::from(to.1 - from.1));
+        let (before, after) = (direction(pixels[at - 1], pixels[at]), direction(pixels[at], pixels[at + 1]));
+        if before.0 * after.0 + before.1 * after.1 <= 0 {
+            ranges.push(start..at + 1);
+            start = at;
+        }
+    }
+    ranges.push(start..pixels.len());
+    ranges
 }
 
 /// The range of the values with a margin on both sides. It has a positive length even without values, or if all values are equal.
@@ -251,6 +273,13 @@ mod tests {
             series: series.to_vec(),
         };
         Figure { title: "Impact of <lambda>".into(), charts: vec![chart; charts] }
+    }
+
+    #[test]
+    fn lines_are_divided_at_sharp_turns() {
+        assert_eq!(smooth_ranges(&[(0, 0), (10, 0), (20, 5), (12, 4), (30, 4)]), [0..3, 2..4, 3..5]);
+        assert_eq!(smooth_ranges(&[(0, 0), (10, 9), (20, 0)]), [0..3]);
+        assert_eq!((smooth_ranges(&[]), smooth_ranges(&[(1, 1)])), (vec![0..0], vec![0..1]));
     }
 
     #[test]
