@@ -770,6 +770,9 @@ fn doctor_reports_what_would_stop_a_run() {
 #[test]
 fn the_sample_shop_s_tables_become_a_pipeline_with_texts_and_images() {
     let project = Project::without_pipeline(&[]);
+    let mut renamed = project.command("sample", &["--out", "shop"]);
+    let refused = renamed.env("MP4SR_SAMPLE_FORM", "tables").output().unwrap();
+    assert!(!refused.status.success() && stderr_of(&refused).contains("set `MP4SR_SAMPLE_FORMAT`"), "{refused:?}");
     project.run("sample", &["--format", "tables", "--out", "shop"]);
     let words = ["--interactions", "shop/purchases.csv", "--items", "shop/products.csv", "--images", "shop/images"];
     let config = guessed_pipeline(&project, &words);

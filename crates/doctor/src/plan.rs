@@ -317,7 +317,7 @@ impl Plan {
         let written: f64 = self.running().map(|(_, cost)| cost.disk).sum();
         if let Some(free) = self.machine.disk.filter(|&free| written > free as f64) {
             self.problems.push(format!(
-                "up to {} will be written, and {} are available on the disk of the artifacts; free disk space, or name another disk \
+                "up to {} will be written, but only {} is available on the disk of the artifacts; free disk space, or name another disk \
                  with `--artifacts`",
                 bytes(written as u64),
                 bytes(free)

@@ -227,14 +227,14 @@ impl Chart {
     }
 }
 
-/// Divides a line into ranges without sharp turns; the point of a turn belongs to two of them. In images of pixels, plotters extends the
-/// corner of a sharp turn to a long spike.
+/// Divides a line into ranges without sharp turns; the point of a turn belongs to two of them. In PNG images, plotters extends the corner of
+/// a sharp turn to a long spike.
 fn smooth_ranges(pixels: &[(i32, i32)]) -> Vec<Range<usize>> {
     let mut ranges = Vec::new();
     let mut start = 0;
-    for at in 1..pixels.len().saturating_sub(1) {
-        let direction = |from: (i32, i32), to: (i32, i32)| (i64::from(to.0 - from.0), i64::from(to.1 - from.1));
-        let (before, after) = (direction(pixels[at - 1], pixels[at]), direction(pixels[at], pixels[at + 1]));
+    for (at, corner) in (1..).zip(pixels.windows(3)) {
+        let [before, after] =
+            [0, 1].map(|from| (corner[from + 1].0 - corner[from].0, corner[from + 1].1 - corner[from].1));
         if before.0 * after.0 + before.1 * after.1 <= 0 {
             ranges.push(start..at + 1);
             start = at;

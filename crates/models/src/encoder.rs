@@ -32,8 +32,8 @@ pub struct Pooling {
 
 /// Attention pooling and a mixture of experts.
 ///
-/// There is no non-linearity between the two maps of the pooling, so only w = W1 W2 matters. Their biases cancel in the softmax and are
-/// left out.
+/// The pooling applies two linear maps in sequence, so only their product w = W1 W2 matters. Their biases cancel in the softmax and are left
+/// out.
 #[derive(Debug)]
 pub struct ItemEncoder {
     w1: Var,

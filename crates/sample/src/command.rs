@@ -24,6 +24,10 @@ pub struct Args {
 /// Runs `mp4sr sample`.
 #[expect(clippy::print_stderr, reason = "a program's messages")]
 pub fn run(args: &Args) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        std::env::var_os("MP4SR_SAMPLE_FORM").is_none(),
+        "the variable `MP4SR_SAMPLE_FORM` was renamed; set `MP4SR_SAMPLE_FORMAT` instead"
+    );
     let started = std::time::Instant::now();
     let outcome = ensure(&args.out, args.seed, args.format)?;
     if !args.quiet {

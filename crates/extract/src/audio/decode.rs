@@ -39,7 +39,10 @@ pub enum AudioError {
     #[error("it is longer than {LONGEST} seconds; shorten it")]
     TooLong,
     /// The sampling rate cannot be resampled.
-    #[error("its sampling rate of {0} Hz is not supported; resample it to 16000 Hz")]
+    #[error(
+        "its sampling rate of {} Hz cannot be used ({} to {} Hz are supported); resample it to 16000 Hz",
+        .0, RATES.start(), RATES.end()
+    )]
     Rate(u32),
     /// A sample is not finite.
     #[error("it has samples that are not finite; encode it again")]
@@ -180,7 +183,7 @@ mod tests {
         assert_eq!(reason(&wav(&[], 16_000, 1)), "it has no samples; fetch it again");
         assert_eq!(
             reason(&wav(&[1; 100], 1000, 1)),
-            "its sampling rate of 1000 Hz is not supported; resample it to 16000 Hz"
+            "its sampling rate of 1000 Hz cannot be used (4000 to 384000 Hz are supported); resample it to 16000 Hz"
         );
         let whole = wav(&sine(16_000, 1.0), 16_000, 1);
         assert!(

@@ -151,7 +151,7 @@ impl Config {
         for (at, modality) in self.model.modalities.iter().enumerate() {
             if self.model.modalities[..at].iter().any(|m| m.name == modality.name) {
                 let names: Vec<&str> = self.model.modalities.iter().map(|m| m.name.as_str()).collect();
-                return fail("model.modalities", format!("the names {names:?}"), "distinct names");
+                return fail("model.modalities", format!("{names:?}"), "distinct names");
             }
         }
         let from = &self.pretrain.from;
