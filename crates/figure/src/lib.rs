@@ -277,9 +277,12 @@ mod tests {
 
     #[test]
     fn lines_are_divided_at_sharp_turns() {
-        assert_eq!(smooth_ranges(&[(0, 0), (10, 0), (20, 5), (12, 4), (30, 4)]), [0..3, 2..4, 3..5]);
-        assert_eq!(smooth_ranges(&[(0, 0), (10, 9), (20, 0)]), [0..3]);
-        assert_eq!((smooth_ranges(&[]), smooth_ranges(&[(1, 1)])), (vec![0..0], vec![0..1]));
+        let ranges = |pixels: &[(i32, i32)]| -> Vec<(usize, usize)> {
+            smooth_ranges(pixels).into_iter().map(|range| (range.start, range.end)).collect()
+        };
+        assert_eq!(ranges(&[(0, 0), (10, 0), (20, 5), (12, 4), (30, 4)]), [(0, 3), (2, 4), (3, 5)]);
+        assert_eq!(ranges(&[(0, 0), (10, 9), (20, 0)]), [(0, 3)]);
+        assert_eq!((ranges(&[]), ranges(&[(1, 1)])), (vec![(0, 0)], vec![(0, 1)]));
     }
 
     #[test]
