@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::fmt::Write as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -411,6 +412,35 @@ fn another_metric_selects_the_epoch_if_recall_is_equal_in_all_epochs() {
     );
     let refused = world.run_failing("finetune", &["--set", "train.metric=Recall"]);
     assert!(refused.contains("`train.metric` = \"Recall\" is not allowed; expected R@K, N@K, Hit@K"), "{refused}");
+}
+
+#[test]
+fn a_model_that_ranks_no_better_than_popularity_is_reported() {
+    let world = Project::small();
+    // Item 0 is the third event of even users, and the validation target of odd ones.
+    let mut events = String::from("user_id\titem_id\ttimestamp\n");
+    for user in 0..30 {
+        let mut items = [1 + user % 25, 2 + user % 25, 3 + user % 25, 4 + user % 25, 5 + user % 25];
+        items[2 + user % 2] = 0;
+        for (at, item) in items.into_iter().enumerate() {
+            let _ = writeln!(events, "u{user}\ti{item}\t{}", 1_600_000_000 + 86_400 * at);
+        }
+    }
+    world.write("a.tsv", events);
+    let sasrec = ["--set", "model.name=sasrec", "--set", "train.metric=R@5"];
+    world.run("preprocess", &sasrec);
+    world.run("extract", &sasrec);
+    let report = |run: &str, extra: &[&str]| {
+        world.run_stderr(
+            "finetune",
+            &[&sasrec[..], &["--set", "evaluate.seen_items=keep", "--run", run], extra].concat(),
+        )
+    };
+    let warning = "so the model has hardly learned; train for longer (`finetune.epochs`, `finetune.patience`)";
+    let idle = report("idle", &["--set", "finetune.learning_rate=0", "--set", "finetune.epochs=1"]);
+    assert!(idle.contains(warning) && idle.contains("ranking the items by popularity gives 0.5"), "{idle}");
+    let trained = report("trained", &["--set", "finetune.epochs=200", "--set", "finetune.patience=200"]);
+    assert!(!trained.contains(warning), "{trained}");
 }
 
 #[test]

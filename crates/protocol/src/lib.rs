@@ -10,6 +10,7 @@ mod diversity;
 mod list_comparison;
 mod lists;
 mod metric;
+mod popularity;
 mod significance;
 mod split;
 mod store;
@@ -22,6 +23,7 @@ pub use comparison::{
 pub use list_comparison::{ComparedLists, ListComparison, SeedLists, left_out, lists_note};
 pub use lists::{ItemFacts, ListStatistic, ListStatistics};
 pub use metric::{BadScore, Metric, MetricMeans, means, rank};
+pub use popularity::popularity_ranks;
 pub use significance::{Interval, Test, mean_and_deviation, probability};
 pub use split::{EvalCase, Split, training_items, training_times};
 pub use store::{OtherSetting, RanksInfo, StoredRanks, WEIGHTS};

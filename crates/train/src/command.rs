@@ -366,19 +366,24 @@ fn run_phase(context: &Context, stage: &Stage, start: PhaseStart<'_>) -> anyhow:
         error => anyhow::Error::from(error),
     })?;
     drop(bar);
-    let PhaseOutcome { best_epoch, epochs, best_value, recall_20, is_indifferent } = outcome;
+    let PhaseOutcome { best_epoch, epochs, best_value, recall_20, is_indifferent, popularity } = outcome;
+    let name = phase.name;
     if is_indifferent {
         context.progress.log(format!(
-            "{}: warning: validation {metric} was {best_value:.4} in every epoch and cannot tell them apart; select by another \
-             metric (`train.metric`)",
-            phase.name
+            "{name}: warning: validation {metric} was {best_value:.4} in every epoch and cannot tell them apart; select by another \
+             metric (`train.metric`)"
+        ));
+    } else if phase.stop != Stop::Epochs && best_value <= popularity {
+        context.progress.log(format!(
+            "{name}: warning: the best validation {metric} is {best_value:.4}, and ranking the items by popularity gives {popularity:.4}, so \
+             the model has hardly learned; train for longer (`{name}.epochs`, `{name}.patience`) or in smaller batches (`{name}.batch`)"
         ));
     }
     context.progress.log(match phase.stop {
         Stop::Validation { .. } => {
-            format!("{}: best epoch {best_epoch} of {epochs}, validation {metric} {best_value:.4}", phase.name)
+            format!("{name}: best epoch {best_epoch} of {epochs}, validation {metric} {best_value:.4}")
         }
-        Stop::Epochs => format!("{}: {epochs} epochs", phase.name),
+        Stop::Epochs => format!("{name}: {epochs} epochs"),
     });
     Ok((best_epoch, recall_20))
 }

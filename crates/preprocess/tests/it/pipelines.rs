@@ -20,6 +20,7 @@ fn every_pipeline_that_we_ship_is_read() {
         "arts",
         "office",
         "ml-100k",
+        "ml-100k-last12",
         "ml-1m-recent",
         "arts-titles",
         "gift-cards",

@@ -45,6 +45,12 @@ fn movielens_100k_has_items_without_a_poster() {
 }
 
 #[test]
+fn the_last_twelve_events_of_movielens_100k_are_taken_from_the_whole_file() {
+    let Some(movies) = dataset("ml-100k-last12") else { return };
+    assert_counts(&movies, 937, 697, 10_011);
+}
+
+#[test]
 fn gift_cards_are_read_by_the_reader_of_amazon_2018() {
     let Some(cards) = dataset("gift-cards") else { return };
     assert_counts(&cards, 453, 147, 2_941);
