@@ -441,6 +441,12 @@ fn a_model_that_ranks_no_better_than_popularity_is_reported() {
     assert!(idle.contains(warning) && idle.contains("ranking the items by popularity gives 0.5"), "{idle}");
     let trained = report("trained", &["--set", "finetune.epochs=200", "--set", "finetune.patience=200"]);
     assert!(!trained.contains(warning), "{trained}");
+    let keep = ["--set", "evaluate.seen_items=keep", "--set", "finetune.epochs=1"];
+    let searched = world.run_stderr("search", &[&sasrec[..], &keep, &["--grid", "finetune.learning_rate=0"]].concat());
+    assert!(
+        searched.contains("run `search.learning_rate-0`: finetune: warning: the best validation R@5"),
+        "{searched}"
+    );
 }
 
 #[test]

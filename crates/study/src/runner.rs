@@ -1,6 +1,6 @@
 //! Executes runs of one pipeline with different settings, each stage in a separate process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -70,6 +70,8 @@ pub struct Runner {
     models: Arc<ModelCatalog>,
     /// Whether training starts over if an unfinished run of the same name has other settings.
     restarts: bool,
+    /// The warnings of runs that were passed on; a warning that many runs share is passed on once.
+    warnings: Mutex<BTreeSet<String>>,
 }
 
 /// The last step of a run that is executed.
@@ -103,7 +105,8 @@ impl Runner {
         args.more_overrides = None;
         let program = std::env::current_exe().context("failed to find the path of this program")?;
         let progress = Progress::new(args.quiet);
-        Ok(Self { args, jobs: jobs.max(1), progress, program, models: models.clone(), restarts: false })
+        let (jobs, models) = (jobs.max(1), models.clone());
+        Ok(Self { args, jobs, progress, program, models, restarts: false, warnings: Mutex::default() })
     }
 
     /// A runner that retrains an unfinished run from the start if it has other settings, which is safe for the runs of a study because
@@ -282,11 +285,11 @@ impl Runner {
         self.command_of(resolved, &[stage.words(), restart].concat())
     }
 
-    /// Runs the subcommand in `words` for a run in a separate process. Its error is that of the subcommand.
+    /// Runs the subcommand in `words` for a run in a separate process, and passes on its warnings. Its error is that of the subcommand.
     fn command_of(&self, resolved: &ResolvedRun, words: &[&str]) -> anyhow::Result<()> {
         let (args, run) = (&self.args, &resolved.spec);
         let mut command = Command::new(&self.program);
-        command.args(words).arg("--quiet").arg("--pipeline").arg(&run.pipeline).arg("--run").arg(&run.name);
+        command.args(words).arg("--pipeline").arg(&run.pipeline).arg("--run").arg(&run.name);
         command.arg("--artifacts").arg(&args.artifacts);
         // The settings of these variables are already in the runner's own flags, and not every run shares them.
         command.env_remove("MP4SR_DATA").env_remove("MP4SR_SET");
@@ -309,12 +312,25 @@ impl Runner {
         };
         let output = run_it()
             .with_context(|| format!("failed to run `mp4sr {}` (`{}`)", words.join(" "), self.program.display()))?;
+        let messages = String::from_utf8_lossy(&output.stderr);
+        messages.lines().filter(|line| line.contains(": warning: ")).for_each(|line| self.pass_on(&run.name, line));
         if output.status.success() {
             return Ok(());
         }
-        let messages = String::from_utf8_lossy(&output.stderr);
-        let last = messages.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it was stopped");
-        anyhow::bail!("run `{}`: {}", run.name, last.trim_start_matches("error: "))
+        // A process that was killed has not said why, and its last line is about its work.
+        let last = output.status.code().and(messages.lines().rev().find(|line| !line.trim().is_empty()));
+        anyhow::bail!(
+            "run `{}`: {}",
+            run.name,
+            last.unwrap_or("it was stopped; run the command again to resume it").trim_start_matches("error: ")
+        )
+    }
+
+    /// Shows a warning of a run, unless another run has given the same one.
+    fn pass_on(&self, run: &str, warning: &str) {
+        if self.warnings.lock().is_ok_and(|mut known| known.insert(warning.to_owned())) {
+            self.progress.log(format!("run `{run}`: {warning}"));
+        }
     }
 }
 
