@@ -197,6 +197,13 @@ fn unsupported_exports_are_refused_and_nothing_is_lost() {
     let before = files::list(&world.folder().join("out")).unwrap();
     world.run_failing("export", &[&popular[..], &["vectors-npy"], &to].concat());
     assert_eq!(files::list(&world.folder().join("out")).unwrap(), before, "what failed replaces nothing");
+    for foreign in ["out/mine.txt", "out/huggingface/notes/mine.txt"] {
+        std::fs::create_dir_all(world.folder().join(foreign).parent().unwrap()).unwrap();
+        world.write(foreign, "mine");
+        let refused = world.run_failing("export", &[&popular[..], &["lists-csv"], &to].concat());
+        assert!(refused.contains("mine.txt` was not written by this command and would be lost"), "{refused}");
+        std::fs::remove_file(world.folder().join(foreign)).unwrap();
+    }
     let own = world.folder().display().to_string();
     let refused = world.run_failing("export", &[&popular[..], &["lists-csv", "--out", &own]].concat());
     assert!(refused.contains("name another folder in `--out`"), "{refused}");

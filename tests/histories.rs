@@ -161,6 +161,7 @@ fn candidates_are_limited_unknown_ids_are_named_and_every_user_gets_a_list() {
         (&["--history", "i3", "--only-where", "tilte = 'x'"], "did you mean `title`?"),
         (&["--history", "i3", "--only-where", "events > 100000"], "`only` and `exclude` leave none of the 30 items"),
         (&["--history", "i3", "--only-where", "events/0 > 1"], "has the operator `/`, which is not supported"),
+        (&["--histories", &latin, "--out", &latin], "would replace the file of `--histories`"),
         (&["--histories", &latin], "line 2 is not UTF-8"),
         (&["--history", "i3", "--format", "parquet"], "Parquet cannot be printed"),
         (&["--history", "i3", "--out", "lists.xyz"], "cannot be determined"),

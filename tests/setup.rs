@@ -554,6 +554,45 @@ fn parquet_gives_the_pipeline_of_the_table_that_it_holds() {
 }
 
 #[test]
+fn a_column_of_quantities_is_not_taken_for_the_item() {
+    for (quantity, id) in [("price", "item_id"), ("stars", "product_id"), ("qty", "sku"), ("menge", "artikel")] {
+        let rows = events(|u, i, at| format!("u{u},{i:05},{},{}\n", 1_500_000_000 + at, (u + at) % ITEMS));
+        let project = Project::without_pipeline(&[
+            ("sales.csv", format!("user_id,{id},timestamp,{quantity}\n{rows}").into()),
+            ("items.csv", format!("number,title\n{}", items(|i| format!("{i},Lamp {i}\n"))).into()),
+        ]);
+        let words = ["--interactions", "sales.csv", "--items", "items.csv", "--out", "p.toml"];
+        let refused = project.run_failing("init", &words);
+        assert!(refused.contains("leading zeros"), "{quantity}: {refused}");
+    }
+    // A column that means nothing by its name may be the item, but this is uncertain.
+    let rows = events(|u, i, at| format!("u{u},Lamp {},{},{i}\n", (b'a' + i as u8) as char, 1_500_000_000 + at));
+    let project = Project::without_pipeline(&[
+        ("sales.csv", format!("user_id,item_name,timestamp,code\n{rows}").into()),
+        ("items.csv", format!("number,title\n{}", items(|i| format!("{i},A lamp {i}\n"))).into()),
+    ]);
+    let printed = project.run("init", &["--interactions", "sales.csv", "--items", "items.csv", "--out", "p.toml"]);
+    assert!(printed.contains("the item is `code`") && printed.contains("`item_name` denotes an item"), "{printed}");
+}
+
+#[test]
+fn markers_of_missing_values_are_not_ids() {
+    let table = |user: &dyn Fn(usize) -> String| {
+        let rows = events(|u, i, at| format!("{},i{i},{}\n", user(u + at), 1_500_000_000 + at));
+        format!("user_id,item_id,timestamp\n{rows}").into_bytes()
+    };
+    let null = |at: usize| if at.is_multiple_of(9) { "NULL".to_owned() } else { format!("u{at}") };
+    let empty = |at: usize| if at.is_multiple_of(9) { String::new() } else { format!("u{at}") };
+    let project = Project::without_pipeline(&[("null.csv", table(&null)), ("empty.csv", table(&empty))]);
+    let made = |name: &str| {
+        guessed_pipeline(&project, &["--interactions", name, "--force"]);
+        preprocessed(&project, &project.raw("p.toml"), name.split_once('.').unwrap().0, &[])
+    };
+    let (null, empty) = (made("null.csv"), made("empty.csv"));
+    assert_eq!((null.users.len(), &null.sequences.items), (empty.users.len(), &empty.sequences.items));
+}
+
+#[test]
 fn input_that_would_give_another_order_or_replace_the_data_is_refused() {
     let table = |time: &dyn Fn(usize) -> String| {
         format!("user_id,item_id,timestamp\n{}", events(|u, i, at| format!("u{u},i{i},{}\n", time(at)))).into_bytes()
@@ -562,6 +601,7 @@ fn input_that_would_give_another_order_or_replace_the_data_is_refused() {
         ("years.csv", table(&|at| format!("year {at}"))),
         ("seconds.csv", table(&|at| format!("{}", 1_500_000_000 + 86_400 * at))),
         ("days.csv", table(&|at| format!("2018-02-0{}", at + 1))),
+        ("short.csv", table(&|at| format!("0{}.02.18", at + 1))),
     ]);
     let refused = project.run_failing("init", &["--interactions", "years.csv", "--out", "p.toml"]);
     assert!(
@@ -570,6 +610,10 @@ fn input_that_would_give_another_order_or_replace_the_data_is_refused() {
     );
     let config = guessed_pipeline(&project, &["--interactions", "years.csv", "--line-order"]);
     assert_eq!(&*config.source.time, "line-order");
+    // A notation that is not recognised is enough to find the column.
+    let words = ["--interactions", "short.csv", "--time-format", "%d.%m.%y", "--force"];
+    let config = guessed_pipeline(&project, &words);
+    assert_eq!((&*config.source.columns.time, &*config.source.time), ("timestamp", "%d.%m.%y"));
     // Each file has its own notation, which no key may fix.
     let both = ["--interactions", "seconds.csv", "--interactions", "days.csv", "--force"];
     let config = guessed_pipeline(&project, &both);
@@ -608,7 +652,7 @@ fn unrecognised_columns_are_refused_with_a_message_and_nothing_is_written() {
         (&["--interactions", "ambiguous.csv"][..], "can be read in several ways"),
         (&["--interactions", "zeros.csv", "--items", "items.csv"], "leading zeros"),
         (&["--interactions", "anonymous.csv"], "--item COLUMN"),
-        (&["--interactions", "sales.zip"], "is a zip archive; unpack it"),
+        (&["--interactions", "sales.zip"], "is a zip archive or a spreadsheet; unpack it"),
         (&["--interactions", "absent.csv"], "does not exist"),
         (&["--interactions", "text.txt"], "--separator"),
         (&["--interactions", "umlaut.csv", "--items", "utf8.csv"], "one encoding"),

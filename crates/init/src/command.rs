@@ -296,6 +296,15 @@ impl Inspected {
             None => encoding(&events, items.as_ref())?,
         };
         let mut doubts = header_doubts(&events, items.as_ref());
+        for (survey, (name, kind)) in std::iter::once(&events)
+            .chain(&items)
+            .flat_map(|survey| survey.unread.iter().map(move |column| (survey, column)))
+        {
+            doubts.push(Doubt::new(
+                format!("`{name}` of `{}` is not read, because it has the type {kind}", survey.path.display()),
+                "write it as text or numbers",
+            ));
+        }
         if !encoding.is_empty() && args.encoding.is_none() {
             doubts.push(Doubt::new(
                 format!("text that is not UTF-8 appears to be {encoding}"),
@@ -513,6 +522,11 @@ fn about_trial(report: &PreprocessReport, is_whole: bool) -> Vec<Doubt> {
                 report.statistics.longest
             ),
             "`--user COLUMN`",
+        ));
+    } else if report.statistics.longest == 3 && is_whole {
+        doubts.push(Doubt::new(
+            "no user has four events: two of a user's events are held out, and training needs two more".to_owned(),
+            "`--user COLUMN`, or use longer histories",
         ));
     }
     doubts

@@ -154,6 +154,18 @@ fn item(
                 "`--item COLUMN`, `source.columns.item`",
             ));
         }
+        let by_its_name = by_name().filter(|_| !Role::Item.fits(&best.item));
+        if let Some((_, other)) = by_its_name {
+            doubts.push(Doubt::new(
+                format!(
+                    "the item is `{}`, because {:.1} % of its values are ids of the items, although the name `{}` denotes an item",
+                    best.item,
+                    100.0 * best.share,
+                    other.name
+                ),
+                "`--item COLUMN`, `source.columns.item`",
+            ));
+        }
         return Ok((best.item.clone(), best.separator.clone()));
     }
     if let Some((_, column)) = by_name() {
@@ -259,7 +271,13 @@ fn clock(
             {
                 doubts.push(Doubt::new(format!("the time is `{}`; `{}` has times too", best.name, rival.name), remedy));
             }
-            scored.first().map(|(_, column)| *column)
+            // A notation that the user names may be one that is not recognised, so the name decides.
+            let by_name = || {
+                let named = others.iter().filter(|column| Role::Time.fits(&column.name) && column.filled > 0);
+                named.copied().max_by(|a, b| Role::Time.score(&a.name).total_cmp(&Role::Time.score(&b.name)))
+            };
+            let recognised = scored.first().map(|(_, column)| *column);
+            recognised.or_else(|| named_columns.time_format.as_ref().and_then(|_| by_name()))
         }
     };
     let Some(column) = chosen else { return without_time(survey, others, doubts) };
@@ -357,7 +375,7 @@ fn without_time(survey: &Survey, others: &[&ColumnSurvey], doubts: &mut Vec<Doub
         let examples = column.examples.iter().map(|example| format!("`{example}`")).collect::<Vec<_>>().join(", ");
         return Err(Error::Unknown(format!(
             "`{}` has values such as {examples}, not all of which are recognised as times of one notation; name the notation with \
-             `--time-format`, another column with `--time`, or give `--line-order` if each user's events are in the order of their lines",
+             `--time-format FORMAT`, another column with `--time`, or give `--line-order` if each user's events are in the order of their lines",
             column.name
         )));
     }

@@ -15,6 +15,7 @@ pub enum Role {
     Category,
     LongText,
     Image,
+    /// Prices, amounts and quantities.
     Price,
     /// Ids, links and codes, which mean nothing in a sentence.
     Code,
@@ -362,7 +363,13 @@ impl Role {
                     "pic",
                 ],
             ),
-            Self::Price => (&["price", "preis", "cost"], &["price", "preis", "cost", "amount", "quantity"]),
+            Self::Price => (
+                &["price", "preis", "cost"],
+                &[
+                    "price", "preis", "cost", "amount", "quantity", "qty", "total", "revenue", "menge", "betrag",
+                    "anzahl",
+                ],
+            ),
             Self::Code => (
                 &["id", "url", "link", "slug", "lang", "language", "currency", "status", "ean", "isbn", "sku"],
                 &[

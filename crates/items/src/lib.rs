@@ -316,7 +316,7 @@ fn read_new(context: &Context, paths: &[PathBuf]) -> anyhow::Result<(Items, Vec<
     name_outside_files(&mut items, Path::new(&context.config.dataset.data))?;
     let mut notes = Vec::new();
     if read.repeated > 0 {
-        notes.push(format!("{} lines repeat the id of an earlier line and are ignored", read.repeated));
+        notes.push(format!("lines that repeat the id of an earlier line and are ignored: {}", read.repeated));
     }
     notes.extend(unread(&read.rejected, "lines could not be read and are not added"));
     notes.extend(unread(&read.refused_images, "images cannot be used"));

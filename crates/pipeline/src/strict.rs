@@ -194,20 +194,24 @@ impl<'a> Checker<'a> {
     }
 
     fn table(&self, key: &str, table: &Table, schema: &'a Json) -> Result<(), ConfigError> {
-        let Some(properties) = schema["properties"].as_object() else {
+        let properties = schema["properties"].as_object();
+        // The schema of a section without keys allows no others.
+        if properties.is_none() && schema["additionalProperties"] != false {
             return Ok(());
-        };
+        }
         for (name, value) in table {
             let path = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
-            let Some(schema) = properties.get(name) else {
+            let Some(schema) = properties.and_then(|properties| properties.get(name)) else {
                 if schema["additionalProperties"] == true {
                     continue;
                 }
-                let known: Vec<&str> = properties.keys().map(String::as_str).collect();
-                let hint = nearest(name, &known).map_or_else(
-                    || format!("known here: {}", known.join(", ")),
-                    |near| format!("did you mean `{near}`?"),
-                );
+                let known: Vec<&str> =
+                    properties.into_iter().flat_map(|known| known.keys()).map(String::as_str).collect();
+                let hint = match nearest(name, &known) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None if known.is_empty() => "this section has no keys".to_owned(),
+                    None => format!("known here: {}", known.join(", ")),
+                };
                 return Err(ConfigError::UnknownKey { origin: self.origin.to_owned(), key: path, hint });
             };
             self.value(&path, value, schema)?;

@@ -406,10 +406,14 @@ impl Resolver {
         // Tables that were written on Windows separate the parts of paths by backslashes.
         let slashed = name.replace('\\', "/");
         let written = [path, Path::new(&slashed)];
-        let mut candidates =
-            written.iter().flat_map(|path| self.folders.iter().map(move |(folder, _)| folder.join(path)));
-        let found = candidates.find(|path| path.is_file());
-        let found = found.ok_or_else(|| Fault::new(format!("{what} file is missing"), name))?;
+        let candidates =
+            || written.iter().flat_map(|path| self.folders.iter().map(move |(folder, _)| folder.join(path)));
+        let Some(found) = candidates().find(|path| path.is_file()) else {
+            let is_denied =
+                |path: PathBuf| path.metadata().is_err_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied);
+            let problem = if candidates().any(is_denied) { "cannot be read: permission denied" } else { "is missing" };
+            return Err(Fault::new(format!("{what} file {problem}"), name));
+        };
         // A link in a downloaded archive must not lead out of the folders either.
         let real = found.canonicalize().map_err(|_| leaves())?;
         if !self.folders.iter().any(|(_, folder)| real.starts_with(folder)) {

@@ -1,6 +1,6 @@
 //! Checks whether the ids of interactions match those of the items' lines.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use mp4sr_artifact::JoinShares;
@@ -14,6 +14,11 @@ use crate::{Error, Result};
 
 /// The share of events with a line below which ids are shown even if no cause is found.
 const SUSPICIOUS: f64 = 0.5;
+
+/// The share of the ids without a line that must be equal to ids with one, because few ids may resemble others by chance.
+const MANY: f64 = 0.2;
+/// The number of ids without a line that are compared with those that have one.
+const COMPARED: usize = 100_000;
 
 /// Why ids that were once equal may differ, and a function that removes this difference.
 type Cause = (&'static str, fn(&str) -> String);
@@ -104,18 +109,23 @@ pub fn judge(
     }
     let (interactions, items) = (files.interactions.display(), files.items.display());
     let why = match mismatch {
-        Some(Mismatch { without_line, unused, line, cause: Some(cause) }) => format!(
+        Some(Mismatch { without_line, other, line: Some(line), cause: Some(cause) }) => format!(
             "{} of `{interactions}` has no line, and `{items}` has {} in line {line}: {cause}",
             quoted(&without_line),
-            quoted(unused)
+            quoted(&other)
         ),
-        Some(Mismatch { without_line, unused, line, cause: None }) => format!(
+        Some(Mismatch { without_line, other, line: None, cause: Some(cause) }) => format!(
+            "{} has no line, and {}, which also has events, has one in `{items}`: {cause}",
+            quoted(&without_line),
+            quoted(&other)
+        ),
+        Some(Mismatch { without_line, other, line: Some(line), cause: None }) => format!(
             "{} of `{interactions}` has no line, and {} in line {line} of `{items}` has no event; check that both files belong to one \
              dataset and that the id columns are correct",
             quoted(&without_line),
-            quoted(unused)
+            quoted(&other)
         ),
-        None => format!("`{items}` has no line for the others"),
+        _ => format!("`{items}` has no line for the others"),
     };
     let percent = 100.0 * shares.events_with_line;
     if below {
@@ -127,49 +137,104 @@ pub fn judge(
     Ok(Some(format!("{percent:.1} % of the events have an item with a line: {why}")))
 }
 
-struct Mismatch<'a> {
+struct Mismatch {
+    /// An id of an event without a line.
     without_line: String,
-    unused: &'a str,
-    line: u64,
+    /// An id of a line.
+    other: String,
+    /// The number of the line; `None` if it has events of its own.
+    line: Option<u64>,
     cause: Option<&'static str>,
 }
 
-impl<'a> Mismatch<'a> {
+/// Ids by what remains of them without each of the [`CAUSES`] of a difference: the first of equal ones.
+struct NormalIds([HashMap<String, (usize, String)>; CAUSES.len()]);
+
+impl NormalIds {
+    fn new() -> Self {
+        Self(Default::default())
+    }
+
+    fn add(&mut self, at: usize, id: &str) {
+        for ((_, normal), ids) in CAUSES.iter().zip(&mut self.0) {
+            ids.entry(normal(id)).or_insert_with(|| (at, id.to_owned()));
+        }
+    }
+
+    /// By cause: the id that is equal to this one without the difference.
+    fn equal<'n>(&'n self, id: &str) -> impl Iterator<Item = Option<&'n (usize, String)>> {
+        CAUSES.iter().zip(&self.0).map(move |((_, normal), ids)| ids.get(&normal(id)))
+    }
+}
+
+impl Mismatch {
     /// An id of an event and an id of a line that were once equal, with the cause of their difference; otherwise the first of each, if there
     /// are any.
-    fn find(catalogue: &'a ItemCatalogue, item_ids: &NumberedIds) -> Result<Option<Self>> {
-        let unused = &catalogue.unused.0;
-        if unused.is_empty() {
+    fn find(catalogue: &ItemCatalogue, item_ids: &NumberedIds) -> Result<Option<Self>> {
+        let without_line: Vec<bool> = catalogue.has_line.iter().map(|has_line| !has_line).collect();
+        if !without_line.contains(&true) {
             return Ok(None);
         }
-        let by_normal = CAUSES.map(|(_, normal)| {
-            let mut by_normal: HashMap<String, usize> = HashMap::new();
-            unused.iter().enumerate().for_each(|(at, (id, _))| _ = by_normal.entry(normal(id)).or_insert(at));
-            by_normal
-        });
+        let unused = &catalogue.unused.0;
+        let mut of_lines = NormalIds::new();
+        unused.iter().enumerate().for_each(|(at, (id, _))| of_lines.add(at, id));
         let mut first_without_line = None;
         // By cause: the first of the ids of lines that is equal to an id of an event without the difference, and that id.
-        let mut equal: [Option<(usize, String)>; CAUSES.len()] = Default::default();
-        let without_line: Vec<bool> = catalogue.has_line.iter().map(|has_line| !has_line).collect();
+        let mut found: [Option<(usize, String)>; CAUSES.len()] = Default::default();
         item_ids.visit(&without_line, |_, id| {
-            for (number, (_, normal)) in CAUSES.iter().enumerate() {
-                let found = by_normal[number].get(&normal(id));
-                if let Some(&at) = found.filter(|at| equal[number].as_ref().is_none_or(|(first, _)| *at < first)) {
-                    equal[number] = Some((at, id.to_owned()));
+            for (found, equal) in found.iter_mut().zip(of_lines.equal(id)) {
+                if let Some((at, _)) = equal.filter(|(at, _)| found.as_ref().is_none_or(|(first, _)| at < first)) {
+                    *found = Some((*at, id.to_owned()));
                 }
             }
             first_without_line.get_or_insert_with(|| id.to_owned());
         })?;
-        let of = |at: usize, without_line: String, cause: Option<&'static str>| {
-            let (unused, line) = &unused[at];
-            Self { without_line, unused, line: *line, cause }
+        let of_line = |at: usize, without_line: String, cause: Option<&'static str>| {
+            let (other, line) = &unused[at];
+            Self { without_line, other: other.to_string(), line: Some(*line), cause }
         };
-        let caused = CAUSES.iter().zip(equal).find_map(|((cause, _), equal)| {
-            let (at, without_line) = equal?;
-            Some(of(at, without_line, Some(cause)))
+        let caused = CAUSES.iter().zip(found).find_map(|((cause, _), found)| {
+            let (at, without_line) = found?;
+            Some(of_line(at, without_line, Some(cause)))
         });
-        Ok(caused.or_else(|| Some(of(0, first_without_line?, None))))
+        if caused.is_some() {
+            return Ok(caused);
+        }
+        let among_events = Self::among_events(catalogue, item_ids, &without_line)?;
+        Ok(among_events.or_else(|| unused.first().and_then(|_| Some(of_line(0, first_without_line?, None)))))
     }
+
+    /// An id of an event without a line and one with a line, if many of the former were once equal to one of the latter, because files of
+    /// interactions write the same items in two ways.
+    fn among_events(catalogue: &ItemCatalogue, item_ids: &NumberedIds, without_line: &[bool]) -> Result<Option<Self>> {
+        let (mut of_events, mut count) = (NormalIds::new(), 0);
+        item_ids.visit(without_line, |_, id| {
+            if count < COMPARED {
+                of_events.add(count, id);
+                count += 1;
+            }
+        })?;
+        let mut found: [Resembling; CAUSES.len()] = Default::default();
+        item_ids.visit(&catalogue.has_line, |_, id| {
+            for (found, equal) in found.iter_mut().zip(of_events.equal(id)) {
+                if let Some((at, without_line)) = equal {
+                    found.ids.insert(*at);
+                    found.first.get_or_insert_with(|| (without_line.clone(), id.to_owned()));
+                }
+            }
+        })?;
+        Ok(CAUSES.iter().zip(found).find_map(|((cause, _), Resembling { ids, first })| {
+            let (without_line, other) = first.filter(|_| ids.len() as f64 >= MANY * count as f64)?;
+            Some(Self { without_line, other, line: None, cause: Some(cause) })
+        }))
+    }
+}
+
+/// The ids without a line that are equal to one with a line except for one cause, and the first such pair.
+#[derive(Default)]
+struct Resembling {
+    ids: HashSet<usize>,
+    first: Option<(String, String)>,
 }
 
 #[cfg(test)]
@@ -194,11 +259,28 @@ mod tests {
             let found = Mismatch::find(&catalogue, &item_ids).unwrap().unwrap();
             match expected {
                 Some(expected) => {
-                    assert_eq!((found.without_line.as_str(), found.unused, found.line), (event, line, 3));
+                    assert_eq!((found.without_line.as_str(), found.other.as_str()), (event, line));
+                    assert_eq!(found.line, Some(3));
                     assert!(found.cause.unwrap().contains(expected), "{event} {line}");
                 }
-                None => assert_eq!((found.unused, found.cause), ("other", None)),
+                None => assert_eq!((found.other.as_str(), found.cause), ("other", None)),
             }
         }
+    }
+
+    #[test]
+    fn items_that_are_written_in_two_ways_are_found_without_an_unused_line() {
+        let find = |ids: &[&str], has_line: &[bool]| {
+            let item_ids: NumberedIds = ids.iter().map(|&id| id.into()).collect();
+            let catalogue = ItemCatalogue { has_line: has_line.to_vec(), ..ItemCatalogue::default() };
+            Mismatch::find(&catalogue, &item_ids).unwrap()
+        };
+        let found = find(&["0032", "32", "7"], &[true, false, true]).unwrap();
+        assert_eq!((found.without_line.as_str(), found.other.as_str(), found.line), ("32", "0032", None));
+        assert!(found.cause.unwrap().contains("leading zeros"));
+        assert!(find(&["0032", "32"], &[true, true]).is_none());
+        // One of six ids resembles another by chance.
+        let other = find(&["aB", "ab", "c", "d", "e", "f", "g"], &[true, false, false, false, false, false, false]);
+        assert!(other.is_none());
     }
 }

@@ -26,15 +26,18 @@ impl Junk {
     /// Why a text has no content; `None` if it has some.
     pub fn reason(&self, text: &str) -> Option<&'static str> {
         let trimmed = text.trim();
-        // The longest mark has 18 bytes.
-        let short = trimmed.len() <= MARKS[0].len();
-        let is_mark =
-            short && (EXACT.contains(&trimmed) || MARKS.iter().any(|mark| trimmed.eq_ignore_ascii_case(mark)));
-        if is_mark || self.further.contains(trimmed) {
+        if is_missing(trimmed) || self.further.contains(trimmed) {
             return Some("marker of a missing value");
         }
         is_script(trimmed).then_some("script of a web page")
     }
+}
+
+/// Whether a text without blanks around it marks a missing value.
+pub fn is_missing(text: &str) -> bool {
+    // The longest mark has 18 bytes.
+    let short = text.len() <= MARKS[0].len();
+    short && (EXACT.contains(&text) || MARKS.iter().any(|mark| text.eq_ignore_ascii_case(mark)))
 }
 
 /// Whether a text is a piece of a script or of a style sheet, as in some titles of Amazon's data of 2018.

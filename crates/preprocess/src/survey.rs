@@ -12,10 +12,10 @@ use serde_json::Value;
 
 use crate::images::{DATA, is_image_name};
 use crate::input::check_file;
-use crate::junk::Junk;
+use crate::junk::{Junk, is_missing};
 use crate::read::{
     Dialect, FileFormat, FirstLines, RawCell, Shape, TYPES, columns, count_columns, first_lines, for_each_row,
-    guess_separator, literal_of, names_separator, shown_separator, unmarked_utf_16,
+    guess_separator, literal_of, names_separator, shown_separator, unmarked_utf_16, unreadable_columns,
 };
 use crate::rejects::excerpt;
 use crate::source::{Notation, entries, image_names};
@@ -60,6 +60,8 @@ pub struct Survey {
     pub escapes: bool,
     /// The columns, in their order.
     pub columns: Vec<ColumnSurvey>,
+    /// The columns that are not read because of their type, with the type.
+    pub unread: Vec<(String, String)>,
     /// The number of inspected rows that could be read, without the header.
     pub rows: u64,
     /// The number of inspected rows that could not be read.
@@ -155,6 +157,8 @@ impl Survey {
             Shape::Parquet | Shape::JsonLines => columns(path, &file)?,
             _ => Vec::new(),
         };
+        let unread = if shape == Shape::Parquet { unreadable_columns(path)? } else { Vec::new() };
+        names.retain(|name| unread.iter().all(|(other, _)| other != name));
         if file.is_table() {
             usual_separator = find_separator(path, &mut file, &first)?;
             escapes = file.dialect.escape.is_none() && escapes_quotes(&file, &first.escapes);
@@ -203,6 +207,7 @@ impl Survey {
             is_ascii: first.lines.iter().all(|line| line.is_ascii()) && encoding.is_none(),
             escapes,
             columns: surveyed,
+            unread,
             rows: rows.count(),
             unreadable: rows.unreadable,
             first_fault: rows.first_fault,
@@ -253,7 +258,10 @@ fn ids_of(cell: &RawCell<'_>, separator: &str) -> Vec<String> {
             text.split(separator).map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
         }
         RawCell::Text(text) if text.starts_with('[') && literal_of(text).is_some() => entries(cell, ""),
-        _ => cell.text().filter(|id| !id.trim().is_empty()).map(std::borrow::Cow::into_owned).into_iter().collect(),
+        _ => {
+            let is_present = |id: &str| !id.trim().is_empty() && !is_missing(id.trim());
+            cell.text().filter(|id| is_present(id)).map(std::borrow::Cow::into_owned).into_iter().collect()
+        }
     }
 }
 
@@ -600,7 +608,7 @@ mod tests {
         let without = survey("a.txt", b"one line\nand another that is longer\nthree\n").unwrap_err().to_string();
         assert!(without.contains("no separator divides"), "{without}");
         let archive = survey("a.csv", b"PK\x03\x04").unwrap_err().to_string();
-        assert!(archive.contains("is a zip archive; unpack it"), "{archive}");
+        assert!(archive.contains("is a zip archive or a spreadsheet; unpack it"), "{archive}");
     }
 
     #[test]

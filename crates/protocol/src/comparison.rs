@@ -77,6 +77,8 @@ impl SeedRuns {
 /// The values of one model for one metric.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ComparedValue {
+    /// The number of users whose values these are.
+    pub users: usize,
     /// The means over users, one per seed.
     pub seeds: Vec<f64>,
     /// The mean over seeds, with its bootstrap interval over users.
@@ -184,7 +186,14 @@ pub(crate) fn compare(models: &[UserValues], reference: Reference) -> Vec<Compar
         .map(|UserValues { seeds, users }| {
             let interval = bootstrap(users, BOOTSTRAP_ROUNDS, BOOTSTRAP_SEED);
             let deviation = mean_and_deviation(seeds).1;
-            ComparedValue { seeds: seeds.clone(), interval, deviation, better_models: 0, tests: None }
+            ComparedValue {
+                users: users.len(),
+                seeds: seeds.clone(),
+                interval,
+                deviation,
+                better_models: 0,
+                tests: None,
+            }
         })
         .collect();
     let means: Vec<f64> = compared.iter().map(|value| unrounded(value.interval.mean)).collect();

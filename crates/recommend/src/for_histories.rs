@@ -65,6 +65,21 @@ impl GivenArgs {
         files && texts && input_format.is_none() && top.is_none() && format.is_none()
     }
 
+    /// Rejects an output that would replace a file that is read.
+    fn expect_own_output(&self) -> anyhow::Result<()> {
+        let Some(out) = &self.out else { return Ok(()) };
+        let is_out =
+            |path: &PathBuf| path.canonicalize().is_ok_and(|path| out.canonicalize().is_ok_and(|out| out == path));
+        for (flag, path) in [("--histories", &self.histories), ("--only", &self.only), ("--exclude", &self.exclude)] {
+            ensure!(
+                !path.as_ref().is_some_and(is_out),
+                "`--out {}` would replace the file of `{flag}`; give another name",
+                out.display()
+            );
+        }
+        Ok(())
+    }
+
     fn format(&self) -> anyhow::Result<ListFormat> {
         let on_output = || if std::io::stdout().is_terminal() { ListFormat::Table } else { ListFormat::Jsonl };
         let format = match (self.format, &self.out) {
@@ -93,6 +108,7 @@ struct Prepared {
 impl Prepared {
     fn read(context: &Context, args: &GivenArgs, new_items: Option<NewItems>) -> anyhow::Result<Self> {
         let format = args.format()?;
+        args.expect_own_output()?;
         let asked = match (&args.histories, &args.history) {
             (Some(path), _) => histories::read(path, args.input_format)?,
             (None, Some(ids)) => vec![histories::of_argument(ids)?],

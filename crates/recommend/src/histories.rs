@@ -229,7 +229,15 @@ impl HistoryLayout {
         let is_clear = names.len() == 1 || names.contains(&USER);
         match (names.iter().position(|name| *name == HISTORY), names.contains(&ITEM)) {
             (Some(history), false) if is_clear => return Ok(Self::Histories { history }),
-            (None, true) if names.contains(&USER) => return Ok(Self::Events),
+            (None, true) if names.contains(&USER) => {
+                let other = names.iter().find(|name| is_like_time(name)).filter(|_| !names.contains(&TIME));
+                return other.map_or(Ok(Self::Events), |other| {
+                    Err(format!(
+                        "{} is not read as the time of events; name it `{TIME}`, or remove it if the rows are in order of time",
+                        quoted(other)
+                    ))
+                });
+            }
             _ => {}
         }
         Err(format!(
@@ -237,6 +245,12 @@ impl HistoryLayout {
             names.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ")
         ))
     }
+}
+
+/// Whether the name of a column denotes times, which must not be ignored: the order of the rows may be another one.
+fn is_like_time(name: &str) -> bool {
+    let name = name.to_lowercase();
+    name == "ts" || ["time", "date", "zeit", "datum"].iter().any(|word| name.contains(word))
 }
 
 /// Groups events by user. Users are ordered by their first row; the events of each by time, and those of equal times by row.
@@ -338,6 +352,12 @@ mod tests {
             ("f.csv", "user_id,item_id\n1,\n", "line 2: `user_id` and `item_id` must have a value"),
             ("g.csv", "user_id,history\n1,2,3\n", "line 2: expected 2 cells"),
             ("h.csv", "user_id,history\n1,\"2\n3,4\n", "line 2: a cell has a line break between quotation marks"),
+            (
+                "k.csv",
+                "user_id,item_id,Timestamp\n1,2,3\n",
+                "`Timestamp` is not read as the time of events; name it `timestamp`",
+            ),
+            ("l.csv", "user_id,date,item_id\n1,2,3\n", "`date` is not read as the time of events"),
             ("i.csv", "user,history\n1,2\n", "its columns are `user`, `history`; expected `user_id` and `history`"),
             ("j.csv", "user_id,history,item_id\n1,2,3\n", "its columns are `user_id`, `history`, `item_id`; expected"),
         ] {

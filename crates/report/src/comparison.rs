@@ -15,7 +15,8 @@ pub(crate) fn markdown(comparison: &Comparison) -> String {
     if others.is_empty() {
         return text;
     }
-    let mut table = TextTable::new(["against", "users", "metric", "difference", "t-test p", "Wilcoxon p"]);
+    let mut table =
+        TextTable::new(["against", "users", "metric", "difference", "t-test p (Holm)", "Wilcoxon p (Holm)"]);
     for (name, values) in others {
         for (metric, value) in comparison.metrics.iter().zip(values) {
             let Some(tests) = value.tests else { continue };
@@ -45,7 +46,10 @@ mod tests {
         let own = group("mine", &[1, 1, 1, 0, 2, 1]);
         let groups = [group("a|", &[2, 1, 2, 1, 2, 0]), group("twin", &own.ranks[0]), own];
         let text = markdown(&Comparison::new(&groups, &[Metric::Recall(1)], Reference::Last));
-        assert!(text.contains("| a\\|     |     4 | R@1    |    +0.5000 |   0.3634 |     0.3146 |\n"), "{text}");
+        assert!(
+            text.contains("| a\\|     |     4 | R@1    |    +0.5000 |          0.3634 |            0.3146 |\n"),
+            "{text}"
+        );
         let alone = markdown(&Comparison::new(&groups[2..], &[Metric::Recall(1)], Reference::Last));
         assert!(alone.starts_with("95 % bootstrap intervals over users") && !alone.contains('|'), "{alone}");
         assert_eq!(markdown(&Comparison::new(&[], &[Metric::Recall(1)], Reference::Last)), "");

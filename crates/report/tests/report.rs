@@ -253,7 +253,10 @@ fn metrics_of_groups_match_hand_computed_values() {
     // t = (5 / 11) / (sd / 11^(1/2)) with sd^2 = (5 * 6 / 11) / 10: 2.887; z of Wilcoxon = 5^(1/2), p = 0.0253.
     let markdown = world.text("metrics.md");
     let line = markdown.lines().find(|line| line.starts_with("| popular |    11 | R@20 ")).unwrap();
-    assert!(line.starts_with("| popular |    11 | R@20   |    +0.4545 |   0.0162 |     0.0253 |"), "{line}");
+    assert!(
+        line.starts_with("| popular |    11 | R@20   |    +0.4545 |          0.0162 |            0.0253 |"),
+        "{line}"
+    );
     for metric in ["R@5 ", "N@5 ", "N@20 ", "MRR "] {
         assert!(markdown.contains(&format!("| popular |    11 | {metric}")), "{markdown}");
     }

@@ -89,7 +89,7 @@ pub fn list_details(comparisons: &[ListComparison]) -> TextTable {
             }
             for (statistic, value) in ListStatistic::ALL.into_iter().zip(of_lists) {
                 let name_at_k = format!("{}@{k}", statistic.name());
-                table.rows.extend(value.as_ref().map(|value| details_row(name, &name_at_k, String::new(), value)));
+                table.rows.extend(value.as_ref().map(|value| details_row(name, &name_at_k, value)));
             }
         }
     }
@@ -101,7 +101,7 @@ pub fn details(comparison: &Comparison) -> TextTable {
     let mut table = details_table("t-test p against the best row");
     for (name, entries) in &comparison.rows {
         for (metric, entry) in comparison.metrics.iter().zip(entries) {
-            table.rows.push(details_row(name, &metric.to_string(), comparison.users.to_string(), entry));
+            table.rows.push(details_row(name, &metric.to_string(), entry));
         }
     }
     table
@@ -124,11 +124,11 @@ fn details_table(first_test: &str) -> TextTable {
     ])
 }
 
-fn details_row(model: &str, metric: &str, users: String, value: &ComparedValue) -> Vec<String> {
+fn details_row(model: &str, metric: &str, value: &ComparedValue) -> Vec<String> {
     let tests = value.tests.map_or([const { String::new() }; 4], |tests| {
         [tests.t.p, tests.wilcoxon.p, tests.t_holm, tests.wilcoxon_holm].map(|p| format!("{p:e}"))
     });
-    let mut row = vec![model.to_owned(), metric.to_owned(), users];
+    let mut row = vec![model.to_owned(), metric.to_owned(), value.users.to_string()];
     row.extend([value.interval.mean, value.interval.low, value.interval.high].map(|v| v.to_string()));
     row.push(joined(&value.seeds));
     row.push(value.deviation.map_or(String::new(), |d| d.to_string()));

@@ -5,6 +5,7 @@ mod encoders;
 mod figure;
 mod larger;
 mod losses;
+mod notes;
 mod rows;
 mod smoke;
 mod study;
@@ -18,6 +19,7 @@ use mp4sr_artifact::Sequences;
 use mp4sr_protocol::Metric;
 
 use crate::runner::{ResolvedRun, Runner, StudyRun, Until};
+use notes::notes_on;
 use rows::{ALL, StudyRow};
 pub use study::{Experiment, StudyOptions};
 use study::{SHORT, SMOKE, Study};
@@ -167,19 +169,28 @@ impl Study<'_> {
             }
         }
         let failed = self.runner.run(&runs, until);
-        let earlier_notes = self.notes.len();
         let mut made = Vec::new();
+        // By cause: the rows that failed for it.
+        let mut causes: Vec<(String, Vec<String>)> = Vec::new();
         for (at, row) in rows.iter().enumerate() {
             let range = at * self.options.seeds..(at + 1) * self.options.seeds;
             match failed[range.clone()].iter().flatten().next() {
                 None => made.push((row.clone(), runs[range].to_vec())),
-                Some(error) => {
-                    self.failures += 1;
-                    self.notes.push(format!("not run: {} ({error})", row.label));
-                }
+                Some(error) => match causes.iter_mut().find(|(cause, _)| cause == error) {
+                    Some((_, labels)) => labels.push(row.label.clone()),
+                    None => causes.push((error.clone(), vec![row.label.clone()])),
+                },
             }
         }
-        anyhow::ensure!(!made.is_empty(), "no run could be trained: {}", self.notes[earlier_notes..].join("; "));
+        self.failures += rows.len() - made.len();
+        let not_run = |(error, labels): &(String, Vec<String>)| format!("not run: {} ({error})", labels.join(", "));
+        let not_run: Vec<String> = causes.iter().map(not_run).collect();
+        anyhow::ensure!(!made.is_empty(), "no run could be trained: {}", not_run.join("; "));
+        self.notes.extend(not_run);
+        if [Until::Evaluated, Until::Listed].contains(&until) {
+            let notes = notes_on(&made, &self.sequences()?)?;
+            self.notes.extend(notes);
+        }
         Ok(made)
     }
 

@@ -1,6 +1,6 @@
 //! Executes runs of one pipeline with different settings, each stage in a separate process.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -70,8 +70,6 @@ pub struct Runner {
     models: Arc<ModelCatalog>,
     /// Whether training starts over if an unfinished run of the same name has other settings.
     restarts: bool,
-    /// The warnings of runs that were passed on; a warning that many runs share is passed on once.
-    warnings: Mutex<BTreeSet<String>>,
 }
 
 /// The last step of a run that is executed.
@@ -105,8 +103,7 @@ impl Runner {
         args.more_overrides = None;
         let program = std::env::current_exe().context("failed to find the path of this program")?;
         let progress = Progress::new(args.quiet);
-        let (jobs, models) = (jobs.max(1), models.clone());
-        Ok(Self { args, jobs, progress, program, models, restarts: false, warnings: Mutex::default() })
+        Ok(Self { args, jobs: jobs.max(1), progress, program, models: models.clone(), restarts: false })
     }
 
     /// A runner that retrains an unfinished run from the start if it has other settings, which is safe for the runs of a study because
@@ -313,7 +310,9 @@ impl Runner {
         let output = run_it()
             .with_context(|| format!("failed to run `mp4sr {}` (`{}`)", words.join(" "), self.program.display()))?;
         let messages = String::from_utf8_lossy(&output.stderr);
-        messages.lines().filter(|line| line.contains(": warning: ")).for_each(|line| self.pass_on(&run.name, line));
+        for warning in messages.lines().filter(|line| line.contains(": warning: ")) {
+            self.progress.log(format!("run `{}`: {warning}", run.name));
+        }
         if output.status.success() {
             return Ok(());
         }
@@ -324,13 +323,6 @@ impl Runner {
             run.name,
             last.unwrap_or("it was stopped; run the command again to resume it").trim_start_matches("error: ")
         )
-    }
-
-    /// Shows a warning of a run, unless another run has given the same one.
-    fn pass_on(&self, run: &str, warning: &str) {
-        if self.warnings.lock().is_ok_and(|mut known| known.insert(warning.to_owned())) {
-            self.progress.log(format!("run `{run}`: {warning}"));
-        }
     }
 }
 

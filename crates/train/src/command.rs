@@ -375,8 +375,8 @@ fn run_phase(context: &Context, stage: &Stage, start: PhaseStart<'_>) -> anyhow:
         ));
     } else if phase.stop != Stop::Epochs && best_value <= popularity {
         context.progress.log(format!(
-            "{name}: warning: the best validation {metric} is {best_value:.4}, and ranking the items by popularity gives {popularity:.4}, so \
-             the model has hardly learned; train for longer (`{name}.epochs`, `{name}.patience`) or in smaller batches (`{name}.batch`)"
+            "{name}: warning: no epoch ranks better than popularity does (validation {metric} {best_value:.4} and {popularity:.4}); if the \
+             loss has hardly fallen, train for longer (`{name}.epochs`, `{name}.patience`) or in smaller batches (`{name}.batch`)"
         ));
     }
     context.progress.log(match phase.stop {

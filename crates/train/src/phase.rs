@@ -138,7 +138,8 @@ pub enum TrainError {
     Rank(#[from] RankError),
     /// There is no sample to train on.
     #[error(
-        "no training data: no user has two training events; keep longer sequences, or all items (`pretrain.items`)"
+        "no training data: no user has two training events beside those for validation and for the test; use data with longer \
+         histories, or all items (`pretrain.items`)"
     )]
     NoSamples,
     /// Another process of the group has failed and reports why.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::{Downloads, Fingerprint, Items};
@@ -51,7 +52,9 @@ impl ImageFiles {
 fn fingerprint<'f>(files: impl Iterator<Item = (&'f str, &'f Path)>) -> Fingerprint {
     let mut text = String::new();
     for (name, path) in files {
-        let meta = std::fs::metadata(path).ok();
+        // A file that could not be opened counts as missing, so that it is read once it can be.
+        let can_be_read = |meta: &Metadata| !meta.is_file() || File::open(path).is_ok();
+        let meta = std::fs::metadata(path).ok().filter(can_be_read);
         let modified = meta.as_ref().and_then(|meta| meta.modified().ok());
         let _ = writeln!(text, "{name:?} {:?} {modified:?}", meta.map(|meta| meta.len()));
     }

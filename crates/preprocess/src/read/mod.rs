@@ -27,7 +27,7 @@ pub use open::unmarked_utf_16;
 pub use parquet_events::{
     EventColumns, TimeType, for_each as for_each_event_rows, is_known as polars_knows, time_type,
 };
-pub use parquet_rows::holds_times;
+pub use parquet_rows::{holds_times, unreadable_columns};
 
 use crate::Result;
 

@@ -86,7 +86,7 @@ fn is_utf_16(start: &[u8]) -> bool {
 /// Describes what a file is that does not consist of lines of text.
 fn other_form(start: &[u8], json: bool) -> Option<String> {
     let archives: [(&[u8], &str); 9] = [
-        (b"PK\x03\x04", "a zip archive; unpack it"),
+        (b"PK\x03\x04", "a zip archive or a spreadsheet; unpack it, or save the table as CSV"),
         (b"\x28\xb5\x2f\xfd", "zstd data; unpack it"),
         (b"BZh", "bzip2 data; unpack it"),
         (b"\xfd7zXZ", "xz data; unpack it"),
@@ -133,7 +133,7 @@ mod tests {
             ("a.tsv", b"<html>".to_vec(), "is a web page"),
             ("a.json.gz", b"{\"a\": 1}\n".to_vec(), "named .gz but is not a gzip file"),
             ("a.json.gz", gzip(b""), "contains no data"),
-            ("a.csv", b"PK\x03\x04...".to_vec(), "a zip archive; unpack it"),
+            ("a.csv", b"PK\x03\x04...".to_vec(), "a zip archive or a spreadsheet; unpack it, or save the table as CSV"),
             ("a.csv", b"a\0,\0b\0".to_vec(), "appears to be UTF-16 text without a byte order mark"),
             ("a.csv", b"\xff\xfea\0\0\xd8".to_vec(), "bytes that are not UTF-16LE"),
             ("a.csv", b"\xd0\xcf\x11\xe0\xa1".to_vec(), "old spreadsheet"),

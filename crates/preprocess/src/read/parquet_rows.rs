@@ -97,6 +97,14 @@ fn index_of(path: &Path, schema: &Schema, field: &str, optional: bool) -> Result
     Ok(Some(at))
 }
 
+/// The columns whose types are read neither as text nor as numbers, with their types.
+pub fn unreadable_columns(path: &Path) -> Result<Vec<(String, String)>> {
+    let footer = open_parquet(files::open(path)?).map_err(|e| damaged(path, &e))?;
+    let fields = footer.schema().fields();
+    let unreadable = fields.iter().filter(|field| without_meaning(field.data_type()).is_some());
+    Ok(unreadable.map(|field| (field.name().clone(), field.data_type().to_string())).collect())
+}
+
 /// The part of a type that has no meaning as text, number, list or object.
 fn without_meaning(kind: &DataType) -> Option<DataType> {
     match kind {

@@ -7,6 +7,7 @@ use indexmap::IndexSet;
 use serde_json::{Map, Value};
 
 use crate::images::{DATA, is_image_name};
+use crate::junk::is_missing;
 use crate::read::{RawCell, literal_of};
 use crate::rejects::Fault;
 
@@ -17,6 +18,9 @@ pub fn id<'c>(names: &[String], cells: &'c [RawCell<'_>]) -> Result<Cow<'c, str>
     };
     match cell.text() {
         Some(id) if id.trim().is_empty() => Err(Fault::new(format!("empty `{name}`"), cell.shown())),
+        Some(id) if is_missing(id.trim()) => {
+            Err(Fault::new(format!("`{name}` is a marker of a missing value"), cell.shown()))
+        }
         Some(id) => Ok(id),
         None => Err(Fault::new(format!("`{name}` is neither text nor a whole number"), cell.shown())),
     }
@@ -205,6 +209,11 @@ mod tests {
         assert_eq!(read(json!(null), json!("A\t\"\u{1f600}")).unwrap(), "A\t\"\u{1f600}");
         assert_eq!(read(json!(null), json!(null)).unwrap_err(), "no `parent_asin` or `asin`");
         assert_eq!(read(json!(" "), json!("A")).unwrap_err(), "empty `parent_asin`");
+        for mark in ["NULL", "null", r"\N", "None", "nan", "<NA>", " N/A "] {
+            assert_eq!(read(json!(mark), json!("A")).unwrap_err(), "`parent_asin` is a marker of a missing value");
+        }
+        assert_eq!(read(json!("Nan"), json!("A")).unwrap_err(), "`parent_asin` is a marker of a missing value");
+        assert_eq!(read(json!("None of these"), json!("A")).unwrap(), "None of these");
         assert_eq!(read(json!({}), json!("A")).unwrap_err(), "`parent_asin` is neither text nor a whole number");
     }
 

@@ -68,13 +68,34 @@ pub fn run(args: Args, catalog: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     let read = |(name, runs): &(String, Vec<Layout>)| SeedRuns::read(name, runs, &sequences, split, None);
     let groups = models.iter().map(read).collect::<Result<Vec<_>, _>>()?;
     let comparison = Comparison::new(&groups, &metrics, Reference::Best);
+    anyhow::ensure!(
+        comparison.users > 0,
+        "no user has a rank in all of these runs, so they cannot be compared; run `mp4sr evaluate` for each of them"
+    );
     if csv {
         if let Some(note) = comparison.candidates_note() {
             context.progress.log(format!("compare: warning: {note}"));
         }
         return print(&details(&comparison).csv()?);
     }
-    print(&markdown(&comparison, "run"))
+    let has_rank = |user: &usize| groups.iter().flat_map(|group| &group.ranks).any(|ranks| ranks[*user] > 0);
+    let ranked = (0..sequences.user_count()).filter(has_rank).count();
+    let others = match ranked - comparison.users {
+        0 => String::new(),
+        others => format!("; {others} users that only some of the runs rank are left out"),
+    };
+    print(&format!(
+        "{} set, {} users{others}\n\n{}",
+        capitalised(split.name()),
+        comparison.users,
+        markdown(&comparison, "run")
+    ))
+}
+
+/// The word with a capital letter.
+fn capitalised(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 /// The metrics in their order, each once.

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use mp4sr_artifact::{DatasetStatistics, EpochLine, Error, Items, Layout, PreprocessReport, Sequences, files};
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_protocol::{
-    Comparison, ItemFacts, ListComparison, Reference, SeedLists, SeedRuns, Split, left_out, mean_and_deviation,
+    Comparison, ItemFacts, ListComparison, Reference, SeedLists, SeedRuns, Split, left_out, lists_note,
+    mean_and_deviation,
 };
 
 use super::rows::{StudyRow, full};
@@ -31,8 +32,9 @@ impl Study<'_> {
         text += &times(&made)?;
         let mut lists = None;
         if self.options.lists {
-            let compared = self.compared_lists(&made, &sequences)?;
-            let _ = write!(text, "\n## The lists\n\n{}", lists_markdown(&compared, "model"));
+            let (compared, note) = self.compared_lists(&made, &sequences)?;
+            let note = note.map_or_else(String::new, |note| format!("\n{note}\n"));
+            let _ = write!(text, "\n## The lists\n\n{}{note}", lists_markdown(&compared, "model"));
             self.notes.extend(left_out(&compared, &self.config.evaluate.k));
             lists = Some(list_details(&compared));
         }
@@ -48,8 +50,12 @@ impl Study<'_> {
         Ok(text)
     }
 
-    /// The statistics of the lists of all rows.
-    fn compared_lists(&self, made: &FinishedRows, sequences: &Sequences) -> anyhow::Result<Vec<ListComparison>> {
+    /// The statistics of the lists of all rows, and a note if their candidates or histories differ.
+    fn compared_lists(
+        &self,
+        made: &FinishedRows,
+        sequences: &Sequences,
+    ) -> anyhow::Result<(Vec<ListComparison>, Option<String>)> {
         let items = Items::read(&self.layout.items())?;
         let read = |(row, runs): &(StudyRow, Vec<ResolvedRun>)| {
             let layouts: Vec<Layout> = runs.iter().map(|run| run.layout.clone()).collect();
@@ -59,7 +65,7 @@ impl Study<'_> {
         let facts = ItemFacts::read(sequences, &self.config.feature_files(&self.layout))?;
         let compared = ListComparison::all(&models, &self.config.evaluate.k, &facts);
         anyhow::ensure!(!compared.is_empty(), NO_K);
-        Ok(compared)
+        Ok((compared, lists_note(&models)))
     }
 
     /// Table 1: the statistics of the datasets.

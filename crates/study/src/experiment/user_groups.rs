@@ -10,7 +10,7 @@ use mp4sr_protocol::{
 
 use super::comparisons::{add_details, groups, times};
 use super::figure::{StudyCurve, values};
-use super::rows::{StudyRow, own_key, row};
+use super::rows::{StudyRow, full, own_key, row};
 use super::write::PaperTable;
 use super::{FinishedRows, Study};
 use crate::comparison_text::markdown;
@@ -86,6 +86,9 @@ impl Study<'_> {
             others.retain(|other| MODELS_FOR_COLD_ITEMS.contains(&other.slug.as_str()));
         }
         rows.splice(0..0, others);
+        if !beyond {
+            self.expect_cold_targets()?;
+        }
         let mut made = self.make(&rows, Until::Evaluated)?;
         let sequences = self.sequences()?;
         if beyond && has_clock(&sequences) {
@@ -140,5 +143,20 @@ impl Study<'_> {
         }
         text += &times(&made)?;
         self.finish(text, Some(PaperTable::whole(3)), &details, None)
+    }
+
+    /// Rejects a dataset on which Table 3 would be empty, before anything is trained.
+    fn expect_cold_targets(&self) -> anyhow::Result<()> {
+        let run = self.study_run(&self.runner.args().pipeline.clone(), &self.common, &full(), 0)?;
+        if let Some(error) = self.runner.run(std::slice::from_ref(&run), Until::Dataset).swap_remove(0) {
+            anyhow::bail!("{error}");
+        }
+        let facts = UserFacts::of(&self.sequences()?, Split::Test);
+        anyhow::ensure!(
+            facts.iter().any(|user| user.target_events < COLD_EVENTS),
+            "no user's target is an item with fewer than {COLD_EVENTS} training events, so the table would be empty; keep rare items \
+             (`preprocess.item_core`)"
+        );
+        Ok(())
     }
 }

@@ -66,10 +66,14 @@ impl Study<'_> {
             SplitBy::Ratio => "split by ratio",
             SplitBy::Time => "split by time",
         };
-        let quick = if self.options.quick {
-            " This is a smoke run (12 events of each user per set, a few epochs), not a result."
-        } else {
-            ""
+        let quick = match self.config.preprocess.split {
+            _ if !self.options.quick => "",
+            SplitBy::LeaveOneOut | SplitBy::Ratio => {
+                " This is a smoke run (the last 12 events of each user, a few epochs), not a result."
+            }
+            SplitBy::Time => {
+                " This is a smoke run (the last 12 events of each user in each set, a few epochs), not a result."
+            }
         };
         // A smoke run has its own epochs and limits.
         let is_used = |set: &&String| !self.options.quick || !SMOKE.iter().any(|own| key_of(own) == key_of(set));
