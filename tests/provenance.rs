@@ -447,6 +447,17 @@ fn a_model_that_ranks_no_better_than_popularity_is_reported() {
 }
 
 #[test]
+fn doctor_reports_features_that_nothing_writes() {
+    let world = Project::small();
+    let output = world.output("doctor", &["--set", "model.modalities=[{name=\"texts\"}]"]);
+    let refused = stderr_of(&output);
+    assert!(
+        !output.status.success() && refused.contains("name what `extract` computes: text, image, audio"),
+        "{refused}"
+    );
+}
+
+#[test]
 fn items_of_another_encoder_are_not_added() {
     let world = Project::small();
     let run = ["--set", "model.mp4sr.id_embedding=false"];

@@ -197,6 +197,13 @@ fn requests_that_cannot_be_answered_are_refused_with_the_reason() {
     assert_eq!(service.send("MADEUP", "/readyz", "", b"").status, 405);
     let metrics = service.get("/metrics").body;
     assert!(metrics.contains(r#"route="/readyz",method="other",status="405""#) && !metrics.contains("MADEUP"));
+    // The service does not wait for a body that will be too large.
+    let mut stream = TcpStream::connect(&service.address).unwrap();
+    let header = "POST /v1/similar HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
+    stream.write_all(format!("{header}content-length: 99999999999\r\n\r\n{{").as_bytes()).unwrap();
+    let mut start = [0; 12];
+    stream.read_exact(&mut start).unwrap();
+    assert_eq!(&start, b"HTTP/1.1 413");
     // A request that is not HTTP ends the connection, and nothing else.
     let mut stream = TcpStream::connect(&service.address).unwrap();
     stream.write_all(b"\x16\x03\x01 this is not a request\r\n\r\n").unwrap();

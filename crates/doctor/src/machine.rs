@@ -31,3 +31,8 @@ pub fn existing(folder: &Path) -> Option<PathBuf> {
     let folder = std::path::absolute(folder).ok()?;
     folder.ancestors().find(|folder| folder.is_dir()).map(Path::to_owned)
 }
+
+/// Checks that a file can be created in the folder, or in its nearest ancestor that exists.
+pub fn written_to(folder: &Path) -> std::io::Result<()> {
+    existing(folder).map_or(Ok(()), |folder| tempfile::tempfile_in(folder).map(drop))
+}

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use mp4sr_artifact::{Manifest, Stage, Status, Timing, files};
 use mp4sr_extract::{EncoderFacts, EncoderLocation, encoder_device, encoders, local_stage};
 use mp4sr_ops::ComputeDevice;
-use mp4sr_pipeline::config::{FINETUNE, ModelType, PRETRAIN};
+use mp4sr_pipeline::config::{FINETUNE, Modality, ModelType, PRETRAIN};
 use mp4sr_pipeline::text::bytes;
 use mp4sr_pipeline::{Config, Context, StageName};
 use mp4sr_run::{Inputs, TrainedModel};
 
 use crate::estimate::{Cost, Estimator};
-use crate::machine::Machine;
+use crate::machine::{Machine, written_to};
 use crate::sizes::{DatasetSizes, InspectedFile, SizeBasis, raw_files};
 
 /// What a stage would do.
@@ -323,6 +323,12 @@ impl Plan {
                 bytes(free)
             ));
         }
+        if let Some(reason) = written_to(context.layout.root()).err().filter(|_| self.running().next().is_some()) {
+            self.problems.push(format!(
+                "`{}` cannot be written to ({reason}); name another folder with `--artifacts`, or change its permissions",
+                context.layout.root().display()
+            ));
+        }
         let memory = self.machine.memory;
         for (stage, cost) in self.running().collect::<Vec<_>>() {
             let name = stage.name();
@@ -406,15 +412,25 @@ fn missing(context: &Context, question: Question<'_>, stage: StageName, reads: &
         });
     }
     // In a run, earlier stages write their outputs first; files from elsewhere must exist already.
-    let own = config.model.modalities.iter().filter(|modality| !modality.features.is_empty());
+    let is_extracted = |modality: &&Modality| modality.features.is_empty() && MODALITIES.contains(&&*modality.name);
+    let own = config.model.modalities.iter().filter(|modality| !is_extracted(modality));
     let from_elsewhere = own
-        .map(|modality| context.layout.feature_file(&modality.name, &modality.features))
+        .map(|modality| context.layout.feature_file(&modality.name, &config.feature_name(modality)))
         .chain((!config.pretrain.from.is_empty()).then(|| reads.last().map(|(_, path)| path.clone())).flatten());
     let is_trained = phase(stage) == Some(FINETUNE) || phase(stage) == Some(PRETRAIN);
     let mut lost =
         from_elsewhere.filter(|path| is_trained && reads.iter().any(|(_, read)| read == path) && !path.exists());
-    lost.next().map(|path| format!("`{}` is missing, and no stage of this pipeline creates it", path.display()))
+    lost.next().map(|path| {
+        format!(
+            "`{}` is missing, and no stage of this pipeline creates it; write it, or name what `extract` computes: {}",
+            path.display(),
+            MODALITIES.join(", ")
+        )
+    })
 }
+
+/// The modalities whose features `extract` computes.
+const MODALITIES: [&str; 3] = ["text", "image", "audio"];
 
 /// Whether any raw file is missing.
 fn raw_is_absent(config: &Config) -> bool {

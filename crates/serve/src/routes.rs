@@ -88,12 +88,15 @@ impl Modify for EveryPath {
     }
 }
 
+/// The route of lists, whose bodies are small.
+const RECOMMEND: &str = "/v1/recommend";
+
 /// All routes.
 pub fn router(app: &Arc<App>) -> axum::Router {
     let small = DefaultBodyLimit::max(app.limits.body);
     let large = DefaultBodyLimit::max(app.limits.item_body);
     axum::Router::new()
-        .route("/v1/recommend", post(recommend).layer(small))
+        .route(RECOMMEND, post(recommend).layer(small))
         .route("/v1/similar", post(similar).layer(large))
         .route("/v1/items", get(search).put(put_items).delete(delete_items).layer(large))
         .route("/v1/items/{id}", get(item))
@@ -535,7 +538,12 @@ async fn observe(State(app): Shared, request: Request, next: Next) -> Response {
     let changes_items = route == "/v1/items" && method != Method::GET;
     let limit = if changes_items { ITEM_TIME } else { app.limits.time };
     let permit = if has_large_body(&app, &request) { app.large_bodies.try_acquire().map(Some) } else { Ok(None) };
-    let admitted = admit(&app, &request, &route).and_then(|()| permit.map_err(|_| ApiError::busy()));
+    let most = if route == RECOMMEND { app.limits.body } else { app.limits.item_body };
+    // A body that states too great a length is not waited for.
+    let is_too_large = stated_length(&request).is_some_and(|length| length > most);
+    let admitted = admit(&app, &request, &route)
+        .and_then(|()| if is_too_large { Err(ApiError::too_large(most)) } else { Ok(()) })
+        .and_then(|()| permit.map_err(|_| ApiError::busy()));
     let mut response = match admitted {
         Err(refusal) => refusal.into_response(),
         Ok(_permit) => match tokio::time::timeout(limit, next.run(request)).await {
@@ -567,9 +575,13 @@ fn known_method(method: &Method) -> String {
 
 /// Whether the body is, or may be, larger than [`ServiceLimits::body`](crate::limits::ServiceLimits::body).
 fn has_large_body(app: &App, request: &Request) -> bool {
-    let headers = request.headers();
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    length.map_or(headers.contains_key(header::TRANSFER_ENCODING), |length| length > app.limits.body)
+    let is_chunked = || request.headers().contains_key(header::TRANSFER_ENCODING);
+    stated_length(request).map_or_else(is_chunked, |length| length > app.limits.body)
+}
+
+/// The length of the body according to the request's headers.
+fn stated_length(request: &Request) -> Option<usize> {
+    request.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// The id that the client gave the request, if it is valid.
