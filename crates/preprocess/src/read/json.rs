@@ -7,6 +7,7 @@ use serde_json::Value;
 use serde_json::error::Category;
 
 use super::lines::{self, Lines};
+use super::literal::Literal;
 use super::{RawCell, RawRow, literal};
 use crate::Result;
 use crate::rejects::{BLANK_LINE, Fault};
@@ -51,7 +52,7 @@ pub fn columns(lines: &mut Lines<'_>, count: u64) -> Result<Vec<String>> {
     for _ in 0..count {
         let Some((_, outcome)) = next(lines, elements, &mut line)? else { break };
         let Ok(text) = outcome.and_then(|()| lines::text(&line)) else { continue };
-        let object = serde_json::from_str(text).ok().or_else(|| literal::parse(text).map(|literal| literal.value));
+        let object = serde_json::from_str(text).ok().or_else(|| literal_of_line(text).map(|literal| literal.value));
         if let Some(Value::Object(object)) = object {
             names.extend(object.into_iter().map(|(name, _)| name));
         }
@@ -75,8 +76,7 @@ fn cells(text: &str, fields: &[&str]) -> std::result::Result<Vec<RawCell<'static
 
 /// The fields of a line that is not JSON, if it is a literal.
 fn literal_cells(text: &str, fields: &[&str]) -> Option<std::result::Result<Vec<RawCell<'static>>, Fault>> {
-    // An array that was written by hand, one object per line, may lack its brackets.
-    let literal = literal::parse(text.trim_end().trim_end_matches(','))?;
+    let literal = literal_of_line(text)?;
     let Value::Object(mut object) = literal.value else { return Some(Err(Fault::new("not an object", text))) };
     if let Some(field) = fields.iter().find(|field| literal.repeated.iter().any(|key| key == *field)) {
         return Some(twice(field, text));
@@ -85,6 +85,11 @@ fn literal_cells(text: &str, fields: &[&str]) -> Option<std::result::Result<Vec<
         fields.iter().map(|field| object.remove(*field).map_or(RawCell::Missing, RawCell::of_json)).collect();
     restore_digits(&mut cells, text, fields);
     Some(Ok(cells))
+}
+
+/// The literal in a line. An array that was written by hand, one object per line, may lack its brackets.
+fn literal_of_line(text: &str) -> Option<Literal<'_>> {
+    literal::parse(text.trim_end().trim_end_matches(','))
 }
 
 /// The number of digits that survive the conversion to a 64-bit float and back.
@@ -229,6 +234,16 @@ mod tests {
             b"{\"b\": 2, \"x\": {\"a\": [1, {\"b\": 0}]}, \"a\": \"00\\u0031\\ud83d\\ude00\"}\n{\"a\": null}\r\n";
         assert_eq!(rows_of("x.json", lines, &["a", "b"]).unwrap(), ["1: 001\u{1f600}|2", "2: -|-"]);
         assert_eq!(rows_of("x.json", lines, &["b", "a", "b"]).unwrap(), ["1: 2|001\u{1f600}|2", "2: -|-|-"]);
+    }
+
+    #[test]
+    fn the_columns_of_lines_that_end_in_commas_are_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.jsonl");
+        std::fs::write(&path, "{\"a\": 1},\n{\"b\": 2},\n").unwrap();
+        let format = FileFormat::of_name(&path).unwrap();
+        assert_eq!(super::super::columns(&path, &format).unwrap(), ["a", "b"]);
+        assert_eq!(rows_of("x.jsonl", b"{\"a\": 1},\n{\"b\": 2},\n", &["a"]).unwrap(), ["1: 1", "2: -"]);
     }
 
     #[test]
