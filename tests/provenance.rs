@@ -452,7 +452,7 @@ fn doctor_reports_features_that_nothing_writes() {
     let output = world.output("doctor", &["--set", "model.modalities=[{name=\"texts\"}]"]);
     let refused = stderr_of(&output);
     assert!(
-        !output.status.success() && refused.contains("name what `extract` computes: text, image, audio"),
+        !output.status.success() && refused.contains("name a modality that `extract` computes: text, image, audio"),
         "{refused}"
     );
 }

@@ -32,7 +32,7 @@ pub fn existing(folder: &Path) -> Option<PathBuf> {
     folder.ancestors().find(|folder| folder.is_dir()).map(Path::to_owned)
 }
 
-/// Checks that a file can be created in the folder, or in its nearest ancestor that exists.
-pub fn written_to(folder: &Path) -> std::io::Result<()> {
+/// Returns an error if no file can be created in the folder, or in its nearest ancestor that exists.
+pub fn check_writable(folder: &Path) -> std::io::Result<()> {
     existing(folder).map_or(Ok(()), |folder| tempfile::tempfile_in(folder).map(drop))
 }

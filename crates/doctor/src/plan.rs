@@ -11,7 +11,7 @@ use mp4sr_pipeline::{Config, Context, StageName};
 use mp4sr_run::{Inputs, TrainedModel};
 
 use crate::estimate::{Cost, Estimator};
-use crate::machine::{Machine, written_to};
+use crate::machine::{Machine, check_writable};
 use crate::sizes::{DatasetSizes, InspectedFile, SizeBasis, raw_files};
 
 /// What a stage would do.
@@ -323,7 +323,7 @@ impl Plan {
                 bytes(free)
             ));
         }
-        if let Some(reason) = written_to(context.layout.root()).err().filter(|_| self.running().next().is_some()) {
+        if let Some(reason) = check_writable(context.layout.root()).err().filter(|_| self.running().next().is_some()) {
             self.problems.push(format!(
                 "`{}` cannot be written to ({reason}); name another folder with `--artifacts`, or change its permissions",
                 context.layout.root().display()
@@ -421,11 +421,15 @@ fn missing(context: &Context, question: Question<'_>, stage: StageName, reads: &
     let mut lost =
         from_elsewhere.filter(|path| is_trained && reads.iter().any(|(_, read)| read == path) && !path.exists());
     lost.next().map(|path| {
-        format!(
-            "`{}` is missing, and no stage of this pipeline creates it; write it, or name what `extract` computes: {}",
-            path.display(),
-            MODALITIES.join(", ")
-        )
+        let is_unknown = |modality: &&Modality| {
+            modality.features.is_empty()
+                && path == context.layout.feature_file(&modality.name, &config.feature_name(modality))
+        };
+        let remedy = match config.model.modalities.iter().find(is_unknown) {
+            Some(_) => format!("; write it, or name a modality that `extract` computes: {}", MODALITIES.join(", ")),
+            None => String::new(),
+        };
+        format!("`{}` is missing, and no stage of this pipeline creates it{remedy}", path.display())
     })
 }
 

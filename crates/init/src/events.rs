@@ -154,7 +154,9 @@ fn item(
                 "`--item COLUMN`, `source.columns.item`",
             ));
         }
-        let by_its_name = by_name().filter(|_| !Role::Item.fits(&best.item));
+        let by_its_name = by_name().filter(|(_, column)| {
+            !Role::Item.fits(&best.item) && !Role::Price.fits(&column.name) && may_be_id(column, survey.rows)
+        });
         if let Some((_, other)) = by_its_name {
             doubts.push(Doubt::new(
                 format!(
@@ -271,13 +273,12 @@ fn clock(
             {
                 doubts.push(Doubt::new(format!("the time is `{}`; `{}` has times too", best.name, rival.name), remedy));
             }
-            // A notation that the user names may be one that is not recognised, so the name decides.
-            let by_name = || {
-                let named = others.iter().filter(|column| Role::Time.fits(&column.name) && column.filled > 0);
-                named.copied().max_by(|a, b| Role::Time.score(&a.name).total_cmp(&Role::Time.score(&b.name)))
-            };
             let recognised = scored.first().map(|(_, column)| *column);
-            recognised.or_else(|| named_columns.time_format.as_ref().and_then(|_| by_name()))
+            match (recognised, &named_columns.time_format) {
+                // A notation that the user names may be one that is not recognised, so the name decides.
+                (None, Some(_)) => time_by_name(survey, others, doubts),
+                _ => recognised,
+            }
         }
     };
     let Some(column) = chosen else { return without_time(survey, others, doubts) };
@@ -322,6 +323,23 @@ fn clock(
             column.examples.first().map_or("", String::as_str)
         ))),
     }
+}
+
+/// The column whose name fits best as the time of events, the first of equal ones.
+fn time_by_name<'s>(survey: &Survey, others: &[&'s ColumnSurvey], doubts: &mut Vec<Doubt>) -> Option<&'s ColumnSurvey> {
+    let is_other = |name: &str| tokens(name).iter().any(|token| OTHER_TIMES.contains(&token.as_str()));
+    let mut named: Vec<&ColumnSurvey> = others
+        .iter()
+        .copied()
+        .filter(|column| Role::Time.fits(&column.name) && !is_other(&column.name) && column.filled * 2 >= survey.rows)
+        .collect();
+    named.sort_by(|a, b| Role::Time.score(&b.name).total_cmp(&Role::Time.score(&a.name)));
+    let best = named.first().copied()?;
+    doubts.push(Doubt::new(
+        format!("the time is `{}`, judging only by its name", best.name),
+        "`--time COLUMN`, `source.columns.time`",
+    ));
+    Some(best)
 }
 
 /// How well a column fits as the time of events; `None` if it does not hold times.

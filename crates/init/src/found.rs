@@ -23,6 +23,12 @@ impl Doubt {
 
 /// Finds the column that a flag names; it is an error if the column does not exist.
 pub fn named<'s>(survey: &'s Survey, flag: &'static str, name: &str) -> Result<&'s ColumnSurvey> {
+    if let Some((_, kind)) = survey.unread.iter().find(|(unread, _)| unread == name) {
+        return Err(Error::Unknown(format!(
+            "`{flag} {name}`: `{}` has `{name}` of type {kind}, which is not read; write it as text or numbers",
+            survey.path.display()
+        )));
+    }
     let names: Vec<&str> = survey.columns.iter().map(|column| column.name.as_str()).collect();
     survey.column(name).ok_or_else(|| Error::NoColumn {
         flag,

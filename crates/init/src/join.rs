@@ -66,15 +66,13 @@ pub fn joins(events: &Survey, items: &Survey, named: NamedIds<'_>) -> Result<Vec
     let of_events: Vec<&ColumnSurvey> = best(events, |column| {
         let wanted =
             named.item.is_none_or(|name| name == column.name) && named.user.is_none_or(|name| name != column.name);
-        let may_be = may_be_id(column, events.rows) && !is_quantity(&column.name) || sequences(&column);
+        let may_be = may_be_id(column, events.rows) && !is_quantity(column) || sequences(&column);
         (wanted && (may_be || named.item.is_some()))
             .then(|| Role::Item.score(&column.name) - 0.7 * Role::User.score(&column.name))
     });
     let of_items: Vec<&ColumnSurvey> = best(items, |column| {
         let is_unique = column.distinct * 5 >= column.filled * 4 && column.filled * 5 >= items.rows * 4;
-        // Variants of an item, or lines that were written twice, repeat its id.
-        let identifies = is_unique || Role::Item.fits(&column.name);
-        let may_be = (may_be_id(column, items.rows) && identifies) || named.id.is_some();
+        let may_be = (may_be_id(column, items.rows) && is_unique) || named.id.is_some();
         (named.id.is_none_or(|name| name == column.name) && may_be).then(|| id_score(&column.name))
     });
     if of_events.is_empty() || of_items.is_empty() {
@@ -115,10 +113,11 @@ fn best(survey: &Survey, score: impl Fn(&ColumnSurvey) -> Option<f64>) -> Vec<&C
     scored.into_iter().take(CANDIDATES).map(|(_, column)| column).collect()
 }
 
-/// Whether a name denotes numbers that may equal the numbers of items by chance.
-fn is_quantity(name: &str) -> bool {
+/// Whether a column has numbers that may equal the numbers of items by chance, judging by its name.
+fn is_quantity(column: &ColumnSurvey) -> bool {
     let others = [Role::Price, Role::Rating, Role::Time, Role::Position];
-    !Role::Item.fits(name) && others.iter().any(|role| role.fits(name))
+    let is_named = !Role::Item.fits(&column.name) && others.iter().any(|role| role.fits(&column.name));
+    is_named && column.numbers == column.filled
 }
 
 fn id_score(name: &str) -> f64 {

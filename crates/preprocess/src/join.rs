@@ -108,6 +108,7 @@ pub fn judge(
         return Ok(None);
     }
     let (interactions, items) = (files.interactions.display(), files.items.display());
+    let among_events = mismatch.as_ref().is_some_and(|mismatch| mismatch.line.is_none());
     let why = match mismatch {
         Some(Mismatch { without_line, other, line: Some(line), cause: Some(cause) }) => format!(
             "{} of `{interactions}` has no line, and `{items}` has {} in line {line}: {cause}",
@@ -133,6 +134,9 @@ pub fn judge(
             "only {percent:.1} % of the events have an item with a line, but `preprocess.min_described` requires {:.1} %: {why}",
             100.0 * bound
         )));
+    }
+    if among_events {
+        return Ok(Some(format!("some items are written in two ways: {why}")));
     }
     Ok(Some(format!("{percent:.1} % of the events have an item with a line: {why}")))
 }

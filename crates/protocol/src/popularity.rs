@@ -1,3 +1,5 @@
+//! The ranks that the list of the most popular items would give.
+
 use mp4sr_artifact::Sequences;
 
 use crate::{EvalCase, Split, training_events};

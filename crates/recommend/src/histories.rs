@@ -250,7 +250,8 @@ impl HistoryLayout {
 /// Whether the name of a column denotes times, which must not be ignored: the order of the rows may be another one.
 fn is_like_time(name: &str) -> bool {
     let name = name.to_lowercase();
-    name == "ts" || ["time", "date", "zeit", "datum"].iter().any(|word| name.contains(word))
+    let mut words = name.split(|c: char| !c.is_alphanumeric());
+    words.any(|word| ["timestamp", "time", "datetime", "date", "ts", "zeit", "datum"].contains(&word))
 }
 
 /// Groups events by user. Users are ordered by their first row; the events of each by time, and those of equal times by row.
@@ -357,7 +358,7 @@ mod tests {
                 "user_id,item_id,Timestamp\n1,2,3\n",
                 "`Timestamp` is not read as the time of events; name it `timestamp`",
             ),
-            ("l.csv", "user_id,date,item_id\n1,2,3\n", "`date` is not read as the time of events"),
+            ("l.csv", "user_id,order-date,item_id\n1,2,3\n", "`order-date` is not read as the time of events"),
             ("i.csv", "user,history\n1,2\n", "its columns are `user`, `history`; expected `user_id` and `history`"),
             ("j.csv", "user_id,history,item_id\n1,2,3\n", "its columns are `user_id`, `history`, `item_id`; expected"),
         ] {

@@ -316,13 +316,13 @@ impl Runner {
         if output.status.success() {
             return Ok(());
         }
-        // A process that was killed has not said why, and its last line is about its work.
-        let last = output.status.code().and(messages.lines().rev().find(|line| !line.trim().is_empty()));
-        anyhow::bail!(
-            "run `{}`: {}",
-            run.name,
-            last.unwrap_or("it was stopped; run the command again to resume it").trim_start_matches("error: ")
-        )
+        let last = messages.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+        // The last line of a process that was killed may be about its work, and not say why it ended.
+        if output.status.code().is_none() {
+            let (name, status) = (&run.name, output.status);
+            anyhow::bail!("run `{name}`: it ended with {status} after `{last}`; run the command again to resume it");
+        }
+        anyhow::bail!("run `{}`: {}", run.name, last.trim_start_matches("error: "))
     }
 }
 

@@ -138,7 +138,7 @@ pub enum TrainError {
     Rank(#[from] RankError),
     /// There is no sample to train on.
     #[error(
-        "no training data: no user has two training events beside those for validation and for the test; use data with longer \
+        "no training data: no user has two training events in addition to the validation and test events; use data with longer \
          histories, or all items (`pretrain.items`)"
     )]
     NoSamples,

@@ -13,7 +13,10 @@ use crate::rejects::Fault;
 
 /// The first id that is present, unchanged.
 pub fn id<'c>(names: &[String], cells: &'c [RawCell<'_>]) -> Result<Cow<'c, str>, Fault> {
-    let Some((name, cell)) = names.iter().zip(cells).find(|(_, cell)| !matches!(cell, RawCell::Missing)) else {
+    let is_marker = |cell: &RawCell<'_>| cell.text().is_some_and(|text| is_missing(text.trim()));
+    let mut present = names.iter().zip(cells).filter(|(_, cell)| !matches!(cell, RawCell::Missing));
+    let found = present.clone().find(|(_, cell)| !is_marker(cell)).or_else(|| present.next());
+    let Some((name, cell)) = found else {
         return Err(Fault::new(format!("no `{}`", names.join("` or `")), ""));
     };
     match cell.text() {
@@ -210,9 +213,9 @@ mod tests {
         assert_eq!(read(json!(null), json!(null)).unwrap_err(), "no `parent_asin` or `asin`");
         assert_eq!(read(json!(" "), json!("A")).unwrap_err(), "empty `parent_asin`");
         for mark in ["NULL", "null", r"\N", "None", "nan", "<NA>", " N/A "] {
-            assert_eq!(read(json!(mark), json!("A")).unwrap_err(), "`parent_asin` is a marker of a missing value");
+            assert_eq!(read(json!(mark), json!("A")).unwrap(), "A");
+            assert_eq!(read(json!(mark), json!(null)).unwrap_err(), "`parent_asin` is a marker of a missing value");
         }
-        assert_eq!(read(json!("Nan"), json!("A")).unwrap_err(), "`parent_asin` is a marker of a missing value");
         assert_eq!(read(json!("None of these"), json!("A")).unwrap(), "None of these");
         assert_eq!(read(json!({}), json!("A")).unwrap_err(), "`parent_asin` is neither text nor a whole number");
     }
