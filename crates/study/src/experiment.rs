@@ -19,7 +19,6 @@ use mp4sr_artifact::Sequences;
 use mp4sr_protocol::Metric;
 
 use crate::runner::{ResolvedRun, Runner, StudyRun, Until};
-use notes::notes_on;
 use rows::{ALL, StudyRow};
 pub use study::{Experiment, StudyOptions};
 use study::{SHORT, SMOKE, Study};
@@ -188,8 +187,7 @@ impl Study<'_> {
         anyhow::ensure!(!made.is_empty(), "no run could be trained: {}", not_run.join("; "));
         self.notes.extend(not_run);
         if [Until::Evaluated, Until::Listed].contains(&until) {
-            let notes = notes_on(&made, &self.sequences()?)?;
-            self.notes.extend(notes);
+            self.note_finished(&made, &self.sequences()?)?;
         }
         Ok(made)
     }

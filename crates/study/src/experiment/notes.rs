@@ -5,45 +5,47 @@ use mp4sr_pipeline::config::{FINETUNE, PRETRAIN};
 use mp4sr_pipeline::text::some_of;
 use mp4sr_protocol::{EvalCase, Metric, MetricMeans, Split, StoredRanks, popularity_ranks, training_items};
 
-use super::FinishedRows;
 use super::comparisons::log;
+use super::{FinishedRows, Study};
 use crate::runner::ResolvedRun;
 
-/// Notes on phases that ended no better than popularity, and on users that a model knows nothing about.
-pub(super) fn notes_on(made: &FinishedRows, sequences: &Sequences) -> anyhow::Result<Vec<String>> {
-    let mut notes = Vec::new();
-    for (phase, what) in [(PRETRAIN, "pre-training"), (FINETUNE, "training")] {
-        let mut names = Vec::new();
-        for run in made.iter().flat_map(|(_, runs)| runs) {
-            if is_no_better_than_popularity(run, phase, sequences)? {
-                names.push(run.spec().name.as_str());
+impl Study<'_> {
+    /// Adds notes on phases that ended no better than popularity, and on users that a model knows nothing about.
+    pub(super) fn note_finished(&mut self, made: &FinishedRows, sequences: &Sequences) -> anyhow::Result<()> {
+        for (phase, what) in [(PRETRAIN, "pre-training"), (FINETUNE, "training")] {
+            let mut names = Vec::new();
+            for run in made.iter().flat_map(|(_, runs)| runs) {
+                if is_no_better_than_popularity(run, phase, sequences)? {
+                    names.push(run.spec().name.as_str());
+                }
+            }
+            if !names.is_empty() {
+                self.notes.push(format!(
+                    "on the validation set, no epoch of {what} ranks better than popularity in {} runs: {}",
+                    names.len(),
+                    some_of(&names)
+                ));
             }
         }
-        if !names.is_empty() {
-            notes.push(format!(
-                "on the validation set, no epoch of {what} ranks better than popularity in {} runs: {}",
-                names.len(),
-                some_of(&names)
-            ));
-        }
-    }
-    let cases = (0..sequences.user_count()).filter(|&user| EvalCase::of(sequences, user, Split::Test).is_some());
-    let (unseen, seen): (Vec<usize>, Vec<usize>) = cases.partition(|&user| training_items(sequences, user).is_empty());
-    // Only models that need known users have no ranks of short histories.
-    let needs_known_users = |runs: &[ResolvedRun]| {
-        runs.iter().any(|run| !run.layout.ranks(&StoredRanks::name(Split::Test, Some(1))).exists())
-    };
-    let labels: Vec<&str> =
-        made.iter().filter(|(_, runs)| needs_known_users(runs)).map(|(row, _)| row.label.as_str()).collect();
-    if !unseen.is_empty() && !labels.is_empty() {
-        notes.push(format!(
+        let cases = (0..sequences.user_count()).filter(|&user| EvalCase::of(sequences, user, Split::Test).is_some());
+        let (unseen, seen): (Vec<usize>, Vec<usize>) =
+            cases.partition(|&user| training_items(sequences, user).is_empty());
+        // Only models that need known users have no ranks of short histories.
+        let needs_known_users = |runs: &[ResolvedRun]| {
+            runs.iter().any(|run| !run.layout.ranks(&StoredRanks::name(Split::Test, Some(1))).exists())
+        };
+        let labels: Vec<&str> =
+            made.iter().filter(|(_, runs)| needs_known_users(runs)).map(|(row, _)| row.label.as_str()).collect();
+        if !unseen.is_empty() && !labels.is_empty() {
+            self.notes.push(format!(
             "{} of the {} users of the test set have no training event; {} rank for them by vectors that were not trained",
             unseen.len(),
             unseen.len() + seen.len(),
             labels.join(", ")
         ));
+        }
+        Ok(())
     }
-    Ok(notes)
 }
 
 /// Whether the best epoch of a phase has at most the value that ranking the items by popularity has, in the metric that selects epochs.
