@@ -1,5 +1,6 @@
 //! Writes a folder as a whole: on an error, the previous folder is kept, and files that this program did not write are never replaced.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{bail, ensure};
@@ -42,8 +43,8 @@ pub fn check(out: &Path, record: &str) -> anyhow::Result<()> {
     };
     // Records of earlier releases may not list the files.
     let Some(written) = content.get(FILES).and_then(Value::as_array) else { return Ok(()) };
-    let mut expected: Vec<PathBuf> = written.iter().filter_map(Value::as_str).map(|name| out.join(name)).collect();
-    expected.push(out.join(record));
+    let mut expected: HashSet<PathBuf> = written.iter().filter_map(Value::as_str).map(|name| out.join(name)).collect();
+    expected.insert(out.join(record));
     if let Some(other) = files_in(out)?.into_iter().find(|path| !expected.contains(path)) {
         bail!(
             "`{}` was not written by this command and would be lost; move it, or name another folder in `--out`",

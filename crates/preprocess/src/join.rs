@@ -151,7 +151,7 @@ struct Mismatch {
     cause: Option<&'static str>,
 }
 
-/// Ids by what remains of them without each of the [`CAUSES`] of a difference: the first of equal ones.
+/// Ids by their normal form under each of the [`CAUSES`]; of ids with the same form, the first.
 struct NormalIds([HashMap<String, (usize, String)>; CAUSES.len()]);
 
 impl NormalIds {
@@ -208,8 +208,8 @@ impl Mismatch {
         Ok(among_events.or_else(|| unused.first().and_then(|_| Some(of_line(0, first_without_line?, None)))))
     }
 
-    /// An id of an event without a line and one with a line, if many of the former were once equal to one of the latter, because files of
-    /// interactions write the same items in two ways.
+    /// Finds an id of an event without a line that differs from one with a line only by one of the [`CAUSES`], if this holds for many such
+    /// ids. The files of interactions then write the same items in two ways.
     fn among_events(catalogue: &ItemCatalogue, item_ids: &NumberedIds, without_line: &[bool]) -> Result<Option<Self>> {
         let (mut of_events, mut count) = (NormalIds::new(), 0);
         item_ids.visit(without_line, |_, id| {
@@ -234,7 +234,7 @@ impl Mismatch {
     }
 }
 
-/// The ids without a line that are equal to one with a line except for one cause, and the first such pair.
+/// The ids without a line that differ from one with a line only by one cause, and the first such pair.
 #[derive(Default)]
 struct Resembling {
     ids: HashSet<usize>,

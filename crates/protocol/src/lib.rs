@@ -23,7 +23,7 @@ pub use comparison::{
 pub use list_comparison::{ComparedLists, ListComparison, SeedLists, left_out, lists_note};
 pub use lists::{ItemFacts, ListStatistic, ListStatistics};
 pub use metric::{BadScore, Metric, MetricMeans, means, rank};
-pub use popularity::popularity_ranks;
+pub use popularity::popularity_value;
 pub use significance::{Interval, Test, mean_and_deviation, probability};
 pub use split::{EvalCase, Split, training_items, training_times};
 pub use store::{OtherSetting, RanksInfo, StoredRanks, WEIGHTS};

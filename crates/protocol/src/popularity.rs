@@ -2,13 +2,11 @@
 
 use mp4sr_artifact::Sequences;
 
-use crate::{EvalCase, Split, training_events};
+use crate::{EvalCase, Metric, MetricMeans, Split, training_events};
 
 /// One rank per user if all users get the same list, the items ordered by their number of training events; 0 for a user without a case.
 /// Ties count against the target. With `removes_seen`, items of the history are not candidates.
-///
-/// A trained model that ranks no better has learned nothing about the order of events.
-pub fn popularity_ranks(sequences: &Sequences, split: Split, removes_seen: bool) -> Vec<u32> {
+fn popularity_ranks(sequences: &Sequences, split: Split, removes_seen: bool) -> Vec<u32> {
     let events = training_events(sequences);
     let mut ascending = events.clone();
     ascending.sort_unstable();
@@ -25,28 +23,23 @@ pub fn popularity_ranks(sequences: &Sequences, split: Split, removes_seen: bool)
     (0..sequences.user_count()).map(|user| EvalCase::of(sequences, user, split).map_or(0, rank)).collect()
 }
 
+/// The value of a metric on the validation set if items are ranked by popularity; `None` if it is 1, that of every ranking of a few items,
+/// or if no user has a case.
+pub fn popularity_value(sequences: &Sequences, metric: Metric, removes_seen: bool) -> Option<f64> {
+    let ranks = popularity_ranks(sequences, Split::Validation, removes_seen);
+    MetricMeans::of(&ranks, &[metric]).get(metric).filter(|&value| value < 1.0)
+}
+
 #[cfg(test)]
 mod tests {
-    use mp4sr_artifact::{TimeKind, hash_ids};
     use proptest::prelude::*;
 
     use super::*;
     use crate::rank;
 
     fn sequences(users: &[Vec<u32>], item_count: usize) -> Sequences {
-        let mut offsets = vec![0];
-        users.iter().for_each(|user| offsets.push(offsets[offsets.len() - 1] + user.len() as i64));
-        let items = users.concat();
-        Sequences {
-            offsets,
-            times: vec![0; items.len()],
-            items,
-            item_hash: hash_ids(["a"]),
-            item_count,
-            user_hash: None,
-            time_kind: TimeKind::Unstated,
-            parts: None,
-        }
+        let users: Vec<&[u32]> = users.iter().map(Vec::as_slice).collect();
+        Sequences { item_count, ..crate::split::tests::sequences(&users, None) }
     }
 
     #[test]

@@ -72,12 +72,12 @@ pub fn training_times(sequences: &Sequences, user: usize) -> &[i64] {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use mp4sr_artifact::{SequenceParts, hash_ids};
 
     use super::*;
 
-    fn sequences(users: &[&[u32]], parts: Option<[&[u32]; 2]>) -> Sequences {
+    pub(crate) fn sequences(users: &[&[u32]], parts: Option<[&[u32]; 2]>) -> Sequences {
         let mut offsets = vec![0];
         users.iter().for_each(|user| offsets.push(offsets[offsets.len() - 1] + user.len() as i64));
         let items = users.concat();

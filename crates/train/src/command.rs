@@ -373,7 +373,9 @@ fn run_phase(context: &Context, stage: &Stage, start: PhaseStart<'_>) -> anyhow:
             "{name}: warning: validation {metric} was {best_value:.4} in every epoch and cannot tell them apart; select by another \
              metric (`train.metric`)"
         ));
-    } else if phase.stop != Stop::Epochs && popularity < 1.0 && best_value <= popularity {
+    } else if phase.stop != Stop::Epochs
+        && let Some(popularity) = popularity.filter(|&popularity| best_value <= popularity)
+    {
         context.progress.log(format!(
             "{name}: warning: no epoch ranks better than popularity does (validation {metric} {best_value:.4} and {popularity:.4}); if the \
              loss has hardly fallen, train for longer (`{name}.epochs`, `{name}.patience`) or in smaller batches (`{name}.batch`)"

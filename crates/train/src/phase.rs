@@ -8,7 +8,7 @@ use mp4sr_evaluate::{RankError, RankOptions, mean_loss, mean_loss_in_group, rank
 use mp4sr_models::{Batch, Buffers, Model, PRETRAIN, Phase, ProcessGroup, RngKey, Step, Stop};
 use mp4sr_ops::{Adam, Pending, Precision, with_precision};
 use mp4sr_pipeline::config::PhaseSettings;
-use mp4sr_protocol::{COLD_EVENTS, EvalCase, Metric, MetricMeans, Split, popularity_ranks, training_events};
+use mp4sr_protocol::{COLD_EVENTS, EvalCase, Metric, MetricMeans, Split, popularity_value, training_events};
 
 use crate::PhaseState;
 use crate::samples::SampleList;
@@ -120,8 +120,8 @@ pub struct PhaseOutcome {
     pub recall_20: f64,
     /// Whether the metric had the same value in all of several epochs, so it cannot tell them apart.
     pub is_indifferent: bool,
-    /// The value of that metric if the items are ranked by popularity.
-    pub popularity: f64,
+    /// The value of that metric if the items are ranked by popularity; `None` if every ranking has it.
+    pub popularity: Option<f64>,
 }
 
 /// An error that ended training early.
@@ -259,15 +259,9 @@ impl Training<'_> {
         let is_indifferent = values.len() > 1 && values[0].is_some() && values.iter().all(|value| *value == values[0]);
         let best = best_epoch.checked_sub(1).and_then(|at| lines.get(at));
         let recall_20 = best.and_then(|line| line.validation.get(&LOGGED.to_string()).copied()).unwrap_or_default();
-        let popularity = self.popularity();
-        Ok(PhaseOutcome { best_epoch, epochs: epoch, best_value, recall_20, is_indifferent, popularity })
-    }
-
-    /// The value of the metric by which epochs are selected if the items are ranked by popularity.
-    fn popularity(&self) -> f64 {
         let TrainSettings { metric, rank_options, .. } = self.settings;
-        let ranks = popularity_ranks(self.sequences, Split::Validation, rank_options.remove_seen);
-        MetricMeans::of(&ranks, &[metric]).get(metric).unwrap_or_default()
+        let popularity = popularity_value(self.sequences, metric, rank_options.remove_seen);
+        Ok(PhaseOutcome { best_epoch, epochs: epoch, best_value, recall_20, is_indifferent, popularity })
     }
 
     /// The value of the metric by which epochs are selected; `None` for a phase without validation.

@@ -178,7 +178,7 @@ fn training_stops_after_patience_epochs_without_a_better_recall_and_keeps_the_be
     let model = Recorder::new(40, &[2, 5, 5, 4, 3, 9, 9]);
     let outcome = train(&model, &rising(), settings(300, 3, 1024), folder.path()).unwrap();
     // Nine of the targets are among the twenty items that occur once in training, and the tenth never occurs.
-    let popularity = 0.9;
+    let popularity = Some(0.9);
     assert_eq!(
         outcome,
         PhaseOutcome { best_epoch: 2, epochs: 5, best_value: 0.5, recall_20: 0.5, is_indifferent: false, popularity }

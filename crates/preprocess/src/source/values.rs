@@ -11,22 +11,21 @@ use crate::junk::is_missing;
 use crate::read::{RawCell, literal_of};
 use crate::rejects::Fault;
 
-/// The first id that is present, unchanged.
+/// The first id that is present and not a marker of a missing value, unchanged.
 pub fn id<'c>(names: &[String], cells: &'c [RawCell<'_>]) -> Result<Cow<'c, str>, Fault> {
-    let is_marker = |cell: &RawCell<'_>| cell.text().is_some_and(|text| is_missing(text.trim()));
-    let mut present = names.iter().zip(cells).filter(|(_, cell)| !matches!(cell, RawCell::Missing));
-    let found = present.clone().find(|(_, cell)| !is_marker(cell)).or_else(|| present.next());
-    let Some((name, cell)) = found else {
-        return Err(Fault::new(format!("no `{}`", names.join("` or `")), ""));
-    };
-    match cell.text() {
-        Some(id) if id.trim().is_empty() => Err(Fault::new(format!("empty `{name}`"), cell.shown())),
-        Some(id) if is_missing(id.trim()) => {
-            Err(Fault::new(format!("`{name}` is a marker of a missing value"), cell.shown()))
+    let mut marker = None;
+    for (name, cell) in names.iter().zip(cells).filter(|(_, cell)| !matches!(cell, RawCell::Missing)) {
+        match cell.text() {
+            Some(id) if is_missing(id.trim()) => marker = marker.or(Some((name, cell))),
+            Some(id) if id.trim().is_empty() => return Err(Fault::new(format!("empty `{name}`"), cell.shown())),
+            Some(id) => return Ok(id),
+            None => return Err(Fault::new(format!("`{name}` is neither text nor a whole number"), cell.shown())),
         }
-        Some(id) => Ok(id),
-        None => Err(Fault::new(format!("`{name}` is neither text nor a whole number"), cell.shown())),
     }
+    Err(match marker {
+        Some((name, cell)) => Fault::new(format!("`{name}` is a marker of a missing value"), cell.shown()),
+        None => Fault::new(format!("no `{}`", names.join("` or `")), ""),
+    })
 }
 
 /// The texts in a field. Each entry of a list is a separate text, and a text is split at `separator` unless that is empty.

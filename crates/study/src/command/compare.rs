@@ -84,18 +84,8 @@ pub fn run(args: Args, catalog: &Arc<ModelCatalog>) -> anyhow::Result<()> {
         0 => String::new(),
         others => format!("; {others} users that only some of the runs rank are left out"),
     };
-    print(&format!(
-        "{} set, {} users{others}\n\n{}",
-        capitalised(split.name()),
-        comparison.users,
-        markdown(&comparison, "run")
-    ))
-}
-
-/// The word with a capital letter.
-fn capitalised(word: &str) -> String {
-    let mut letters = word.chars();
-    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+    let set = if validation { "Validation" } else { "Test" };
+    print(&format!("{set} set, {} users{others}\n\n{}", comparison.users, markdown(&comparison, "run")))
 }
 
 /// The metrics in their order, each once.

@@ -3,7 +3,7 @@
 use mp4sr_artifact::{EpochLine, Sequences};
 use mp4sr_pipeline::config::{FINETUNE, PRETRAIN};
 use mp4sr_pipeline::text::some_of;
-use mp4sr_protocol::{EvalCase, Metric, MetricMeans, Split, StoredRanks, popularity_ranks, training_items};
+use mp4sr_protocol::{EvalCase, Metric, Split, StoredRanks, popularity_value, training_items};
 
 use super::comparisons::log;
 use super::{FinishedRows, Study};
@@ -57,8 +57,6 @@ fn is_no_better_than_popularity(run: &ResolvedRun, phase: &str, sequences: &Sequ
     let Some(best) = best else { return Ok(false) };
     let metric: Metric = name.parse()?;
     let ranks = StoredRanks::read(&run.layout, sequences, Split::Validation, None)?;
-    let of_popularity = popularity_ranks(sequences, Split::Validation, ranks.info.removes_seen.unwrap_or(false));
-    let popularity = MetricMeans::of(&of_popularity, &[metric]).get(metric);
-    // A value of 1 is that of every ranking of a few items.
-    Ok(popularity.is_some_and(|popularity| popularity < 1.0 && best <= popularity))
+    let popularity = popularity_value(sequences, metric, ranks.info.removes_seen.unwrap_or(false));
+    Ok(popularity.is_some_and(|popularity| best <= popularity))
 }
