@@ -227,7 +227,10 @@ fn a_pipeline_reads_sounds_as_a_modality() {
     assert!(refused.contains("extract.audio.model") && refused.contains("Whisper"), "{refused}");
     let model = format!("extract.audio.model={:?}", fixtures.join("adapter/whisper").to_string_lossy());
     let message = world.run_stderr("run", &["--until", "evaluate", "--set", &model]);
-    assert!(message.contains("0 of them cannot be used; 0 items without sound; computed 3 of 3"), "{message}");
+    assert!(
+        message.contains("0 items without sound; computed 3 of 3") && !message.contains("cannot be used"),
+        "{message}"
+    );
     assert!(world.path("a/features/audio.whisper.safetensors").exists());
     let ranks: Vec<_> = files::list(&world.path("a/runs")).unwrap();
     assert_eq!(ranks.len(), 1);

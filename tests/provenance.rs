@@ -141,6 +141,13 @@ fn incomparable_runs_are_refused_or_marked() {
         ),
         "{other}"
     );
+    // What is only logged may differ.
+    trained(
+        &world,
+        "logged",
+        &[&sasrec[..], &["--set", "finetune.log_test_loss=true", "--set", "run.seed=8"]].concat(),
+    );
+    world.run("compare", &["x=a,logged"]);
     let twice = refused(&["x=a,twin"]);
     assert!(twice.contains("it has the same seed as the run `a`, and each seed counts only once"), "{twice}");
     world.run("evaluate", &[&sasrec[..], &["--run", "twin", "--set", "evaluate.seen_items=\"remove\""]].concat());
@@ -155,6 +162,34 @@ fn incomparable_runs_are_refused_or_marked() {
     std::fs::write(&features, bytes).unwrap();
     let changed = refused(&["mp4sr"]);
     assert!(changed.contains("the features of text have changed since"), "{changed}");
+}
+
+#[test]
+fn only_users_that_all_runs_rank_are_compared() {
+    let world = Project::small();
+    for run in ["a", "b"] {
+        world.run("run", &["--until", "evaluate", "--run", run, "--set", "model.name=popularity"]);
+    }
+    let sequences = Sequences::read(&world.path("a/dataset/sequences.safetensors")).unwrap();
+    let users = sequences.user_count();
+    // Removes the ranks of every second user of a run, as if its model could not rank for them.
+    let remove = |run: &str, remainder: usize| {
+        let layout = Layout::new(&world.path(""), "a", run);
+        let path = layout.ranks("test");
+        let mut stored = StoredRanks::read(&layout, &sequences, Split::Test, None).unwrap();
+        stored.ranks.iter_mut().skip(remainder).step_by(2).for_each(|rank| *rank = 0);
+        let inputs = TensorFile::read(&path, "ranks", 2, "").unwrap().header().inputs.clone();
+        stored.write(&path, &sequences.item_hash, inputs).unwrap();
+    };
+    remove("a", 0);
+    let half = users / 2;
+    let text = world.run("compare", &["a", "b"]);
+    assert!(text.contains(&format!("Test set, {half} users; {half} users that only some")), "{text}");
+    let csv = stderr_of(&world.output("compare", &["a", "b", "--csv"]));
+    assert!(csv.contains(&format!("compare: warning: {half} users that only some of the runs rank")), "{csv}");
+    remove("b", 1);
+    let refused = world.run_failing("compare", &["a", "b"]);
+    assert!(refused.contains("no user has a rank in all of these runs"), "{refused}");
 }
 
 #[test]
@@ -441,6 +476,9 @@ fn a_model_that_ranks_no_better_than_popularity_is_reported() {
     assert!(idle.contains(warning) && idle.contains("(validation R@5 0.1667 and 0.5667)"), "{idle}");
     let trained = report("trained", &["--set", "finetune.epochs=200", "--set", "finetune.patience=200"]);
     assert!(!trained.contains(warning), "{trained}");
+    let short = report("short", &["--set", "finetune.epochs=2", "--set", "finetune.learning_rate_warm_up=3"]);
+    let warning = "finetune: warning: training ended after 2 epochs, during the warm-up of 3 epochs";
+    assert!(short.contains(warning) && !trained.contains("warm-up"), "{short}");
     let keep = ["--set", "evaluate.seen_items=keep", "--set", "finetune.epochs=1"];
     let searched = world.run_stderr("search", &[&sasrec[..], &keep, &["--grid", "finetune.learning_rate=0"]].concat());
     assert!(searched.contains("run `search.learning_rate-0`: finetune: warning: no epoch ranks better"), "{searched}");

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says what it leaves out")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
-use std::process::Stdio;
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -414,6 +414,30 @@ fn keys_and_hosts_decide_which_requests_are_answered() {
     assert_eq!(open, [200; 6]);
     assert_eq!(["/metrics", "/v1/items", "/v1/items/i1"].map(|path| service.get(path).status), [401; 3]);
     assert_eq!(elsewhere(&service, "shop.example"), 200);
+}
+
+#[test]
+fn a_service_that_is_still_loading_its_run_stops_at_once() {
+    let world = trained();
+    // Nobody writes into the pipe, so loading never ends.
+    let weights = world.path("a/runs/mp4sr/finetune.safetensors");
+    std::fs::remove_file(&weights).unwrap();
+    assert!(Command::new("mkfifo").arg(&weights).status().unwrap().success());
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let child = world.command("serve", &["--port", &port]).stderr(Stdio::null()).spawn().unwrap();
+    let mut service = Service { child, address: format!("127.0.0.1:{port}") };
+    let start = Instant::now();
+    while TcpStream::connect(&service.address).is_err() {
+        assert!(start.elapsed() < Duration::from_mins(1), "the service does not listen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!((service.get("/healthz").status, service.get("/readyz").status), (200, 503));
+    service.signal("TERM");
+    while service.child.try_wait().unwrap().is_none() {
+        assert!(start.elapsed() < Duration::from_mins(1), "the service does not stop");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(service.child.wait().unwrap().success());
 }
 
 #[test]

@@ -520,6 +520,50 @@ fn file_formats_are_recognised_without_questions() {
 }
 
 #[test]
+fn the_times_of_sequences_are_found_however_they_are_written() {
+    let of = |user: usize| (0..4).map(move |at| (format!("I{:02}", (user * 5 + at * 3) % ITEMS), 1_600_000_009 - at));
+    let joined = |parts: Vec<String>, separator: &str| parts.join(separator);
+    let separated = |separator: &str| {
+        let line = |user: usize| {
+            let (items, times): (Vec<String>, Vec<String>) = of(user).map(|(i, time)| (i, time.to_string())).unzip();
+            format!("u{user},{},{}\n", joined(items, separator), joined(times, separator))
+        };
+        format!("user_id,items,times\n{}", (0..USERS).map(line).collect::<String>())
+    };
+    let python = |user: usize| {
+        let (items, times): (Vec<String>, Vec<usize>) = of(user).unzip();
+        format!("u{user},\"{items:?}\",\"{times:?}\"\n").replace('"', "'").replace(",'[", ",\"[").replace("]'", "]\"")
+    };
+    let json = |user: usize| {
+        let (items, times): (Vec<String>, Vec<usize>) = of(user).unzip();
+        format!("{{\"user_id\": \"u{user}\", \"items\": {items:?}, \"times\": {times:?}}}\n")
+    };
+    let project = Project::without_pipeline(&[
+        ("items.csv", format!("item_id,title\n{}", items(|i| format!("I{i:02},Lamp {i}\n"))).into()),
+        ("spaces.csv", separated(" ").into()),
+        ("pipes.csv", separated("|").into()),
+        ("python.csv", format!("user_id,items,times\n{}", (0..USERS).map(python).collect::<String>()).into()),
+        ("lists.jsonl", (0..USERS).map(json).collect::<String>().into()),
+    ]);
+    let backwards: Vec<String> = of(0).map(|(item, _)| item).rev().collect();
+    for name in ["spaces.csv", "pipes.csv", "python.csv", "lists.jsonl"] {
+        let config = guessed_pipeline(&project, &["--interactions", name, "--items", "items.csv", "--force"]);
+        assert_eq!(&*config.source.columns.time, "times", "{name}");
+        let made = preprocessed(&project, &project.raw("p.toml"), &format!("made.{name}"), &[]);
+        let own = made.sequences.of(0).iter().map(|&item| made.items.ids[item as usize - 1].clone());
+        assert_eq!(own.collect::<Vec<String>>(), backwards, "{name}");
+    }
+}
+
+#[test]
+fn a_time_of_day_beside_the_date_is_reported() {
+    let rows = events(|u, i, at| format!("u{u},I{i:02},2020-09-{:02},1{}:30:39\n", at / 3 + 1, 9 - at));
+    let project = Project::without_pipeline(&[("events.csv", format!("user_id,item_id,date,time\n{rows}").into())]);
+    let printed = project.run("init", &["--interactions", "events.csv", "--out", "p.toml"]);
+    assert!(printed.contains("`date` has dates and `time` the time of day, which is not read"), "{printed}");
+}
+
+#[test]
 fn parquet_gives_the_pipeline_of_the_table_that_it_holds() {
     use mp4sr_artifact::{Column, Table};
     let project = Project::without_pipeline(&german());
@@ -795,6 +839,10 @@ fn doctor_reports_what_would_stop_a_run() {
             "mine.own.safetensors",
         ),
         (&["--set", "model.modalities=[{ name = \"image\" }]"], "the modality `image`"),
+        (
+            &["--set", "report.beside=[\"old\"]"],
+            "run `mp4sr evaluate` for the run `old`, or remove it from `report.beside`",
+        ),
         (&["--set", "source.items=[]", "--set", "model.name=mp4sr"], "the modality `text`"),
     ] {
         let (code, message) = doctor(words);
@@ -827,6 +875,9 @@ fn the_sample_shop_s_tables_become_a_pipeline_with_texts_and_images() {
     assert_eq!(columns.categories, ["department"]);
     assert_eq!(config.model.modality_names(), ["text", "image"]);
     project.run("doctor", &["--pipeline", "p.toml"]);
+    let page = project.output("doctor", &["--pipeline", "p.toml", "--set", "extract.image.dictionary=none.txt"]);
+    let (code, page) = (page.status.code(), String::from_utf8(page.stdout).unwrap());
+    assert!(code == Some(1) && page.contains("`none.txt` is missing; correct `extract.image.dictionary`"), "{page}");
     let made = preprocessed(&project, &project.raw("p.toml"), "made", &[]);
     let with_image = made.images.iter().filter(|images| !images.is_empty()).count();
     assert!(with_image * 10 > 9 * made.items.ids.len(), "{with_image} of {}", made.items.ids.len());

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::Path;
 
 use mp4sr_artifact::{FeatureType, Features, Items, Table, files, hash_ids};
@@ -361,6 +362,33 @@ fn circles_at(svg: &str) -> BTreeMap<String, usize> {
         *counts.entry((*share).to_owned()).or_default() += 1;
     }
     counts
+}
+
+#[test]
+fn a_table_of_cold_items_without_cold_items_is_refused_before_anything_is_trained() {
+    let world = Project::small();
+    let mut events = String::from("user_id\titem_id\ttimestamp\n");
+    for user in 0..30 {
+        for at in 0..5 {
+            let _ = writeln!(events, "u{user}\ti{}\t{}", (user + at) % 5, 1_600_000_000 + 86_400 * at);
+        }
+    }
+    world.write("a.tsv", events);
+    let refused = world.run_failing("study", &["table3", "--seeds", "1"]);
+    assert!(refused.contains("no user's target is an item with fewer than 10 training events"), "{refused}");
+    assert!(!world.path("a/runs").exists());
+}
+
+#[test]
+fn tables_of_searches_and_studies_have_no_passwords() {
+    let world = Project::small();
+    let secret = ["--set", "serve.store=\"postgres://shop:hunter2@localhost/shop\""];
+    let searched = world.run("search", &[&["--grid", "finetune.batch=64", "--name", "one"], &secret[..]].concat());
+    let studied = world.run("study", &[&["table6", "--quick"], &secret[..]].concat());
+    let tables = ["a/searches/one/table.md", "a-quick/studies/table6/table.md"].map(|path| world.text(path));
+    for text in [&searched, &studied, &tables[0], &tables[1]] {
+        assert!(text.contains("postgres://shop:") && !text.contains("hunter2"), "{text}");
+    }
 }
 
 /// Every study that no other test runs, as a smoke run on a world with images.

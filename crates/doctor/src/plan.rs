@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use mp4sr_artifact::{Manifest, Stage, Status, Timing, files};
 use mp4sr_extract::{EncoderFacts, EncoderLocation, encoder_device, encoders, local_stage};
 use mp4sr_ops::ComputeDevice;
-use mp4sr_pipeline::config::{FINETUNE, Modality, ModelType, PRETRAIN};
+use mp4sr_pipeline::config::{FINETUNE, ImageFeatures, Modality, ModelType, PRETRAIN};
 use mp4sr_pipeline::text::bytes;
 use mp4sr_pipeline::{Config, Context, StageName};
 use mp4sr_run::{Inputs, TrainedModel};
@@ -412,6 +412,9 @@ fn missing(context: &Context, question: Question<'_>, stage: StageName, reads: &
         });
     }
     // In a run, earlier stages write their outputs first; files from elsewhere must exist already.
+    if let Some(why) = missing_by_key(context, stage) {
+        return Some(why);
+    }
     let is_extracted = |modality: &&Modality| modality.features.is_empty() && MODALITIES.contains(&&*modality.name);
     let own = config.model.modalities.iter().filter(|modality| !is_extracted(modality));
     let from_elsewhere = own
@@ -431,6 +434,30 @@ fn missing(context: &Context, question: Question<'_>, stage: StageName, reads: &
         };
         format!("`{}` is missing, and no stage of this pipeline creates it{remedy}", path.display())
     })
+}
+
+/// The first file that a key makes the stage read, that no stage of this run writes, and that is missing, with what to do.
+fn missing_by_key(context: &Context, stage: StageName) -> Option<String> {
+    let (config, layout) = (&context.config, &context.layout);
+    match stage {
+        StageName::Extract => {
+            let image = &config.extract.image;
+            let reads_words = config.extracted().image && image.features == ImageFeatures::Words;
+            let is_missing = !image.dictionary.is_empty() && !Path::new(&image.dictionary).exists();
+            (reads_words && is_missing)
+                .then(|| format!("`{}` is missing; correct `extract.image.dictionary`", image.dictionary))
+        }
+        StageName::Report => {
+            let others = config.report.beside.iter().filter(|name| *name != layout.run_name());
+            let mut ranks = others.map(|name| (name, layout.with_run(name).ranks("test")));
+            let (name, path) = ranks.find(|(_, path)| !path.exists())?;
+            Some(format!(
+                "`{}` is missing; run `mp4sr evaluate` for the run `{name}`, or remove it from `report.beside`",
+                path.display()
+            ))
+        }
+        _ => None,
+    }
 }
 
 /// The modalities whose features `extract` computes.

@@ -403,10 +403,12 @@ fn encoding(events: &Survey, items: Option<&Survey>) -> Result<String> {
             named(b)
         ))
     };
+    // In UTF-16, ASCII has other bytes.
+    let reads_ascii = |encoding: &str| !encoding.starts_with("utf-16");
     match (&events.encoding, &items.encoding) {
         (Some(a), Some(b)) if a != b => Err(conflict(events, items)),
-        (Some(_), None) if !items.is_ascii => Err(conflict(events, items)),
-        (None, Some(_)) if !events.is_ascii => Err(conflict(events, items)),
+        (Some(a), None) if !(items.is_ascii && reads_ascii(a)) => Err(conflict(events, items)),
+        (None, Some(b)) if !(events.is_ascii && reads_ascii(b)) => Err(conflict(events, items)),
         (a, b) => Ok(a.clone().or_else(|| b.clone()).unwrap_or_default()),
     }
 }

@@ -81,7 +81,7 @@ impl InteractionColumns {
         let user = user(survey, &item, named_columns, is_sequence, &mut doubts)?;
         let others: Vec<&ColumnSurvey> =
             survey.columns.iter().filter(|column| column.name != user && column.name != item).collect();
-        let clock = clock(survey, &others, named_columns, &mut doubts)?;
+        let clock = clock(survey, &others, &item_separator, named_columns, &mut doubts)?;
         let is_clock = |name: &str| match &clock {
             EventOrder::Time { column, .. } | EventOrder::Position(column) => column == name,
             EventOrder::LineOrder => false,
@@ -255,6 +255,7 @@ fn user(
 fn clock(
     survey: &Survey,
     others: &[&ColumnSurvey],
+    item_separator: &str,
     named_columns: &NamedEvents,
     doubts: &mut Vec<Doubt>,
 ) -> Result<EventOrder> {
@@ -265,8 +266,11 @@ fn clock(
     let chosen = match &named_columns.time {
         Some(name) => Some(named(survey, "--time", name)?),
         None => {
+            // Several times in a cell belong to several items in a cell.
+            let fits =
+                |column: &&&ColumnSurvey| column.time_separator.is_empty() || column.time_separator == item_separator;
             let mut scored: Vec<(f64, &ColumnSurvey)> =
-                others.iter().filter_map(|column| Some((time_score(column, survey)?, *column))).collect();
+                others.iter().filter(fits).filter_map(|column| Some((time_score(column, survey)?, *column))).collect();
             scored.sort_by(|a, b| b.0.total_cmp(&a.0));
             if let [(best_score, best), (score, rival), ..] = scored[..]
                 && score + 2.0 > best_score
@@ -308,6 +312,16 @@ fn clock(
                     "`--time-format FORMAT`, `source.time`",
                 ));
             }
+            if let Some(other) = others.iter().find(|other| is_time_of_day(other)).filter(|_| has_no_clock(column)) {
+                doubts.push(Doubt::new(
+                    format!(
+                        "`{name}` has dates and `{}` the time of day, which is not read: the events of a day are in the order of their \
+                         lines; write both into one column, as in `2020-09-13 12:26:40`",
+                        other.name
+                    ),
+                    remedy,
+                ));
+            }
             Ok(EventOrder::Time { column: name, notation: notation.clone() })
         }
         Some(Err(problem)) => Err(Error::Unknown(format!(
@@ -340,6 +354,23 @@ fn time_by_name<'s>(survey: &Survey, others: &[&'s ColumnSurvey], doubts: &mut V
         "`--time COLUMN`, `source.columns.time`",
     ));
     Some(best)
+}
+
+/// Whether the values of a column are times of a day, such as `23:30` or `11:30:05 PM`.
+fn is_time_of_day(column: &ColumnSurvey) -> bool {
+    let is_time = |text: &String| {
+        let parts: Vec<&str> = text.split_whitespace().next().unwrap_or_default().split(':').collect();
+        let is_number = |part: &&str| (1..=2).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
+        let (first, rest) = parts.split_at(parts.len().min(2));
+        first.len() == 2 && first.iter().all(is_number) && rest.len() <= 1
+    };
+    !column.examples.is_empty() && column.examples.iter().all(is_time)
+}
+
+/// Whether the values of a column are dates without a time of day.
+fn has_no_clock(column: &ColumnSurvey) -> bool {
+    column.time.as_ref().is_some_and(|time| time.as_ref().is_ok_and(|time| !time.is_number))
+        && column.examples.iter().all(|text| !text.contains(':') && text.len() < 20)
 }
 
 /// How well a column fits as the time of events; `None` if it does not hold times.

@@ -194,6 +194,9 @@ impl Role {
                     "day",
                     "ts",
                     "fecha",
+                    "times",
+                    "timestamps",
+                    "dates",
                 ],
             ),
             Self::Position => (

@@ -15,7 +15,7 @@ use mp4sr_extract::{Encoders, encoder_device};
 use mp4sr_pipeline::config::{Columns, Format, Source};
 use mp4sr_pipeline::text::{quoted, some_of};
 use mp4sr_pipeline::{Config, Context, Progress};
-use mp4sr_preprocess::{BLANK_LINE, read_items};
+use mp4sr_preprocess::{BLANK_LINE, marks_missing_value, read_items};
 use mp4sr_run::{CurrentItems, NewItems, item_tables};
 use mp4sr_store::{Change, ItemStore, PostgresStore, StoredItem, write_generation};
 use serde_json::json;
@@ -388,6 +388,9 @@ fn of_records(context: &Context, records: &[ItemRecord], folder: &Path) -> anyho
     let folder = &absolute(folder)?;
     let mut lines = String::new();
     for record in records {
+        let id = record.id.trim();
+        ensure!(!id.is_empty(), "an item has no id; give every item one");
+        ensure!(!marks_missing_value(id), "the id {} marks a missing value; give the item another id", quoted(id));
         let mut images = Vec::new();
         for bytes in &record.images {
             let name = format!("{}.{}", &blake3::hash(bytes).to_hex()[..32], ending(bytes));
@@ -419,7 +422,6 @@ fn of_records(context: &Context, records: &[ItemRecord], folder: &Path) -> anyho
     let read = read_items(&config, std::slice::from_ref(&path), &Progress::new(true));
     files::remove_if_present(&path)?;
     let (items, read) = read?;
-    ensure!(read.rejected.total() == 0, "an item has no id; give every item one");
     if read.repeated > 0 {
         let mut seen = HashSet::new();
         let twice = records.iter().map(|record| record.id.as_str()).find(|id| !seen.insert(*id));

@@ -15,7 +15,7 @@ use mp4sr_ops::{Error, Result, RngKey, gather, linear, normalize, picked_dot};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::features::{RowMean, check_modalities, mean_rows};
+use crate::features::{RowMean, expect_modalities, mean_rows};
 use crate::graph::{VectorScorer, items_of_users, rows_of};
 use crate::interface::FINETUNE;
 use crate::maps::Linear;
@@ -163,7 +163,7 @@ impl ClcRec {
     /// Creates a model whose initial parameters are determined by `key`.
     pub fn new(config: Config, data: &Data, key: RngKey) -> Result<Self> {
         let key = key.fold_in("initial");
-        check_modalities(&data.modalities, data.items)?;
+        expect_modalities(&data.modalities, data.items)?;
         let mut parameters = Parameters::new(&data.device);
         let p = &mut parameters;
         let (users, d) = (data.training.users(), config.width);
@@ -173,9 +173,6 @@ impl ClcRec {
         let unit =
             |modality: &crate::Modality| normalize(&mean_rows(&modality.features, RowMean::Mean, items.device())?);
         let parts = data.modalities.iter().map(unit).collect::<Result<Vec<_>>>()?;
-        if parts.is_empty() {
-            return Err(Error::Msg("CLCRec needs at least one modality; name one in `model.modalities`".to_owned()));
-        }
         let features = Tensor::cat(&parts, 1)?;
         let mut map = |name: &str, a: usize, b: usize| {
             let weight = p.add(&format!("{name}.weight"), &[a, b], Initial::Uniform(a), key)?;
@@ -351,11 +348,12 @@ impl Model for ClcRec {
         if self.config.candidates == Candidates::All {
             return Ok(Box::new(VectorScorer::new("CLCRec", &users, &items, &self.training)?));
         }
-        // One additional coordinate puts warm items below all cold ones.
-        let below = (0..self.count).map(|row| if is_cold(row) { 0.0f32 } else { WARM_SCORE });
+        // One additional coordinate puts warm items below all cold ones. No product of a user and an item is larger than the bound.
+        let bound = longest(&users)? * longest(&items)?;
+        let below = (0..self.count).map(|row| if is_cold(row) { 0.0 } else { -WARM_COORDINATE });
         let below = Tensor::from_iter(below, items.device())?.unsqueeze(1)?;
-        let ones = Tensor::ones((users.dim(0)?, 1), users.dtype(), users.device())?;
-        let (users, items) = (Tensor::cat(&[&users, &ones], 1)?, Tensor::cat(&[&items, &below], 1)?);
+        let scale = Tensor::full((2.0 * bound + 1.0) / WARM_COORDINATE, (users.dim(0)?, 1), users.device())?;
+        let (users, items) = (Tensor::cat(&[&users, &scale], 1)?, Tensor::cat(&[&items, &below], 1)?);
         Ok(Box::new(VectorScorer::new("CLCRec", &users, &items, &self.training)?))
     }
 
@@ -364,13 +362,19 @@ impl Model for ClcRec {
     }
 }
 
-/// The score that is added to warm items if cold items come before all others.
-const WARM_SCORE: f32 = -1.0e12;
+/// The size of the additional coordinate of warm items if cold items come before all others. It is so small that the cosine similarity of
+/// items hardly depends on it; that of users is large instead.
+const WARM_COORDINATE: f32 = 1.0 / (1 << 20) as f32;
+
+/// The length of the longest row of a matrix.
+fn longest(rows: &Tensor) -> Result<f32> {
+    Ok(rows.sqr()?.sum(1)?.max(0)?.to_scalar::<f32>()?.sqrt())
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Modality, Ragged, TrainingSequences};
+    use crate::{Modality, Query, Ragged, TrainingSequences};
 
     fn model(config: Config) -> ClcRec {
         try_model(config).unwrap()
@@ -420,6 +424,27 @@ mod tests {
         }
         let warm = model(Config { negatives: 2, negative_items: Negatives::Warm, cold_events: 1, ..Config::default() });
         assert_eq!(crate::data::distinct(&warm.negatives(0, RngKey::new(1))), [5, 7]);
+    }
+
+    #[test]
+    fn cold_candidates_come_first_and_nothing_else_changes_their_order() {
+        let [all, cold] = [Candidates::All, Candidates::Cold].map(|candidates| {
+            let model = model(Config { candidates, cold_events: 1, ..Config::default() });
+            let scorer = model.scorer(&PHASES[0]).unwrap();
+            let query = Query { user: Some(0), history: &[3, 1] };
+            let scores = scorer.queries(&[query]).unwrap().matmul(&scorer.items().t().unwrap()).unwrap();
+            let scores: Vec<f32> = scores.flatten_all().unwrap().to_vec1().unwrap();
+            let mut order: Vec<usize> = (1..=12).collect();
+            order.sort_by(|&a, &b| scores[b - 1].total_cmp(&scores[a - 1]));
+            let similarity = normalize(scorer.items()).unwrap();
+            let similarity = similarity.matmul(&similarity.t().unwrap()).unwrap();
+            (order, similarity.flatten_all().unwrap().to_vec1::<f32>().unwrap())
+        });
+        let is_warm = |item: &usize| [1, 3, 5, 7].contains(item);
+        let (warm, others): (Vec<usize>, Vec<usize>) = all.0.iter().copied().partition(is_warm);
+        assert_eq!(cold.0, [others, warm].concat());
+        let error = all.1.iter().zip(&cold.1).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(error < 1e-5, "the similarity of items does not depend on the candidates: {error}");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use mp4sr_ops::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::features::{DistinctItems, RowMean, check_modalities, mean_rows};
+use crate::features::{DistinctItems, RowMean, expect_modalities, mean_rows};
 use crate::graph::{VectorScorer, adjacency, bpr, items_of_users};
 use crate::interface::FINETUNE;
 use crate::maps::Linear;
@@ -194,10 +194,7 @@ impl DualGnn {
     /// Creates a model whose initial parameters are determined by `key`.
     pub fn new(config: Config, data: &Data, key: RngKey) -> Result<Self> {
         let key = key.fold_in("initial");
-        check_modalities(&data.modalities, data.items)?;
-        if data.modalities.is_empty() {
-            return Err(Error::Msg("DualGNN needs at least one modality; name one in `model.modalities`".to_owned()));
-        }
+        expect_modalities(&data.modalities, data.items)?;
         let mut parameters = Parameters::new(&data.device);
         let p = &mut parameters;
         let (users, d, count) = (data.training.users(), config.width, data.modalities.len());

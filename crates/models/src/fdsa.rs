@@ -11,13 +11,13 @@
 use candle_core::{D, Tensor, Var};
 use mp4sr_ops::plain::softmax;
 use mp4sr_ops::{
-    Dropout, Error, Result, RngKey, Rows, SparseMatrix, cross_entropy, dropout, gather, layer_norm, linear,
-    sequence_input, sparse_product,
+    Dropout, Result, RngKey, Rows, SparseMatrix, cross_entropy, dropout, gather, layer_norm, linear, sequence_input,
+    sparse_product,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::features::{DistinctItems, RowMean, categories, check_modalities, mean_rows};
+use crate::features::{DistinctItems, RowMean, categories, expect_modalities, mean_rows};
 use crate::interface::FINETUNE;
 use crate::maps::{Linear, Norm, id_table};
 use crate::recipe::{DECAY_GRID, Reads, Recipe, Section, Supports};
@@ -152,9 +152,11 @@ impl Fdsa {
         let d = transformer.width;
         let items = id_table(p, data.items, d, key)?;
         let mut fields = Vec::new();
-        let modalities = if config.fields == Fields::Categories { &[] } else { &data.modalities[..] };
-        check_modalities(modalities, data.items)?;
-        for modality in modalities {
+        let reads_features = config.fields != Fields::Categories;
+        if reads_features {
+            expect_modalities(&data.modalities, data.items)?;
+        }
+        for modality in data.modalities.iter().filter(|_| reads_features) {
             let prefix = format!("adapter.{}", modality.name);
             let first = Linear::new(p, &format!("{prefix}.first"), modality.features.width(), d, key)?;
             let second = (config.adapter == Adapter::Two)
@@ -171,9 +173,6 @@ impl Fdsa {
                 Some((table, lists.matrix(true)?))
             }
         };
-        if fields.is_empty() && categories.is_none() {
-            return Err(Error::Msg("FDSA needs at least one modality; name one in `model.modalities`".to_owned()));
-        }
         let fusion = (Linear::new(p, "fusion.hidden", d, d, key)?, Linear::new(p, "fusion.score", d, 1, key)?);
         let position = p.add("position", &[transformer.max_sequence_length, d], Initial::Normal, key)?;
         let norms = match config.norms {

@@ -47,7 +47,7 @@ pub(crate) fn joint_means(
     device: &Device,
 ) -> Result<Tensor> {
     let Some(first) = modalities.first() else {
-        return Err(Error::Msg("the model needs at least one modality; name one in `model.modalities`".to_owned()));
+        return Err(no_modality());
     };
     let (items, d) = (first.features.count(), first.features.width());
     if let Some(other) = modalities.iter().find(|modality| modality.features.width() != d) {
@@ -103,6 +103,15 @@ pub(crate) fn categories<'a>(data: &'a Data, key: &str) -> Result<&'a Categories
             data.items
         )))
     }
+}
+
+fn no_modality() -> Error {
+    Error::Msg("the model needs at least one modality; name one in `model.modalities`".to_owned())
+}
+
+/// Refuses an empty list of modalities, and what [`check_modalities`] refuses.
+pub(crate) fn expect_modalities(modalities: &[Modality], items: usize) -> Result<()> {
+    if modalities.is_empty() { Err(no_modality()) } else { check_modalities(modalities, items) }
 }
 
 /// Refuses modalities that do not have an entry for each of the items.

@@ -12,11 +12,11 @@ use std::sync::Arc;
 
 use candle_core::{Tensor, Var};
 use mp4sr_ops::plain::leaky_relu;
-use mp4sr_ops::{Edges, Error, Result, RngKey, Side, edge_dot, edge_softmax, edge_sum, gather, linear, normalize};
+use mp4sr_ops::{Edges, Result, RngKey, Side, edge_dot, edge_softmax, edge_sum, gather, linear, normalize};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::features::{RowMean, check_modalities, mean_rows};
+use crate::features::{RowMean, expect_modalities, mean_rows};
 use crate::graph::{VectorScorer, bpr, edges, rows_of};
 use crate::interface::FINETUNE;
 use crate::recipe::{Reads, Recipe, Section, Supports};
@@ -154,10 +154,7 @@ impl Grcn {
     /// Creates a model whose initial parameters are determined by `key`.
     pub fn new(config: Config, data: &Data, key: RngKey) -> Result<Self> {
         let key = key.fold_in("initial");
-        check_modalities(&data.modalities, data.items)?;
-        if data.modalities.is_empty() {
-            return Err(Error::Msg("GRCN needs at least one modality; name one in `model.modalities`".to_owned()));
-        }
+        expect_modalities(&data.modalities, data.items)?;
         let mut parameters = Parameters::new(&data.device);
         let p = &mut parameters;
         let (users, items, d, c) = (data.training.users(), data.items, config.width, config.content_width);

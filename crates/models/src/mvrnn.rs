@@ -11,11 +11,11 @@
 
 use candle_core::{D, Tensor, Var};
 use mp4sr_ops::plain::softplus;
-use mp4sr_ops::{Cell, Error, PackedOffsets, Result, RngKey, gather, linear, normalize, product, recurrent};
+use mp4sr_ops::{Cell, PackedOffsets, Result, RngKey, gather, linear, normalize, product, recurrent};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::features::{DistinctItems, RowMean, check_modalities, mean_rows};
+use crate::features::{DistinctItems, RowMean, expect_modalities, mean_rows};
 use crate::graph::rows_of;
 use crate::interface::FINETUNE;
 use crate::recipe::{DECAY_GRID, Reads, Recipe, Section, Supports};
@@ -152,10 +152,7 @@ impl MvRnn {
     /// Creates a model whose initial parameters are determined by `key`.
     pub fn new(config: Config, data: &Data, key: RngKey) -> Result<Self> {
         let key = key.fold_in("initial");
-        check_modalities(&data.modalities, data.items)?;
-        if data.modalities.is_empty() {
-            return Err(Error::Msg("MV-RNN needs at least one modality; name one in `model.modalities`".to_owned()));
-        }
+        expect_modalities(&data.modalities, data.items)?;
         let mut parameters = Parameters::new(&data.device);
         let (p, d) = (&mut parameters, config.width);
         let items = p.add("item_embedding", &[data.items, d], Initial::Normal, key)?;

@@ -19,19 +19,15 @@ impl NegativeSampler {
     pub fn new(data: &Data) -> Result<Self> {
         let (mut seen, mut offsets) = (Vec::new(), vec![0]);
         for user in 0..data.training.users() {
-            let own = distinct(data.training.of(user));
-            if own.len() >= data.items {
-                let row = user + 1;
-                return Err(Error::Msg(format!(
-                    "user {row} has training events with all {} items, so that none is left as a negative; use a dataset with \
-                     more items or a model without negatives",
-                    data.items
-                )));
-            }
-            seen.extend(own);
+            seen.extend(seen_items(data, user)?);
             offsets.push(seen.len());
         }
         Ok(Self { items: data.items, seen, offsets })
+    }
+
+    /// Refuses the same users as [`Self::new`].
+    pub fn check(data: &Data) -> Result<()> {
+        (0..data.training.users()).try_for_each(|user| seen_items(data, user).map(drop))
     }
 
     /// Draws an item (1-based) for `user` (from 0), determined by the key.
@@ -45,6 +41,20 @@ impl NegativeSampler {
         let key = key.fold_in("negatives");
         users.iter().enumerate().map(|(at, &user)| self.draw(user, key.fold_in_index(at as u64))).collect()
     }
+}
+
+/// The items of a user's training events, ascending and without repeats. Refuses a user who has all items.
+fn seen_items(data: &Data, user: usize) -> Result<Vec<u32>> {
+    let own = distinct(data.training.of(user));
+    if own.len() < data.items {
+        return Ok(own);
+    }
+    let row = user + 1;
+    Err(Error::Msg(format!(
+        "user {row} has training events with all {} items, so that none is left as a negative; use a dataset with more items or a model \
+         without negatives",
+        data.items
+    )))
 }
 
 /// Draws an item of 1..=`items` that is not in `seen`, determined by the key. `seen` is ascending, has no repeats and lacks at least one

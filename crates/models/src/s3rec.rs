@@ -47,7 +47,13 @@ pub static RECIPE: Recipe = Recipe {
     item_tables: |_| None,
     check,
     phases: |settings| Ok(phases(&settings.own()?)),
-    build: |settings, data, key| Ok(Box::new(S3Rec::new(settings.own()?, settings.transformer()?, &data, key)?)),
+    build: |settings, data, key| {
+        // Only pre-training draws negatives.
+        if settings.pretrains {
+            NegativeSampler::check(&data)?;
+        }
+        Ok(Box::new(S3Rec::new(settings.own()?, settings.transformer()?, &data, key)?))
+    },
 };
 
 /// What the attributes of an item are.
@@ -230,8 +236,6 @@ pub struct S3Rec {
 impl S3Rec {
     /// Creates a model whose initial parameters are determined by `key`.
     pub fn new(config: Config, transformer: TransformerConfig, data: &Data, key: RngKey) -> Result<Self> {
-        // This refuses users who have all items, because no item would be left as a negative.
-        NegativeSampler::new(data)?;
         let key = key.fold_in("initial");
         let mut parameters = Parameters::new(&data.device);
         let p = &mut parameters;

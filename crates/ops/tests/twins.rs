@@ -89,6 +89,119 @@ fn drops(seed: u64) -> [Dropout; 2] {
     [Dropout::NONE, RngKey::new(seed).fold_in("drop").dropout(0.3)]
 }
 
+fn encode_agrees(counts: &[usize], experts: usize, d: usize, width: usize, used: usize, seed: u64) {
+    let s = RngKey::new(seed);
+    let ragged = |s: RngKey, d: usize, shift: usize| {
+        let mut offsets = vec![0];
+        for i in 0..counts.len() {
+            offsets.push(offsets[i] + counts[(i + shift) % counts.len()]);
+        }
+        let values = (0..(offsets[counts.len()] * d) as u64).map(|i| s.normal(i) as f32).collect();
+        Ragged::new(values, d, &offsets).unwrap()
+    };
+    let all = [ragged(s.fold_in_index(0), d, 0), ragged(s.fold_in_index(1), d + 3, 1)];
+    let some: Vec<u32> = (0..counts.len() as u32).rev().step_by(2).collect();
+    let [first, second] = &all;
+    for features in [[first.select(&some), second.select(&some)], all.clone()] {
+        let items = features[0].count();
+        let drawn = GatherIndex::new((0..used as u64).map(|i| (s.bits(i) % items as u64) as u32).collect(), items);
+        for (index, pooling_rows) in [(&drawn, None), (&drawn, Some(4)), (&GatherIndex::each_once(items), None)] {
+            for dropout in drops(seed) {
+                // If dropout leaves at most one value in a part, the part has almost no variance, and its gradient no correct digits.
+                if dropout.is_active() && width < 16 {
+                    continue;
+                }
+                let rows: Vec<ItemRows> = features
+                    .iter()
+                    .map(|f| ItemRows { features: f.clone(), pooling_rows, experts, width, dropout })
+                    .collect();
+                let packed = |d: usize| experts * (d * width + d + 3 * width);
+                let inputs =
+                    [var(s.fold_in_index(2), &[2 * d + 3]), var(s.fold_in_index(3), &[packed(d) + packed(d + 3)])];
+                // Without gradients nothing is kept, which is another path to the same values.
+                let kept = mp4sr_ops::encode(&rows, &inputs[0], &inputs[1], index).unwrap();
+                let streamed =
+                    mp4sr_ops::encode(&rows, &inputs[0].as_detached_tensor(), &inputs[1].as_detached_tensor(), index)
+                        .unwrap();
+                let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+                assert!(distance.to_scalar::<f32>().unwrap() < TOLERANCE);
+                twins("encode", &inputs, &|i| mp4sr_ops::encode(&rows, &i[0], &i[1], index), &|i| {
+                    plain::encode(&rows, &i[0], &i[1], index)
+                });
+            }
+        }
+    }
+}
+
+fn transformer_layer_agrees(lengths: Vec<usize>, heads: usize, width: usize, feed_forward: usize, seed: u64) {
+    let s = RngKey::new(seed);
+    let offsets = PackedOffsets::from_lengths(lengths).unwrap();
+    let sizes = LayerSizes { width: heads * width, heads, feed_forward, bidirectional: seed % 2 == 1 };
+    let d = sizes.width;
+    let count = sizes.count();
+    // The weights are small, as in the model, because the gradients of a saturated softmax are rounding errors.
+    let packed = Var::from_tensor(&(var(s.fold_in_index(1), &[count]).as_tensor() * 0.2).unwrap()).unwrap();
+    let inputs = [var(s.fold_in_index(0), &[offsets.tokens(), d]), packed];
+    for last_only in [false, true] {
+        for drop in drops(seed) {
+            let again = |p: &str| if drop.is_active() { s.fold_in(p).dropout(0.3) } else { Dropout::NONE };
+            let dropout = LayerDropout { weights: drop, attention: again("a"), feed_forward: again("f") };
+            twins(
+                "transformer_layer",
+                &inputs,
+                &|i| mp4sr_ops::transformer_layer(&i[0], &i[1], sizes, &offsets, last_only, dropout),
+                &|i| plain::transformer_layer(&i[0], &i[1], sizes, &offsets, last_only, dropout),
+            );
+        }
+    }
+}
+
+fn logsumexp_agrees(n: usize, m: usize, d: usize, seed: u64) {
+    let s = RngKey::new(seed);
+    let unit = |at: u64, rows: usize| {
+        Var::from_tensor(&plain::normalize(var(s.fold_in_index(at), &[rows, d]).as_tensor()).unwrap()).unwrap()
+    };
+    let inputs = [unit(0, n), unit(1, m)];
+    twins("row_logsumexp", &inputs, &|i| mp4sr_ops::row_logsumexp(&i[0], &i[1], 14.0, &Mask::None), &|i| {
+        plain::row_logsumexp(&i[0], &i[1], 14.0, &Mask::None)
+    });
+    let targets: Vec<u32> = (0..n as u64).map(|i| (s.bits(i) % m as u64) as u32).collect();
+    twins("cross_entropy", &inputs, &|i| mp4sr_ops::cross_entropy(&i[0], &i[1], &targets, 14.0), &|i| {
+        plain::cross_entropy(&i[0], &i[1], &targets, 14.0)
+    });
+    let shifts: Vec<f32> = (0..m as u64).map(|i| (s.bits(i + 7) % 100) as f32 / 20.0).collect();
+    twins(
+        "sampled_cross_entropy",
+        &inputs,
+        &|i| mp4sr_ops::sampled_cross_entropy(&i[0], &i[1], &targets, &shifts, 14.0),
+        &|i| plain::sampled_cross_entropy(&i[0], &i[1], &targets, &shifts, 14.0),
+    );
+    let groups: Vec<u32> = (0..n as u64).map(|i| (s.bits(i) % (n as u64 / 2 + 1)) as u32).collect();
+    let inputs = [unit(0, n), unit(2, n)];
+    for false_negatives in [FalseNegatives::Exclude, FalseNegatives::Keep, FalseNegatives::ZeroLogit] {
+        let mask =
+            Mask::FalseNegatives { groups: groups.clone().into(), false_negatives, diagonal: true, first_row: 0 };
+        twins("masked row_logsumexp", &inputs, &|i| mp4sr_ops::row_logsumexp(&i[0], &i[1], 14.0, &mask), &|i| {
+            plain::row_logsumexp(&i[0], &i[1], 14.0, &mask)
+        });
+    }
+}
+
+/// Every thread then has several blocks of columns, items or sequences, each of which starts elsewhere.
+#[test]
+fn operators_agree_at_the_sizes_of_real_data() {
+    logsumexp_agrees(150, 9_000, 4, 1);
+    let s = RngKey::new(2);
+    let (x, vectors) = (var(s.fold_in_index(0), &[150, 4]), var(s.fold_in_index(1), &[9_000, 4]));
+    twins("row_softplus", &[x, vectors], &|i| mp4sr_ops::row_softplus(&i[0], &i[1]), &|i| {
+        plain::row_softplus(&i[0], &i[1])
+    });
+    let counts: Vec<usize> = (0..2_600).map(|item| item % 4).collect();
+    encode_agrees(&counts, 2, 3, 16, 3_000, 3);
+    let lengths: Vec<usize> = (0..450).map(|sequence| 1 + sequence % 24).collect();
+    transformer_layer_agrees(lengths, 2, 4, 12, 4);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
@@ -112,41 +225,7 @@ proptest! {
         used in 1usize..600,
         seed: u64,
     ) {
-        let s = RngKey::new(seed);
-        let ragged = |s: RngKey, d: usize, shift: usize| {
-            let mut offsets = vec![0];
-            for i in 0..counts.len() {
-                offsets.push(offsets[i] + counts[(i + shift) % counts.len()]);
-            }
-            let values = (0..(offsets[counts.len()] * d) as u64).map(|i| s.normal(i) as f32).collect();
-            Ragged::new(values, d, &offsets).unwrap()
-        };
-        let all = [ragged(s.fold_in_index(0), d, 0), ragged(s.fold_in_index(1), d + 3, 1)];
-        let some: Vec<u32> = (0..counts.len() as u32).rev().step_by(2).collect();
-        let [first, second] = &all;
-        for features in [[first.select(&some), second.select(&some)], all.clone()] {
-            let items = features[0].count();
-            let drawn = GatherIndex::new((0..used as u64).map(|i| (s.bits(i) % items as u64) as u32).collect(), items);
-            for (index, pooling_rows) in [(&drawn, None), (&drawn, Some(4)), (&GatherIndex::each_once(items), None)] {
-                for dropout in drops(seed) {
-                    // If dropout leaves at most one value in a part, the part has almost no variance, and its gradient no correct digits.
-                    if dropout.is_active() && width < 16 { continue; }
-                    let rows: Vec<ItemRows> = features
-                        .iter()
-                        .map(|f| ItemRows { features: f.clone(), pooling_rows, experts, width, dropout })
-                        .collect();
-                    let packed = |d: usize| experts * (d * width + d + 3 * width);
-                    let inputs = [var(s.fold_in_index(2), &[2 * d + 3]), var(s.fold_in_index(3), &[packed(d) + packed(d + 3)])];
-                    // Without gradients nothing is kept, which is another path to the same values.
-                    let kept = mp4sr_ops::encode(&rows, &inputs[0], &inputs[1], index).unwrap();
-                    let streamed =
-                        mp4sr_ops::encode(&rows, &inputs[0].as_detached_tensor(), &inputs[1].as_detached_tensor(), index).unwrap();
-                    let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
-                    prop_assert!(distance.to_scalar::<f32>().unwrap() < TOLERANCE);
-                    twins("encode", &inputs, &|i| mp4sr_ops::encode(&rows, &i[0], &i[1], index), &|i| plain::encode(&rows, &i[0], &i[1], index));
-                }
-            }
-        }
+        encode_agrees(&counts, experts, d, width, used, seed);
     }
 
     #[test]
@@ -302,23 +381,7 @@ proptest! {
         feed_forward in 1usize..60,
         seed: u64,
     ) {
-        let s = RngKey::new(seed);
-        let offsets = PackedOffsets::from_lengths(lengths).unwrap();
-        let sizes = LayerSizes { width: heads * width, heads, feed_forward, bidirectional: seed % 2 == 1 };
-        let d = sizes.width;
-        let count = sizes.count();
-        // The weights are small, as in the model, because the gradients of a saturated softmax are rounding errors.
-        let packed = Var::from_tensor(&(var(s.fold_in_index(1), &[count]).as_tensor() * 0.2).unwrap()).unwrap();
-        let inputs = [var(s.fold_in_index(0), &[offsets.tokens(), d]), packed];
-        for last_only in [false, true] {
-            for drop in drops(seed) {
-                let again = |p: &str| if drop.is_active() { s.fold_in(p).dropout(0.3) } else { Dropout::NONE };
-                let dropout = LayerDropout { weights: drop, attention: again("a"), feed_forward: again("f") };
-                twins("transformer_layer", &inputs,
-                    &|i| mp4sr_ops::transformer_layer(&i[0], &i[1], sizes, &offsets, last_only, dropout),
-                    &|i| plain::transformer_layer(&i[0], &i[1], sizes, &offsets, last_only, dropout));
-            }
-        }
+        transformer_layer_agrees(lengths, heads, width, feed_forward, seed);
     }
 
     #[test]
@@ -338,20 +401,7 @@ proptest! {
 
     #[test]
     fn logsumexp(n in 1usize..150, m in 1usize..1200, d in 1usize..40, seed: u64) {
-        let s = RngKey::new(seed);
-        let unit = |at: u64, rows: usize| Var::from_tensor(&plain::normalize(var(s.fold_in_index(at), &[rows, d]).as_tensor()).unwrap()).unwrap();
-        let inputs = [unit(0, n), unit(1, m)];
-        twins("row_logsumexp", &inputs, &|i| mp4sr_ops::row_logsumexp(&i[0], &i[1], 14.0, &Mask::None), &|i| plain::row_logsumexp(&i[0], &i[1], 14.0, &Mask::None));
-        let targets: Vec<u32> = (0..n as u64).map(|i| (s.bits(i) % m as u64) as u32).collect();
-        twins("cross_entropy", &inputs, &|i| mp4sr_ops::cross_entropy(&i[0], &i[1], &targets, 14.0), &|i| plain::cross_entropy(&i[0], &i[1], &targets, 14.0));
-        let shifts: Vec<f32> = (0..m as u64).map(|i| (s.bits(i + 7) % 100) as f32 / 20.0).collect();
-        twins("sampled_cross_entropy", &inputs, &|i| mp4sr_ops::sampled_cross_entropy(&i[0], &i[1], &targets, &shifts, 14.0), &|i| plain::sampled_cross_entropy(&i[0], &i[1], &targets, &shifts, 14.0));
-        let groups: Vec<u32> = (0..n as u64).map(|i| (s.bits(i) % (n as u64 / 2 + 1)) as u32).collect();
-        let inputs = [unit(0, n), unit(2, n)];
-        for false_negatives in [FalseNegatives::Exclude, FalseNegatives::Keep, FalseNegatives::ZeroLogit] {
-            let mask = Mask::FalseNegatives { groups: groups.clone().into(), false_negatives, diagonal: true, first_row: 0 };
-            twins("masked row_logsumexp", &inputs, &|i| mp4sr_ops::row_logsumexp(&i[0], &i[1], 14.0, &mask), &|i| plain::row_logsumexp(&i[0], &i[1], 14.0, &mask));
-        }
+        logsumexp_agrees(n, m, d, seed);
     }
 }
 

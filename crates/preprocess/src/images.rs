@@ -14,7 +14,7 @@ use crate::{Error, Result};
 
 const ENDINGS: [&str; 9] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"];
 /// The number of levels of nested folders that are searched.
-const DEPTH: usize = 3;
+const DEPTH: usize = 8;
 
 /// Whether a file's name is that of a sound.
 pub fn is_sound_name(path: &Path) -> bool {
@@ -48,18 +48,15 @@ pub struct ImageFolder {
 }
 
 impl ImageFolder {
-    /// Finds the images in a folder, or in the folders below it if it has none itself.
+    /// Finds the images in a folder and in the folders below it. A file of the folder itself replaces those below it that have its name.
     pub fn read(folder: &Path, item_ids: &NumberedIds) -> Result<Self> {
         // The folder itself may be a link, because the author of the pipeline chose it.
         let real = real(folder)?;
         let mut found = Self { root: Some(folder.to_owned()), ..Self::default() };
-        let mut files = images_in(folder, 0)?;
-        let below = files.is_empty();
-        if below {
-            files = images_in(folder, DEPTH)?;
-        }
+        let mut files = images_in(folder, DEPTH)?;
         let stem = |path: &Path| path.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned);
-        let parent = |path: &Path| path.parent()?.file_name()?.to_str().map(str::to_owned);
+        let is_below = |path: &Path| path.parent() != Some(folder);
+        let parent = |path: &Path| path.parent().filter(|_| is_below(path))?.file_name()?.to_str().map(str::to_owned);
         let is_item = |name: &str| item_ids.find(name).is_some();
         let numbered = |stem: &str| {
             let (id, number) = stem.rsplit_once('_')?;
@@ -68,14 +65,18 @@ impl ImageFolder {
         let names_item = |path: &PathBuf| {
             stem(path).is_some_and(|stem| is_item(&stem) || numbered(&stem).is_some_and(|(id, _)| is_item(&id)))
         };
-        let by_folder = below && {
-            let of_name = files.iter().filter(|path| names_item(path)).count();
-            let of_folder = files.iter().filter(|path| parent(path).is_some_and(|parent| is_item(&parent))).count();
-            of_folder > of_name
-        };
-        if below && !files.is_empty() {
+        let of_name = files.iter().filter(|path| names_item(path)).count();
+        let of_folder = files.iter().filter(|path| parent(path).is_some_and(|parent| is_item(&parent))).count();
+        let by_folder = of_folder > of_name;
+        if !by_folder {
+            let own: HashSet<String> =
+                files.iter().filter(|path| !is_below(path)).filter_map(|path| stem(path)).collect();
+            files.retain(|path| !is_below(path) || stem(path).is_none_or(|stem| !own.contains(&stem)));
+        }
+        if files.iter().any(|path| is_below(path)) {
             let each = if by_folder { ", one for each item" } else { "" };
-            found.notice = Some(format!("the images of `{}` are in folders below it{each}", folder.display()));
+            let also = if !by_folder && files.iter().any(|path| !is_below(path)) { "in it and " } else { "" };
+            found.notice = Some(format!("the images of `{}` are {also}in folders below it{each}", folder.display()));
         }
         for (at, path) in files.into_iter().enumerate() {
             let Some(stem) = stem(&path).filter(|_| path.to_str().is_some()) else { continue };
@@ -512,6 +513,21 @@ mod tests {
         let images = ImageFolder::read(folder.path(), &ids).unwrap();
         assert_eq!(names_of(&images, folder.path(), "a"), ["a/1.jpg", "a/2.jpg"]);
         assert_eq!((names_of(&images, folder.path(), "b"), images.of("c")), (vec!["b/1.tiff".to_owned()], None));
+    }
+
+    #[test]
+    fn images_in_a_folder_and_below_it_are_found_together() {
+        let ids = || ["1", "2", "3", "4"].into_iter().map(Into::into).collect::<NumberedIds>();
+        let folder = written(&["logo.png", "1.jpg", "small/1.jpg", "small/2.jpg", "a/b/c/d/3.jpg"]);
+        let images = ImageFolder::read(folder.path(), &ids()).unwrap();
+        let names = ["1", "2", "3"].map(|id| names_of(&images, folder.path(), id));
+        assert_eq!(names, [["1.jpg"], ["small/2.jpg"], ["a/b/c/d/3.jpg"]]);
+        assert!(
+            images.refused().0.is_empty() && images.notice().unwrap().contains("are in it and in folders below it")
+        );
+        let folder = written(&["logo.png", "3/a.jpg", "4/a.jpg", "4/b.jpg"]);
+        let images = ImageFolder::read(folder.path(), &ids()).unwrap();
+        assert_eq!(names_of(&images, folder.path(), "4"), ["4/a.jpg", "4/b.jpg"]);
     }
 
     #[test]

@@ -40,6 +40,7 @@ mod window;
 
 pub use error::{Error, Result};
 pub use join::described as described_shares;
+pub use junk::is_missing as marks_missing_value;
 pub use new_items::read_items;
 pub use rejects::BLANK_LINE;
 pub use row_count::{RowCount, count_rows};

@@ -297,7 +297,7 @@ fn read(
     let counted = Counted { interactions: events_read, items: items_read, filters: steps, spread, shares };
     let report = report::new(config, counted, &dataset, table1, warnings);
     report::check(&report)?;
-    report.warnings.iter().for_each(|warning| progress.log(format!("preprocess: {warning}")));
+    report.warnings.iter().for_each(|warning| progress.log(format!("preprocess: warning: {warning}")));
     Ok((report, dataset))
 }
 

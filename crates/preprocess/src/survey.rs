@@ -3,6 +3,7 @@
 //! The input is a file that no pipeline describes yet; the output is a [`Survey`], from which a pipeline can be guessed. Everything is
 //! recognised by the functions that read the file later.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,7 @@ use mp4sr_pipeline::Progress;
 use mp4sr_pipeline::config::{Quoting, Source};
 use serde_json::Value;
 
+use crate::decimal::Decimal;
 use crate::images::{DATA, is_image_name};
 use crate::input::check_file;
 use crate::junk::{Junk, is_missing};
@@ -86,7 +88,7 @@ pub struct ColumnSurvey {
     pub numbers: u64,
     /// The number of values that are whole numbers.
     pub whole: u64,
-    /// The least and the greatest number.
+    /// The least and the greatest number, in values or in lists of times.
     pub range: Option<(f64, f64)>,
     /// The number of values that are booleans.
     pub truths: u64,
@@ -112,6 +114,8 @@ pub struct ColumnSurvey {
     pub time: Option<std::result::Result<TimeNotation, String>>,
     /// The share of the values that this notation can read.
     pub time_share: f64,
+    /// The separator of several times in a value; empty if a value is one time or a list.
+    pub time_separator: String,
     /// The separator of several short values in a cell, with the share of cells that have it.
     pub separator: Option<(String, f64)>,
     /// The first distinct values, shortened.
@@ -376,13 +380,14 @@ fn header_of(columns: &[Vec<RawCell<'static>>]) -> (bool, bool) {
     if first.iter().any(is_value) || distinct.len() < first.len() || blank > 1 {
         return (false, false);
     }
-    let recurs = columns.iter().zip(&first).any(|(cells, first)| cells[1..].iter().any(|cell| cell.shown() == *first));
+    let recurs =
+        columns.iter().zip(&first).any(|(cells, first)| cells.iter().skip(1).any(|cell| cell.shown() == *first));
     if recurs {
         return (false, true);
     }
     // Text above numbers is a name.
     let has_numbers = columns.iter().any(|cells| {
-        let filled = || cells[1..].iter().filter(|cell| !cell.is_blank());
+        let filled = || cells.iter().skip(1).filter(|cell| !cell.is_blank());
         filled().next().is_some() && filled().all(|cell| cell.decimal(true).is_some())
     });
     let is_word = |text: &&String| text.chars().all(|c| c.is_alphanumeric() || "_-. ()/:#".contains(c));
@@ -460,20 +465,16 @@ impl ColumnSurvey {
         column.distinct = distinct.len() as u64;
         let mean = |total: usize| if filled.is_empty() { 0.0 } else { total as f64 / filled.len() as f64 };
         (column.characters, column.words) = (mean(characters), mean(words));
-        column.find_time(&filled, comma);
         column.find_separator(&filled);
+        column.find_time(&filled, comma);
         column
     }
 
     fn inspect(&mut self, cell: &RawCell<'_>, shown: &str, comma: bool) {
         if let Some(number) = cell.decimal(comma) {
-            let text = format!("{}e-{}", number.value, number.digits);
             self.numbers += 1;
             self.whole += u64::from(number.digits == 0);
-            if let Ok(value) = text.parse::<f64>() {
-                let (least, most) = self.range.unwrap_or((value, value));
-                self.range = Some((least.min(value), most.max(value)));
-            }
+            self.extend_range(number);
             return;
         }
         let lower = shown.to_lowercase();
@@ -504,13 +505,41 @@ impl ColumnSurvey {
         }
     }
 
+    fn extend_range(&mut self, number: Decimal) {
+        if let Ok(value) = format!("{}e-{}", number.value, number.digits).parse::<f64>() {
+            let (least, most) = self.range.unwrap_or((value, value));
+            self.range = Some((least.min(value), most.max(value)));
+        }
+    }
+
+    /// Finds the notation of the times in the values, in their lists, or, if no value is a time itself, between separators.
     fn find_time(&mut self, cells: &[RawCell<'static>], comma: bool) {
         let lists = cells.iter().filter_map(|cell| match cell {
-            RawCell::Json(Value::Array(values)) => Some(values.iter().cloned().map(RawCell::of_json)),
+            RawCell::Json(Value::Array(values)) => Some(values.clone()),
+            RawCell::Text(text) => match literal_of(text) {
+                Some(Value::Array(values)) => Some(values),
+                _ => None,
+            },
             _ => None,
         });
-        let of_lists: Vec<RawCell<'static>> = lists.flatten().collect();
-        let cells = if of_lists.is_empty() { cells } else { &of_lists };
+        let of_lists: Vec<RawCell<'static>> = lists.flatten().map(RawCell::of_json).collect();
+        if !of_lists.is_empty() {
+            return self.find_time_of(&of_lists, comma);
+        }
+        self.find_time_of(cells, comma);
+        let separator =
+            self.separator.as_ref().filter(|(_, share)| *share >= 0.5).map(|(separator, _)| separator.clone());
+        if let (None, Some(separator)) = (&self.time, separator) {
+            let texts = cells.iter().filter_map(RawCell::text);
+            let parts = texts.flat_map(|text| {
+                text.split(&separator).map(|part| RawCell::Text(Cow::Owned(part.trim().to_owned()))).collect::<Vec<_>>()
+            });
+            self.find_time_of(&parts.collect::<Vec<RawCell<'static>>>(), comma);
+            self.time_separator = if self.time.is_some() { separator } else { String::new() };
+        }
+    }
+
+    fn find_time_of(&mut self, cells: &[RawCell<'static>], comma: bool) {
         let notation = match Notation::recognised(cells, comma) {
             Ok(None) => return,
             Err(problem) => {
@@ -532,6 +561,9 @@ impl ColumnSurvey {
             described: notation.described(),
             is_number: matches!(notation, Notation::Unix(_)),
         }));
+        if self.range.is_none() {
+            cells.iter().filter_map(|cell| cell.decimal(comma)).for_each(|number| self.extend_range(number));
+        }
     }
 
     /// Finds the separator of several short values in a cell: at least 5 % of the cells contain it, and all parts are short.

@@ -105,19 +105,28 @@ pub struct Breakdown {
 /// out.
 pub fn breakdowns(facts: &[UserFacts]) -> Vec<Breakdown> {
     let days = |seconds: u64| seconds / 86_400;
+    let last_cold = COLD_EVENTS - 1;
+    let warm = || format!("{COLD_EVENTS} or more");
     let mut all = vec![
         Breakdown { name: "sequence length", groups: quantiles(facts, |f| Some(u64::from(f.length))) },
         Breakdown {
             name: "cold target",
-            groups: [("fewer than 10 training events", 0, COLD_EVENTS - 1), ("10 or more", COLD_EVENTS, u32::MAX)]
-                .map(|(name, low, high)| group(name, facts, |f| (low..=high).contains(&f.target_events)))
-                .into(),
+            groups: [
+                (format!("fewer than {COLD_EVENTS} training events"), 0, last_cold),
+                (warm(), COLD_EVENTS, u32::MAX),
+            ]
+            .map(|(name, low, high)| group(&name, facts, |f| (low..=high).contains(&f.target_events)))
+            .into(),
         },
         Breakdown {
             name: "target's training events",
-            groups: [("none", 0, 0), ("1 to 9", 1, COLD_EVENTS - 1), ("10 or more", COLD_EVENTS, u32::MAX)]
-                .map(|(name, low, high)| group(name, facts, |f| (low..=high).contains(&f.target_events)))
-                .into(),
+            groups: [
+                ("none".to_owned(), 0, 0),
+                (format!("1 to {last_cold}"), 1, last_cold),
+                (warm(), COLD_EVENTS, u32::MAX),
+            ]
+            .map(|(name, low, high)| group(&name, facts, |f| (low..=high).contains(&f.target_events)))
+            .into(),
         },
         Breakdown { name: "target's popularity", groups: quantiles(facts, |f| Some(u64::from(f.target_events))) },
         Breakdown { name: "target's age in days", groups: quantiles(facts, |f| f.target_age.map(days)) },

@@ -60,6 +60,16 @@ impl Metric {
         columns
     }
 
+    /// The metric by which epochs are selected among rankings of `items` items: this one, or MRR if this one has the same value for every
+    /// ranking.
+    #[must_use]
+    pub fn selecting(self, items: usize) -> Self {
+        match self {
+            Self::Recall(k) | Self::Hit(k) | Self::Precision(k) if k >= items => Self::ReciprocalRank,
+            metric => metric,
+        }
+    }
+
     /// The last rank that counts; `None` if all do.
     fn cut(self) -> Option<usize> {
         match self {
@@ -218,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn no_users_give_zeros_and_the_largest_rank_is_one() {
+    fn no_users_and_the_largest_rank_give_zeros() {
         assert_eq!(MetricMeans::of(&[0], &[Metric::Recall(5)]).values, [(Metric::Recall(5), 0.0)]);
         assert_eq!(means(&[u32::MAX], &[Metric::Ndcg(5), Metric::Recall(5)]), [0.0, 0.0]);
     }

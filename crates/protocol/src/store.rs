@@ -128,19 +128,20 @@ fn changed_features(layout: &Layout) -> Result<Option<String>> {
 }
 
 /// The keys that may differ between runs of one model, or that do not affect the ranks.
-const NOT_COMPARED: [&str; 11] = [
+const NOT_COMPARED: [&str; 10] = [
     "dataset",
     "run.seed",
     "run.device",
     "run.preset",
-    "run.save_seconds",
     "pretrain.from",
+    "finetune.log_test_loss",
     "evaluate.batch",
     "evaluate.k",
     "evaluate.metrics",
     "evaluate.short_histories",
-    "recommend.top",
 ];
+
+const SEEN_ITEMS: &str = "evaluate.seen_items";
 
 /// A setting that differs between two runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,14 +162,22 @@ impl RanksInfo {
 
     /// The first setting, other than the seed, that both record and that differs in `other`.
     pub fn other_setting(&self, other: &Self) -> Option<OtherSetting> {
-        if let (Some(own), Some(others)) = (self.removes_seen, other.removes_seen)
-            && own != others
-        {
+        let (Some(own), Some(others)) = (self.removes_seen, other.removes_seen) else {
+            return other_setting(&self.config, &other.config);
+        };
+        if own != others {
             let named = |removes: bool| if removes { "remove" } else { "keep" }.to_owned();
-            let key = "evaluate.seen_items".to_owned();
-            return Some(OtherSetting { key, own: named(own), others: named(others) });
+            return Some(OtherSetting { key: SEEN_ITEMS.to_owned(), own: named(own), others: named(others) });
         }
-        other_setting(&self.config, &other.config)
+        // The setting may name the same candidates in two ways.
+        let unnamed = |config: &Value| {
+            let mut config = config.clone();
+            if let Some(evaluate) = config.get_mut("evaluate").and_then(Value::as_object_mut) {
+                evaluate.remove("seen_items");
+            }
+            config
+        };
+        other_setting(&unnamed(&self.config), &unnamed(&other.config))
     }
 
     /// The name of the ranks in file names: the evaluated set, with the length of the histories if they were cut.

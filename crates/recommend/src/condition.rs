@@ -85,9 +85,8 @@ type Evaluated<T> = Result<T, String>;
 pub fn satisfying(text: &str, items: &Items, events: &[u32]) -> Result<Vec<bool>, ConditionError> {
     let refuse = |what: String| ConditionError { text: text.to_owned(), what };
     let expression = parse(text).map_err(refuse)?;
-    // Errors in the condition must be found whatever the items hold, and even if there are none.
     check(&expression).map_err(refuse)?;
-    let holds = |row: usize| match evaluate(&expression, &ItemRow { items, events, at: row }) {
+    let holds = |row: &ItemRow<'_>| match evaluate(&expression, row) {
         Ok(ItemValue::Boolean(holds)) => Ok(holds),
         Ok(ItemValue::Null) => Ok(false),
         Ok(other) => Err(refuse(format!(
@@ -96,7 +95,18 @@ pub fn satisfying(text: &str, items: &Items, events: &[u32]) -> Result<Vec<bool>
         ))),
         Err(what) => Err(refuse(what)),
     };
-    (0..items.len()).map(holds).collect()
+    // An item with a value in every column: wrong types must be found even if no item has a title, or there are no items.
+    let one = || "a".to_owned();
+    let complete = Items {
+        ids: vec![one()],
+        titles: vec![one()],
+        categories: vec![vec![one()]],
+        sentences: vec![vec![one()]],
+        images: vec![vec![one()]],
+        sounds: vec![vec![one()]],
+    };
+    holds(&ItemRow { items: &complete, events: &[1], at: 0 })?;
+    (0..items.len()).map(|at| holds(&ItemRow { items, events, at })).collect()
 }
 
 fn parse(text: &str) -> Evaluated<Expr> {
@@ -227,23 +237,15 @@ fn evaluate<'a>(expression: &'a Expr, row: &ItemRow<'a>) -> Evaluated<ItemValue<
             let ItemValue::Texts(texts) = list else {
                 return Err(format!("uses ANY with `{right}`, which is {} and not a list", list.kind()));
             };
-            let mut any = false;
-            for text in texts {
-                any |= compare(&value, compare_op, &ItemValue::Text(text.as_str().into()), expression)? == Some(true);
-            }
-            Ok(ItemValue::Boolean(any))
+            let text = |text: &'a String| ItemValue::Text(text.as_str().into());
+            let compared = texts.iter().map(|own| compare(&value, compare_op, &text(own), expression));
+            Ok(truth(any(compared)?, false))
         }
         Expr::InList { expr, list, negated } => {
             let value = evaluate(expr, row)?;
-            let mut equal = Some(false);
-            for other in list {
-                equal = match (equal, compare(&value, &BinaryOperator::Eq, &evaluate(other, row)?, expression)?) {
-                    (Some(true), _) | (_, Some(true)) => Some(true),
-                    (None, _) | (_, None) => None,
-                    (Some(false), Some(false)) => Some(false),
-                };
-            }
-            Ok(truth(equal, *negated))
+            let compared =
+                list.iter().map(|other| compare(&value, &BinaryOperator::Eq, &evaluate(other, row)?, expression));
+            Ok(truth(any(compared)?, *negated))
         }
         Expr::Between { expr, negated, low, high } => {
             let value = evaluate(expr, row)?;
@@ -258,6 +260,19 @@ fn evaluate<'a>(expression: &'a Expr, row: &ItemRow<'a>) -> Evaluated<ItemValue<
         Expr::Function(_) => function(expression, row),
         other => Err(format!("has `{other}`, which is not supported")),
     }
+}
+
+/// Whether one of these comparisons holds: if none holds and one is unknown, this is unknown.
+fn any(compared: impl Iterator<Item = Evaluated<Option<bool>>>) -> Evaluated<Option<bool>> {
+    let mut found = Some(false);
+    for one in compared {
+        found = match (found, one?) {
+            (Some(true), _) | (_, Some(true)) => Some(true),
+            (None, _) | (_, None) => None,
+            (Some(false), Some(false)) => Some(false),
+        };
+    }
+    Ok(found)
 }
 
 fn truth(value: Option<bool>, negated: bool) -> ItemValue<'static> {
@@ -458,9 +473,26 @@ mod tests {
             ("title = 'x' AND events = 9", vec![]),
             ("length(sentences) = 2 AND length(images) > 0", vec![0]),
             ("events > -1", vec![0, 1, 2, 3]),
+            // A missing value may be in a list that is not empty.
+            ("NOT (NULL = ANY(categories))", vec![2, 3]),
         ] {
             assert_eq!(holding(condition), Ok(expected), "{condition}");
         }
+    }
+
+    #[test]
+    fn wrong_types_are_found_without_any_item() {
+        let (texts, lists) = (Vec::<String>::new, Vec::<Vec<String>>::new);
+        let none = Items {
+            ids: texts(),
+            titles: texts(),
+            sentences: lists(),
+            images: lists(),
+            categories: lists(),
+            sounds: lists(),
+        };
+        let message = satisfying("title > 3 OR events = 1", &none, &[]).unwrap_err().to_string();
+        assert!(message.contains("compares `title`, text, with `3`, a number"), "{message}");
     }
 
     #[test]

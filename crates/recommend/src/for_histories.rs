@@ -12,9 +12,9 @@ use mp4sr_run::NewItems;
 use mp4sr_store::ItemStore;
 
 use crate::condition::satisfying;
-use crate::histories::{self, History, HistoryFormat};
+use crate::histories::{self, HistoriesFile, History, HistoryFormat};
 use crate::lists::{self, ListFormat, ListRow};
-use crate::{CandidateItems, LoadedRun, Request, expect_candidates};
+use crate::{Answerer, CandidateItems, LoadedRun, Request, expect_candidates};
 
 /// The flags of lists for given histories.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -110,7 +110,11 @@ impl Prepared {
         let format = args.format()?;
         args.expect_own_output()?;
         let asked = match (&args.histories, &args.history) {
-            (Some(path), _) => histories::read(path, args.input_format)?,
+            (Some(path), _) => {
+                let HistoriesFile { histories, warning } = histories::read(path, args.input_format)?;
+                warning.iter().for_each(|warning| context.progress.log(format!("recommend: warning: {warning}")));
+                histories
+            }
             (None, Some(ids)) => vec![histories::of_argument(ids)?],
             (None, None) => {
                 anyhow::bail!(
@@ -133,10 +137,7 @@ impl Prepared {
 pub fn check(context: &Context, args: &GivenArgs) -> anyhow::Result<(usize, String)> {
     let Prepared { format, asked, run, selection, top } = Prepared::read(context, args, ItemStore::peek(context)?)?;
     let answerer = run.answerer()?;
-    let requests = asked.iter().map(|history| request(history, top, None));
-    if let Some(refusal) = requests.into_iter().find_map(|request| answerer.refusal(&request)) {
-        return Err(refusal.into());
-    }
+    expect_answers(&answerer, &asked, top)?;
     let items = run.catalogue.items.len();
     let candidates = selection.allowed.map_or(items, |allowed| allowed.iter().filter(|allowed| **allowed).count());
     let to = args.out.as_ref().map_or("standard output".to_owned(), |path| format!("`{}`", path.display()));
@@ -152,6 +153,7 @@ pub fn for_histories(context: &Context, args: &GivenArgs) -> anyhow::Result<()> 
         Prepared::read(context, args, ItemStore::open(context)?.read(context)?)?;
     let allowed = selection.allowed;
     let answerer = run.answerer()?;
+    expect_answers(&answerer, &asked, top)?;
     let recommender = answerer.recommender()?;
     let bar = context.progress.bar("recommend", "histories", asked.len() as u64);
     let mut rows: Vec<ListRow> = Vec::with_capacity(asked.len());
@@ -177,6 +179,12 @@ pub fn for_histories(context: &Context, args: &GivenArgs) -> anyhow::Result<()> 
         }
         None => print(&lists::text(&rows, format)?),
     }
+}
+
+/// Returns the error of the first history that the model cannot rank for, before any list is computed.
+fn expect_answers(answerer: &Answerer<'_>, asked: &[History], top: usize) -> anyhow::Result<()> {
+    let refusal = asked.iter().find_map(|history| answerer.refusal(&request(history, top, None)));
+    refusal.map_or(Ok(()), |refusal| Err(refusal.into()))
 }
 
 fn request(history: &History, k: usize, allowed: Option<&Arc<Vec<bool>>>) -> Request {

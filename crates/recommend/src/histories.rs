@@ -22,6 +22,15 @@ pub struct History {
     pub items: Vec<String>,
 }
 
+/// The histories of a file.
+#[derive(Debug, Default)]
+pub struct HistoriesFile {
+    /// The histories in the order of the file.
+    pub histories: Vec<History>,
+    /// What a reader of the lists should know about how the file was read.
+    pub warning: Option<String>,
+}
+
 /// The format of a file of histories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum HistoryFormat {
@@ -53,7 +62,7 @@ pub const STANDARD_INPUT: &str = "-";
 
 /// Reads histories from a file, or from standard input (`-`). Without `format`, the file extension determines the format, and standard input
 /// is read as JSON lines.
-pub fn read(path: &Path, format: Option<HistoryFormat>) -> Result<Vec<History>, HistoriesError> {
+pub fn read(path: &Path, format: Option<HistoryFormat>) -> Result<HistoriesFile, HistoriesError> {
     let is_input = path == Path::new(STANDARD_INPUT);
     let origin = if is_input { "standard input".to_owned() } else { path.display().to_string() };
     let refuse = |what: String| HistoriesError { origin: origin.clone(), what };
@@ -68,7 +77,7 @@ pub fn read(path: &Path, format: Option<HistoryFormat>) -> Result<Vec<History>, 
         if is_input {
             return Err(refuse("Parquet cannot be read from a pipe; give the name of a file".to_owned()));
         }
-        return of_parquet(path).and_then(some_of_them).map_err(refuse);
+        return of_parquet(path).and_then(not_empty).map_err(refuse);
     }
     let text = if is_input {
         let mut bytes = Vec::new();
@@ -79,11 +88,11 @@ pub fn read(path: &Path, format: Option<HistoryFormat>) -> Result<Vec<History>, 
     };
     let text = text.trim_start_matches('\u{feff}');
     let histories = if format == HistoryFormat::Jsonl { of_json_lines(text) } else { of_csv(text) };
-    histories.and_then(some_of_them).map_err(refuse)
+    histories.and_then(not_empty).map_err(refuse)
 }
 
-fn some_of_them(histories: Vec<History>) -> Result<Vec<History>, String> {
-    if histories.is_empty() { Err("it has no history".to_owned()) } else { Ok(histories) }
+fn not_empty(read: HistoriesFile) -> Result<HistoriesFile, String> {
+    if read.histories.is_empty() { Err("it has no history".to_owned()) } else { Ok(read) }
 }
 
 fn format_of(path: &Path) -> Option<HistoryFormat> {
@@ -133,7 +142,7 @@ struct Line {
     history: Vec<Id>,
 }
 
-fn of_json_lines(text: &str) -> Result<Vec<History>, String> {
+fn of_json_lines(text: &str) -> Result<HistoriesFile, String> {
     const EXPECTED: &str = r#"expected `{"user_id": "u", "history": ["a", "b"]}` with ids as texts or whole numbers"#;
     let mut histories = Vec::new();
     for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
@@ -146,7 +155,7 @@ fn of_json_lines(text: &str) -> Result<Vec<History>, String> {
         let user_id = read.user_id.map_or_else(|| format!("line {number}"), |id| id.to_string());
         histories.push(History { user_id, is_named, items: read.history.iter().map(ToString::to_string).collect() });
     }
-    Ok(histories)
+    Ok(HistoriesFile { histories, warning: None })
 }
 
 /// What is wrong with a line that was parsed alone.
@@ -154,7 +163,7 @@ fn in_line(error: &serde_json::Error) -> String {
     json_problem(error).replacen("at line 1 column ", "at column ", 1)
 }
 
-fn of_csv(text: &str) -> Result<Vec<History>, String> {
+fn of_csv(text: &str) -> Result<HistoriesFile, String> {
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let header = reader.headers().map_err(|e| csv_problem(&e))?.clone();
     let names: Vec<&str> = header.iter().map(str::trim).collect();
@@ -197,7 +206,10 @@ fn of_csv(text: &str) -> Result<Vec<History>, String> {
             }
         }
     }
-    Ok(if layout == HistoryLayout::Events { of_events(events) } else { histories })
+    if layout == HistoryLayout::Events {
+        histories = of_events(events);
+    }
+    Ok(HistoriesFile { histories, warning: layout.warning(&names) })
 }
 
 /// Describes a CSV error, with its line.
@@ -245,13 +257,47 @@ impl HistoryLayout {
             names.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ")
         ))
     }
+
+    /// Names the columns of events that are not read if one of them may have the order of the events.
+    fn warning(self, names: &[&str]) -> Option<String> {
+        let others = names.iter().filter(|name| ![USER, ITEM].contains(*name)).map(|name| quoted(name));
+        let others = others.collect::<Vec<_>>().join(", ");
+        let is_doubtful = self == Self::Events && !names.contains(&TIME) && !others.is_empty();
+        is_doubtful.then(|| {
+            format!(
+                "{others}: not read; without a column `{TIME}`, the events of a user are taken in the order of the rows"
+            )
+        })
+    }
 }
 
 /// Whether the name of a column denotes times, which must not be ignored: the order of the rows may be another one.
 fn is_like_time(name: &str) -> bool {
-    let name = name.to_lowercase();
-    let mut words = name.split(|c: char| !c.is_alphanumeric());
-    words.any(|word| ["timestamp", "time", "datetime", "date", "ts", "zeit", "datum"].contains(&word))
+    const WORDS: [&str; 14] = [
+        "timestamp",
+        "time",
+        "datetime",
+        "date",
+        "ts",
+        "at",
+        "day",
+        "when",
+        "created",
+        "unix",
+        "epoch",
+        "zeit",
+        "datum",
+        "fecha",
+    ];
+    // `unixReviewTime` has three words, like `unix_review_time`.
+    let mut words = String::new();
+    for (at, c) in name.char_indices() {
+        if at > 0 && c.is_uppercase() && !name[..at].ends_with(char::is_uppercase) {
+            words.push(' ');
+        }
+        words.extend(c.to_lowercase());
+    }
+    words.split(|c: char| !c.is_alphanumeric()).any(|word| WORDS.contains(&word))
 }
 
 /// Groups events by user. Users are ordered by their first row; the events of each by time, and those of equal times by row.
@@ -267,23 +313,25 @@ fn of_events(events: Vec<(String, String, f64)>) -> Vec<History> {
     of_users.into_iter().map(history).collect()
 }
 
-fn of_parquet(path: &Path) -> Result<Vec<History>, String> {
+fn of_parquet(path: &Path) -> Result<HistoriesFile, String> {
     let text = |e: mp4sr_artifact::Error| e.to_string();
     let mut table = Table::read(path, "write it again").map_err(text)?;
     let names: Vec<String> = table.names().map(str::to_owned).collect();
-    let layout = HistoryLayout::of(&names.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let layout = HistoryLayout::of(&names)?;
     let users = if table.has(USER) { Some(table.take_ids(USER).map_err(text)?) } else { None };
     if let HistoryLayout::Histories { .. } = layout {
         let histories = table.take_id_lists(HISTORY).map_err(text)?;
         let named = |row: usize| users.as_ref().map_or_else(|| format!("line {}", row + 1), |ids| ids[row].clone());
         let history = |(row, items)| History { user_id: named(row), is_named: users.is_some(), items };
-        return Ok(histories.into_iter().enumerate().map(history).collect());
+        let histories = histories.into_iter().enumerate().map(history).collect();
+        return Ok(HistoriesFile { histories, warning: None });
     }
     let items = table.take_ids(ITEM).map_err(text)?;
     let times = if table.has(TIME) { table.take_times(TIME).map_err(text)? } else { vec![0.0; items.len()] };
     let events =
         users.unwrap_or_default().into_iter().zip(items).zip(times).map(|((user, item), time)| (user, item, time));
-    Ok(of_events(events.collect()))
+    Ok(HistoriesFile { histories: of_events(events.collect()), warning: layout.warning(&names) })
 }
 
 #[cfg(test)]
@@ -322,13 +370,13 @@ mod tests {
         ]);
         table.write(&path("e.parquet")).unwrap();
         for name in ["h.jsonl", "h.csv", "e.csv", "h.parquet", "e.parquet"] {
-            assert_eq!(read(&path(name), None).unwrap(), expected, "{name}");
+            assert_eq!(read(&path(name), None).unwrap().histories, expected, "{name}");
         }
         // The extension does not always determine the format.
         std::fs::copy(path("h.csv"), path("h.txt")).unwrap();
-        assert_eq!(read(&path("h.txt"), Some(HistoryFormat::Csv)).unwrap(), expected);
+        assert_eq!(read(&path("h.txt"), Some(HistoryFormat::Csv)).unwrap().histories, expected);
         assert!(read(&path("h.txt"), None).unwrap_err().to_string().contains("--input-format"));
-        assert_eq!(of_json_lines("{\"history\": [1]}").unwrap(), [history("line 1", &["1"])]);
+        assert_eq!(of_json_lines("{\"history\": [1]}").unwrap().histories, [history("line 1", &["1"])]);
     }
 
     #[test]
@@ -338,7 +386,27 @@ mod tests {
         Table::new(vec![("user_id", Column::U32(vec![5, 5])), ("item_id", Column::U32(vec![12, 3]))])
             .write(&path)
             .unwrap();
-        assert_eq!(read(&path, None).unwrap(), [history("5", &["12", "3"])]);
+        assert_eq!(read(&path, None).unwrap().histories, [history("5", &["12", "3"])]);
+    }
+
+    #[test]
+    fn columns_that_may_have_the_order_of_events_are_refused_or_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("e.csv");
+        let read_with = |name: &str| {
+            std::fs::write(&path, format!("user_id,item_id,{name}\nu,a,2\nu,b,1\n")).unwrap();
+            read(&path, None)
+        };
+        for name in ["unixReviewTime", "created_at", "viewedAt", "order date", "day", "epoch_ms", "TS", "fecha"] {
+            let message = read_with(name).unwrap_err().to_string();
+            assert!(message.contains("is not read as the time of events"), "{name}: {message}");
+        }
+        for name in ["bought_on", "runtime", "price"] {
+            let warning = read_with(name).unwrap().warning.unwrap();
+            assert!(warning.starts_with(&format!("`{name}`: not read; without a column `timestamp`")), "{warning}");
+        }
+        std::fs::write(&path, "user_id,item_id,price,timestamp\nu,a,2,1\n").unwrap();
+        assert_eq!(read(&path, None).unwrap().warning, None);
     }
 
     #[test]

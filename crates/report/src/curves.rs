@@ -14,6 +14,9 @@ const PLOT_HEIGHT: u32 = 290;
 /// The approximate maximum number of markers on a line.
 const MARKERS: usize = 12;
 
+/// What to do about a log that is missing or damaged. Training writes it again only if it has to train again.
+pub(crate) const RESTORE_LOG: &str = "restore it, or delete the folder of the run and train it again";
+
 /// The training log of a run.
 ///
 /// ```
@@ -40,13 +43,12 @@ pub struct TrainingLog {
 impl TrainingLog {
     /// Reads `metrics.jsonl` of a run; a file that does not exist holds no epochs.
     pub fn read(run: &str, path: &Path) -> Result<Self> {
-        const REMEDY: &str = "delete it and train the run again";
-        let wrong = |reason: String| Err(FileError::unusable(path, reason, REMEDY).into());
+        let wrong = |reason: String| Err(FileError::unusable(path, reason, RESTORE_LOG).into());
         let mut lines: Vec<EpochLine> = Vec::new();
         if !path.exists() {
             return Ok(Self { run: run.to_owned(), lines });
         }
-        for (at, read) in EpochLine::read(path, REMEDY)?.into_iter().enumerate() {
+        for (at, read) in EpochLine::read(path, RESTORE_LOG)?.into_iter().enumerate() {
             let before = lines.iter().rfind(|line| line.phase == read.phase).map_or(0, |line| line.epoch);
             if read.epoch != before + 1 {
                 return wrong(format!("line {} is of epoch {}, expected {}", at + 1, read.epoch, before + 1));

@@ -6,7 +6,7 @@ use std::slice;
 
 use mp4sr_artifact::{
     Downloads, Error as FileError, ExtractReport, Items, Layout, PreprocessReport, Sequences, Stage, StageSettings,
-    Timing, files,
+    Timing, files, recorded_settings,
 };
 use mp4sr_pipeline::config::PRETRAIN;
 use mp4sr_pipeline::{Bug, Config, Context, STAGES, StageName, print, run_stage};
@@ -18,7 +18,7 @@ use serde_json::json;
 
 use crate::breakdown::{BreakdownTable, RunRanks, breakdown_tables, breakdown_values, headline};
 use crate::comparison;
-use crate::curves::{TrainingLog, panels, sheet};
+use crate::curves::{RESTORE_LOG, TrainingLog, panels, sheet};
 use crate::lists::{ListsTable, list_table};
 use crate::page::Page;
 use crate::table::{MetricsTable, RunMetrics, metric_values};
@@ -347,7 +347,15 @@ impl ReportStage<'_> {
         let read = |layout: &Layout| {
             let path = layout.metrics_log();
             let log = TrainingLog::read(layout.run_name(), &path)?;
-            log.expect_weights(&path, &layout.checkpoint("finetune"))?;
+            let weights = layout.checkpoint("finetune");
+            log.expect_weights(&path, &weights)?;
+            let epochs = recorded_settings(&weights).and_then(|settings| settings["epoch"].as_u64()).unwrap_or(0);
+            if log.lines.is_empty() && epochs > 0 {
+                self.context.progress.log(format!(
+                    "report: warning: `{}` is missing, so the run has no training curves; {RESTORE_LOG}",
+                    path.display()
+                ));
+            }
             Ok(log)
         };
         own_first.map(read).collect()

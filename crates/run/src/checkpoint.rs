@@ -133,8 +133,11 @@ impl Checkpoint {
     /// Appends `rows` rows of zeros to the parameters that `tables` names, whose last rows belong to the items.
     pub(crate) fn append_rows(&mut self, tables: &[&str], rows: usize) {
         for (_, values, shape) in self.tables(tables) {
-            shape[0] += rows;
-            values.resize(shape.iter().product(), 0.0);
+            // A parameter without a dimension is refused when it is loaded into the model.
+            if let Some(first) = shape.first_mut() {
+                *first += rows;
+                values.resize(shape.iter().product(), 0.0);
+            }
         }
     }
 
@@ -145,9 +148,12 @@ impl Checkpoint {
             if !tables.contains(&name.as_str()) {
                 return (name.clone(), values.clone(), shape);
             }
-            shape[0] = shape[0].saturating_sub(items);
+            // As in `append_rows`.
+            let Some(first) = shape.first_mut() else { return (name.clone(), values.clone(), shape) };
+            let kept = first.saturating_sub(items);
+            *first = kept;
             let mut values = values[..shape.iter().product()].to_vec();
-            shape[0] += rows;
+            shape[0] = kept + rows;
             values.resize(shape.iter().product(), 0.0);
             (name.clone(), values, shape)
         };

@@ -43,7 +43,8 @@ pub struct ListedItem {
     pub item_id: String,
     /// The item's title; empty if it has none.
     pub title: String,
-    /// The model's score; in a fallback list, the number of training events; in a list of similar items, the cosine similarity.
+    /// The model's score; in a fallback list, the number of training events, or of the latest of them (`recommend.fallback_share`), plus a
+    /// fraction that orders items with equal numbers; in a list of similar items, the cosine similarity.
     pub score: f32,
     /// The path of the item's first image, if it has one.
     pub image: Option<String>,

@@ -125,7 +125,17 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
         .on_thread_park(release_memory_of_bursts)
         .build()
         .context("failed to start threads")?;
-    runtime.block_on(serve(args, models, keys, store.clone(), poll))
+    if let Ending::WhileLoading = runtime.block_on(serve(args, models, keys, store.clone(), poll))? {
+        // The thread that loads the run may need long, and changes nothing.
+        runtime.shutdown_background();
+    }
+    Ok(())
+}
+
+/// When the service was asked to stop.
+enum Ending {
+    WhileLoading,
+    InService,
 }
 
 /// Returns to the system, at most once per second, the memory that a thread of the runtime has freed. The memory of a burst of requests
@@ -172,7 +182,7 @@ async fn serve(
     keys: ApiKeys,
     store: Arc<ItemStore>,
     poll: Duration,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Ending> {
     let limits = ServiceLimits {
         time: Duration::from_millis(args.time_limit as u64),
         body: args.body_limit,
@@ -198,10 +208,14 @@ async fn serve(
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
     let hangups = signal(SignalKind::hangup()).context("failed to listen for SIGHUP")?;
-    let generation = app.reload().await?;
+    let generation = tokio::select! {
+        generation = app.reload() => generation?,
+        _ = interrupt.recv() => return Ok(Ending::WhileLoading),
+        _ = terminate.recv() => return Ok(Ending::WhileLoading),
+    };
     print(&format!("http://{address}\n"))?;
     let hangup = tokio::spawn(watch::on_signal(app.clone(), hangups));
-    let changes = args.watch.then(|| tokio::spawn(watch::on_change(app.clone(), generation.context.layout.clone())));
+    let changes = args.watch.then(|| tokio::spawn(watch::on_change(app.clone(), generation.context.clone())));
     drop(generation);
     let additions = tokio::spawn(watch::on_additions(app.clone(), poll));
     tokio::select! {
@@ -212,5 +226,6 @@ async fn serve(
     additions.abort();
     changes.iter().for_each(tokio::task::JoinHandle::abort);
     let _ = stop.send(());
-    serving.await.context("the service failed unexpectedly")
+    serving.await.context("the service failed unexpectedly")?;
+    Ok(Ending::InService)
 }

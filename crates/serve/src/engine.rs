@@ -9,6 +9,7 @@ use mp4sr_recommend::{
     Answer, Answerer, CandidateItems, LoadedRun, Neighbours, Recommender, Request, RunCatalogue, Scored, Search,
 };
 use mp4sr_run::NewItems;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::oneshot;
 
 use crate::error::ApiError;
@@ -50,6 +51,32 @@ struct Job {
     reply: oneshot::Sender<Result<Answer, ApiError>>,
 }
 
+/// A job in the queue, which the metric of queued requests counts until it is taken out or the queue is dropped.
+struct QueuedJob {
+    job: Job,
+    place: QueuePlace,
+}
+
+struct QueuePlace(Gauge);
+
+impl QueuedJob {
+    fn new(job: Job, metrics: &Metrics) -> Self {
+        metrics.queued.inc();
+        Self { job, place: QueuePlace(metrics.queued.clone()) }
+    }
+
+    fn taken(self) -> Job {
+        drop(self.place);
+        self.job
+    }
+}
+
+impl Drop for QueuePlace {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// A run in service.
 pub struct Generation {
     /// The number of this generation. It starts at 1 and increases with every attempt to load a run, including failed ones.
@@ -62,7 +89,7 @@ pub struct Generation {
     pub search: String,
     /// The context that the run was loaded with.
     pub context: Arc<Context>,
-    jobs: SyncSender<Job>,
+    jobs: SyncSender<QueuedJob>,
     metrics: Arc<Metrics>,
     /// A reference that the thread of the model also holds for as long as it runs.
     thread: Arc<()>,
@@ -118,11 +145,11 @@ impl Generation {
     /// Sends a task to the model and waits for the answer. Fails at once if too many requests are waiting.
     pub async fn ask(&self, task: Task, deadline: Instant) -> Result<Answer, ApiError> {
         let (reply, answer) = oneshot::channel();
-        self.jobs.try_send(Job { task, deadline, reply }).map_err(|e| match e {
+        let job = Job { task, deadline, reply };
+        self.jobs.try_send(QueuedJob::new(job, &self.metrics)).map_err(|e| match e {
             TrySendError::Full(_) => ApiError::busy(),
             TrySendError::Disconnected(_) => ApiError::internal("the model's thread has ended"),
         })?;
-        self.metrics.queued.inc();
         // A job whose deadline has passed is dropped before it is computed.
         answer.await.map_err(|_| {
             if Instant::now() < deadline {
@@ -144,7 +171,7 @@ fn serve(
     context: &Context,
     options: &EngineOptions,
     new_items: Option<NewItems>,
-    waiting: &Receiver<Job>,
+    waiting: &Receiver<QueuedJob>,
     ready: &SyncSender<anyhow::Result<Ready>>,
 ) -> anyhow::Result<()> {
     let run = LoadedRun::load(&context.layout, &context.config, new_items)?;
@@ -175,16 +202,15 @@ struct Engine<'a> {
 }
 
 impl Engine<'_> {
-    fn work(mut self, options: &EngineOptions, waiting: &Receiver<Job>) {
+    fn work(mut self, options: &EngineOptions, waiting: &Receiver<QueuedJob>) {
         while let Some(first) = next(waiting) {
-            let mut jobs = vec![first];
+            let mut jobs = vec![first.taken()];
             while jobs.len() < options.batch {
                 match waiting.try_recv() {
-                    Ok(job) => jobs.push(job),
+                    Ok(job) => jobs.push(job.taken()),
                     Err(_) => break,
                 }
             }
-            options.metrics.queued.dec_by(jobs.len() as i64);
             // A client that has disconnected, or whose request has timed out, needs no answer.
             let now = Instant::now();
             jobs.retain(|job| !job.reply.is_closed() && job.deadline > now);
@@ -257,7 +283,7 @@ impl Engine<'_> {
 }
 
 /// Waits for a job; `None` if no further job can arrive. After a second without one, the memory of earlier jobs goes back to the system.
-fn next(waiting: &Receiver<Job>) -> Option<Job> {
+fn next(waiting: &Receiver<QueuedJob>) -> Option<QueuedJob> {
     match waiting.recv_timeout(Duration::from_secs(1)) {
         Ok(job) => Some(job),
         Err(RecvTimeoutError::Disconnected) => None,

@@ -393,7 +393,16 @@ async fn image(
         ItemStore::Postgres(_) if is_new => stored_image(&app, id, number).await?,
         _ => {
             let data = std::path::Path::new(&generation.context.config.dataset.data);
-            tokio::fs::read(Downloads::new(data).file(name)).await.ok()
+            let path = Downloads::new(data).file(name);
+            match tokio::fs::read(&path).await {
+                Ok(bytes) => Some(bytes),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+                Err(error) => {
+                    let reason = format!("failed to read `{}`: {error}", path.display());
+                    log("error", &json!({ "event": "failed to read an image", "error": reason }));
+                    return Err(ApiError::internal("the file of the image cannot be read; see the log"));
+                }
+            }
         }
     };
     let bytes = bytes.ok_or_else(|| ApiError::not_found("the file of the image is missing"))?;

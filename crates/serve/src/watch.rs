@@ -1,10 +1,11 @@
 //! The reasons to reload the run: a signal, changed files, or items that another replica added or removed.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use mp4sr_artifact::Layout;
-use mp4sr_models::FINETUNE;
+use mp4sr_pipeline::Context;
+use mp4sr_run::TrainedModel;
 use mp4sr_store::ItemStore;
 use serde_json::json;
 use tokio::signal::unix::Signal;
@@ -21,13 +22,18 @@ pub async fn on_signal(app: Arc<App>, mut signals: Signal) {
     }
 }
 
-/// Reloads the run when its weights, its dataset or its added items have changed, and then stayed unchanged between two checks.
-pub async fn on_change(app: Arc<App>, layout: Layout) {
-    let mut seen = state(&layout);
+/// Reloads the run when its weights, its dataset, its features or its added items have changed, and then stayed unchanged between two
+/// checks.
+pub async fn on_change(app: Arc<App>, context: Arc<Context>) {
+    let layout = &context.layout;
+    let own = [layout.items(), layout.users(), layout.new_items_pointer()];
+    let model = TrainedModel::files(layout, &context.config).into_iter().map(|(_, path)| path);
+    let files: Vec<PathBuf> = model.chain(own).collect();
+    let mut seen = state(&files);
     let mut pending = None;
     loop {
         tokio::time::sleep(INTERVAL).await;
-        let now = state(&layout);
+        let now = state(&files);
         if now == seen {
             pending = None;
         } else if pending.as_ref() == Some(&now) {
@@ -64,11 +70,9 @@ pub async fn on_additions(app: Arc<App>, poll: Duration) {
     }
 }
 
-/// The sizes and modification times of the files that determine what is served.
-fn state(layout: &Layout) -> Vec<Option<(u64, Option<SystemTime>)>> {
-    let files = [layout.checkpoint(FINETUNE), layout.items(), layout.sequences(), layout.new_items_pointer()];
-    let about =
-        |path: &std::path::PathBuf| std::fs::metadata(path).ok().map(|about| (about.len(), about.modified().ok()));
+/// The sizes and modification times of files.
+fn state(files: &[PathBuf]) -> Vec<Option<(u64, Option<SystemTime>)>> {
+    let about = |path: &PathBuf| std::fs::metadata(path).ok().map(|about| (about.len(), about.modified().ok()));
     files.iter().map(about).collect()
 }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::Context as _;
 use mp4sr_artifact::{EpochLine, Layout, Manifest, Timing, files, log_line};
 use mp4sr_pipeline::config::{FINETUNE, ModelCatalog, PRETRAIN};
-use mp4sr_pipeline::{Assignments, Config, Progress, StageArgs, StageName, TIED};
+use mp4sr_pipeline::{Assignments, Config, Progress, StageArgs, StageName, TIED, hide_passwords};
 use serde_json::{Value, json};
 
 const PRETRAIN_RECORD: &str = "pretrain.manifest.json";
@@ -56,7 +56,7 @@ pub struct ResolvedRun {
 /// assert_eq!(resolved.config.finetune.settings.batch, 64);
 /// assert!(resolved.layout.run().ends_with("artifacts/shop/runs/small-batches"));
 /// // `search` and `run_experiment` execute such runs; this command does so by hand.
-/// assert!(runner.command(&run).ends_with("--run small-batches --set 'finetune.batch=64'"));
+/// assert!(runner.command(&run)?.ends_with("--run small-batches --set 'finetune.batch=64'"));
 /// # Ok::<(), anyhow::Error>(())
 /// ```
 #[derive(Debug)]
@@ -141,8 +141,8 @@ impl Runner {
         Ok(self.args.data.clone().filter(|_| !names_its_own))
     }
 
-    /// The shell command that evaluates a run, with all of the runner's flags.
-    pub fn command(&self, run: &StudyRun) -> String {
+    /// The shell command that evaluates a run, with all of the runner's flags except passwords.
+    pub fn command(&self, run: &StudyRun) -> anyhow::Result<String> {
         let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
         let mut line = format!(
             "mp4sr evaluate --pipeline {} --artifacts {} --run {}",
@@ -150,13 +150,13 @@ impl Runner {
             quoted(&self.args.artifacts.to_string_lossy()),
             run.name
         );
-        if let Some(data) = &self.args.data {
-            let _ = write!(line, " --data {}", quoted(data));
+        if let Some(data) = self.data(&run.pipeline)? {
+            let _ = write!(line, " --data {}", quoted(&data));
         }
         for assignment in self.overrides(run) {
-            let _ = write!(line, " --set {}", quoted(&assignment));
+            let _ = write!(line, " --set {}", quoted(&hide_passwords(&assignment)));
         }
-        line
+        Ok(line)
     }
 
     /// The settings that a run changes: its own assignments take precedence over those that all runs share.
@@ -297,8 +297,10 @@ impl Runner {
             command.arg("--set").arg(assignment);
         });
         if self.jobs > 1 {
-            let cores = std::thread::available_parallelism().map_or(1, usize::from);
-            command.env("RAYON_NUM_THREADS", (cores / self.jobs).max(1).to_string());
+            let named = std::env::var("RAYON_NUM_THREADS").ok().and_then(|text| text.parse().ok());
+            let threads = named.filter(|&threads: &usize| threads > 0);
+            let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+            command.env("RAYON_NUM_THREADS", (threads / self.jobs).max(1).to_string());
         }
         command.env(TIED, "1").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut run_it = || -> std::io::Result<Output> {

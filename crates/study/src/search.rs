@@ -1,12 +1,14 @@
 //! Searches a grid of configuration values. Every combination is a separate run: finished runs are skipped, and an interrupted search
 //! resumes. Of the held-out sets, only the validation set is read.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use mp4sr_artifact::{EpochLine, Error, files};
+use mp4sr_artifact::{EpochLine, Error, Sequences, files};
 use mp4sr_pipeline::config::SeenItems;
 use mp4sr_pipeline::text::TextTable;
+use mp4sr_protocol::Metric;
 
 use crate::runner::{ResolvedRun, Runner, Until};
 
@@ -150,17 +152,18 @@ pub fn search(runner: &Runner, name: &str, grids: &[SearchGrid]) -> anyhow::Resu
         }
     }
     let mut failed = runner.run(&runs, Until::Trained);
+    let trained = runs.iter().zip(&failed).filter(|(_, error)| error.is_none()).map(|(run, _)| run);
+    let metric = &common_metric(&base.config.train.metric, trained)?.to_string();
     let mut outcomes = Vec::new();
     for (at, run) in runs.iter().enumerate() {
         if failed[at].is_none() {
-            match best_epoch(at, run, &base.config.train.metric) {
+            match best_epoch(at, run, metric) {
                 Ok(found) => outcomes.push(found),
                 Err(error) => failed[at] = Some(format!("{error:#}")),
             }
         }
     }
     outcomes.sort_by(|a, b| b.value.total_cmp(&a.value).then(a.at.cmp(&b.at)));
-    let metric = &base.config.train.metric;
     let table = table(grids, &all, metric, &outcomes, &runs);
     let folder = base.layout.root().join("searches").join(name);
     let mut text = table.markdown();
@@ -170,7 +173,7 @@ pub fn search(runner: &Runner, name: &str, grids: &[SearchGrid]) -> anyhow::Resu
             text,
             "\nBest on validation: `{}`; to evaluate it on the test set, run `{}`",
             run.name,
-            runner.command(run)
+            runner.command(run)?
         );
     }
     if grids.iter().any(|grid| grid.values.len() > 1 && EVENTS.iter().any(|section| grid.key.starts_with(section))) {
@@ -191,6 +194,17 @@ pub fn search(runner: &Runner, name: &str, grids: &[SearchGrid]) -> anyhow::Resu
     files::write_bytes(&folder.join("table.md"), text.as_bytes())?;
     table.write_csv(&folder.join("table.csv"))?;
     Ok((text, failed.iter().flatten().count()))
+}
+
+/// The metric by which these runs are compared: `train.metric`, or MRR if `train.metric` is the same for every ranking of the items of a
+/// run.
+fn common_metric<'r>(configured: &str, runs: impl Iterator<Item = &'r ResolvedRun>) -> anyhow::Result<Metric> {
+    let metric: Metric = configured.parse()?;
+    let mut fewest = usize::MAX;
+    for path in runs.map(|run| run.layout.sequences()).collect::<BTreeSet<PathBuf>>() {
+        fewest = fewest.min(Sequences::read(&path)?.item_count);
+    }
+    Ok(metric.selecting(fewest))
 }
 
 /// The best epoch of a run by its own `train.metric`, and its value of `metric`, by which the runs of a search are compared.

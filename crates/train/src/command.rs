@@ -303,17 +303,14 @@ pub fn precision(config: &config::Config) -> anyhow::Result<Precision> {
 /// ranking.
 fn metric(context: &Context, items: usize) -> anyhow::Result<Metric> {
     let metric: Metric = context.config.train.metric.parse()?;
-    match metric {
-        Metric::Recall(k) | Metric::Hit(k) | Metric::Precision(k) if k >= items => {
-            let other = Metric::ReciprocalRank;
-            context.progress.log(format!(
-                "train: warning: {metric} is the same for every ranking of {items} items; epochs are selected by {other} instead \
-                 (`train.metric`)"
-            ));
-            Ok(other)
-        }
-        _ => Ok(metric),
+    let selecting = metric.selecting(items);
+    if selecting != metric {
+        context.progress.log(format!(
+            "train: warning: {metric} is the same for every ranking of {items} items; epochs are selected by {selecting} instead \
+             (`train.metric`)"
+        ));
     }
+    Ok(selecting)
 }
 
 /// Trains the phase. Returns the epoch whose weights the model then holds, and the validation R@20 of that epoch.
@@ -379,6 +376,13 @@ fn run_phase(context: &Context, stage: &Stage, start: PhaseStart<'_>) -> anyhow:
         context.progress.log(format!(
             "{name}: warning: no epoch ranks better than popularity does (validation {metric} {best_value:.4} and {popularity:.4}); if the \
              loss has hardly fallen, train for longer (`{name}.epochs`, `{name}.patience`) or in smaller batches (`{name}.batch`)"
+        ));
+    }
+    let warm_up = config.phase(name).learning_rate_warm_up;
+    if epochs < warm_up {
+        context.progress.log(format!(
+            "{name}: warning: training ended after {epochs} epochs, during the warm-up of {warm_up} epochs, so the learning rate never \
+             reached `{name}.learning_rate`; set a smaller `{name}.learning_rate_warm_up`"
         ));
     }
     context.progress.log(match phase.stop {

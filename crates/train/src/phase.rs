@@ -157,8 +157,9 @@ pub enum TrainError {
     },
     /// The loss or its gradient became non-finite.
     #[error(
-        "the loss or its gradient became non-finite in {phase} epoch {epoch}, step {step} (loss {loss}, gradient norm of the \
-         step before {norm}); weights and samples of that step are in `{}`, earlier checkpoints are kept; try a smaller learning rate", inputs.display()
+        "the loss or its gradient became non-finite in {phase} epoch {epoch}, step {step} (loss {loss}{}); weights and samples of that step \
+         are in `{}`, earlier checkpoints are kept; try a smaller learning rate",
+        norm_before(*norm), inputs.display()
     )]
     Diverged {
         /// The loss of the step.
@@ -169,11 +170,15 @@ pub enum TrainError {
         epoch: usize,
         /// The number of the step in its epoch, from 1.
         step: usize,
-        /// The gradient norm of the step before.
-        norm: f64,
+        /// The gradient norm of the step before, unless it was made by an earlier process, or there is none.
+        norm: Option<f64>,
         /// The path of the file with the weights and samples of the step.
         inputs: PathBuf,
     },
+}
+
+fn norm_before(norm: Option<f64>) -> String {
+    norm.map_or_else(String::new, |norm| format!(", gradient norm of the step before {norm}"))
 }
 
 /// The part of a phase's state that changes while it runs.
@@ -185,8 +190,8 @@ struct TrainingState {
     adam: Adam,
     progress: PhaseProgress,
     best: PhaseWeights,
-    /// The gradient norm of the last step.
-    norm: f64,
+    /// The gradient norm of the last step of this process.
+    norm: Option<f64>,
     saved: Instant,
 }
 
@@ -320,7 +325,7 @@ impl Training<'_> {
             best = state.best;
             progress = PhaseProgress { identity: self.identity(), ..state.progress };
         }
-        Ok(TrainingState { vars, shards, adam, progress, best, norm: 0.0, saved: Instant::now() })
+        Ok(TrainingState { vars, shards, adam, progress, best, norm: None, saved: Instant::now() })
     }
 
     /// The settings and inputs that the state of an unfinished run must belong to.
@@ -401,7 +406,7 @@ impl Training<'_> {
 
     /// Writes the weights and the samples of a step whose loss or gradient is not finite to a file, and returns the error that names the
     /// file. If the file replaces the state, training repeats that step.
-    fn diverged(&self, state: &TrainingState, batch: &Batch, loss: f32, norm: f64) -> TrainError {
+    fn diverged(&self, state: &TrainingState, batch: &Batch, loss: f32, norm: Option<f64>) -> TrainError {
         let path = self.state_path.with_file_name(format!("diverged.{}.safetensors", self.phase.name));
         let (epoch, step) = (state.progress.epoch + 1, state.progress.under_way.step + 1);
         match self.write_state(state, &path, Some(batch)) {
@@ -502,7 +507,7 @@ impl Training<'_> {
             }
             return Err(self.diverged(state, &batch, outcome.loss, state.norm));
         }
-        state.norm = outcome.norm;
+        state.norm = Some(outcome.norm);
         self.model.after_step(&self.phase, &batch, &step)?;
         state.progress.steps += 1;
         let under_way = &mut state.progress.under_way;

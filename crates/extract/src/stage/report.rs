@@ -16,14 +16,12 @@ pub(super) fn log(report: &ExtractReport, items: usize, extracted: Extracted, pr
     if extracted.audio {
         let EncoderWork { distinct, computed } = report.audio_encoder;
         log(format!(
-            "extract: audio: {} sound files, {} of them cannot be used; {} items without sound; computed {computed} of {distinct}",
-            report.sounds,
-            report.unusable_sounds.len(),
-            report.items_without_sound
+            "extract: audio: {} sound files; {} items without sound; computed {computed} of {distinct}",
+            report.sounds, report.items_without_sound
         ));
         let unusable =
             report.unusable_sounds.iter().map(|UnusableSound { item_id, sound, reason }| (item_id, sound, reason));
-        log_unusable(unusable, &log);
+        log_unusable("sound files", unusable, &log);
     }
     if !extracted.image {
         log(format!(
@@ -32,22 +30,26 @@ pub(super) fn log(report: &ExtractReport, items: usize, extracted: Extracted, pr
         return;
     }
     log(format!(
-        "extract: image: {} images, {} of them cannot be used; {} items without image; {} words in the dictionary",
-        report.images,
-        report.unusable.len(),
-        report.items_without_image,
-        report.dictionary_words
+        "extract: image: {} images; {} items without image; {} words in the dictionary",
+        report.images, report.items_without_image, report.dictionary_words
     ));
     log(format!(
         "extract: computed {computed} of {distinct} sentences, {} of {} images, {} of {} words; the rest was in the cache",
         image_encoder.computed, image_encoder.distinct, word_encoder.computed, word_encoder.distinct
     ));
     let unusable = report.unusable.iter().map(|UnusableImage { item_id, image, reason }| (item_id, image, reason));
-    log_unusable(unusable, &log);
+    log_unusable("images", unusable, &log);
 }
 
-/// Logs the first files that cannot be used, each with its item and the reason.
-fn log_unusable<'r>(files: impl ExactSizeIterator<Item = (&'r String, &'r String, &'r String)>, log: &impl Fn(String)) {
+/// Warns of files that cannot be used, and logs the first of them, each with its item and the reason.
+fn log_unusable<'r>(
+    what: &str,
+    files: impl ExactSizeIterator<Item = (&'r String, &'r String, &'r String)>,
+    log: &impl Fn(String),
+) {
+    if files.len() > 0 {
+        log(format!("extract: warning: {what} that cannot be used: {}", files.len()));
+    }
     let further = files.len().saturating_sub(EXAMPLES);
     for (item_id, file, reason) in files.take(EXAMPLES) {
         log(format!("  item {item_id}: `{file}`: {reason}"));

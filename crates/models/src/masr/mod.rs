@@ -522,7 +522,8 @@ impl Masr {
         let (push, pairs) = if others.is_empty() {
             (pull.zeros_like()?, pull.zeros_like()?)
         } else {
-            let others = Tensor::from_vec(others.clone(), (others.len() / d, d), x.device())?;
+            let count = others.len() / d;
+            let others = Tensor::from_vec(others, (count, d), x.device())?;
             let scores = product(&anchors, &others.t()?.contiguous()?)?;
             let above = scores.detach().gt(self.config.margin)?.to_dtype(DType::F32)?;
             (((scores * &above)?.sum_all()? * share)?, above.sum_all()?)

@@ -52,22 +52,25 @@ impl HeaderRow {
     }
 
     fn cells<'a>(&self, values: &[Cow<'a, str>], line: &str) -> std::result::Result<Cells<'a>, Fault> {
-        if values.len() != self.width {
-            let reason = if values.len() < self.width { "too few columns" } else { "too many columns" };
-            return Err(Fault::new(format!("{reason}, expected {}", self.width), line));
-        }
-        let cell = |index: &Option<usize>| index.map_or(RawCell::Missing, |at| RawCell::Text(values[at].clone()));
-        Ok(self.indices.iter().map(cell).collect())
+        self.wanted(values, line, Cow::clone)
     }
 
     /// Does the same for borrowed fields, of which only the wanted ones are copied.
     fn plain_cells<'a>(&self, values: &[&'a str], line: &str) -> std::result::Result<Cells<'a>, Fault> {
+        self.wanted(values, line, |value| Cow::Borrowed(*value))
+    }
+
+    fn wanted<'a, V>(
+        &self,
+        values: &[V],
+        line: &str,
+        text: impl Fn(&V) -> Cow<'a, str>,
+    ) -> std::result::Result<Cells<'a>, Fault> {
         if values.len() != self.width {
             let reason = if values.len() < self.width { "too few columns" } else { "too many columns" };
             return Err(Fault::new(format!("{reason}, expected {}", self.width), line));
         }
-        let cell =
-            |index: &Option<usize>| index.map_or(RawCell::Missing, |at| RawCell::Text(Cow::Borrowed(values[at])));
+        let cell = |index: &Option<usize>| index.map_or(RawCell::Missing, |at| RawCell::Text(text(&values[at])));
         Ok(self.indices.iter().map(cell).collect())
     }
 }

@@ -91,13 +91,21 @@ impl<'b> Lines<'b> {
         }
         self.number += 1;
         self.bytes += read as u64;
-        if line.last() == Some(&b'\n') {
+        let is_ended = line.last() == Some(&b'\n');
+        if is_ended {
             line.pop();
         } else if read as u64 == room {
             self.reader.skip_until(b'\n').map_err(|e| self.failed(&e))?;
         }
         if line.last() == Some(&b'\r') {
             line.pop();
+        }
+        if self.number == 1 && !is_ended && line.contains(&b'\r') {
+            return Err(Error::raw(
+                &self.path,
+                "its lines end in carriage returns alone, as older programs on the Macintosh write them; save it with other line ends, \
+                 or convert it: `tr '\\r' '\\n' < old.csv > new.csv`",
+            ));
         }
         if self.number == 1 && line.starts_with(b"\xef\xbb\xbf") {
             line.drain(..3);
@@ -313,6 +321,16 @@ mod tests {
     fn ends_of_lines_and_the_byte_order_mark_are_not_content() {
         assert_eq!(read(b"\xef\xbb\xbfa\r\nb\n\nc", 9), ["1 a", "2 b", "3 ", "4 c"]);
         assert_eq!(read(b"", 9), Vec::<String>::new());
+        assert_eq!(read(b"a\r", 9), ["1 a"]);
+    }
+
+    #[test]
+    fn lines_that_end_in_carriage_returns_alone_are_refused() {
+        for (bytes, limit) in [(&b"a,b\r1,2\r"[..], 99), (b"a,b\r1,2\r3,4\r5,6", 9)] {
+            let mut lines = Lines::new(Path::new("x"), Box::new(bytes)).with_limit(limit);
+            let message = lines.next(&mut Vec::new()).unwrap_err().to_string();
+            assert!(message.contains("its lines end in carriage returns alone"), "{message}");
+        }
     }
 
     #[test]

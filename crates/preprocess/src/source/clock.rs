@@ -23,12 +23,23 @@ const UNITS: [(u8, &str, &str); 4] =
     [(0, "s", "seconds"), (3, "ms", "milliseconds"), (6, "us", "microseconds"), (9, "ns", "nanoseconds")];
 /// Patterns of dates, in addition to ISO 8601. Those that begin with the day and those that begin with the month cannot always be
 /// distinguished.
-const DATES: [&str; 6] = ["%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%d-%b-%Y"];
+const DATES: [&str; 11] = [
+    "%d/%m/%Y",
+    "%m/%d/%Y",
+    "%d.%m.%Y",
+    "%d-%m-%Y",
+    "%m-%d-%Y",
+    "%d-%b-%Y",
+    "%d-%b-%y",
+    "%B %d, %Y",
+    "%b %d, %Y",
+    "%d %B %Y",
+    "%d %b %Y",
+];
 /// Patterns of the time of day after such a date.
 const TIMES: [&str; 6] = ["", " %H:%M", " %H:%M:%S", " %H:%M:%S%.f", " %I:%M %p", " %I:%M:%S %p"];
 /// Other patterns.
-const OTHERS: [&str; 7] =
-    [GOODREADS, "%a, %d %b %Y %H:%M:%S %z", "%m %d, %Y", "%B %d, %Y", "%b %d, %Y", "%d %B %Y", "%d %b %Y"];
+const OTHERS: [&str; 3] = [GOODREADS, "%a, %d %b %Y %H:%M:%S %z", "%m %d, %Y"];
 /// Patterns of digits without separators, by the number of digits.
 const DIGITS: [(usize, &str); 3] = [(8, "%Y%m%d"), (12, "%Y%m%d%H%M"), (14, "%Y%m%d%H%M%S")];
 /// The percentage of values that may be in another notation than the rest.
@@ -181,7 +192,7 @@ impl Notation {
                 }
                 None => return refuse(&format!("is not a date like `{pattern}`")),
             },
-            Self::Mixed => match &without_fractions(of_cell(cell, comma))[..] {
+            Self::Mixed => match &without_repeats(of_cell(cell, comma))[..] {
                 [notation] => return notation.read(field, cell, comma),
                 [] => return refuse("is not a recognised time"),
                 _ => return refuse("may have the day or the month first"),
@@ -221,7 +232,7 @@ impl Notation {
         votes.retain(|notation, _| !is_day(notation));
         let Some(most) = votes.values().max().copied() else { return Ok(None) };
         let best = votes.iter().filter(|(_, count)| **count == most).map(|(notation, _)| (*notation).clone());
-        let best = without_fractions(best.collect());
+        let best = without_repeats(best.collect());
         let chosen = &best[0];
         let same_values =
             |other: &Self| values.iter().all(|(_, notations)| notations.contains(chosen) == notations.contains(other));
@@ -297,22 +308,20 @@ fn of_cell(cell: &RawCell<'_>, comma: bool) -> Vec<Notation> {
         } else {
             let fits = PATTERNS.iter().filter(|pattern| by_pattern(pattern, text).is_some());
             found.extend(fits.cloned().map(Notation::Pattern));
-            // Full and short names of months count as one notation.
-            if found.iter().all(|one| matches!(one, Notation::Pattern(pattern) if pattern.contains(['b', 'B']))) {
-                found.truncate(1);
-            }
         }
     }
     found
 }
 
-/// Leaves out patterns with a fraction of a second beside the same pattern without one, which says the same about values that both read.
-fn without_fractions(mut notations: Vec<Notation>) -> Vec<Notation> {
+/// Leaves out patterns beside a better one for values that both read: with a fraction of a second beside the one without it, with the full
+/// name of a month beside the one with its short name, because May has only one, and with the year 20 beside the one with the year 2020.
+fn without_repeats(mut notations: Vec<Notation>) -> Vec<Notation> {
     let all = notations.clone();
-    let plain = |pattern: &str| pattern.strip_suffix("%.f").map(|plain| Notation::Pattern(plain.into()));
-    notations.retain(|notation| match notation {
-        Notation::Pattern(pattern) => plain(pattern).is_none_or(|plain| !all.contains(&plain)),
-        _ => true,
+    let is_left = |pattern: String| all.contains(&Notation::Pattern(pattern.into()));
+    notations.retain(|notation| {
+        let Notation::Pattern(pattern) = notation else { return true };
+        let is_replaced = |part: &str, by: &str| pattern.contains(part) && is_left(pattern.replace(part, by));
+        ![("%.f", ""), ("%B", "%b"), ("%Y", "%y")].iter().any(|(part, by)| is_replaced(part, by))
     });
     notations
 }
@@ -521,6 +530,12 @@ mod tests {
             (&["30.09.2018 12:00"], "dates written as `%d.%m.%Y %H:%M`"),
             (&["06 17, 2018"], "dates written as `%m %d, %Y`"),
             (&["May 5, 2018", "June 17, 2018"], "dates written as `%B %d, %Y`"),
+            (&["May 5, 2018", "May 17, 2018"], "dates written as `%b %d, %Y`"),
+            (&["14 Sep 2020 15:25:51", "3 May 2020 01:02:03"], "dates written as `%d %b %Y %H:%M:%S`"),
+            (&["3 Sep 2020", "3 May 2020", "4 May 2020", "5 May 2020"], "dates written as `%d %b %Y`"),
+            (&["13-Sep-20", "01-OCT-20"], "dates written as `%d-%b-%y`"),
+            (&["13-Sep-2020"], "dates written as `%d-%b-%Y`"),
+            (&["Sep 13, 2020 5:27 PM"], "dates written as `%b %d, %Y %I:%M %p`"),
             (&["Fri Sep 08 10:44:24 -0700 2017"], "dates written as `%a %b %d %H:%M:%S %z %Y`"),
         ] {
             assert_eq!(of(values), Ok(Some(expected.to_owned())), "{values:?}");
@@ -556,6 +571,7 @@ mod tests {
         let mixed = Notation::Mixed;
         assert_eq!(read(&mixed, "1600000000500").unwrap(), "16000000005e-1");
         assert_eq!(read(&mixed, "2020-09-13T12:26:40Z").unwrap(), "1600000000");
+        assert_eq!(read(&mixed, "13 May 2020 12:26:40").unwrap(), "1589372800");
         assert_eq!(refused(&mixed, "01/02/2018"), "`t` may have the day or the month first");
         assert_eq!(refused(&mixed, "soon"), "`t` is not a recognised time");
     }

@@ -316,10 +316,10 @@ impl Reading<'_> {
     /// title, texts, images, categories, sounds, sentences.
     fn texts(&self, cells: &[RawCell<'_>], junk: &mut Vec<Fault>) -> (RawItem, bool, bool) {
         let mut record = RawItem::default();
-        let title = self.entries("title", &cells[0], "", junk);
+        let title = values::join(&self.entries("title", &cells[0], "", junk));
         let markup = self.markup(&self.format.title);
-        record.title = title.first().map(|title| markup.line(title)).unwrap_or_default();
-        let in_title = title.first().is_some_and(|title| markup.is_in(title));
+        record.title = markup.line(&title);
+        let in_title = markup.is_in(&title);
         let mut in_texts = false;
         // A title is one sentence, even if it contains full stops.
         record.sentences.extend(Some(record.title.clone()).filter(|title| text::has_content(title)));
@@ -328,10 +328,13 @@ impl Reading<'_> {
         }
         for (field, cell) in self.format.texts.iter().zip(&cells[1..]) {
             let mut entries = self.entries("text", cell, &self.format.text_separator, junk);
+            let markup = self.markup(field);
             if !self.format.lists_are_texts && entries.len() > 1 {
+                // An entry of markup alone would leave its comma.
+                in_texts |= entries.iter().any(|entry| markup.is_in(entry));
+                entries.retain(|entry| text::has_content(&markup.line(entry)));
                 entries = vec![values::join(&entries)];
             }
-            let markup = self.markup(field);
             for part in entries {
                 if record.sentences.len() >= self.max_sentences {
                     in_texts = in_texts || markup.is_in(&part);

@@ -72,19 +72,18 @@ pub fn run(args: Args, catalog: &Arc<ModelCatalog>) -> anyhow::Result<()> {
         comparison.users > 0,
         "no user has a rank in all of these runs, so they cannot be compared; run `mp4sr evaluate` for each of them"
     );
+    let has_rank = |user: &usize| groups.iter().flat_map(|group| &group.ranks).any(|ranks| ranks[*user] > 0);
+    let ranked = (0..sequences.user_count()).filter(has_rank).count();
+    let others = (ranked > comparison.users)
+        .then(|| format!("{} users that only some of the runs rank are left out", ranked - comparison.users));
     if csv {
-        if let Some(note) = comparison.candidates_note() {
+        for note in comparison.candidates_note().into_iter().chain(others) {
             context.progress.log(format!("compare: warning: {note}"));
         }
         return print(&details(&comparison).csv()?);
     }
-    let has_rank = |user: &usize| groups.iter().flat_map(|group| &group.ranks).any(|ranks| ranks[*user] > 0);
-    let ranked = (0..sequences.user_count()).filter(has_rank).count();
-    let others = match ranked - comparison.users {
-        0 => String::new(),
-        others => format!("; {others} users that only some of the runs rank are left out"),
-    };
     let set = if validation { "Validation" } else { "Test" };
+    let others = others.map_or_else(String::new, |others| format!("; {others}"));
     print(&format!("{set} set, {} users{others}\n\n{}", comparison.users, markdown(&comparison, "run")))
 }
 

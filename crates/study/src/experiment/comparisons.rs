@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use mp4sr_artifact::{DatasetStatistics, EpochLine, Error, Items, Layout, PreprocessReport, Sequences, files};
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_protocol::{
-    Comparison, ItemFacts, ListComparison, Reference, SeedLists, SeedRuns, Split, left_out, lists_note,
+    Comparison, EvalCase, ItemFacts, ListComparison, Reference, SeedLists, SeedRuns, Split, left_out, lists_note,
     mean_and_deviation,
 };
 
@@ -115,7 +115,7 @@ pub(super) fn groups(
     history: Option<usize>,
 ) -> anyhow::Result<Vec<SeedRuns>> {
     anyhow::ensure!(
-        (0..sequences.user_count()).any(|user| sequences.of(user).len() > 1),
+        (0..sequences.user_count()).any(|user| EvalCase::of(sequences, user, Split::Test).is_some()),
         "no user has both a test event and an event before it; use a dataset with longer sequences"
     );
     made.iter()

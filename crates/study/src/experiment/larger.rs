@@ -92,7 +92,7 @@ impl Study<'_> {
         }
         let prefix = if is_own { "" } else { "alike." };
         let mut groups = Vec::new();
-        let (mut name, mut sequences) = (String::new(), None);
+        let mut name = String::new();
         let mut first: Vec<ResolvedRun> = Vec::new();
         let mut runs: Vec<(super::StudyRow, Vec<ResolvedRun>)> = Vec::new();
         for seed in 0..self.options.seeds {
@@ -128,9 +128,8 @@ impl Study<'_> {
             let data = Sequences::read(&own[0].layout.sequences())?;
             let layouts: Vec<Layout> = own.iter().map(|run| run.layout.clone()).collect();
             groups.push(SeedRuns::read(&row.label, &layouts, &data, Split::Test, None)?);
-            sequences = Some(data);
         }
-        if sequences.is_none() {
+        if groups.is_empty() {
             return Ok(());
         }
         let comparison = Comparison::new(&groups, &self.metrics(), Reference::Best);

@@ -50,12 +50,12 @@ impl Study<'_> {
 
 /// Whether the best epoch of a phase has at most the value that ranking the items by popularity has, in the metric that selects epochs.
 fn is_no_better_than_popularity(run: &ResolvedRun, phase: &str, sequences: &Sequences) -> anyhow::Result<bool> {
-    let name = &run.config.train.metric;
-    let value = |line: &EpochLine| line.validation.get(name).copied();
+    let metric = run.config.train.metric.parse::<Metric>()?.selecting(sequences.item_count);
+    let name = metric.to_string();
+    let value = |line: &EpochLine| line.validation.get(&name).copied();
     let lines = log(&run.layout)?;
     let best = lines.iter().filter(|line| line.phase == phase).filter_map(value).max_by(f64::total_cmp);
     let Some(best) = best else { return Ok(false) };
-    let metric: Metric = name.parse()?;
     let ranks = StoredRanks::read(&run.layout, sequences, Split::Validation, None)?;
     let popularity = popularity_value(sequences, metric, ranks.info.removes_seen.unwrap_or(false));
     Ok(popularity.is_some_and(|popularity| best <= popularity))

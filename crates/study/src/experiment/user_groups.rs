@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use mp4sr_artifact::Sequences;
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_protocol::{
     COLD_EVENTS, Comparison, Reference, SeedRuns, Split, StoredRanks, UserFacts, UserGroup, breakdowns, has_clock,
@@ -60,7 +61,7 @@ impl Study<'_> {
             }
         }
         if user_groups.len() < 5 {
-            self.notes.push(format!("users have at most {} different lengths", user_groups.len()));
+            self.notes.push(format!("users have only {} different lengths", user_groups.len()));
         }
         let categories: Vec<String> = user_groups.iter().map(|s| format!("{} ({})", s.name, s.users.len())).collect();
         let figure = self.figure(title, "events (users)", &categories, &lines);
@@ -86,14 +87,13 @@ impl Study<'_> {
             others.retain(|other| MODELS_FOR_COLD_ITEMS.contains(&other.slug.as_str()));
         }
         rows.splice(0..0, others);
+        let sequences = self.preprocessed()?;
         if !beyond {
-            self.expect_cold_targets()?;
+            expect_cold_targets(&sequences)?;
+        } else if has_clock(&sequences) {
+            rows.extend(popularity_of_the_latest_events());
         }
-        let mut made = self.make(&rows, Until::Evaluated)?;
-        let sequences = self.sequences()?;
-        if beyond && has_clock(&sequences) {
-            made.extend(self.make(&popularity_of_the_latest_events(), Until::Evaluated)?);
-        }
+        let made = self.make(&rows, Until::Evaluated)?;
         let facts = UserFacts::of(&sequences, Split::Test);
         let users = |belongs: &dyn Fn(&UserFacts) -> bool| -> Vec<usize> {
             facts.iter().filter(|f| belongs(f)).map(|f| f.user).collect()
@@ -145,18 +145,22 @@ impl Study<'_> {
         self.finish(text, Some(PaperTable::whole(3)), &details, None)
     }
 
-    /// Rejects a dataset on which Table 3 would be empty, before anything is trained.
-    fn expect_cold_targets(&self) -> anyhow::Result<()> {
+    /// The sequences of the dataset, which is preprocessed first if necessary.
+    fn preprocessed(&self) -> anyhow::Result<Sequences> {
         let run = self.study_run(&self.runner.args().pipeline.clone(), &self.common, &full(), 0)?;
         if let Some(error) = self.runner.run(std::slice::from_ref(&run), Until::Dataset).swap_remove(0) {
             anyhow::bail!("{error}");
         }
-        let facts = UserFacts::of(&self.sequences()?, Split::Test);
-        anyhow::ensure!(
-            facts.iter().any(|user| user.target_events < COLD_EVENTS),
-            "no user's target is an item with fewer than {COLD_EVENTS} training events, so the table would be empty; keep rare items \
-             (`preprocess.item_core`)"
-        );
-        Ok(())
+        Ok(self.sequences()?)
     }
+}
+
+/// Rejects a dataset on which Table 3 would be empty, before anything is trained.
+fn expect_cold_targets(sequences: &Sequences) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        UserFacts::of(sequences, Split::Test).iter().any(|user| user.target_events < COLD_EVENTS),
+        "no user's target is an item with fewer than {COLD_EVENTS} training events, so the table would be empty; keep rare items \
+         (`preprocess.item_core`)"
+    );
+    Ok(())
 }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use mp4sr_artifact::files;
 use mp4sr_figure::Figure;
 use mp4sr_pipeline::config::SplitBy;
+use mp4sr_pipeline::hide_passwords;
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_protocol::SIGNIFICANT;
 
@@ -78,7 +79,11 @@ impl Study<'_> {
         // A smoke run has its own epochs and limits.
         let is_used = |set: &&String| !self.options.quick || !SMOKE.iter().any(|own| key_of(own) == key_of(set));
         let set: Vec<&str> = self.runner.args().overrides.iter().filter(is_used).map(String::as_str).collect();
-        let set = if set.is_empty() { String::new() } else { format!(" Set for all runs: `{}`.", set.join("`, `")) };
+        let set = if set.is_empty() {
+            String::new()
+        } else {
+            format!(" Set for all runs: `{}`.", hide_passwords(&set.join("`, `")))
+        };
         format!("Dataset `{name}`, {split}, {seeds}.{quick}{set}")
     }
 
