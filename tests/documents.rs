@@ -1,6 +1,8 @@
 //! Checks that everything that the documents name exists: files that they link to or mention, functions, tests, keys of a pipeline file,
 //! make targets, subcommands and flags. Also checks that the book holds every document and that its links work.
 
+#![allow(clippy::disallowed_methods, reason = "a test fails by panicking")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;

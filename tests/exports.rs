@@ -1,6 +1,6 @@
 //! Exports of trained runs, and imports of datasets of other programs. `make test` builds the program first.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "a test says what it skips")]
 
 use std::collections::BTreeMap;

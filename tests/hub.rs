@@ -1,6 +1,6 @@
 //! Models from a hub that runs on this machine: the cache, revisions, tokens, and the errors for missing files.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,12 @@
 //! Training by processes that mpirun starts. If there is no mpirun, or the program was built without MPI, the tests are skipped with a
 //! message. `make test-mpi` builds it with MPI.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says what it leaves out")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking and says what it leaves out"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

@@ -1,7 +1,7 @@
 //! Weights, ranks and lists record what they were computed with, and every reader checks it. A setting that does not affect the weights is
 //! not an error.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fmt::Write as _;
 use std::process::{Command, Stdio};

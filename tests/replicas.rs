@@ -1,7 +1,7 @@
 //! Replicas of the service that keep added items in PostgreSQL, alone and behind nginx. The tests start their own servers in temporary
 //! folders, and print that they are skipped if PostgreSQL or nginx is not installed.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "a test says what it skips")]
 
 use std::io::Read as _;

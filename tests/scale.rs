@@ -1,6 +1,6 @@
 //! Stages that run in shards, in several processes, and on machines without a shared file system. `make test` builds the program first.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "a test says what it skips")]
 
 use std::ffi::OsStr;

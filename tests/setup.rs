@@ -1,6 +1,6 @@
 //! From undescribed files to a working pipeline: `mp4sr init` and `mp4sr doctor`. `make test` builds the program first.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::{Path, PathBuf};
 

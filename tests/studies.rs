@@ -1,7 +1,7 @@
 //! Comparisons, searches and studies, run by the real programs on a small world: what they write, share and run again. `make test` builds
 //! the programs first.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

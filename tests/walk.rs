@@ -1,7 +1,12 @@
 //! The whole path from raw files to a report, run by the real programs on the sample world: complete, up to date, repeatable, resumable,
 //! and with clear errors. `make test` builds the programs first.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says what it leaves out")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking and says what it leaves out"
+)]
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};

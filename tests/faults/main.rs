@@ -1,7 +1,7 @@
 //! Faults outside of the programs: kills, full and failing disks, damaged artifacts. After each of them, finished work is kept, no wrong
 //! file has a final name, and the next start resumes. docs/reliability.md lists the guarantees.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod damage;
 mod disk;

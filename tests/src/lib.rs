@@ -1,5 +1,7 @@
 //! The code that tests of the real programs share: the paths of the programs, a temporary project folder, and a way to run commands in it.
 
+#![allow(clippy::disallowed_methods, reason = "a test fails by panicking")]
+
 pub mod server;
 pub mod service;
 

@@ -1,5 +1,7 @@
 //! Access to the file system for all crates: every error names its path, and whole files are written atomically.
 
+#![allow(clippy::disallowed_methods, reason = "this module takes their place")]
+
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};

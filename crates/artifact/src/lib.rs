@@ -4,6 +4,8 @@
 //! manifests of stages, and locks, and reads them back. Every write is atomic (temporary file, fsync, rename), and every file is verified
 //! when it is read. The crate must not know candle or models.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests write damaged files"))]
+
 mod data_files;
 mod dataset;
 mod downloads;

@@ -42,7 +42,7 @@ impl Lock {
 }
 
 fn describe_self() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = files::read_to_string(Path::new("/proc/sys/kernel/hostname")).unwrap_or_default();
     let host = if host.trim().is_empty() { "this host" } else { host.trim() };
     let since = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC");
     format!("process {} on {host} since {since}", std::process::id())

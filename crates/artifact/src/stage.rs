@@ -64,7 +64,7 @@ pub struct Manifest {
 impl Manifest {
     /// Reads the manifest of a stage from the folder that it wrote to; `None` if it cannot be read.
     pub fn find(folder: &Path, stage: &str) -> Option<Self> {
-        let bytes = std::fs::read(folder.join(format!("{stage}.manifest.json"))).ok()?;
+        let bytes = files::read(&folder.join(format!("{stage}.manifest.json"))).ok()?;
         serde_json::from_slice(&bytes).ok()
     }
 }
@@ -202,7 +202,7 @@ impl Stage {
         inputs: &[(String, PathBuf)],
     ) -> Result<Self> {
         let path = folder.join(format!("{name}.manifest.json"));
-        let before: Option<Manifest> = match std::fs::read(&path) {
+        let before: Option<Manifest> = match files::read(&path) {
             // A manifest that cannot be read counts as missing, so the stage runs again.
             Ok(bytes) => serde_json::from_slice(&bytes).ok(),
             Err(_) => None,

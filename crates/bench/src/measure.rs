@@ -1,5 +1,9 @@
 //! Measures threads, processor time and memory in addition to the times of steps, and summarises times.
 
+use std::path::Path;
+
+use mp4sr_artifact::files;
+
 /// The median, minimum and maximum of some times.
 pub struct MedianRange {
     pub median: f64,
@@ -26,7 +30,7 @@ pub fn threads() -> usize {
 
 /// The processor time of all threads of this process in milliseconds, in steps of ten; `None` if the system does not report it.
 pub fn processor_ms() -> Option<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let stat = files::read_to_string(Path::new("/proc/self/stat")).ok()?;
     // The name in parentheses may contain spaces. The 14th and 15th fields are the ticks of 10 ms in user and system mode.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let mut ticks = || fields.next()?.parse::<f64>().ok();
@@ -35,7 +39,7 @@ pub fn processor_ms() -> Option<f64> {
 
 /// The peak memory of this process in MiB; `None` if the system does not report it.
 pub fn peak_mib() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let status = files::read_to_string(Path::new("/proc/self/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? / 1024)
 }

@@ -121,7 +121,7 @@ impl Workload {
 
     /// Reads the file that `torch_step.py --dump` wrote.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let bytes = std::fs::read(path).with_context(|| format!("failed to read `{}`", path.display()))?;
+        let bytes = mp4sr_artifact::files::read(path)?;
         let file = SafeTensors::deserialize(&bytes)
             .with_context(|| format!("`{}` is not a complete safetensors file", path.display()))?;
         let tensor = |name: &str| file.tensor(name).with_context(|| format!("`{}` has no `{name}`", path.display()));

@@ -8,6 +8,8 @@
 //! `transfer` downloads one, in several attempts if necessary, with `client` (redirects), `resolver` (private networks) and `part` (what an
 //! earlier attempt left); `check` decodes the result; `ledger` records the outcome.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests write damaged files"))]
+
 mod as_stored;
 mod check;
 mod client;

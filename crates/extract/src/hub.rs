@@ -178,7 +178,7 @@ impl HubModel {
     /// The file in the cache that records that the model has no such file; `None` before the revision's commit is known.
     fn marker(&self, file: &str) -> Option<PathBuf> {
         let folder = self.folder()?;
-        let commit = std::fs::read_to_string(folder.join("refs").join(&self.revision)).ok()?;
+        let commit = files::read_to_string(&folder.join("refs").join(&self.revision)).ok()?;
         Some(folder.join(".no_exist").join(commit.trim()).join(file))
     }
 }

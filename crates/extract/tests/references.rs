@@ -1,6 +1,6 @@
 //! Compares encoders with the Python libraries that they follow. `tools/make_encoder_fixtures.py` wrote the expected vectors.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

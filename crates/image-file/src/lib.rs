@@ -5,6 +5,8 @@
 //! before they are decoded, and a panic of a decoder becomes an ordinary error. The crate must not know what images are for or where they
 //! come from.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests write damaged files"))]
+
 mod avif;
 mod decode;
 mod error;

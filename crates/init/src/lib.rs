@@ -4,6 +4,8 @@
 //! a commented pipeline file that the configuration reader has read back. It must not know how a file is read (`preprocess` does that) or
 //! what any later stage does.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests write damaged files"))]
+
 pub mod command;
 mod data_folder;
 mod draft;

@@ -1,7 +1,7 @@
 //! Compares the baselines with tensors of independent PyTorch references (`MP4SR_GOLDEN_BASELINES`, by default the project's own
 //! `tests/golden/baselines`): every result, every gradient, every parameter after a step of Adam, every rank.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod cases;
 mod common;

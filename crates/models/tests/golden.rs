@@ -1,7 +1,7 @@
 //! Compares the model with tensors of an independent PyTorch reference (`MP4SR_GOLDEN`, by default the project's own `tests/golden`): every
 //! result, every gradient, every parameter after a step of Adam.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

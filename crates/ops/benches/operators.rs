@@ -2,7 +2,7 @@
 //! 768), forward alone and with backward. After criterion's own report, one JSON object per operator and direction follows: milliseconds,
 //! and GFLOP/s of its products, or GB/s of what it reads and writes if it has no products.
 
-#![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark fails by panicking")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs, reason = "a benchmark fails by panicking")]
 #![allow(clippy::print_stdout, reason = "its result goes there")]
 
 use std::path::Path;

@@ -2,7 +2,12 @@
 //! number of threads does not change a bit. This test is a separate program, because the precision is one setting for all threads of a
 //! process.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says what it leaves out")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking and says what it leaves out"
+)]
 
 use candle_core::{Device, Result, Tensor, Var};
 use mp4sr_ops::{

@@ -1,7 +1,12 @@
 //! Compares the fused operators with their plain twins, values and gradients, over random shapes and with the same dropout masks, and
 //! checks that the number of threads does not change a bit.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says what it leaves out")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking and says what it leaves out"
+)]
 
 use std::sync::{Arc, OnceLock};
 

@@ -8,6 +8,7 @@ use mp4sr_artifact::{Timing, files};
 /// Resets the peak of memory for the stage that starts now, because one process may run several stages.
 pub fn start() {
     // Only Linux has this file; on other systems the peak is unknown. If it cannot be written, the peak is that of the whole process.
+    #[expect(clippy::disallowed_methods, reason = "this file is a switch of the system")]
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 

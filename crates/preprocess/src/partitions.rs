@@ -176,6 +176,7 @@ impl Partitions {
 
 /// Writes a frame that is read again soon.
 pub fn write(path: &Path, frame: &mut DataFrame) -> Result<()> {
+    #[expect(clippy::disallowed_methods, reason = "the file is of no use to another process")]
     let file = std::fs::File::create(path).map_err(|e| mp4sr_artifact::Error::io("write", path, e))?;
     let writer = ParquetWriter::new(file).with_compression(ParquetCompression::Lz4Raw);
     writer

@@ -19,7 +19,7 @@ use crate::join::JoinedFiles;
 use crate::junk::Junk;
 use crate::partitions::{Counts, Partitions};
 use crate::report::{Counted, SequenceSpread};
-use crate::source::{Budget, Events, ItemCatalogue, RawItem, Reading, SourceFormat};
+use crate::source::{Budget, Events, ItemCatalogue, NumberedIds, RawItem, Reading, SourceFormat};
 use crate::spill::MemoryLimit;
 use crate::split::SplitRule;
 use crate::window::{TimeScale, Window, check_numbers};
@@ -202,7 +202,7 @@ fn read(
     )?;
     let settings = FilterSettings::new(preprocess, scale)?;
     let split = SplitRule::new(preprocess, scale)?;
-    let FilterSettings { window, bounds, .. } = settings;
+    let bounds = settings.bounds;
     let file = inputs.interactions[0].display().to_string();
     let satisfies = condition.as_ref().map(|condition| condition.evaluate(named, &known, &file)).transpose()?;
     let missing = satisfies.as_ref().map_or(0, |satisfies| satisfies.null_count() as u64);
@@ -211,32 +211,14 @@ fn read(
     if let Some(condition) = &condition {
         filtered.satisfying(condition.text(), missing)?;
     }
-    if let Some(described) = window.described(scale) {
-        progress.log(format!("preprocess: {described}"));
-        filtered.within(window, &described)?;
-    }
-    filtered.order(settings.repeated, &split.cuts())?;
-    if settings.recent > 0 {
-        filtered.recent(settings.recent, &split.cuts())?;
-    }
+    filtered.ordered_within(settings, &split, scale, progress)?;
 
     let mut in_core = filtered.events.fork("core")?;
     let dropped_by_core = core(&mut in_core, bounds)?;
     // Dropping incomplete items can only shrink the core, so nothing outside it is ever needed.
     let needed = in_core.item_marks(item_ids.len())?;
 
-    let pattern = config.source.images.as_str();
-    let folder = match &inputs.images {
-        Some(folder) if folder.is_dir() && ImagePattern::is_in(pattern) => {
-            ImageFolder::by_pattern(ImagePattern::parse(&inputs.data, pattern)?)
-        }
-        Some(folder) if folder.is_dir() => ImageFolder::read(folder, &item_ids)?,
-        Some(folder) => {
-            warnings.push(format!("`{}` does not exist yet: no item has a local image from it", folder.display()));
-            ImageFolder::default()
-        }
-        None => ImageFolder::default(),
-    };
+    let folder = image_folder(config, &inputs, &item_ids, &mut warnings)?;
     if let Some(notice) = folder.notice() {
         progress.log(format!("preprocess: {notice}"));
     }
@@ -301,6 +283,27 @@ fn read(
     Ok((report, dataset))
 }
 
+/// The images of the folder, or of the pattern, that the pipeline names.
+fn image_folder(
+    config: &Config,
+    inputs: &PreprocessInputs,
+    item_ids: &NumberedIds,
+    warnings: &mut Vec<String>,
+) -> Result<ImageFolder> {
+    let pattern = config.source.images.as_str();
+    match &inputs.images {
+        Some(folder) if folder.is_dir() && ImagePattern::is_in(pattern) => {
+            Ok(ImageFolder::by_pattern(ImagePattern::parse(&inputs.data, pattern)?))
+        }
+        Some(folder) if folder.is_dir() => ImageFolder::read(folder, item_ids),
+        Some(folder) => {
+            warnings.push(format!("`{}` does not exist yet: no item has a local image from it", folder.display()));
+            Ok(ImageFolder::default())
+        }
+        None => Ok(ImageFolder::default()),
+    }
+}
+
 /// The settings of the filters of events.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FilterSettings {
@@ -355,6 +358,26 @@ impl Filtered {
         let mut dropped = only("condition not satisfied", before - self.events.count() - missing);
         dropped.extend(only("condition on a missing value", missing));
         self.step(&format!("where {condition}"), dropped)
+    }
+
+    /// Orders the events within the time window, and keeps the last of repeated and of many ones.
+    fn ordered_within(
+        &mut self,
+        settings: FilterSettings,
+        split: &SplitRule,
+        scale: TimeScale,
+        progress: &Progress,
+    ) -> Result<()> {
+        let FilterSettings { window, repeated, recent, .. } = settings;
+        if let Some(described) = window.described(scale) {
+            progress.log(format!("preprocess: {described}"));
+            self.within(window, &described)?;
+        }
+        self.order(repeated, &split.cuts())?;
+        if recent > 0 {
+            self.recent(recent, &split.cuts())?;
+        }
+        Ok(())
     }
 
     fn within(&mut self, window: Window, described: &str) -> Result<()> {

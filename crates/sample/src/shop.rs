@@ -7,6 +7,7 @@ use std::path::Path;
 use flate2::{Compression, GzBuilder};
 use image::ImageFormat;
 use image::codecs::jpeg::JpegEncoder;
+use mp4sr_artifact::files;
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -343,7 +344,7 @@ fn write_metadata(path: &Path, seed: u64, items: &[Item], faulty: &FaultyItems) 
 
 /// Returns the number of files.
 fn write_images(folder: &Path, seed: u64, items: &[Item], faulty: &FaultyItems) -> Result<usize> {
-    std::fs::create_dir(folder).map_err(|e| Error::write(folder, e))?;
+    files::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
     let with_image: Vec<usize> = (0..items.len())
         .filter(|index| !faulty.without_image.contains(index) && !faulty.without_metadata.contains(index))
         .collect();
@@ -380,6 +381,7 @@ fn break_image(bytes: &mut Vec<u8>, index: usize) {
 }
 
 fn put(path: &Path, bytes: &[u8]) -> Result<()> {
+    #[expect(clippy::disallowed_methods, reason = "an unfinished sample is written again from the start")]
     std::fs::write(path, bytes).map_err(|e| Error::write(path, e))
 }
 

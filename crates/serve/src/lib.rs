@@ -4,6 +4,8 @@
 //! metrics. One thread owns the model and answers waiting requests in batches; a reloaded run replaces the old one between two batches. The
 //! crate must not know training or raw files.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests write damaged files"))]
+
 mod api;
 mod command;
 mod encoders;

@@ -11,8 +11,8 @@ use mp4sr_artifact::{Stage, files};
 use mp4sr_evaluate::RankOptions;
 use mp4sr_models::{FINETUNE, Model, PRETRAIN, Phase, ProcessGroup, Samples, Stop};
 use mp4sr_ops::{ComputeDevice, Precision, check_precision, set_precision};
-use mp4sr_pipeline::config::{self, ModelCatalog, PretrainItems};
-use mp4sr_pipeline::{AlreadyReported, Context, StageArgs, report_error, run_stage};
+use mp4sr_pipeline::config::{self, ModelCatalog, PhaseSettings, PretrainItems};
+use mp4sr_pipeline::{AlreadyReported, Context, Progress, StageArgs, report_error, run_stage};
 use mp4sr_protocol::Metric;
 use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, TrainedPhase, build_model_in_group, removes_seen};
 
@@ -363,33 +363,38 @@ fn run_phase(context: &Context, stage: &Stage, start: PhaseStart<'_>) -> anyhow:
         error => anyhow::Error::from(error),
     })?;
     drop(bar);
-    let PhaseOutcome { best_epoch, epochs, best_value, recall_20, is_indifferent, popularity } = outcome;
+    log_outcome(&context.progress, phase, config.phase(phase.name), metric, &outcome);
+    Ok((outcome.best_epoch, outcome.recall_20))
+}
+
+/// Logs how a phase ended, with a warning if its weights are hardly of use.
+fn log_outcome(progress: &Progress, phase: Phase, settings: &PhaseSettings, metric: Metric, outcome: &PhaseOutcome) {
+    let PhaseOutcome { best_epoch, epochs, best_value, is_indifferent, popularity, .. } = *outcome;
     let name = phase.name;
     if is_indifferent {
-        context.progress.log(format!(
+        progress.log(format!(
             "{name}: warning: validation {metric} was {best_value:.4} in every epoch and cannot tell them apart; select by another \
              metric (`train.metric`)"
         ));
     } else if phase.stop != Stop::Epochs
         && let Some(popularity) = popularity.filter(|&popularity| best_value <= popularity)
     {
-        context.progress.log(format!(
+        progress.log(format!(
             "{name}: warning: no epoch ranks better than popularity does (validation {metric} {best_value:.4} and {popularity:.4}); if the \
              loss has hardly fallen, train for longer (`{name}.epochs`, `{name}.patience`) or in smaller batches (`{name}.batch`)"
         ));
     }
-    let warm_up = config.phase(name).learning_rate_warm_up;
+    let warm_up = settings.learning_rate_warm_up;
     if epochs < warm_up {
-        context.progress.log(format!(
+        progress.log(format!(
             "{name}: warning: training ended after {epochs} epochs, during the warm-up of {warm_up} epochs, so the learning rate never \
              reached `{name}.learning_rate`; set a smaller `{name}.learning_rate_warm_up`"
         ));
     }
-    context.progress.log(match phase.stop {
+    progress.log(match phase.stop {
         Stop::Validation { .. } => {
             format!("{name}: best epoch {best_epoch} of {epochs}, validation {metric} {best_value:.4}")
         }
         Stop::Epochs => format!("{name}: {epochs} epochs"),
     });
-    Ok((best_epoch, recall_20))
 }

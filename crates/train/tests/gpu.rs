@@ -2,7 +2,12 @@
 //! on one GPU gives the same bytes. Without a GPU, or without the feature `cuda`, nothing is compared, and the test prints a message. The
 //! variable `MP4SR_TEST_MODELS` limits the test to the models that it names, separated by spaces.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says what it leaves out")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking and says what it leaves out"
+)]
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
 //! Compares training with cases worked by hand: what it reads of a dataset, when it stops, which weights it keeps, how it resumes.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

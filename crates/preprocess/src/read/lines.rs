@@ -103,7 +103,7 @@ impl<'b> Lines<'b> {
         if self.number == 1 && !is_ended && line.contains(&b'\r') {
             return Err(Error::raw(
                 &self.path,
-                "its lines end in carriage returns alone, as older programs on the Macintosh write them; save it with other line ends, \
+                "has lines that end in carriage returns alone, as older programs on the Macintosh write them; save it with other line ends, \
                  or convert it: `tr '\\r' '\\n' < old.csv > new.csv`",
             ));
         }
@@ -329,7 +329,7 @@ mod tests {
         for (bytes, limit) in [(&b"a,b\r1,2\r"[..], 99), (b"a,b\r1,2\r3,4\r5,6", 9)] {
             let mut lines = Lines::new(Path::new("x"), Box::new(bytes)).with_limit(limit);
             let message = lines.next(&mut Vec::new()).unwrap_err().to_string();
-            assert!(message.contains("its lines end in carriage returns alone"), "{message}");
+            assert!(message.contains("has lines that end in carriage returns alone"), "{message}");
         }
     }
 

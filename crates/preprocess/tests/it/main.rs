@@ -1,6 +1,11 @@
 //! Tests the stage as a program: from raw files to a dataset, and the errors when something is wrong.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a failed test says so by itself")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a failed test says so by itself"
+)]
 
 mod columns;
 mod end_to_end;

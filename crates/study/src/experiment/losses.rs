@@ -15,18 +15,18 @@ impl Study<'_> {
     pub(super) fn losses(&mut self) -> anyhow::Result<String> {
         let title = "Figure 3: log test loss against log training loss";
         let mut rows = Vec::new();
-        for layers in 1..=3 {
+        for layers in LAYERS {
             let key = format!("model.transformer.layers={layers}");
-            for (kind, pretrain) in [("without pre-training", "false"), ("with pre-training", "true")] {
-                let enabled = format!("pretrain.enabled={pretrain}");
-                let slug =
-                    format!("losses.{layers}-layers.{}", if pretrain == "true" { "mp4sr" } else { "no-pretrain" });
-                rows.push(row(&format!("{layers}: {kind}"), &slug, &[&key, &enabled, "finetune.log_test_loss=true"]));
+            for pretrains in [false, true] {
+                let enabled = format!("pretrain.enabled={pretrains}");
+                let slug = format!("losses.{layers}-layers.{}", if pretrains { "mp4sr" } else { "no-pretrain" });
+                let label = format!("{layers}: {}", start(pretrains));
+                rows.push(row(&label, &slug, &[&key, &enabled, "finetune.log_test_loss=true"]));
             }
         }
         let made = self.make(&rows, Until::Trained)?;
         let mut table = TextTable::new(["layers", "pre-training", "seed", "epoch", "training loss", "test loss"]);
-        let mut charts: Vec<Chart> = (1..=3)
+        let mut charts: Vec<Chart> = LAYERS
             .map(|layers| Chart {
                 title: format!("{layers} layer{}", if layers == 1 { "" } else { "s" }),
                 x: "log training loss".to_owned(),
@@ -35,20 +35,23 @@ impl Study<'_> {
                 series: Vec::new(),
             })
             .collect();
-        for (row, runs) in &made {
-            let (layers, kind) = row.label.split_once(": ").unwrap_or_default();
+        for (_, runs) in &made {
             for run in runs {
+                let layers = &run.config.model.section("transformer")["layers"];
+                let pretrains = run.config.pretrain.enabled;
                 let losses = test_losses(&run.layout)?;
                 let at = |&(_, train, test): &(usize, f64, f64)| Point {
                     x: train.ln(),
                     y: test.ln(),
                     range: (test.ln(), test.ln()),
                 };
-                let series = Series { name: kind.to_owned(), points: losses.iter().map(at).collect() };
-                charts[layers.parse::<usize>().unwrap_or(1) - 1].series.push(series);
+                let series = Series { name: start(pretrains).to_owned(), points: losses.iter().map(at).collect() };
+                if let Some((chart, _)) = charts.iter_mut().zip(LAYERS).find(|(_, own)| *layers == *own) {
+                    chart.series.push(series);
+                }
                 for (epoch, train, test) in losses {
                     let seed = run.config.run.seed;
-                    let row = [layers, kind.split(' ').next().unwrap_or_default()].map(str::to_owned);
+                    let row = [layers.to_string(), if pretrains { "with" } else { "without" }.to_owned()];
                     let numbers = [seed.to_string(), epoch.to_string(), train.to_string(), test.to_string()];
                     table.rows.push(row.into_iter().chain(numbers).collect());
                 }
@@ -59,6 +62,13 @@ impl Study<'_> {
         let figure = Figure { title: format!("{title} ({})", self.config.dataset.name), charts };
         self.finish(text, None, &table, Some(figure))
     }
+}
+
+/// The numbers of layers that are compared.
+const LAYERS: std::ops::RangeInclusive<usize> = 1..=3;
+
+fn start(pretrains: bool) -> &'static str {
+    if pretrains { "with pre-training" } else { "without pre-training" }
 }
 
 /// The lowest test loss of each row's runs, and when it was reached.
