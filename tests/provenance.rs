@@ -202,6 +202,9 @@ fn a_log_of_another_training_is_not_shown() {
     std::fs::copy(world.path("a/runs/a/metrics.jsonl"), world.path("a/runs/mp4sr/metrics.jsonl")).unwrap();
     let refused = world.run_failing("report", &[]);
     assert!(refused.contains("metrics.jsonl") && refused.contains("of another training"), "{refused}");
+    std::fs::remove_file(world.path("a/runs/mp4sr/metrics.jsonl")).unwrap();
+    let reported = world.run_stderr("report", &[]);
+    assert!(reported.contains("metrics.jsonl` is missing, so the run has no training curves"), "{reported}");
 }
 
 /// The paths of images are relative to the data folder, and existing features are not replaced by empty ones.

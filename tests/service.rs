@@ -300,6 +300,15 @@ fn new_items_are_in_service_at_once_and_after_a_restart() {
         assert!(start.elapsed() < Duration::from_mins(1), "not noticed");
         std::thread::sleep(Duration::from_millis(50));
     }
+    // So do features that are computed again.
+    let generation = || service.get("/readyz").json()["generation"].clone();
+    let (before, features) = (generation(), world.path("a/features/text.tiny-sentence.safetensors"));
+    files::write_bytes(&features, &files::read(&features).unwrap()).unwrap();
+    let start = Instant::now();
+    while generation() == before {
+        assert!(start.elapsed() < Duration::from_mins(1), "not noticed");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// A change that the service cannot load or store at once leaves everything unchanged.
@@ -437,7 +446,25 @@ fn a_service_that_is_still_loading_its_run_stops_at_once() {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert_eq!((service.get("/healthz").status, service.get("/readyz").status), (200, 503));
+    stops_on_sigterm(&mut service);
+}
+
+#[test]
+fn a_service_that_is_loading_another_run_stops_at_once() {
+    let world = trained();
+    let mut service = Service::start(&world, &[]);
+    let weights = world.path("a/runs/mp4sr/finetune.safetensors");
+    std::fs::remove_file(&weights).unwrap();
+    assert!(Command::new("mkfifo").arg(&weights).status().unwrap().success());
+    service.signal("HUP");
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(service.get("/readyz").status, 200);
+    stops_on_sigterm(&mut service);
+}
+
+fn stops_on_sigterm(service: &mut Service) {
     service.signal("TERM");
+    let start = Instant::now();
     while service.child.try_wait().unwrap().is_none() {
         assert!(start.elapsed() < Duration::from_mins(1), "the service does not stop");
         std::thread::sleep(Duration::from_millis(20));

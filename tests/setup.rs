@@ -521,7 +521,11 @@ fn file_formats_are_recognised_without_questions() {
 
 #[test]
 fn the_times_of_sequences_are_found_however_they_are_written() {
-    let of = |user: usize| (0..4).map(move |at| (format!("I{:02}", (user * 5 + at * 3) % ITEMS), 1_600_000_009 - at));
+    // Some users have a single event.
+    let of = |user: usize| {
+        let count = if user % 7 == 3 { 1 } else { 4 };
+        (0..count).map(move |at| (format!("I{:02}", (user * 5 + at * 3) % ITEMS), 1_600_000_009 - at))
+    };
     let joined = |parts: Vec<String>, separator: &str| parts.join(separator);
     let separated = |separator: &str| {
         let line = |user: usize| {
@@ -552,6 +556,26 @@ fn the_times_of_sequences_are_found_however_they_are_written() {
         let made = preprocessed(&project, &project.raw("p.toml"), &format!("made.{name}"), &[]);
         let own = made.sequences.of(0).iter().map(|&item| made.items.ids[item as usize - 1].clone());
         assert_eq!(own.collect::<Vec<String>>(), backwards, "{name}");
+    }
+}
+
+#[test]
+fn lists_of_times_and_counts_are_not_the_times_of_single_events() {
+    let rows = events(|u, i, at| format!("u{u},I{i:02},{},\"['2020-09-01', '2020-09-02']\"\n", 1_600_000_000 + at));
+    let counts = events(|u, i, at| format!("u{u},I{i:02},{}\n", at % 4 + 1));
+    let durations = events(|u, i, at| format!("u{u},I{i:02},2020-09-0{},{at}:07\n", at + 1));
+    let project = Project::without_pipeline(&[
+        ("lists.csv", format!("user_id,item_id,visit_ts,dates\n{rows}").into()),
+        ("counts.csv", format!("user_id,item_id,times\n{counts}").into()),
+        ("durations.csv", format!("user_id,item_id,date,duration\n{durations}").into()),
+    ]);
+    for (name, time, notation) in
+        [("lists.csv", "visit_ts", "s"), ("counts.csv", "timestamp", "line-order"), ("durations.csv", "date", "iso")]
+    {
+        let words = ["--interactions", name, "--out", "p.toml", "--force"];
+        assert!(!project.run("init", &words).contains("time of day"), "{name}");
+        let source = Config::load(&project.raw("p.toml"), &[], model_catalog()).unwrap().0.source;
+        assert_eq!((&*source.columns.time, &*source.time), (time, notation), "{name}");
     }
 }
 

@@ -380,6 +380,14 @@ fn a_table_of_cold_items_without_cold_items_is_refused_before_anything_is_traine
 }
 
 #[test]
+fn a_search_with_few_items_compares_by_the_metric_that_selects_epochs() {
+    let world = Project::small();
+    let words = ["--grid", "finetune.learning_rate=0,0.01", "--name", "few", "--set", "train.metric=R@30"];
+    let printed = world.run("search", &words);
+    assert!(printed.contains("validation MRR") && !printed.contains("validation R@30"), "{printed}");
+}
+
+#[test]
 fn tables_of_searches_and_studies_have_no_passwords() {
     let world = Project::small();
     let secret = ["--set", "serve.store=\"postgres://shop:hunter2@localhost/shop\""];

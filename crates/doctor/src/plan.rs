@@ -411,10 +411,10 @@ fn missing(context: &Context, question: Question<'_>, stage: StageName, reads: &
             None => format!("`{}` is missing, and no stage of this pipeline creates it", path.display()),
         });
     }
-    // In a run, earlier stages write their outputs first; files from elsewhere must exist already.
     if let Some(why) = missing_by_key(context, stage) {
         return Some(why);
     }
+    // In a run, earlier stages write their outputs first; files from elsewhere must exist already.
     let is_extracted = |modality: &&Modality| modality.features.is_empty() && MODALITIES.contains(&&*modality.name);
     let own = config.model.modalities.iter().filter(|modality| !is_extracted(modality));
     let from_elsewhere = own
@@ -449,7 +449,8 @@ fn missing_by_key(context: &Context, stage: StageName) -> Option<String> {
         }
         StageName::Report => {
             let others = config.report.beside.iter().filter(|name| *name != layout.run_name());
-            let mut ranks = others.map(|name| (name, layout.with_run(name).ranks("test")));
+            let sets = ["validation", "test"];
+            let mut ranks = others.flat_map(|name| sets.map(|set| (name, layout.with_run(name).ranks(set))));
             let (name, path) = ranks.find(|(_, path)| !path.exists())?;
             Some(format!(
                 "`{}` is missing; run `mp4sr evaluate` for the run `{name}`, or remove it from `report.beside`",

@@ -81,7 +81,8 @@ impl InteractionColumns {
         let user = user(survey, &item, named_columns, is_sequence, &mut doubts)?;
         let others: Vec<&ColumnSurvey> =
             survey.columns.iter().filter(|column| column.name != user && column.name != item).collect();
-        let clock = clock(survey, &others, &item_separator, named_columns, &mut doubts)?;
+        let sequence = is_sequence.then_some(item_separator.as_str());
+        let clock = clock(survey, &others, sequence, named_columns, &mut doubts)?;
         let is_clock = |name: &str| match &clock {
             EventOrder::Time { column, .. } | EventOrder::Position(column) => column == name,
             EventOrder::LineOrder => false,
@@ -255,7 +256,7 @@ fn user(
 fn clock(
     survey: &Survey,
     others: &[&ColumnSurvey],
-    item_separator: &str,
+    sequence: Option<&str>,
     named_columns: &NamedEvents,
     doubts: &mut Vec<Doubt>,
 ) -> Result<EventOrder> {
@@ -266,9 +267,12 @@ fn clock(
     let chosen = match &named_columns.time {
         Some(name) => Some(named(survey, "--time", name)?),
         None => {
-            // Several times in a cell belong to several items in a cell.
-            let fits =
-                |column: &&&ColumnSurvey| column.time_separator.is_empty() || column.time_separator == item_separator;
+            // Several times in a cell belong to several items in a cell, which have the same separator.
+            let fits = |column: &&&ColumnSurvey| {
+                let has_several = column.lists * 2 > column.filled || !column.time_separator.is_empty();
+                let is_alike = column.time_separator.is_empty() || sequence == Some(&column.time_separator);
+                !has_several || (sequence.is_some() && is_alike)
+            };
             let mut scored: Vec<(f64, &ColumnSurvey)> =
                 others.iter().filter(fits).filter_map(|column| Some((time_score(column, survey)?, *column))).collect();
             scored.sort_by(|a, b| b.0.total_cmp(&a.0));
@@ -356,21 +360,25 @@ fn time_by_name<'s>(survey: &Survey, others: &[&'s ColumnSurvey], doubts: &mut V
     Some(best)
 }
 
-/// Whether the values of a column are times of a day, such as `23:30` or `11:30:05 PM`.
+/// Whether a column has times of a day, such as `23:30` or `11:30:05 PM`, and not durations.
 fn is_time_of_day(column: &ColumnSurvey) -> bool {
     let is_time = |text: &String| {
-        let parts: Vec<&str> = text.split_whitespace().next().unwrap_or_default().split(':').collect();
-        let is_number = |part: &&str| (1..=2).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
-        let (first, rest) = parts.split_at(parts.len().min(2));
-        first.len() == 2 && first.iter().all(is_number) && rest.len() <= 1
+        let mut parts = text.split_whitespace().next().unwrap_or_default().split(':');
+        let (hour, minute, rest) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default(), parts.count());
+        let below = |part: &str, limit: u32| part.len() <= 2 && part.parse::<u32>().is_ok_and(|value| value < limit);
+        below(hour, 24) && minute.len() == 2 && below(minute, 60) && rest <= 1
     };
-    !column.examples.is_empty() && column.examples.iter().all(is_time)
+    let is_named = Role::Time.fits(&column.name)
+        || tokens(&column.name).iter().any(|token| ["hour", "clock", "uhrzeit"].contains(&token.as_str()));
+    is_named && !column.examples.is_empty() && column.examples.iter().all(is_time)
 }
 
 /// Whether the values of a column are dates without a time of day.
 fn has_no_clock(column: &ColumnSurvey) -> bool {
-    column.time.as_ref().is_some_and(|time| time.as_ref().is_ok_and(|time| !time.is_number))
-        && column.examples.iter().all(|text| !text.contains(':') && text.len() < 20)
+    let is_date = |time: &TimeNotation| !time.is_number && !time.key.contains("%H") && !time.key.contains("%I");
+    // In ISO 8601, a time of day follows the ten characters of the date.
+    column.time.as_ref().is_some_and(|time| time.as_ref().is_ok_and(is_date))
+        && column.examples.iter().all(|text| !text.contains(':') && !text.contains('T'))
 }
 
 /// How well a column fits as the time of events; `None` if it does not hold times.

@@ -194,9 +194,6 @@ impl Role {
                     "day",
                     "ts",
                     "fecha",
-                    "times",
-                    "timestamps",
-                    "dates",
                 ],
             ),
             Self::Position => (

@@ -422,6 +422,9 @@ fn of_records(context: &Context, records: &[ItemRecord], folder: &Path) -> anyho
     let read = read_items(&config, std::slice::from_ref(&path), &Progress::new(true));
     files::remove_if_present(&path)?;
     let (items, read) = read?;
+    if let Some(reason) = read.rejected.0.keys().next() {
+        bail!("an item cannot be used: {reason}; correct it");
+    }
     if read.repeated > 0 {
         let mut seen = HashSet::new();
         let twice = records.iter().map(|record| record.id.as_str()).find(|id| !seen.insert(*id));

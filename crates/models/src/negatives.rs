@@ -19,17 +19,13 @@ impl NegativeSampler {
     pub fn new(data: &Data) -> Result<Self> {
         let (mut seen, mut offsets) = (Vec::new(), vec![0]);
         for user in 0..data.training.users() {
-            seen.extend(seen_items(data, user)?);
+            let own = distinct(data.training.of(user));
+            expect_negatives(&own, data.items, user)?;
+            seen.extend(own);
             offsets.push(seen.len());
         }
         Ok(Self { items: data.items, seen, offsets })
     }
-
-    /// Refuses the same users as [`Self::new`].
-    pub fn check(data: &Data) -> Result<()> {
-        (0..data.training.users()).try_for_each(|user| seen_items(data, user).map(drop))
-    }
-
     /// Draws an item (1-based) for `user` (from 0), determined by the key.
     pub fn draw(&self, user: u32, key: RngKey) -> u32 {
         let seen = &self.seen[self.offsets[user as usize]..self.offsets[user as usize + 1]];
@@ -43,17 +39,15 @@ impl NegativeSampler {
     }
 }
 
-/// The items of a user's training events, ascending and without repeats. Refuses a user who has all items.
-fn seen_items(data: &Data, user: usize) -> Result<Vec<u32>> {
-    let own = distinct(data.training.of(user));
-    if own.len() < data.items {
-        return Ok(own);
+/// Refuses a user, from 0, whose distinct items are all items, because none is left to draw.
+pub(crate) fn expect_negatives(distinct: &[u32], items: usize, user: usize) -> Result<()> {
+    if distinct.len() < items {
+        return Ok(());
     }
     let row = user + 1;
     Err(Error::Msg(format!(
-        "user {row} has training events with all {} items, so that none is left as a negative; use a dataset with more items or a model \
-         without negatives",
-        data.items
+        "user {row} has training events with all {items} items, so that none is left as a negative; use a dataset with more items or a \
+         model without negatives"
     )))
 }
 

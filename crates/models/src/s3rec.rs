@@ -22,12 +22,12 @@ use crate::data::distinct;
 use crate::features::{RowMean, categories, check_modalities, mean_rows};
 use crate::interface::{FINETUNE, PRETRAIN};
 use crate::maps::{Linear, id_table};
-use crate::negatives::draw_outside;
+use crate::negatives::{draw_outside, expect_negatives};
 use crate::recipe::{DECAY_GRID, ModelSettings, Reads, Recipe, Section, Supports};
 use crate::transformer::Pass;
 use crate::{
-    Batch, BatchUnit, Data, Initial, Model, NegativeSampler, Parameters, Phase, Query, Refused, Samples, Scorer, Step,
-    Stop, TrainingSequences, Transformer, TransformerConfig, trace,
+    Batch, BatchUnit, Data, Initial, Model, Parameters, Phase, Query, Refused, Samples, Scorer, Step, Stop,
+    TrainingSequences, Transformer, TransformerConfig, trace,
 };
 
 /// How S3-Rec is named, configured and built. Pre-training has no validation metric, so it runs for a fixed number of epochs.
@@ -47,13 +47,7 @@ pub static RECIPE: Recipe = Recipe {
     item_tables: |_| None,
     check,
     phases: |settings| Ok(phases(&settings.own()?)),
-    build: |settings, data, key| {
-        // Only pre-training draws negatives.
-        if settings.pretrains {
-            NegativeSampler::check(&data)?;
-        }
-        Ok(Box::new(S3Rec::new(settings.own()?, settings.transformer()?, &data, key)?))
-    },
+    build: |settings, data, key| Ok(Box::new(S3Rec::new(settings.own()?, settings.transformer()?, &data, key)?)),
 };
 
 /// What the attributes of an item are.
@@ -300,13 +294,15 @@ impl S3Rec {
         Ok(Batch { users: batch.users.clone(), offsets, items, targets: Vec::new() })
     }
 
-    /// Draws the masks, negatives and segments of samples, determined by the key.
-    pub fn draws(&self, samples: &Batch, key: RngKey) -> Draws {
+    /// Draws the masks, negatives and segments of samples, determined by the key. Refuses a sample with all items, because no negative is
+    /// left.
+    pub fn draws(&self, samples: &Batch, key: RngKey) -> Result<Draws> {
         let (masks, negatives, segments) = (key.fold_in("masks"), key.fold_in("negatives"), key.fold_in("segments"));
         let mut draws = Draws { masked: Vec::new(), negatives: Vec::new(), segments: Vec::new() };
         for j in 0..samples.count() {
             let range = samples.offsets.range(j);
             let (own, length) = (distinct(&samples.items[range.clone()]), range.len());
+            expect_negatives(&own, self.count, samples.users[j] as usize)?;
             for token in range.clone() {
                 let last = self.config.mask_last && token + 1 == range.end;
                 let masked = last || masks.uniform(token as u64) < self.config.mask;
@@ -325,7 +321,7 @@ impl S3Rec {
             let (start, from) = (below(1, length - size + 1), below(2, all.len() - size + 1));
             draws.segments.push((start..start + size, all[from..from + size].to_vec()));
         }
-        draws
+        Ok(draws)
     }
 
     /// The loss of pre-training on samples. Without `key` nothing is dropped.
@@ -491,7 +487,7 @@ impl Model for S3Rec {
             return self.finetune_loss(batch, Some(step.key));
         }
         let samples = self.samples(batch)?;
-        let draws = self.draws(&samples, step.key.fold_in("draws"));
+        let draws = self.draws(&samples, step.key.fold_in("draws"))?;
         self.pretrain_loss(&samples, &draws, Some(step.key))
     }
 
@@ -547,7 +543,7 @@ mod tests {
         let (mut masked, mut negatives, mut sizes) = ([0u32; 6], [0u32; 21], [0u32; 4]);
         let (mut starts, mut from) = ([[0u32; 6]; 4], [[0u32; 11]; 4]);
         for round in 0..rounds {
-            let draws = model.draws(&samples, RngKey::new(7).fold_in_index(round));
+            let draws = model.draws(&samples, RngKey::new(7).fold_in_index(round)).unwrap();
             for (position, &hidden) in draws.masked.iter().enumerate() {
                 masked[position] += u32::from(hidden);
                 assert_eq!(hidden, draws.negatives[position] > 0);
@@ -618,7 +614,11 @@ mod tests {
         assert_eq!(whole.items, [3, 4, 5, 6, 7, 8, 9, 3]);
         let histories = model(Config { sample: Sample::History, ..Config::default() }).samples(&batch).unwrap();
         assert_eq!(histories.items, [2, 3, 4, 5, 6, 7, 9]);
-        let draws = model(Config::default()).draws(&histories, RngKey::new(1));
+        let draws = model(Config::default()).draws(&histories, RngKey::new(1)).unwrap();
         assert!(draws.segments[1].0.is_empty(), "a sample of one item has no segment");
+        let all: Vec<u32> = (1..=20).collect();
+        let samples = Batch::of_histories([(&all[..], 1)], 20).unwrap();
+        let refused = model(Config::default()).draws(&samples, RngKey::new(1)).unwrap_err().to_string();
+        assert!(refused.contains("all 20 items, so that none is left as a negative"), "{refused}");
     }
 }

@@ -48,15 +48,16 @@ pub struct ImageFolder {
 }
 
 impl ImageFolder {
-    /// Finds the images in a folder and in the folders below it. A file of the folder itself replaces those below it that have its name.
+    /// Finds the images in a folder and in the folders below it. Those of the folder itself are found by their names, and replace those below
+    /// it that have the same name; those below it by their names or by their folders.
     pub fn read(folder: &Path, item_ids: &NumberedIds) -> Result<Self> {
         // The folder itself may be a link, because the author of the pipeline chose it.
         let real = real(folder)?;
         let mut found = Self { root: Some(folder.to_owned()), ..Self::default() };
-        let mut files = images_in(folder, DEPTH)?;
+        let (own, mut below): (Vec<PathBuf>, Vec<PathBuf>) =
+            images_in(folder)?.into_iter().partition(|path| path.parent() == Some(folder));
         let stem = |path: &Path| path.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned);
-        let is_below = |path: &Path| path.parent() != Some(folder);
-        let parent = |path: &Path| path.parent().filter(|_| is_below(path))?.file_name()?.to_str().map(str::to_owned);
+        let parent = |path: &Path| path.parent()?.file_name()?.to_str().map(str::to_owned);
         let is_item = |name: &str| item_ids.find(name).is_some();
         let numbered = |stem: &str| {
             let (id, number) = stem.rsplit_once('_')?;
@@ -65,20 +66,20 @@ impl ImageFolder {
         let names_item = |path: &PathBuf| {
             stem(path).is_some_and(|stem| is_item(&stem) || numbered(&stem).is_some_and(|(id, _)| is_item(&id)))
         };
-        let of_name = files.iter().filter(|path| names_item(path)).count();
-        let of_folder = files.iter().filter(|path| parent(path).is_some_and(|parent| is_item(&parent))).count();
+        let of_name = below.iter().filter(|path| names_item(path)).count();
+        let of_folder = below.iter().filter(|path| parent(path).is_some_and(|parent| is_item(&parent))).count();
         let by_folder = of_folder > of_name;
         if !by_folder {
-            let own: HashSet<String> =
-                files.iter().filter(|path| !is_below(path)).filter_map(|path| stem(path)).collect();
-            files.retain(|path| !is_below(path) || stem(path).is_none_or(|stem| !own.contains(&stem)));
+            let names: HashSet<String> = own.iter().filter_map(|path| stem(path)).collect();
+            below.retain(|path| stem(path).is_none_or(|stem| !names.contains(&stem)));
         }
-        if files.iter().any(|path| is_below(path)) {
+        if !below.is_empty() {
             let each = if by_folder { ", one for each item" } else { "" };
-            let also = if !by_folder && files.iter().any(|path| !is_below(path)) { "in it and " } else { "" };
+            let also = if own.is_empty() { "" } else { "in it and " };
             found.notice = Some(format!("the images of `{}` are {also}in folders below it{each}", folder.display()));
         }
-        for (at, path) in files.into_iter().enumerate() {
+        let files = own.into_iter().map(|path| (path, false)).chain(below.into_iter().map(|path| (path, by_folder)));
+        for (at, (path, by_folder)) in files.enumerate() {
             let Some(stem) = stem(&path).filter(|_| path.to_str().is_some()) else { continue };
             let owner = if by_folder { parent(&path) } else { Some(stem.clone()) };
             let belongs = if by_folder { owner.as_deref().is_some_and(is_item) } else { names_item(&path) };
@@ -107,13 +108,16 @@ impl ImageFolder {
     /// Refuses files of the same name in several folders, because they may be images of different things.
     fn refuse_ambiguous(&mut self, folder: &Path) {
         let mut refused = std::mem::take(&mut self.refused);
+        let mut unclear: HashSet<PathBuf> = HashSet::new();
         self.by_name.retain(|name, paths| {
             let clear = paths.iter().all(|path| path.parent() == paths[0].parent());
             if !clear {
                 reject(&mut refused, folder, 0, Fault::new("images of the same name in several folders", name));
+                unclear.extend(paths.drain(..));
             }
             clear
         });
+        self.by_numbered_name.values_mut().for_each(|paths| paths.retain(|(_, path)| !unclear.contains(path)));
         self.refused = refused;
     }
 
@@ -156,16 +160,21 @@ fn real(folder: &Path) -> Result<PathBuf> {
 }
 
 /// The image files in a folder and in folders below it, in the order of their names.
-fn images_in(folder: &Path, depth: usize) -> Result<Vec<PathBuf>> {
+pub fn images_in(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
+    list(folder, DEPTH, &mut found)?;
+    Ok(found)
+}
+
+fn list(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
     for path in files::list(folder)? {
         if depth > 0 && path.is_dir() && !path.is_symlink() {
-            found.extend(images_in(&path, depth - 1)?);
+            list(&path, depth - 1, found)?;
         } else if is_image_name(&path) && path.is_file() {
             found.push(path);
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 /// A part of a pattern of image paths.
@@ -525,9 +534,14 @@ mod tests {
         assert!(
             images.refused().0.is_empty() && images.notice().unwrap().contains("are in it and in folders below it")
         );
-        let folder = written(&["logo.png", "3/a.jpg", "4/a.jpg", "4/b.jpg"]);
+        let folder = written(&["logo.png", "1.jpg", "2.jpg", "3/a.jpg", "4/a.jpg", "4/b.jpg"]);
         let images = ImageFolder::read(folder.path(), &ids()).unwrap();
         assert_eq!(names_of(&images, folder.path(), "4"), ["4/a.jpg", "4/b.jpg"]);
+        assert_eq!(["1", "2"].map(|id| names_of(&images, folder.path(), id)), [["1.jpg"], ["2.jpg"]]);
+        let folder = written(&["1.jpg", "small/1_2.jpg", "large/1_2.jpg"]);
+        let images = ImageFolder::read(folder.path(), &ids()).unwrap();
+        assert_eq!(names_of(&images, folder.path(), "1"), ["1.jpg"]);
+        assert_eq!(images.refused().0["images of the same name in several folders"].count, 1);
     }
 
     #[test]

@@ -7,11 +7,8 @@ use mp4sr_artifact::Fingerprint;
 use mp4sr_pipeline::config::{Config, Format};
 use serde::Serialize;
 
-use crate::images::ImagePattern;
+use crate::images::{ImagePattern, images_in, is_image_name, is_sound_name};
 use crate::{Error, Result};
-
-/// The number of levels of folders below the image folder whose file names count if it has no images itself.
-const BELOW: usize = 3;
 
 /// The raw files of a pipeline.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -69,11 +66,8 @@ impl PreprocessInputs {
     /// Their content does not count, because only the stages that read it depend on it.
     pub fn image_names(&self, config: &Config) -> Result<Option<Fingerprint>> {
         let mut names = Vec::new();
-        if let Some(folder) = &self.images {
-            list_names(folder, 0, &mut names)?;
-            if names.is_empty() {
-                list_names(folder, BELOW, &mut names)?;
-            }
+        if let Some(folder) = self.images.as_deref().filter(|folder| folder.is_dir()) {
+            names.extend(images_in(folder)?.into_iter().map(|path| path.to_string_lossy().into_owned()));
         }
         let by_column = matches!(config.source.format, Format::Tabular | Format::RecBole);
         let columns = &config.source.columns;
@@ -100,7 +94,7 @@ fn list_names(folder: &Path, depth: usize, names: &mut Vec<String>) -> Result<()
     for path in mp4sr_artifact::files::list(folder)? {
         if depth > 0 && path.is_dir() {
             list_names(&path, depth - 1, names)?;
-        } else if crate::images::is_image_name(&path) || crate::images::is_sound_name(&path) {
+        } else if is_image_name(&path) || is_sound_name(&path) {
             names.push(path.to_string_lossy().into_owned());
         }
     }
@@ -176,6 +170,10 @@ mod tests {
         fs::write(images.join("note.txt"), "x").unwrap();
         assert_eq!(fingerprint(), one);
         fs::write(images.join("2.png"), "x").unwrap();
-        assert_ne!(fingerprint(), one);
+        let two = fingerprint();
+        assert_ne!(two, one);
+        fs::create_dir_all(images.join("a/b")).unwrap();
+        fs::write(images.join("a/b/3.jpg"), "x").unwrap();
+        assert_ne!(fingerprint(), two);
     }
 }

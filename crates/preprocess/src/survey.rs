@@ -512,7 +512,7 @@ impl ColumnSurvey {
         }
     }
 
-    /// Finds the notation of the times in the values, in their lists, or, if no value is a time itself, between separators.
+    /// Finds the notation of the times in the values, in their lists, or, if that reads more of them, between separators.
     fn find_time(&mut self, cells: &[RawCell<'static>], comma: bool) {
         let lists = cells.iter().filter_map(|cell| match cell {
             RawCell::Json(Value::Array(values)) => Some(values.clone()),
@@ -527,15 +527,17 @@ impl ColumnSurvey {
             return self.find_time_of(&of_lists, comma);
         }
         self.find_time_of(cells, comma);
-        let separator =
-            self.separator.as_ref().filter(|(_, share)| *share >= 0.5).map(|(separator, _)| separator.clone());
-        if let (None, Some(separator)) = (&self.time, separator) {
-            let texts = cells.iter().filter_map(RawCell::text);
-            let parts = texts.flat_map(|text| {
-                text.split(&separator).map(|part| RawCell::Text(Cow::Owned(part.trim().to_owned()))).collect::<Vec<_>>()
-            });
-            self.find_time_of(&parts.collect::<Vec<RawCell<'static>>>(), comma);
-            self.time_separator = if self.time.is_some() { separator } else { String::new() };
+        let Some((separator, _)) = self.separator.clone().filter(|_| self.time_share < MOST) else { return };
+        let whole = (self.time.take(), std::mem::take(&mut self.time_share));
+        let texts = cells.iter().filter_map(RawCell::text);
+        let parts = texts.flat_map(|text| {
+            text.split(&separator).map(|part| RawCell::Text(Cow::Owned(part.trim().to_owned()))).collect::<Vec<_>>()
+        });
+        self.find_time_of(&parts.collect::<Vec<RawCell<'static>>>(), comma);
+        if self.time.is_some() && self.time_share > whole.1 {
+            self.time_separator = separator;
+        } else {
+            (self.time, self.time_share) = whole;
         }
     }
 

@@ -258,9 +258,9 @@ impl HistoryLayout {
         ))
     }
 
-    /// Names the columns of events that are not read if one of them may have the order of the events.
+    /// Names the columns of events that are not read if one of them may hold the order of the events.
     fn warning(self, names: &[&str]) -> Option<String> {
-        let others = names.iter().filter(|name| ![USER, ITEM].contains(*name)).map(|name| quoted(name));
+        let others = names.iter().filter(|name| !["", USER, ITEM].contains(*name)).map(|name| quoted(name));
         let others = others.collect::<Vec<_>>().join(", ");
         let is_doubtful = self == Self::Events && !names.contains(&TIME) && !others.is_empty();
         is_doubtful.then(|| {
@@ -273,31 +273,24 @@ impl HistoryLayout {
 
 /// Whether the name of a column denotes times, which must not be ignored: the order of the rows may be another one.
 fn is_like_time(name: &str) -> bool {
-    const WORDS: [&str; 14] = [
-        "timestamp",
-        "time",
-        "datetime",
-        "date",
-        "ts",
-        "at",
-        "day",
-        "when",
-        "created",
-        "unix",
-        "epoch",
-        "zeit",
-        "datum",
-        "fecha",
-    ];
+    const WORDS: [&str; 8] = ["timestamp", "time", "datetime", "date", "ts", "zeit", "datum", "fecha"];
+    // These words denote times only as a whole name.
+    const NAMES: [&str; 4] = ["day", "when", "created", "epoch"];
     // `unixReviewTime` has three words, like `unix_review_time`.
-    let mut words = String::new();
+    let mut spaced = String::new();
     for (at, c) in name.char_indices() {
         if at > 0 && c.is_uppercase() && !name[..at].ends_with(char::is_uppercase) {
-            words.push(' ');
+            spaced.push(' ');
         }
-        words.extend(c.to_lowercase());
+        spaced.extend(c.to_lowercase());
     }
-    words.split(|c: char| !c.is_alphanumeric()).any(|word| WORDS.contains(&word))
+    let words: Vec<&str> = spaced.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    let is_unix = words.first().is_some_and(|word| ["unix", "epoch"].contains(word));
+    let is_moment = words.len() > 1 && words.last() == Some(&"at");
+    words.iter().any(|word| WORDS.contains(word))
+        || is_unix
+        || is_moment
+        || matches!(words[..], [one] if NAMES.contains(&one))
 }
 
 /// Groups events by user. Users are ordered by their first row; the events of each by time, and those of equal times by row.
@@ -401,12 +394,14 @@ mod tests {
             let message = read_with(name).unwrap_err().to_string();
             assert!(message.contains("is not read as the time of events"), "{name}: {message}");
         }
-        for name in ["bought_on", "runtime", "price"] {
+        for name in ["bought_on", "runtime", "price", "created_by", "day_of_week"] {
             let warning = read_with(name).unwrap().warning.unwrap();
             assert!(warning.starts_with(&format!("`{name}`: not read; without a column `timestamp`")), "{warning}");
         }
-        std::fs::write(&path, "user_id,item_id,price,timestamp\nu,a,2,1\n").unwrap();
-        assert_eq!(read(&path, None).unwrap().warning, None);
+        for text in ["user_id,item_id,price,timestamp\nu,a,2,1\n", ",user_id,item_id\n0,u,a\n"] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(read(&path, None).unwrap().warning, None);
+        }
     }
 
     #[test]

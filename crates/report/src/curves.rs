@@ -80,7 +80,7 @@ impl TrainingLog {
                     best.epoch,
                     weights.display()
                 );
-                Err(FileError::unusable(log, reason, "restore the run's log, or train the run again").into())
+                Err(FileError::unusable(log, reason, RESTORE_LOG).into())
             }
             _ => Ok(()),
         }

@@ -125,17 +125,10 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
         .on_thread_park(release_memory_of_bursts)
         .build()
         .context("failed to start threads")?;
-    if let Ending::WhileLoading = runtime.block_on(serve(args, models, keys, store.clone(), poll))? {
-        // The thread that loads the run may need long, and changes nothing.
-        runtime.shutdown_background();
-    }
-    Ok(())
-}
-
-/// When the service was asked to stop.
-enum Ending {
-    WhileLoading,
-    InService,
+    let served = runtime.block_on(serve(args, models, keys, store.clone(), poll));
+    // A thread that loads a run may need long, and changes nothing.
+    runtime.shutdown_background();
+    served
 }
 
 /// Returns to the system, at most once per second, the memory that a thread of the runtime has freed. The memory of a burst of requests
@@ -182,7 +175,7 @@ async fn serve(
     keys: ApiKeys,
     store: Arc<ItemStore>,
     poll: Duration,
-) -> anyhow::Result<Ending> {
+) -> anyhow::Result<()> {
     let limits = ServiceLimits {
         time: Duration::from_millis(args.time_limit as u64),
         body: args.body_limit,
@@ -210,12 +203,12 @@ async fn serve(
     let hangups = signal(SignalKind::hangup()).context("failed to listen for SIGHUP")?;
     let generation = tokio::select! {
         generation = app.reload() => generation?,
-        _ = interrupt.recv() => return Ok(Ending::WhileLoading),
-        _ = terminate.recv() => return Ok(Ending::WhileLoading),
+        _ = interrupt.recv() => return Ok(()),
+        _ = terminate.recv() => return Ok(()),
     };
     print(&format!("http://{address}\n"))?;
     let hangup = tokio::spawn(watch::on_signal(app.clone(), hangups));
-    let changes = args.watch.then(|| tokio::spawn(watch::on_change(app.clone(), generation.context.clone())));
+    let changes = args.watch.then(|| tokio::spawn(watch::on_change(app.clone())));
     drop(generation);
     let additions = tokio::spawn(watch::on_additions(app.clone(), poll));
     tokio::select! {
@@ -227,5 +220,7 @@ async fn serve(
     changes.iter().for_each(tokio::task::JoinHandle::abort);
     let _ = stop.send(());
     serving.await.context("the service failed unexpectedly")?;
-    Ok(Ending::InService)
+    // A change of items goes on after its request has timed out.
+    drop(app.editing.lock().await);
+    Ok(())
 }

@@ -1,10 +1,10 @@
 //! The reasons to reload the run: a signal, changed files, or items that another replica added or removed.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use mp4sr_pipeline::Context;
 use mp4sr_run::TrainedModel;
 use mp4sr_store::ItemStore;
 use serde_json::json;
@@ -24,22 +24,22 @@ pub async fn on_signal(app: Arc<App>, mut signals: Signal) {
 
 /// Reloads the run when its weights, its dataset, its features or its added items have changed, and then stayed unchanged between two
 /// checks.
-pub async fn on_change(app: Arc<App>, context: Arc<Context>) {
-    let layout = &context.layout;
-    let own = [layout.items(), layout.users(), layout.new_items_pointer()];
-    let model = TrainedModel::files(layout, &context.config).into_iter().map(|(_, path)| path);
-    let files: Vec<PathBuf> = model.chain(own).collect();
-    let mut seen = state(&files);
+pub async fn on_change(app: Arc<App>) {
+    let mut seen = state(&app);
     let mut pending = None;
     loop {
         tokio::time::sleep(INTERVAL).await;
-        let now = state(&files);
+        let now = state(&app);
         if now == seen {
             pending = None;
         } else if pending.as_ref() == Some(&now) {
-            seen = now;
             pending = None;
             reload(&app, "files changed").await;
+            // The run may now read other files. Those that have changed since these checks still have to be noticed.
+            seen = state(&app);
+            for (path, before) in now {
+                seen.entry(path).and_modify(|own| *own = before);
+            }
         } else {
             pending = Some(now);
         }
@@ -70,10 +70,17 @@ pub async fn on_additions(app: Arc<App>, poll: Duration) {
     }
 }
 
-/// The sizes and modification times of files.
-fn state(files: &[PathBuf]) -> Vec<Option<(u64, Option<SystemTime>)>> {
-    let about = |path: &PathBuf| std::fs::metadata(path).ok().map(|about| (about.len(), about.modified().ok()));
-    files.iter().map(about).collect()
+/// The sizes and modification times of the files of the run in service.
+fn state(app: &App) -> BTreeMap<PathBuf, Option<(u64, Option<SystemTime>)>> {
+    let Ok(generation) = app.generation() else { return BTreeMap::new() };
+    let (layout, config) = (&generation.context.layout, &generation.context.config);
+    let own = [layout.items(), layout.users(), layout.new_items_pointer()];
+    let model = TrainedModel::files(layout, config).into_iter().map(|(_, path)| path);
+    let about = |path: PathBuf| {
+        let about = std::fs::metadata(&path).ok().map(|about| (about.len(), about.modified().ok()));
+        (path, about)
+    };
+    model.chain(own).map(about).collect()
 }
 
 async fn reload(app: &Arc<App>, why: &str) {

@@ -367,7 +367,7 @@ fn run_phase(context: &Context, stage: &Stage, start: PhaseStart<'_>) -> anyhow:
     Ok((outcome.best_epoch, outcome.recall_20))
 }
 
-/// Logs how a phase ended, with a warning if its weights are hardly of use.
+/// Logs how a phase ended, with a warning if its weights are of little use.
 fn log_outcome(progress: &Progress, phase: Phase, settings: &PhaseSettings, metric: Metric, outcome: &PhaseOutcome) {
     let PhaseOutcome { best_epoch, epochs, best_value, is_indifferent, popularity, .. } = *outcome;
     let name = phase.name;

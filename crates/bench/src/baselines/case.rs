@@ -286,7 +286,7 @@ fn s3rec_case(world: &BaselineWorld, key: RngKey) -> anyhow::Result<BaselineCase
         .collect();
     let samples = Batch::of_histories(joined.iter().map(|items| (items.as_slice(), 1)), n)?;
     let samples = Batch { targets: Vec::new(), ..samples };
-    let draws = model.draws(&samples, key);
+    let draws = model.draws(&samples, key)?;
     let starts: Vec<u32> = draws.segments.iter().map(|(tokens, _)| tokens.start as u32).collect();
     let others: Vec<u32> = draws.segments.iter().flat_map(|(_, others)| others.iter().copied()).collect();
     let inputs = with(

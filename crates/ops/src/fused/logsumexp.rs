@@ -15,7 +15,7 @@ use crate::scratch::Scratch;
 use crate::{FalseNegatives, Mask};
 
 /// The rows and columns of a block: 128 x 512 logits are 256 KiB.
-const ROWS: usize = 128;
+pub(super) const ROWS: usize = 128;
 pub(super) const COLUMNS: usize = 512;
 
 /// The largest number of shards of columns in backward, each of which holds a whole da.
@@ -104,9 +104,9 @@ impl RowLogSumExp {
 
 /// The row and the column of a block's first logit.
 #[derive(Clone, Copy)]
-struct BlockStart {
-    row: usize,
-    column: usize,
+pub(super) struct BlockStart {
+    pub(super) row: usize,
+    pub(super) column: usize,
 }
 
 /// Sets the masked entries of a row of logits to `left_out`, or to `zeroed` if the mask sets them to 0. The loop is written so that the
@@ -218,42 +218,55 @@ impl Fused<2> for RowLogSumExp {
     }
 
     fn backward(&self, [a, b]: [View<'_>; 2], result: &[f32], gradient: &[f32]) -> Result<Gradients<2>> {
-        let (n, d, m) = (a.dims[0], a.dims[1], b.dims[0]);
-        // A shard has whole blocks, so the division depends on the number of columns alone.
-        let shard_columns = m.div_ceil(COLUMNS).div_ceil(SHARDS).max(1) * COLUMNS;
-        let sums: Vec<f32> = result.iter().enumerate().map(|(j, l)| l + self.hit(j, a.data, b.data, d)).collect();
-        let transposed = transposed_blocks(b.data, d);
-        let mut db = vec![0.0; b.data.len()];
-        let parts: Vec<Scratch> = db
-            .par_chunks_mut(shard_columns * d)
-            .enumerate()
-            .map(|(shard, db)| {
-                let mut da = Scratch::zeros(n * d);
-                let mut logits = Scratch::take(ROWS * COLUMNS);
-                for (block, db) in db.chunks_mut(COLUMNS * d).enumerate() {
-                    let columns = db.len() / d;
-                    let first = shard * shard_columns + block * COLUMNS;
-                    let b = Mat::new(&b.data[first * d..][..columns * d], columns, d);
-                    let transposed = Mat::new(&transposed[first * d..][..columns * d], d, columns);
-                    for row in (0..n).step_by(ROWS) {
-                        let rows = ROWS.min(n - row);
-                        let a = Mat::new(&a.data[row * d..][..rows * d], rows, d);
-                        let logits = &mut logits[..rows * columns];
-                        matmul(logits, a, transposed, false);
-                        let (l, dl) = (&sums[row..row + rows], &gradient[row..row + rows]);
-                        let start = BlockStart { row, column: first };
-                        self.shift_block(logits, columns, start);
-                        weight_block(logits, columns, self.scale, &self.mask, start, l, dl);
-                        self.subtract_targets(logits, columns, start, dl);
-                        let p = Mat::new(logits, rows, columns);
-                        matmul(&mut da[row * d..(row + rows) * d], p, b, true);
-                        matmul(db, p.t(), a, true);
-                    }
-                }
-                da
-            })
-            .collect();
-        let da = ordered_sum(&parts.iter().map(|part| &part[..]).collect::<Vec<_>>(), n * d);
-        Ok([Some(da), Some(db)])
+        let sums: Vec<f32> =
+            result.iter().enumerate().map(|(j, l)| l + self.hit(j, a.data, b.data, a.dims[1])).collect();
+        Ok(product_gradients(a, b, |logits, columns, start| {
+            let rows = start.row..start.row + logits.len() / columns;
+            let (l, dl) = (&sums[rows.clone()], &gradient[rows]);
+            self.shift_block(logits, columns, start);
+            weight_block(logits, columns, self.scale, &self.mask, start, l, dl);
+            self.subtract_targets(logits, columns, start, dl);
+        }))
     }
+}
+
+/// The gradients of a function of the products of all rows of `a` `[n, d]` with all rows of `b` `[m, d]`. `weigh` turns the products of a
+/// block, with its number of columns and its first row and column, into their gradients.
+pub(super) fn product_gradients(
+    a: View<'_>,
+    b: View<'_>,
+    weigh: impl Fn(&mut [f32], usize, BlockStart) + Sync,
+) -> Gradients<2> {
+    let (n, d, m) = (a.dims[0], a.dims[1], b.dims[0]);
+    // A shard has whole blocks, so the division depends on the number of columns alone.
+    let shard_columns = m.div_ceil(COLUMNS).div_ceil(SHARDS).max(1) * COLUMNS;
+    let transposed = transposed_blocks(b.data, d);
+    let mut db = vec![0.0; b.data.len()];
+    let parts: Vec<Scratch> = db
+        .par_chunks_mut(shard_columns * d)
+        .enumerate()
+        .map(|(shard, db)| {
+            let mut da = Scratch::zeros(n * d);
+            let mut logits = Scratch::take(ROWS * COLUMNS);
+            for (block, db) in db.chunks_mut(COLUMNS * d).enumerate() {
+                let columns = db.len() / d;
+                let first = shard * shard_columns + block * COLUMNS;
+                let b = Mat::new(&b.data[first * d..][..columns * d], columns, d);
+                let transposed = Mat::new(&transposed[first * d..][..columns * d], d, columns);
+                for row in (0..n).step_by(ROWS) {
+                    let rows = ROWS.min(n - row);
+                    let a = Mat::new(&a.data[row * d..][..rows * d], rows, d);
+                    let logits = &mut logits[..rows * columns];
+                    matmul(logits, a, transposed, false);
+                    weigh(logits, columns, BlockStart { row, column: first });
+                    let p = Mat::new(logits, rows, columns);
+                    matmul(&mut da[row * d..(row + rows) * d], p, b, true);
+                    matmul(db, p.t(), a, true);
+                }
+            }
+            da
+        })
+        .collect();
+    let da = ordered_sum(&parts.iter().map(|part| &part[..]).collect::<Vec<_>>(), n * d);
+    [Some(da), Some(db)]
 }

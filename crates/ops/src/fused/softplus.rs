@@ -7,19 +7,16 @@ use candle_core::{Result, Tensor, bail};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::logsumexp::transposed_blocks;
-use super::{Fused, Gradients, View, apply2, ordered_sum};
+use super::logsumexp::{product_gradients, transposed_blocks};
+use super::{Fused, Gradients, View, apply2};
 use crate::kernel::{Mat, exp, matmul, sum};
 use crate::scratch::Scratch;
 
 /// The number of rows in a block.
-const ROWS: usize = 128;
+const ROWS: usize = super::logsumexp::ROWS;
 
 /// The number of columns in a block, that of [`transposed_blocks`].
 const COLUMNS: usize = super::logsumexp::COLUMNS;
-
-/// The largest number of shards of columns in backward, each of which holds a whole da.
-const SHARDS: usize = 16;
 
 pub(crate) fn row_softplus(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     apply2(RowSoftplus, a, b)
@@ -90,38 +87,9 @@ impl Fused<2> for RowSoftplus {
     }
 
     fn backward(&self, [a, b]: [View<'_>; 2], _: &[f32], gradient: &[f32]) -> Result<Gradients<2>> {
-        let (n, d, m) = (a.dims[0], a.dims[1], b.dims[0]);
-        // A shard has whole blocks, so the division depends on the number of columns alone.
-        let shard_columns = m.div_ceil(COLUMNS).div_ceil(SHARDS).max(1) * COLUMNS;
-        let transposed = transposed_blocks(b.data, d);
-        let mut db = vec![0.0; b.data.len()];
-        let parts: Vec<Scratch> = db
-            .par_chunks_mut(shard_columns * d)
-            .enumerate()
-            .map(|(shard, db)| {
-                let mut da = Scratch::zeros(n * d);
-                let mut logits = Scratch::take(ROWS * COLUMNS);
-                for (block, db) in db.chunks_mut(COLUMNS * d).enumerate() {
-                    let columns = db.len() / d;
-                    let first = shard * shard_columns + block * COLUMNS;
-                    let b = Mat::new(&b.data[first * d..][..columns * d], columns, d);
-                    let transposed = Mat::new(&transposed[first * d..][..columns * d], d, columns);
-                    for row in (0..n).step_by(ROWS) {
-                        let rows = ROWS.min(n - row);
-                        let a = Mat::new(&a.data[row * d..][..rows * d], rows, d);
-                        let logits = &mut logits[..rows * columns];
-                        matmul(logits, a, transposed, false);
-                        weight_block(logits, columns, &gradient[row..row + rows]);
-                        let p = Mat::new(logits, rows, columns);
-                        matmul(&mut da[row * d..(row + rows) * d], p, b, true);
-                        matmul(db, p.t(), a, true);
-                    }
-                }
-                da
-            })
-            .collect();
-        let da = ordered_sum(&parts.iter().map(|part| &part[..]).collect::<Vec<_>>(), n * d);
-        Ok([Some(da), Some(db)])
+        Ok(product_gradients(a, b, |logits, columns, start| {
+            weight_block(logits, columns, &gradient[start.row..start.row + logits.len() / columns]);
+        }))
     }
 }
 

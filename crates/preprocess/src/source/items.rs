@@ -108,11 +108,7 @@ impl ItemCatalogue {
         let mut read = ItemsRead { refused_images: reading.folder.refused().clone(), ..ItemsRead::default() };
         let mut warnings = Vec::new();
         let format = reading.format;
-        let mut names: Vec<&str> = format.item_id.iter().map(String::as_str).collect();
-        names.push(&format.title);
-        let others = [&format.images, &format.categories, &format.sounds, &format.sentences].into_iter().flatten();
-        names.extend(format.texts.iter().chain(others).map(String::as_str));
-        let ids = format.item_id.len();
+        let names = ItemCells::names(format);
         for path in paths {
             let file_format = super::events::resolved(path, &format.file(path, true)?, &names, progress)?;
             let mut fields = Fields { filled: vec![0; names.len()], names: names.clone() };
@@ -126,7 +122,6 @@ impl ItemCatalogue {
                 catalogue: &mut catalogue,
                 read: &mut read,
                 fields: &mut fields,
-                ids,
             };
             let file = FileReading { path, format: &file_format, fields: &names, limit: reading.limit };
             let counted =
@@ -225,14 +220,53 @@ struct ItemLines<'a, 'r> {
     catalogue: &'a mut ItemCatalogue,
     read: &'a mut ItemsRead,
     fields: &'a mut Fields<'r>,
-    ids: usize,
+}
+
+/// The cells of a line, by what they hold.
+#[derive(Clone, Copy)]
+struct ItemCells<'c, 'v> {
+    ids: &'c [RawCell<'v>],
+    title: &'c RawCell<'v>,
+    texts: &'c [RawCell<'v>],
+    images: &'c [RawCell<'v>],
+    categories: &'c [RawCell<'v>],
+    sounds: &'c [RawCell<'v>],
+    sentences: &'c [RawCell<'v>],
+}
+
+impl<'c, 'v> ItemCells<'c, 'v> {
+    /// The fields that are read, in the order in which [`Self::of`] expects their cells.
+    fn names(format: &SourceFormat) -> Vec<&str> {
+        let title = std::slice::from_ref(&format.title);
+        let SourceFormat { item_id, texts, images, categories, sounds, sentences, .. } = format;
+        let fields = [item_id.as_slice(), title, texts, images, categories, sounds, sentences];
+        fields.into_iter().flatten().map(String::as_str).collect()
+    }
+
+    fn of(format: &SourceFormat, cells: &'c [RawCell<'v>]) -> Self {
+        let mut rest = cells;
+        let mut take = |count: usize| {
+            let (own, others) = rest.split_at(count);
+            rest = others;
+            own
+        };
+        Self {
+            ids: take(format.item_id.len()),
+            title: &take(1)[0],
+            texts: take(format.texts.len()),
+            images: take(format.images.len()),
+            categories: take(format.categories.len()),
+            sounds: take(format.sounds.len()),
+            sentences: take(format.sentences.len()),
+        }
+    }
 }
 
 impl ItemLines<'_, '_> {
-    fn line(&mut self, line: u64, cells: &[RawCell<'_>]) -> std::result::Result<(), Fault> {
-        let id = values::id(&self.reading.format.item_id, &cells[..self.ids])?;
-        self.fields.inspect(cells);
-        let cells = &cells[self.ids..];
+    fn line(&mut self, line: u64, all: &[RawCell<'_>]) -> std::result::Result<(), Fault> {
+        let cells = ItemCells::of(self.reading.format, all);
+        let id = values::id(&self.reading.format.item_id, cells.ids)?;
+        self.fields.inspect(all);
         match self.reading.item_ids.find(id.as_ref()).map(|item| item as usize) {
             Some(item) if std::mem::replace(&mut self.catalogue.has_line[item], true) => self.read.repeated += 1,
             Some(item) => {
@@ -256,7 +290,7 @@ impl ItemLines<'_, '_> {
         Ok(())
     }
 
-    fn record(&mut self, id: &str, line: u64, cells: &[RawCell<'_>]) -> RawItem {
+    fn record(&mut self, id: &str, line: u64, cells: ItemCells<'_, '_>) -> RawItem {
         let reading = self.reading;
         let (path, resolver) = (self.path, &self.resolver);
         let mut junk = Vec::new();
@@ -269,7 +303,7 @@ impl ItemLines<'_, '_> {
             Some(images) => images,
             None => {
                 let mut images = Vec::new();
-                for name in reading.image_names(cells) {
+                for name in reading.image_names(cells.images) {
                     match resolver.resolve(&name) {
                         Ok(image) => images.push(image),
                         Err(fault) => reject(&mut self.read.refused_images, path, line, fault),
@@ -278,8 +312,8 @@ impl ItemLines<'_, '_> {
                 images
             }
         };
-        record.categories = reading.categories(cells);
-        for name in reading.sound_names(cells) {
+        record.categories = reading.categories(cells.categories);
+        for name in reading.sound_names(cells.sounds) {
             match resolver.resolve_file(&name, "sound") {
                 Ok(sound) => record.sounds.push(sound),
                 Err(fault) => reject(&mut self.read.refused_sounds, path, line, fault),
@@ -287,6 +321,12 @@ impl ItemLines<'_, '_> {
         }
         record
     }
+}
+
+/// Joins the entries of a list. An entry of markup alone would leave its comma.
+fn enumeration(mut entries: Vec<String>, markup: Markup) -> String {
+    entries.retain(|entry| text::has_content(&markup.line(entry)));
+    values::join(&entries)
 }
 
 impl Reading<'_> {
@@ -312,28 +352,25 @@ impl Reading<'_> {
         entries
     }
 
-    /// The title and the sentences, and whether markup was removed from the title and from the other texts. `cells` has, in this order,
-    /// title, texts, images, categories, sounds, sentences.
-    fn texts(&self, cells: &[RawCell<'_>], junk: &mut Vec<Fault>) -> (RawItem, bool, bool) {
+    /// The title and the sentences, and whether markup was removed from the title and from the other texts.
+    fn texts(&self, cells: ItemCells<'_, '_>, junk: &mut Vec<Fault>) -> (RawItem, bool, bool) {
         let mut record = RawItem::default();
-        let title = values::join(&self.entries("title", &cells[0], "", junk));
         let markup = self.markup(&self.format.title);
-        record.title = markup.line(&title);
-        let in_title = markup.is_in(&title);
+        let titles = self.entries("title", cells.title, "", junk);
+        let in_title = titles.iter().any(|title| markup.is_in(title));
+        record.title = markup.line(&enumeration(titles, markup));
         let mut in_texts = false;
         // A title is one sentence, even if it contains full stops.
         record.sentences.extend(Some(record.title.clone()).filter(|title| text::has_content(title)));
-        for cell in &cells[cells.len() - self.format.sentences.len()..] {
+        for cell in cells.sentences {
             record.sentences.extend(values::entries(cell, "").into_iter().filter(|text| text::has_content(text)));
         }
-        for (field, cell) in self.format.texts.iter().zip(&cells[1..]) {
+        for (field, cell) in self.format.texts.iter().zip(cells.texts) {
             let mut entries = self.entries("text", cell, &self.format.text_separator, junk);
             let markup = self.markup(field);
             if !self.format.lists_are_texts && entries.len() > 1 {
-                // An entry of markup alone would leave its comma.
                 in_texts |= entries.iter().any(|entry| markup.is_in(entry));
-                entries.retain(|entry| text::has_content(&markup.line(entry)));
-                entries = vec![values::join(&entries)];
+                entries = vec![enumeration(entries, markup)];
             }
             for part in entries {
                 if record.sentences.len() >= self.max_sentences {
@@ -349,9 +386,7 @@ impl Reading<'_> {
         (record, in_title, in_texts)
     }
 
-    fn image_names(&self, cells: &[RawCell<'_>]) -> Vec<String> {
-        let first = 1 + self.format.texts.len();
-        let fields = &cells[first..first + self.format.images.len()];
+    fn image_names(&self, fields: &[RawCell<'_>]) -> Vec<String> {
         let names = |cell| {
             let mut names = values::images(cell, &self.format.image_separator);
             names.retain(|name| self.junk.reason(name).is_none());
@@ -361,8 +396,7 @@ impl Reading<'_> {
     }
 
     fn categories(&self, cells: &[RawCell<'_>]) -> Vec<String> {
-        let first = 1 + self.format.texts.len() + self.format.images.len();
-        let fields = self.format.categories.iter().zip(&cells[first..]);
+        let fields = self.format.categories.iter().zip(cells);
         let names: IndexSet<String> = fields
             .flat_map(|(field, cell)| {
                 let clean = |name: &str| self.markup(field).line(name);
@@ -373,9 +407,7 @@ impl Reading<'_> {
         names.into_iter().collect()
     }
 
-    fn sound_names(&self, cells: &[RawCell<'_>]) -> Vec<String> {
-        let first = 1 + self.format.texts.len() + self.format.images.len() + self.format.categories.len();
-        let fields = &cells[first..first + self.format.sounds.len()];
+    fn sound_names(&self, fields: &[RawCell<'_>]) -> Vec<String> {
         let names = fields.iter().flat_map(|cell| values::images(cell, &self.format.image_separator));
         names.filter(|name| self.junk.reason(name).is_none()).collect()
     }

@@ -258,7 +258,7 @@ fn only_html_is_removed_and_only_where_it_may_be() {
     assert_eq!(item(&made_of_all, "1").1, ["C++ <vector> and <map> cookbook", "Soft & warm"]);
     assert_eq!(item(&made_of_all, "2").0, "Pencil&notebook a<b and c>d");
     // Entries of markup alone leave no comma.
-    let lists = br#"{"item_id": 1, "title": ["", "Heat", "Director's cut"], "text": ["<p></p>", "a", "<i></i>", "<b>b</b>", "<script>x</script>"]}"#;
+    let lists = br#"{"item_id": 1, "title": ["", "<b></b>", "Heat", "Director's cut"], "text": ["<p></p>", "a", "<i></i>", "<b>b</b>", "<script>x</script>"]}"#;
     let made_of_lists = catalogue(&["1"], "items.jsonl", lists, "", "texts = [\"text\"]");
     assert_eq!(item(&made_of_lists, "1").1, ["Heat, Director's cut", "a, b"]);
     let made_of_none = catalogue(&["1", "2"], "items.csv", items, "html = []", "texts = [\"text\"]");

@@ -61,7 +61,7 @@ impl Study<'_> {
             }
         }
         if user_groups.len() < 5 {
-            self.notes.push(format!("users have only {} different lengths", user_groups.len()));
+            self.notes.push(format!("the lengths of the sequences have only {} different values", user_groups.len()));
         }
         let categories: Vec<String> = user_groups.iter().map(|s| format!("{} ({})", s.name, s.users.len())).collect();
         let figure = self.figure(title, "events (users)", &categories, &lines);
