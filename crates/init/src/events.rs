@@ -1,10 +1,11 @@
 //! Guesses which columns of interactions hold the user, the item, the time and a rating.
 
+use mp4sr_pipeline::text::tokens;
 use mp4sr_preprocess::survey::{ColumnSurvey, Survey, TimeNotation};
 
 use crate::found::{Doubt, named};
 use crate::join::{Join, may_be_id};
-use crate::words::{Role, tokens};
+use crate::words::Role;
 use crate::{Error, Result};
 
 /// 1989-01-05: all numbers of a column must be at least this to be times if its name does not suggest a time.

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use mp4sr_pipeline::text::tokens;
 use mp4sr_preprocess::survey::{ColumnSurvey, Survey};
 
 use crate::Result;
 use crate::found::{Doubt, named};
 use crate::join::Join;
-use crate::words::{Role, tokens};
+use crate::words::Role;
 
 /// The mean number of words from which a text counts as long.
 const LONG: f64 = 12.0;

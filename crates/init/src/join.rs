@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
+use mp4sr_pipeline::text::tokens;
 use mp4sr_preprocess::survey::{ColumnSurvey, Survey};
 
 use crate::Result;
-use crate::words::{Role, tokens};
+use crate::words::Role;
 
 /// The number of rows of interactions whose ids are looked up.
 pub const EVENT_ROWS: u64 = 100_000;

@@ -1,5 +1,7 @@
 //! What the names of columns mean, in the vocabulary of shops, of published datasets and of several languages.
 
+use mp4sr_pipeline::text::tokens;
+
 /// What a column may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -404,38 +406,9 @@ impl Role {
     }
 }
 
-/// The words of a name in lower case. `userId`, `User-ID` and `user_id` have the same words.
-pub fn tokens(name: &str) -> Vec<String> {
-    let mut words: Vec<String> = Vec::new();
-    let mut before = ' ';
-    for c in name.chars() {
-        let starts = c.is_uppercase() && before.is_lowercase();
-        if !c.is_alphanumeric() {
-            words.push(String::new());
-        } else if starts || words.is_empty() {
-            words.push(c.to_lowercase().collect());
-        } else if let Some(last) = words.last_mut() {
-            last.extend(c.to_lowercase());
-        }
-        before = c;
-    }
-    words.retain(|word| !word.is_empty());
-    words
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_have_the_same_words_however_they_are_written() {
-        for name in ["user_id", "userId", "User-ID", "USER ID", "user.id"] {
-            assert_eq!(tokens(name), ["user", "id"], "{name}");
-        }
-        assert_eq!(tokens("reviewerID"), ["reviewer", "id"]);
-        assert_eq!(tokens("t_dat"), ["t", "dat"]);
-        assert_eq!(tokens("Image-URL-L"), ["image", "url", "l"]);
-    }
 
     #[test]
     fn names_are_recognised_by_their_words() {

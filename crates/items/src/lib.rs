@@ -422,8 +422,10 @@ fn of_records(context: &Context, records: &[ItemRecord], folder: &Path) -> anyho
     let read = read_items(&config, std::slice::from_ref(&path), &Progress::new(true));
     files::remove_if_present(&path)?;
     let (items, read) = read?;
-    if let Some(reason) = read.rejected.0.keys().next() {
-        bail!("an item cannot be used: {reason}; correct it");
+    if let Some((reason, rejected)) = read.rejected.0.iter().next() {
+        let line = rejected.examples.first().and_then(|example| usize::try_from(example.line).ok()?.checked_sub(1));
+        let item = line.and_then(|at| records.get(at)).map_or_else(String::new, |record| quoted(&record.id));
+        bail!("the item {item} cannot be used: {reason}; correct it");
     }
     if read.repeated > 0 {
         let mut seen = HashSet::new();

@@ -208,8 +208,8 @@ impl Mismatch {
         Ok(among_events.or_else(|| unused.first().and_then(|_| Some(of_line(0, first_without_line?, None)))))
     }
 
-    /// Finds an id of an event without a line that differs from one with a line only by one of the [`CAUSES`], if this holds for many such
-    /// ids. The files of interactions then write the same items in two ways.
+    /// Finds an id that has events and no line in the files of items, and that resembles an id with a line: the two differ only by one of the
+    /// [`CAUSES`]. If many ids do, the files of interactions write the same items in two ways; otherwise returns nothing.
     fn among_events(catalogue: &ItemCatalogue, item_ids: &NumberedIds, without_line: &[bool]) -> Result<Option<Self>> {
         let (mut of_events, mut count) = (NormalIds::new(), 0);
         item_ids.visit(without_line, |_, id| {
@@ -234,7 +234,7 @@ impl Mismatch {
     }
 }
 
-/// The ids without a line that differ from one with a line only by one cause, and the first such pair.
+/// For one cause: which ids without a line resemble an id with a line, and the first such pair.
 #[derive(Default)]
 struct Resembling {
     ids: HashSet<usize>,

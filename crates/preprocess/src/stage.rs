@@ -360,7 +360,7 @@ impl Filtered {
         self.step(&format!("where {condition}"), dropped)
     }
 
-    /// Orders the events within the time window, and keeps the last of repeated and of many ones.
+    /// Keeps the events of the time window, orders them, and drops those that are repeated or not recent enough.
     fn ordered_within(
         &mut self,
         settings: FilterSettings,

@@ -514,16 +514,13 @@ impl ColumnSurvey {
 
     /// Finds the notation of the times in the values, in their lists, or, if that reads more of them, between separators.
     fn find_time(&mut self, cells: &[RawCell<'static>], comma: bool) {
-        let lists = cells.iter().filter_map(|cell| match cell {
-            RawCell::Json(Value::Array(values)) => Some(values.clone()),
-            RawCell::Text(text) => match literal_of(text) {
-                Some(Value::Array(values)) => Some(values),
+        if self.lists * 2 > cells.len() as u64 {
+            let lists = cells.iter().filter_map(|cell| match cell {
+                RawCell::Json(Value::Array(values)) => Some(values.clone()),
+                RawCell::Text(text) => literal_of(text)?.as_array().cloned(),
                 _ => None,
-            },
-            _ => None,
-        });
-        let of_lists: Vec<RawCell<'static>> = lists.flatten().map(RawCell::of_json).collect();
-        if !of_lists.is_empty() {
+            });
+            let of_lists: Vec<RawCell<'static>> = lists.flatten().map(RawCell::of_json).collect();
             return self.find_time_of(&of_lists, comma);
         }
         self.find_time_of(cells, comma);

@@ -170,14 +170,7 @@ impl RanksInfo {
             return Some(OtherSetting { key: SEEN_ITEMS.to_owned(), own: named(own), others: named(others) });
         }
         // The setting may name the same candidates in two ways.
-        let unnamed = |config: &Value| {
-            let mut config = config.clone();
-            if let Some(evaluate) = config.get_mut("evaluate").and_then(Value::as_object_mut) {
-                evaluate.remove("seen_items");
-            }
-            config
-        };
-        other_setting(&unnamed(&self.config), &unnamed(&other.config))
+        difference("", &self.config, &other.config, &|path| path != SEEN_ITEMS && is_compared(path))
     }
 
     /// The name of the ranks in file names: the evaluated set, with the length of the histories if they were cut.
@@ -188,18 +181,22 @@ impl RanksInfo {
 
 /// The first setting that two runs both record, that should be equal in runs of one model, and that differs.
 pub(crate) fn other_setting(own: &Value, other: &Value) -> Option<OtherSetting> {
-    difference("", own, other)
+    difference("", own, other, &is_compared)
 }
 
-/// The first value that both have and that differs, with its path.
-fn difference(path: &str, a: &Value, b: &Value) -> Option<OtherSetting> {
-    if NOT_COMPARED.contains(&path) {
+fn is_compared(path: &str) -> bool {
+    !NOT_COMPARED.contains(&path)
+}
+
+/// The first value at a path that is compared, that both have and that differs.
+fn difference(path: &str, a: &Value, b: &Value, is_compared: &dyn Fn(&str) -> bool) -> Option<OtherSetting> {
+    if !is_compared(path) {
         return None;
     }
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => a.iter().find_map(|(key, value)| {
             let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-            difference(&path, value, b.get(key)?)
+            difference(&path, value, b.get(key)?, is_compared)
         }),
         _ => (a != b).then(|| OtherSetting { key: path.to_owned(), own: a.to_string(), others: b.to_string() }),
     }

@@ -95,7 +95,7 @@ pub fn satisfying(text: &str, items: &Items, events: &[u32]) -> Result<Vec<bool>
         ))),
         Err(what) => Err(refuse(what)),
     };
-    // An item with a value in every column: wrong types must be found even if no item has a title, or there are no items.
+    // This item has a value in every column, so that wrong types are found even if no real item has a title, or there is no item at all.
     let one = || "a".to_owned();
     let complete = Items {
         ids: vec![one()],

@@ -8,7 +8,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use mp4sr_artifact::{Table, files, json_problem};
-use mp4sr_pipeline::text::quoted;
+use mp4sr_pipeline::text::{quoted, tokens};
 use serde::Deserialize;
 
 /// The history of one user.
@@ -276,15 +276,8 @@ fn is_like_time(name: &str) -> bool {
     const WORDS: [&str; 8] = ["timestamp", "time", "datetime", "date", "ts", "zeit", "datum", "fecha"];
     // These words denote times only as a whole name.
     const NAMES: [&str; 4] = ["day", "when", "created", "epoch"];
-    // `unixReviewTime` has three words, like `unix_review_time`.
-    let mut spaced = String::new();
-    for (at, c) in name.char_indices() {
-        if at > 0 && c.is_uppercase() && !name[..at].ends_with(char::is_uppercase) {
-            spaced.push(' ');
-        }
-        spaced.extend(c.to_lowercase());
-    }
-    let words: Vec<&str> = spaced.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    let words = tokens(name);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let is_unix = words.first().is_some_and(|word| ["unix", "epoch"].contains(word));
     let is_moment = words.len() > 1 && words.last() == Some(&"at");
     words.iter().any(|word| WORDS.contains(word))

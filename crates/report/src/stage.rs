@@ -349,8 +349,8 @@ impl ReportStage<'_> {
             let log = TrainingLog::read(layout.run_name(), &path)?;
             let weights = layout.checkpoint("finetune");
             log.expect_weights(&path, &weights)?;
-            let epochs = recorded_settings(&weights).and_then(|settings| settings["epoch"].as_u64()).unwrap_or(0);
-            if log.lines.is_empty() && epochs > 0 {
+            let epochs = || recorded_settings(&weights)?["epoch"].as_u64();
+            if log.lines.is_empty() && epochs().is_some_and(|epochs| epochs > 0) {
                 self.context.progress.log(format!(
                     "report: warning: `{}` is missing, so the run has no training curves; {RESTORE_LOG}",
                     path.display()

@@ -297,10 +297,7 @@ impl Runner {
             command.arg("--set").arg(assignment);
         });
         if self.jobs > 1 {
-            let named = std::env::var("RAYON_NUM_THREADS").ok().and_then(|text| text.parse().ok());
-            let threads = named.filter(|&threads: &usize| threads > 0);
-            let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-            command.env("RAYON_NUM_THREADS", (threads / self.jobs).max(1).to_string());
+            command.env("RAYON_NUM_THREADS", (rayon::current_num_threads() / self.jobs).max(1).to_string());
         }
         command.env(TIED, "1").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut run_it = || -> std::io::Result<Output> {

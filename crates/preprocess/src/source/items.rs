@@ -323,9 +323,12 @@ impl ItemLines<'_, '_> {
     }
 }
 
-/// Joins the entries of a list. An entry of markup alone would leave its comma.
+/// Joins the entries of a list.
 fn enumeration(mut entries: Vec<String>, markup: Markup) -> String {
-    entries.retain(|entry| text::has_content(&markup.line(entry)));
+    if entries.len() > 1 {
+        // An entry of markup alone would leave its comma.
+        entries.retain(|entry| text::has_content(&markup.line(entry)));
+    }
     values::join(&entries)
 }
 
