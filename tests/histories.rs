@@ -520,6 +520,11 @@ fn items_that_a_run_cannot_use_are_refused_together() {
     // What a killed process left is removed by the next change.
     let folder = world.path("a/runs/mp4sr/new-items");
     std::fs::create_dir(folder.join("000099")).unwrap();
+    // Every item is one record of a table with tabs, whatever its id and its title contain.
+    world.write("odd.jsonl", "{\"item_id\": \"n\\t5\", \"title\": \"x \\\"y\\\"\"}\n");
+    world.run("items", &["add", "--items", &path("odd.jsonl")]);
+    assert_eq!(world.run("items", &["list"]), "n2\tx\n\"n\t5\"\t\"x \"\"y\"\"\"\n");
+    world.run("items", &["remove", "--item", "n\t5"]);
     world.run("items", &["remove", "--item", "n2"]);
     assert!(!folder.join("000099").exists());
     // In a model with id embeddings, a new item is ranked by its features alone, and is a candidate like all others.

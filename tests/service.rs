@@ -163,6 +163,13 @@ fn requests_that_cannot_be_answered_are_refused_with_the_reason() {
         (
             "PUT",
             "/v1/items",
+            json!({ "items": [{ "item_id": "nan" }] }).to_string(),
+            422,
+            "`nan` marks a missing value",
+        ),
+        (
+            "PUT",
+            "/v1/items",
             json!({ "items": [{ "item_id": "n", "title": "A" }, { "item_id": "n", "title": "B" }] }).to_string(),
             422,
             "the item `n` is given twice",
@@ -251,6 +258,15 @@ fn images_of_new_items_are_read_from_any_working_directory() {
     assert_eq!(service.get("/v1/items/other").json()["images"], json!([]));
     let both = json!({ "text": "A thing", "image": image, "k": 2 });
     assert_eq!(service.post("/v1/similar", &both).list()[0].0, "new");
+    // A file that is there but cannot be read is a fault of the machine, and not of the request.
+    let file = world.folder().join("one.png");
+    let shown = || service.get("/v1/items/i0/images/0");
+    assert_eq!(shown().status, 200);
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(shown().status, 404);
+    std::fs::create_dir(&file).unwrap();
+    let answer = shown();
+    assert!(answer.status == 500 && answer.body.contains("cannot be read; see the log"), "{}", answer.body);
 }
 
 #[test]
@@ -496,6 +512,8 @@ fn too_many_and_too_slow_requests_are_asked_to_retry_and_a_stop_answers_open_req
         }
     });
     assert!(refused.load(Ordering::Relaxed) > 0, "nobody was refused");
+    let metrics = service.get("/metrics").body;
+    assert!(metrics.contains("mp4sr_queued_requests 0\n"), "{metrics}");
     // There are so many items that they are still being encoded when the signal arrives.
     let items: Vec<Value> = (0..400)
         .map(|at| json!({ "item_id": format!("n{at}"), "title": format!("A thing of kind {at}"), "texts": [format!("It is number {at}.")] }))

@@ -1,20 +1,35 @@
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
-use std::path::Path;
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::{Error, Result, files};
+
+/// The longest time for which a process waits for another one that only checks whether there is anything to do.
+const LONGEST_CHECK: Duration = Duration::from_secs(60);
+/// The time between two attempts to acquire a lock.
+const ATTEMPT: Duration = Duration::from_millis(20);
 
 /// Exclusive use of a folder's artifacts by one process. The operating system releases the lock when the process ends, however it ends, so
 /// the lock of a killed process never blocks.
 #[derive(Debug)]
 pub struct Lock {
     // Held open: closing the file releases the lock.
-    _file: File,
+    file: File,
+    path: PathBuf,
 }
 
 impl Lock {
-    /// Acquires the lock `folder/.<name>.lock`; the error names its holder.
+    /// Acquires the lock `folder/.<name>.lock` to work under it; the error names its holder.
     pub fn acquire(folder: &Path, name: &str) -> Result<Self> {
+        let mut lock = Self::acquire_to_check(folder, name)?;
+        lock.begin_work()?;
+        Ok(lock)
+    }
+
+    /// Acquires the lock `folder/.<name>.lock` to check whether there is anything to do. Other processes wait until the check ends, or
+    /// until [`Self::begin_work`] tells them who works; the error names that process.
+    pub fn acquire_to_check(folder: &Path, name: &str) -> Result<Self> {
         files::create_dir_all(folder)?;
         let path = folder.join(format!(".{name}.lock"));
         let mut file = OpenOptions::new()
@@ -24,21 +39,39 @@ impl Lock {
             .truncate(false)
             .open(&path)
             .map_err(|e| Error::io("open", &path, e))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                let _ = file.read_to_string(&mut holder);
+        let started = Instant::now();
+        let mut earlier = String::new();
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::Error(e)) => return Err(Error::io("lock", &path, e)),
+                Err(TryLockError::WouldBlock) => {}
+            }
+            let holder = read(&mut file).map_err(|e| Error::io("read", &path, e))?;
+            // A name that is read only once may be that of the process before.
+            if !holder.is_empty() && holder == earlier || started.elapsed() > LONGEST_CHECK {
                 let holder = if holder.is_empty() { "another process".to_owned() } else { holder };
                 return Err(Error::Locked { path, holder });
             }
-            Err(TryLockError::Error(e)) => return Err(Error::io("lock", &path, e)),
+            earlier = holder;
+            std::thread::sleep(ATTEMPT);
         }
-        let written =
-            file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(describe_self().as_bytes()));
-        written.map_err(|e| Error::io("write", &path, e))?;
-        Ok(Self { _file: file })
+        file.set_len(0).map_err(|e| Error::io("write", &path, e))?;
+        Ok(Self { file, path })
     }
+
+    /// Tells others that this process works under the lock.
+    pub fn begin_work(&mut self) -> Result<()> {
+        let written = self.file.rewind().and_then(|()| self.file.write_all(describe_self().as_bytes()));
+        written.map_err(|e| Error::io("write", &self.path, e))
+    }
+}
+
+fn read(file: &mut File) -> io::Result<String> {
+    let mut holder = String::new();
+    file.rewind()?;
+    file.read_to_string(&mut holder)?;
+    Ok(holder)
 }
 
 fn describe_self() -> String {
@@ -61,5 +94,25 @@ mod tests {
         assert!(second.ends_with("wait for it to end"), "{second}");
         drop(first);
         Lock::acquire(folder.path(), "train").unwrap();
+    }
+
+    #[test]
+    fn a_check_is_waited_for_and_work_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        // The file still has the name of an earlier holder.
+        drop(Lock::acquire(folder.path(), "train").unwrap());
+        let mut checking = Lock::acquire_to_check(folder.path(), "train").unwrap();
+        let checked = std::thread::scope(|scope| {
+            let other = scope.spawn(|| Lock::acquire_to_check(folder.path(), "train").map(drop));
+            std::thread::sleep(10 * ATTEMPT);
+            assert!(!other.is_finished(), "the other one did not wait");
+            drop(checking);
+            other.join().unwrap()
+        });
+        checked.unwrap();
+        checking = Lock::acquire_to_check(folder.path(), "train").unwrap();
+        checking.begin_work().unwrap();
+        let refused = Lock::acquire_to_check(folder.path(), "train").unwrap_err().to_string();
+        assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
     }
 }

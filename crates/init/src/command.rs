@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mp4sr_artifact::{PreprocessReport, files};
 use mp4sr_pipeline::config::{Format, ModelCatalog, Source};
-use mp4sr_pipeline::text::count;
+use mp4sr_pipeline::text::{count, tokens};
 use mp4sr_pipeline::{Config, print};
 use mp4sr_preprocess::survey::{KnownLayout, Survey};
 use mp4sr_preprocess::{RowLimits, described_shares, trial};
@@ -60,19 +60,19 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["time", "time_format"])]
     line_order: bool,
     /// The column of items that holds the item id.
-    #[arg(long, value_name = "COLUMN")]
+    #[arg(long, value_name = "COLUMN", requires = "items")]
     item_id: Option<String>,
     /// The column of items that holds the title.
-    #[arg(long, value_name = "COLUMN")]
+    #[arg(long, value_name = "COLUMN", requires = "items")]
     title: Option<String>,
     /// A column of items that holds a further text. May be given several times.
-    #[arg(long, value_name = "COLUMN", num_args = 1..)]
+    #[arg(long, value_name = "COLUMN", num_args = 1.., requires = "items")]
     text: Vec<String>,
     /// A column of items that holds categories. May be given several times.
-    #[arg(long, value_name = "COLUMN", num_args = 1..)]
+    #[arg(long, value_name = "COLUMN", num_args = 1.., requires = "items")]
     category: Vec<String>,
     /// The column of items that holds images.
-    #[arg(long, value_name = "COLUMN")]
+    #[arg(long, value_name = "COLUMN", requires = "items")]
     image_column: Option<String>,
     /// The separator of columns in delimited text.
     #[arg(long, value_name = "TEXT")]
@@ -84,7 +84,7 @@ pub struct Args {
     #[arg(long, value_name = "YES|NO", value_parser = yes_or_no)]
     header: Option<bool>,
     /// Whether the first line of items holds the names of the columns.
-    #[arg(long, value_name = "YES|NO", value_parser = yes_or_no)]
+    #[arg(long, value_name = "YES|NO", value_parser = yes_or_no, requires = "items")]
     items_header: Option<bool>,
     /// The sentence encoder: `tiny` (built into the program), `minilm`, `mpnet`, a folder, or a name on the hub.
     #[arg(long, value_name = "NAME", default_value = "tiny")]
@@ -220,6 +220,7 @@ impl Made {
         };
         let is_whole = whole_items(&report) && report.interactions.files.iter().all(|file| file.lines < EVENT_ROWS);
         draft.modalities = modalities(&report);
+        draft.expect_features()?;
         let mut doubts = inspected.doubts.clone();
         (draft.core, draft.core_reason) = core(&config, limits, is_whole, &mut doubts)?;
         if !whole_items(&report) {
@@ -295,7 +296,9 @@ impl Inspected {
             Some(encoding) => encoding.clone(),
             None => encoding(&events, items.as_ref())?,
         };
+        expect_tables(args, &events, items.as_ref())?;
         let mut doubts = header_doubts(&events, items.as_ref());
+        doubts.extend(set_doubt(&args.interactions));
         for (survey, (name, kind)) in std::iter::once(&events)
             .chain(&items)
             .flat_map(|survey| survey.unread.iter().map(move |column| (survey, column)))
@@ -411,6 +414,36 @@ fn encoding(events: &Survey, items: Option<&Survey>) -> Result<String> {
         (None, Some(b)) if !(events.is_ascii && reads_ascii(b)) => Err(conflict(events, items)),
         (a, b) => Ok(a.clone().or_else(|| b.clone()).unwrap_or_default()),
     }
+}
+
+/// Rejects flags that describe tables of text if no file is one.
+fn expect_tables(args: &Args, events: &Survey, items: Option<&Survey>) -> Result<()> {
+    let any = |is: &dyn Fn(&Survey) -> bool| is(events) || items.is_some_and(is);
+    let (tables, texts) = (any(&|survey| survey.is_table), any(&|survey| survey.is_text()));
+    let flags = [
+        ("--separator", args.separator.is_some(), tables, "a table of text"),
+        ("--encoding", args.encoding.is_some(), texts, "text"),
+        ("--header", args.header.is_some(), events.is_table, "a table of text"),
+        ("--items-header", args.items_header.is_some(), items.is_some_and(|items| items.is_table), "a table of text"),
+    ];
+    match flags.iter().find(|(_, is_given, has_effect, _)| *is_given && !has_effect) {
+        Some((flag, .., what)) => Err(Error::Unknown(format!(
+            "`{flag}` has no effect, because no file that it concerns is {what}; leave it out"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// What is lost if the files of interactions are the sets of a split.
+fn set_doubt(files: &[PathBuf]) -> Option<Doubt> {
+    let words = |path: &PathBuf| path.file_stem().map(|name| tokens(&name.to_string_lossy())).unwrap_or_default();
+    let has = |set: &[&str]| files.iter().any(|path| words(path).iter().any(|word| set.contains(&word.as_str())));
+    (has(&["train", "training"]) && has(&["test", "valid", "validation", "val", "dev"])).then(|| {
+        Doubt::new(
+            "the files of interactions seem to be the sets of a split, which is not kept: their events are divided anew",
+            "`preprocess.split`; `mp4sr import recbole` keeps the sets of RecBole's files",
+        )
+    })
 }
 
 fn header_doubts(events: &Survey, items: Option<&Survey>) -> Vec<Doubt> {
@@ -585,6 +618,9 @@ fn summary(
                     format!("`{rating}`: not read, so every event counts; `preprocess.where` can keep the good ones"),
                 );
             }
+            if !events.unused.is_empty() {
+                line("not read", found::unused(&inspected.events, &events.unused));
+            }
         }
     }
     text.extend(lines.drain(..).map(|line| line + "\n"));
@@ -612,7 +648,8 @@ fn summary(
             text.extend(lines.drain(..));
         }
     } else {
-        text.push_str("items         no file of items, so the model reads only ids\n");
+        let reads = if draft.images.is_empty() { "the model reads only ids" } else { "items have no texts" };
+        text.push_str(&format!("items         no file of items, so {reads}\n"));
     }
     if !draft.images.is_empty() {
         let by = if inspected.image_kind().is_some() { "the column of images" } else { "the id of the item" };

@@ -7,8 +7,8 @@ use mp4sr_preprocess::survey::Survey;
 use toml::Value;
 
 use crate::events::{EventOrder, InteractionColumns};
-use crate::found;
 use crate::items::{ImageKind, ItemColumns};
+use crate::{Error, Result, found};
 
 /// The sentence encoder that is built into the program.
 pub const TINY_TEXT: &str = "builtin:tiny-sentence";
@@ -164,6 +164,25 @@ impl Draft<'_> {
         self.preprocess(&mut lines);
         self.model(&mut lines);
         lines.0
+    }
+
+    /// Rejects a model that reads texts or images if no item has any.
+    pub fn expect_features(&self) -> Result<()> {
+        let Modalities { text, image, image_urls } = self.modalities;
+        let reads = |name: &str| self.models.model(name).is_some_and(ModelType::reads_features);
+        if text || image || image_urls || !reads(&self.model) {
+            return Ok(());
+        }
+        Err(Error::Unknown(format!(
+            "`--model {}` reads texts or images, and no item has any; give a file of items with `--items`, or a model that reads only ids: {}",
+            self.model,
+            self.id_models().join(", ")
+        )))
+    }
+
+    /// The models that read only ids.
+    fn id_models(&self) -> Vec<&str> {
+        self.models.models().filter(|model| !model.reads_features()).map(ModelType::name).collect()
     }
 
     fn dataset(&self, lines: &mut DraftLines) {
@@ -396,11 +415,9 @@ impl Draft<'_> {
         lines.section("model");
         let reads = |name: &str| self.models.model(name).is_some_and(ModelType::reads_features);
         if !text && !image {
-            let without: Vec<&str> =
-                self.models.models().filter(|model| !model.reads_features()).map(ModelType::name).collect();
             lines.comment(&format!(
                 "Items have no text and no image file, so the model reads only ids. These models do: {}.",
-                without.join(", ")
+                self.id_models().join(", ")
             ));
             let chosen = self.models.id_model().map_or("", ModelType::name);
             lines.text("name", if self.model.is_empty() { chosen } else { &self.model });

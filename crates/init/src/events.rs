@@ -3,8 +3,8 @@
 use mp4sr_pipeline::text::tokens;
 use mp4sr_preprocess::survey::{ColumnSurvey, Survey, TimeNotation};
 
-use crate::found::{Doubt, named};
-use crate::join::{Join, may_be_id};
+use crate::found::{Doubt, listed, named};
+use crate::join::{Join, holds_several, may_be_id};
 use crate::words::Role;
 use crate::{Error, Result};
 
@@ -19,8 +19,28 @@ const RATINGS: u64 = 101;
 /// The largest number of kinds of events.
 const KINDS: u64 = 20;
 /// Words in the names of times that are not the time of the event.
-const OTHER_TIMES: [&str; 9] =
-    ["birth", "dob", "signup", "registered", "updated", "expires", "delivered", "shipped", "released"];
+const OTHER_TIMES: [&str; 14] = [
+    "birth",
+    "dob",
+    "signup",
+    "registered",
+    "update",
+    "updated",
+    "updt",
+    "modified",
+    "edited",
+    "expires",
+    "expiry",
+    "delivered",
+    "shipped",
+    "released",
+];
+/// Names of columns that divide events into sets.
+const SETS: [&str; 6] = ["xlabel", "split", "set", "fold", "subset", "partition"];
+/// Words in the names of times of a day.
+const TIMES_OF_DAY: [&str; 7] = ["hour", "minute", "clock", "uhrzeit", "stunde", "timeframe", "timeofday"];
+/// The number of milliseconds in a day.
+const DAY: f64 = 86_400_000.0;
 
 /// What orders the events of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +73,8 @@ pub struct InteractionColumns {
     pub rating: Option<String>,
     /// A column of kinds of events, such as views and purchases, which is not read.
     pub kind: Option<String>,
+    /// Further columns that are not read.
+    pub unused: Vec<String>,
     /// The guesses that are uncertain.
     pub doubts: Vec<Doubt>,
 }
@@ -100,12 +122,43 @@ impl InteractionColumns {
             Role::Kind.fits(&column.name) && column.numbers == 0 && (2..=KINDS).contains(&column.distinct)
         });
         let kind = kind.map(|column| column.name.clone());
-        Ok(Self { user, item, item_separator, clock, rating, kind, doubts })
+        let is_unused =
+            |name: &&String| !is_clock(name) && Some(*name) != rating.as_ref() && Some(*name) != kind.as_ref();
+        let unused = others.iter().map(|column| &column.name).filter(is_unused).cloned().collect();
+        doubts.extend(others.iter().filter_map(|column| about_unread(column, &item)));
+        Ok(Self { user, item, item_separator, clock, rating, kind, unused, doubts })
     }
 }
 
+/// The columns of a file, and what can be done if none of them is usable because they hold objects.
 fn shown_columns(survey: &Survey) -> String {
-    survey.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ")
+    let names: Vec<&str> = survey.columns.iter().map(|column| column.name.as_str()).collect();
+    let objects = survey.columns.iter().find(|column| column.objects * 2 > column.filled);
+    let note = objects.map_or(String::new(), |column| {
+        format!(
+            " (`{}` holds objects, whose fields are not read; write one line per event, with these fields)",
+            column.name
+        )
+    });
+    listed(&names) + &note
+}
+
+/// What is lost with a column that divides the events into sets, or that holds the histories before the events.
+fn about_unread(column: &ColumnSurvey, item: &str) -> Option<Doubt> {
+    let name = &column.name;
+    let is_set = SETS.contains(&tokens(name).concat().as_str()) && (2..=5).contains(&column.distinct);
+    if is_set {
+        return Some(Doubt::new(
+            format!("`{name}` seems to divide the events into sets, and is not read: they are divided anew"),
+            "`preprocess.split`; `mp4sr import mmrec` keeps the sets of `x_label`",
+        ));
+    }
+    (*name == format!("{item}_list")).then(|| {
+        Doubt::new(
+            format!("`{name}` seems to hold the history before each event, and is not read"),
+            "`mp4sr import recbole` reads it",
+        )
+    })
 }
 
 /// What separates the items in a cell, if no table of items shows it; empty if each cell holds one item.
@@ -176,7 +229,9 @@ fn item(
         return Ok((column.name.clone(), several(survey, &column.name, doubts)));
     }
     // In a table without column names, the item follows the user, as in all published datasets; a time may be between them.
-    let is_id = |column: &&ColumnSurvey| may_be_id(column, survey.rows) && time_score(column, survey).is_none();
+    let is_id = |column: &&ColumnSurvey| {
+        holds_several(column) || may_be_id(column, survey.rows) && time_score(column, survey).is_none()
+    };
     if let Some(column) = survey.columns.iter().skip(1).find(is_id).filter(|_| !survey.has_header) {
         doubts.push(Doubt::new(
             format!("the item is `{}`, judging only by its position", column.name),
@@ -277,8 +332,15 @@ fn clock(
             let mut scored: Vec<(f64, &ColumnSurvey)> =
                 others.iter().filter(fits).filter_map(|column| Some((time_score(column, survey)?, *column))).collect();
             scored.sort_by(|a, b| b.0.total_cmp(&a.0));
+            // Days do not order the events of a day, so a time of the event is better whatever its name is.
+            if scored.first().is_some_and(|(_, best)| has_no_clock(best)) {
+                let is_finer = |column: &ColumnSurvey| {
+                    !has_no_clock(column) && Role::Time.fits(&column.name) && !is_other_time(column)
+                };
+                scored.sort_by_key(|(_, column)| !is_finer(column));
+            }
             if let [(best_score, best), (score, rival), ..] = scored[..]
-                && score + 2.0 > best_score
+                && (score + 2.0 > best_score || has_no_clock(best) != has_no_clock(rival))
             {
                 doubts.push(Doubt::new(format!("the time is `{}`; `{}` has times too", best.name, rival.name), remedy));
             }
@@ -320,8 +382,8 @@ fn clock(
             if let Some(other) = others.iter().find(|other| is_time_of_day(other)).filter(|_| has_no_clock(column)) {
                 doubts.push(Doubt::new(
                     format!(
-                        "`{name}` has dates and `{}` the time of day, which is not read: the events of a day are in the order of their \
-                         lines; write both into one column, as in `2020-09-13 12:26:40`",
+                        "`{name}` has dates and `{}` may have the time of day, which is not read: the events of a day are in the order of \
+                         their lines; write both into one column, as in `2020-09-13 12:26:40`",
                         other.name
                     ),
                     remedy,
@@ -346,11 +408,10 @@ fn clock(
 
 /// The column whose name fits best as the time of events, the first of equal ones.
 fn time_by_name<'s>(survey: &Survey, others: &[&'s ColumnSurvey], doubts: &mut Vec<Doubt>) -> Option<&'s ColumnSurvey> {
-    let is_other = |name: &str| tokens(name).iter().any(|token| OTHER_TIMES.contains(&token.as_str()));
     let mut named: Vec<&ColumnSurvey> = others
         .iter()
         .copied()
-        .filter(|column| Role::Time.fits(&column.name) && !is_other(&column.name) && column.filled * 2 >= survey.rows)
+        .filter(|column| Role::Time.fits(&column.name) && !is_other_time(column) && column.filled * 2 >= survey.rows)
         .collect();
     named.sort_by(|a, b| Role::Time.score(&b.name).total_cmp(&Role::Time.score(&a.name)));
     let best = named.first().copied()?;
@@ -361,7 +422,12 @@ fn time_by_name<'s>(survey: &Survey, others: &[&'s ColumnSurvey], doubts: &mut V
     Some(best)
 }
 
-/// Whether a column has times of a day, such as `23:30` or `11:30:05 PM`, and not durations.
+/// Whether a column has times of something else than the event, judging by its name.
+fn is_other_time(column: &ColumnSurvey) -> bool {
+    tokens(&column.name).iter().any(|token| OTHER_TIMES.contains(&token.as_str()))
+}
+
+/// Whether a column may have times of a day: such as `23:30` or `11:30:05 PM`, and not durations, or numbers that are called so.
 fn is_time_of_day(column: &ColumnSurvey) -> bool {
     let is_time = |text: &String| {
         let mut parts = text.split_whitespace().next().unwrap_or_default().split(':');
@@ -369,9 +435,13 @@ fn is_time_of_day(column: &ColumnSurvey) -> bool {
         let below = |part: &str, limit: u32| part.len() <= 2 && part.parse::<u32>().is_ok_and(|value| value < limit);
         below(hour, 24) && minute.len() == 2 && below(minute, 60) && rest <= 1
     };
-    let is_named = Role::Time.fits(&column.name)
-        || tokens(&column.name).iter().any(|token| ["hour", "clock", "uhrzeit"].contains(&token.as_str()));
-    is_named && !column.examples.is_empty() && column.examples.iter().all(is_time)
+    let name = column.name.to_lowercase();
+    let has_word = TIMES_OF_DAY.iter().any(|word| name.replace(['_', ' ', '-'], "").contains(word));
+    let is_number = column.whole == column.filled
+        && column.range.is_some_and(|(least, most)| least >= 0.0 && most < DAY)
+        && column.distinct > 1;
+    let is_named = Role::Time.fits(&column.name) || has_word;
+    !column.examples.is_empty() && (is_named && column.examples.iter().all(is_time) || has_word && is_number)
 }
 
 /// Whether the values of a column are dates without a time of day.
@@ -385,7 +455,6 @@ fn has_no_clock(column: &ColumnSurvey) -> bool {
 /// How well a column fits as the time of events; `None` if it does not hold times.
 fn time_score(column: &ColumnSurvey, survey: &Survey) -> Option<f64> {
     let by_name = Role::Time.score(&column.name);
-    let is_other = tokens(&column.name).iter().any(|token| OTHER_TIMES.contains(&token.as_str()));
     if column.filled * 2 < survey.rows {
         return None;
     }
@@ -410,7 +479,7 @@ fn time_score(column: &ColumnSurvey, survey: &Survey) -> Option<f64> {
         }
         Ok(_) => by_name + 3.0,
     };
-    Some(if is_other { score - 8.0 } else { score })
+    Some(if is_other_time(column) { score - 8.0 } else { score })
 }
 
 /// The order of events without a column of times. A column whose name denotes a time is never ignored, because the order of lines may

@@ -35,7 +35,7 @@ pub fn named<'s>(survey: &'s Survey, flag: &'static str, name: &str) -> Result<&
         name: name.to_owned(),
         path: survey.path.clone(),
         near: mp4sr_pipeline::nearest(name, &names).map_or(String::new(), |near| format!(" (did you mean `{near}`?)")),
-        known: names.join(", "),
+        known: listed(&names),
     })
 }
 
@@ -57,7 +57,16 @@ pub fn values(column: &ColumnSurvey, rows: u64, is_id: bool) -> String {
     parts.join("; ")
 }
 
-/// The largest number of unread columns that are shown.
+/// The largest number of names in a list of columns.
+const LISTED: usize = 30;
+
+/// The names of columns, of which the first are shown if there are many.
+pub fn listed(names: &[&str]) -> String {
+    let shown = names[..names.len().min(LISTED)].join(", ");
+    if names.len() > LISTED { format!("{shown} and {} more", names.len() - LISTED) } else { shown }
+}
+
+/// The largest number of unread columns that are described.
 const SHOWN: usize = 8;
 
 /// Describes the content of the columns that are not read.

@@ -18,6 +18,8 @@ const CANDIDATES: usize = 8;
 const LONGEST_ID: f64 = 64.0;
 const WORDS_OF_AN_ID: f64 = 3.0;
 
+/// The score of a name that as a whole denotes a role exceeds this one.
+const WHOLE_NAME: f64 = 8.0;
 /// The scores of equal names in both files, and of the item's usual position in a table without column names. A share of 1 scores 10.
 const SAME: f64 = 5.0;
 const SECOND: f64 = 2.0;
@@ -50,6 +52,12 @@ pub struct NamedIds<'n> {
     pub user: Option<&'n str>,
 }
 
+/// Whether the cells of a column hold several short values.
+pub fn holds_several(column: &ColumnSurvey) -> bool {
+    let is_clear = |(separator, share): &(String, f64)| *share >= 0.5 && !separator.contains(' ');
+    column.objects == 0 && (column.lists * 2 > column.filled || column.separator.as_ref().is_some_and(is_clear))
+}
+
 /// Whether the values of a column may be ids.
 pub fn may_be_id(column: &ColumnSurvey, rows: u64) -> bool {
     let is_fraction = column.numbers > column.whole;
@@ -67,13 +75,16 @@ pub fn joins(events: &Survey, items: &Survey, named: NamedIds<'_>) -> Result<Vec
     let of_events: Vec<&ColumnSurvey> = best(events, |column| {
         let wanted =
             named.item.is_none_or(|name| name == column.name) && named.user.is_none_or(|name| name != column.name);
-        let may_be = may_be_id(column, events.rows) && !is_quantity(column) || sequences(&column);
-        (wanted && (may_be || named.item.is_some()))
+        let may_be =
+            may_be_id(column, events.rows) && !is_quantity(column) || sequences(&column) || holds_several(column);
+        (wanted && (may_be && !is_user(&column.name) || named.item.is_some()))
             .then(|| Role::Item.score(&column.name) - 0.7 * Role::User.score(&column.name))
     });
     let of_items: Vec<&ColumnSurvey> = best(items, |column| {
         let is_unique = column.distinct * 5 >= column.filled * 4 && column.filled * 5 >= items.rows * 4;
-        let may_be = (may_be_id(column, items.rows) && is_unique) || named.id.is_some();
+        // Some items may have several lines, of which the first is read.
+        let is_shared = Role::Item.fits(&column.name) && events.column(&column.name).is_some();
+        let may_be = (may_be_id(column, items.rows) && (is_unique || is_shared)) || named.id.is_some();
         (named.id.is_none_or(|name| name == column.name) && may_be).then(|| id_score(&column.name))
     });
     if of_events.is_empty() || of_items.is_empty() {
@@ -112,6 +123,11 @@ fn best(survey: &Survey, score: impl Fn(&ColumnSurvey) -> Option<f64>) -> Vec<&C
         survey.columns.iter().filter_map(|column| Some((score(column)?, column))).collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0));
     scored.into_iter().take(CANDIDATES).map(|(_, column)| column).collect()
+}
+
+/// Whether a name as a whole denotes the user.
+fn is_user(name: &str) -> bool {
+    Role::User.score(name) > WHOLE_NAME && !Role::Item.fits(name)
 }
 
 /// Whether a column has numbers that may equal the numbers of items by chance, judging by its name.

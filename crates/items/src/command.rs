@@ -43,7 +43,7 @@ enum Command {
         #[arg(long, value_name = "ID", required = true)]
         item: Vec<String>,
     },
-    /// Lists the ids and titles of the items that were added.
+    /// Lists the ids and titles of the items that were added, as tab-separated values.
     List {
         /// The flags of every stage.
         #[command(flatten)]
@@ -101,8 +101,10 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
         Command::List { stage } => {
             let context = stage.context(models)?;
             let items = ItemStore::open(&context)?.items(&context.layout)?;
-            let lines = items.ids.iter().zip(&items.titles).map(|(id, title)| format!("{id}\t{title}\n"));
-            print(&lines.collect::<String>())
+            // Ids and titles may contain separators and line breaks, so they are quoted like the fields of other tables.
+            let mut table = csv::WriterBuilder::new().delimiter(b'\t').from_writer(Vec::new());
+            items.ids.iter().zip(&items.titles).try_for_each(|(id, title)| table.write_record([id, title]))?;
+            print(&String::from_utf8_lossy(&table.into_inner()?))
         }
     }
 }

@@ -376,6 +376,55 @@ impl DifSr {
         Ok(())
     }
 
+    /// The queries of a layer, one per source, and its keys, followed by the values: the columns of two matrices. `queried` are the rows
+    /// of `x` that ask: all of them, or those of the last tokens.
+    fn projections(
+        &self,
+        layer: &Layer,
+        x: &Tensor,
+        attributes: &[Tensor],
+        tokens: &Tokens,
+        (last, queried): (Option<&[u32]>, &Tensor),
+    ) -> Result<(Tensor, Tensor)> {
+        let token_positions = tokens.offsets.positions();
+        let pick = |all: &[u32]| -> Vec<u32> {
+            last.map_or_else(|| all.to_vec(), |last| last.iter().map(|&at| all[at as usize]).collect())
+        };
+        let (mut queries, mut keys) = (Vec::new(), Vec::new());
+        for (source, (query, key)) in layer.sources.iter().enumerate() {
+            let map = |x: &Tensor, map: &Linear| linear(x, &map.weight, &map.bias);
+            let of_attribute = attributes.get(source).map(|vectors| (vectors, &tokens.attributes));
+            let of_position = (source > attributes.len()).then_some((self.position.as_tensor(), &token_positions));
+            // The queries and keys of attributes and positions are computed once per row and gathered for the tokens.
+            if let Some((vectors, rows)) = of_attribute.or(of_position) {
+                queries.push(gather(&map(vectors, query)?, &pick(rows))?);
+                keys.push(gather(&map(vectors, key)?, rows)?);
+            } else {
+                queries.push(map(queried, query)?);
+                keys.push(map(x, key)?);
+            }
+        }
+        keys.push(linear(x, &layer.value.weight, &layer.value.bias)?);
+        Ok((Tensor::cat(&queries, 1)?, Tensor::cat(&keys, 1)?))
+    }
+
+    fn record_attention(&self, l: usize, steps: &plain::SourceSteps, sources: usize, tokens: &Tokens) -> Result<()> {
+        let TransformerConfig { heads, max_sequence_length: n, .. } = self.transformer;
+        // The rows are ordered by token, then by head.
+        let by_token = |all: &[Tensor], width: usize| {
+            let padded = all.iter().map(|part| {
+                let missing = width - part.dim(2)?;
+                part.pad_with_zeros(2, 0, missing)?.transpose(0, 1)?.contiguous()?.reshape(((), width))
+            });
+            Tensor::cat(&padded.collect::<Result<Vec<_>>>()?, 0)
+        };
+        self.record(&format!("attention_weights.{l}"), &by_token(&steps.weights, n)?, tokens, heads)?;
+        if !steps.gates.is_empty() {
+            self.record(&format!("gate.{l}"), &by_token(&steps.gates, sources)?, tokens, heads)?;
+        }
+        Ok(())
+    }
+
     fn layer(
         &self,
         l: usize,
@@ -388,73 +437,30 @@ impl DifSr {
     ) -> Result<Tensor> {
         let TransformerConfig { width: d, heads, max_sequence_length: n, .. } = self.transformer;
         let last = last_only.then(|| last_tokens(tokens));
-        let query_rows = last.as_ref().map_or_else(|| Ok(x.clone()), |last| gather(x, last))?;
-        let token_positions = tokens.offsets.positions();
-        let pick = |all: &[u32]| -> Vec<u32> {
-            last.as_ref().map_or_else(|| all.to_vec(), |last| last.iter().map(|&at| all[at as usize]).collect())
-        };
-        let (mut queries, mut keys) = (Vec::new(), Vec::new());
-        for (source, (query, key)) in layer.sources.iter().enumerate() {
-            let map = |x: &Tensor, map: &Linear| linear(x, &map.weight, &map.bias);
-            let of_attribute = attributes.get(source).map(|vectors| (vectors, &tokens.attributes));
-            let of_position = (source > attributes.len()).then_some((self.position.as_tensor(), &token_positions));
-            // The queries and keys of attributes and positions are computed once per row and gathered for the tokens.
-            if let Some((vectors, rows)) = of_attribute.or(of_position) {
-                queries.push(gather(&map(vectors, query)?, &pick(rows))?);
-                keys.push(gather(&map(vectors, key)?, rows)?);
-            } else {
-                queries.push(map(&query_rows, query)?);
-                keys.push(map(x, key)?);
-            }
-        }
-        keys.push(linear(x, &layer.value.weight, &layer.value.bias)?);
+        let queried = last.as_ref().map_or_else(|| Ok(x.clone()), |last| gather(x, last))?;
+        let (query, key_value) = self.projections(layer, x, attributes, tokens, (last.as_deref(), &queried))?;
         let mut sources = vec![self.config.attribute_width; attributes.len()];
         sources.extend([d, d]);
         let sizes = SourceSizes { sources, width: d, heads, max_sequence_length: n, fusion: self.config.fusion };
         let parameters = layer.fusion.iter().flat_map(|map| [&map.weight, &map.bias]);
         let parameters = parameters.map(|var| var.flatten_all()).collect::<Result<Vec<_>>>()?;
         let parameters = if parameters.is_empty() { None } else { Some(Tensor::cat(&parameters, 0)?) };
-        let (query, key_value) = (Tensor::cat(&queries, 1)?, Tensor::cat(&keys, 1)?);
+        let parameters = parameters.as_ref();
         let scope = SourceScope { real: tokens.real.as_deref(), last_only, bidirectional: false };
         let offsets = &tokens.offsets;
         if trace::is_on() {
-            let steps = plain::source_attention_steps(
-                &query,
-                &key_value,
-                parameters.as_ref(),
-                &sizes,
-                offsets,
-                scope,
-                Dropout::NONE,
-            )?;
-            // The rows are ordered by token, then by head.
-            let by_token = |all: &[Tensor], width: usize| {
-                let padded = all.iter().map(|part| {
-                    let missing = width - part.dim(2)?;
-                    part.pad_with_zeros(2, 0, missing)?.transpose(0, 1)?.contiguous()?.reshape(((), width))
-                });
-                Tensor::cat(&padded.collect::<Result<Vec<_>>>()?, 0)
-            };
-            self.record(&format!("attention_weights.{l}"), &by_token(&steps.weights, n)?, tokens, heads)?;
-            if !steps.gates.is_empty() {
-                self.record(&format!("gate.{l}"), &by_token(&steps.gates, sizes.sources.len())?, tokens, heads)?;
-            }
+            let whole = Dropout::NONE;
+            let steps = plain::source_attention_steps(&query, &key_value, parameters, &sizes, offsets, scope, whole)?;
+            self.record_attention(l, &steps, sizes.sources.len(), tokens)?;
         }
-        let attended = source_attention(
-            &query,
-            &key_value,
-            parameters.as_ref(),
-            &sizes,
-            offsets,
-            scope,
-            self.drop(key, "weights"),
-        )?;
+        let drop = self.drop(key, "weights");
+        let attended = source_attention(&query, &key_value, parameters, &sizes, offsets, scope, drop)?;
         let add_norm = |x: &Tensor, branch: &Tensor, norm: &Norm, name: &str| {
             let branch = dropout(branch, self.drop(key, name))?;
             layer_norm(&(x + branch)?, &norm.weight, &norm.bias)
         };
         let branch = linear(&attended, &layer.output.weight, &layer.output.bias)?;
-        let x = add_norm(&query_rows, &branch, &layer.attention_norm, "attention")?;
+        let x = add_norm(&queried, &branch, &layer.attention_norm, "attention")?;
         let hidden = gelu(&linear(&x, &layer.up.weight, &layer.up.bias)?)?;
         let branch = linear(&hidden, &layer.down.weight, &layer.down.bias)?;
         add_norm(&x, &branch, &layer.feed_forward_norm, "feed_forward")

@@ -90,6 +90,76 @@ fn twins(name: &str, inputs: &[Var], fused: Op<'_>, plain: Op<'_>) {
     }
 }
 
+const TEMPERATURE: f64 = 0.07;
+
+/// f of every pair of rows, `[rows of a, rows of b]`.
+fn similarities(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    (a.matmul(&b.t()?)? / TEMPERATURE)?.exp()
+}
+
+/// f of the pairs of equal rows, `[B]`.
+fn pairs(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    ((a * b)?.sum(1)? / TEMPERATURE)?.exp()
+}
+
+/// NIP: the negative logarithm of the share that the pairs of a sequence and its target have of all pairs that `counted` keeps.
+fn nip_of_sums(views: &[Tensor], targets: &Tensor, counted: Counted<'_>) -> Result<Tensor> {
+    let (mut all, mut own) = (targets.zeros_like()?.sum(1)?, targets.zeros_like()?.sum(1)?);
+    for view in views {
+        all = (all + counted(similarities(view, targets)?)?.sum(1)?)?;
+        own = (own + pairs(view, targets)?)?;
+    }
+    (own / all)?.log()?.neg()
+}
+
+/// Replaces the values of f, `[B, B]`, that do not count as they are.
+type Counted<'a> = &'a (dyn Fn(Tensor) -> Result<Tensor> + Sync);
+
+/// Replaces f of false negatives, and, without `own`, leaves out that of each sample with itself.
+fn without_false_negatives(f: &Tensor, contrast: &Contrast, own: bool) -> Result<Tensor> {
+    let groups = &contrast.groups;
+    let is_false = |i: usize, j: usize| i != j && groups[i] == groups[j];
+    let entries = |value: &dyn Fn(usize, usize) -> bool| {
+        let count = groups.len();
+        let entries: Vec<f32> =
+            (0..count * count).map(|at| if value(at / count, at % count) { 1.0 } else { 0.0 }).collect();
+        Tensor::from_vec(entries, (count, count), f.device())
+    };
+    let (kept, ones) = match contrast.false_negatives {
+        FalseNegatives::Keep => (entries(&|i, j| own || i != j)?, entries(&|_, _| false)?),
+        FalseNegatives::Exclude => (entries(&|i, j| (own || i != j) && !is_false(i, j))?, entries(&|_, _| false)?),
+        FalseNegatives::ZeroLogit => (entries(&|i, j| (own || i != j) && !is_false(i, j))?, entries(&is_false)?),
+    };
+    (f * kept)? + ones
+}
+
+/// How the denominators of CMCL are added up.
+struct Sums<'a> {
+    all: Counted<'a>,
+    others: Counted<'a>,
+    direction: CmclDirection,
+}
+
+impl Sums<'_> {
+    /// The mean over the ordered pairs of different views.
+    fn cmcl(&self, views: &[Tensor]) -> Result<Tensor> {
+        let mut terms = Vec::new();
+        for (a, first) in views.iter().enumerate() {
+            for (b, second) in views.iter().enumerate().filter(|(b, _)| *b != a) {
+                // The sum over a row of the matrix of the second and the first view is one over a column of that of the first and second.
+                let cross = if self.direction == CmclDirection::RowSums && b < a {
+                    (self.all)(similarities(second, first)?)?.sum(1)?
+                } else {
+                    (self.all)(similarities(first, second)?)?.sum(1)?
+                };
+                let within = (self.others)(similarities(first, first)?)?.sum(1)?;
+                terms.push((pairs(first, second)? / (cross + within)?)?.log()?.neg()?);
+            }
+        }
+        Tensor::stack(&terms, 0)?.mean(0)
+    }
+}
+
 fn drops(seed: u64) -> [Dropout; 2] {
     [Dropout::NONE, RngKey::new(seed).fold_in("drop").dropout(0.3)]
 }
@@ -413,7 +483,8 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// On the CPU, this is a composition of other operators; on a GPU, it is one operator.
+    /// On the CPU, this is a composition of other operators; on a GPU, it is one operator. The twin adds up f(a, b) = exp(a b / tau), as the
+    /// paper's equations 7 to 10 do.
     #[test]
     fn contrastive_terms(batch in 1usize..90, views in 1usize..4, d in 8usize..40, seed: u64) {
         let s = RngKey::new(seed);
@@ -423,12 +494,16 @@ proptest! {
         let every: Vec<u32> = (0..batch as u32).collect();
         let among = |i: &[Tensor]| {
             let (candidates, views) = i.split_last().unwrap();
-            mp4sr_ops::next_item_prediction(views, candidates, &every, 0.07)
+            mp4sr_ops::next_item_prediction(views, candidates, &every, TEMPERATURE)
         };
-        twins("next_item_prediction", &inputs, &among, &among);
+        let among_twin = |i: &[Tensor]| {
+            let (candidates, views) = i.split_last().unwrap();
+            nip_of_sums(views, candidates, &|f| Ok(f))
+        };
+        twins("next_item_prediction", &inputs, &among, &among_twin);
         for false_negatives in [FalseNegatives::Exclude, FalseNegatives::Keep, FalseNegatives::ZeroLogit] {
             for direction in [CmclDirection::Symmetric, CmclDirection::RowSums] {
-                let contrast = Contrast { groups: groups.clone().into(), false_negatives, temperature: 0.07, direction };
+                let contrast = Contrast { groups: groups.clone().into(), false_negatives, temperature: TEMPERATURE, direction };
                 let terms = |i: &[Tensor]| {
                     let (targets, views) = i.split_last().unwrap();
                     let terms = mp4sr_ops::contrastive(views, Some(targets), true, &contrast)?;
@@ -438,10 +513,18 @@ proptest! {
                         None => Ok(nip),
                     }
                 };
-                twins("contrastive", &inputs, &terms, &terms);
+                let all = |f: Tensor| without_false_negatives(&f, &contrast, true);
+                let others = |f: Tensor| without_false_negatives(&f, &contrast, false);
+                let sums = Sums { all: &all, others: &others, direction };
+                let terms_twin = |i: &[Tensor]| {
+                    let (targets, views) = i.split_last().unwrap();
+                    let nip = nip_of_sums(views, targets, &all)?;
+                    if views.len() > 1 { nip + (sums.cmcl(views)? * 0.7)? } else { Ok(nip) }
+                };
+                twins("contrastive", &inputs, &terms, &terms_twin);
                 if views > 1 {
                     let cross = |i: &[Tensor]| Ok(mp4sr_ops::contrastive(i, None, true, &contrast)?.cmcl.unwrap());
-                    twins("contrastive without targets", &inputs[..views], &cross, &cross);
+                    twins("contrastive without targets", &inputs[..views], &cross, &|i| sums.cmcl(i));
                 }
             }
         }

@@ -409,7 +409,7 @@ fn remove_shard(name: &str, folder: &Path, make_stage: impl Fn(&str) -> anyhow::
     Ok(())
 }
 
-/// Brings one stage up to date: acquires the folder's lock, removes what a killed process left, checks whether there is anything to do,
+/// Brings one stage up to date: acquires the folder's lock, for which it waits while another process only checks the stage, removes what a killed process left, checks whether there is anything to do,
 /// runs `work`, and records its outputs and timing. `make_stage` is called under the lock.
 pub fn run_stage(
     context: &Context,
@@ -418,7 +418,7 @@ pub fn run_stage(
     make_stage: impl FnOnce() -> anyhow::Result<Stage>,
     work: impl FnOnce(&Stage) -> anyhow::Result<Vec<PathBuf>>,
 ) -> anyhow::Result<()> {
-    let _lock = Lock::acquire(folder, name)?;
+    let mut lock = Lock::acquire_to_check(folder, name)?;
     let removed = files::remove_leftovers(folder)?;
     if removed > 0 {
         context.progress.log(format!("{name}: removed {removed} unfinished files of an earlier run"));
@@ -432,6 +432,7 @@ pub fn run_stage(
         }
         Status::Stale(why) => context.progress.log(format!("{name}: running, {why} ({location})")),
     }
+    lock.begin_work()?;
     stage.begin()?;
     let timing_path = Timing::path(folder, name);
     let earlier_timing = timing_path.exists().then(|| files::read(&timing_path)).transpose()?;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use indexmap::IndexMap;
 use mp4sr_artifact::{Items, Layout, SequenceParts, Sequences, TimeKind, Users};
 use mp4sr_pipeline::config::ItemOrder;
 
@@ -61,17 +62,11 @@ impl Dataset {
         let user_marks: Vec<bool> = lengths.iter().map(|&length| length > 0).collect();
         let item_marks = events.item_marks(item_ids.len())?;
         let users = Users { ids: user_ids.names_of(&user_marks)? };
-        let mut others = Vec::new();
-        if numbering.keep_others {
-            let left_over = item_marks.iter().zip(&catalogue.has_line).map(|(mark, has_line)| !mark && *has_line);
-            let left_over: Vec<bool> = left_over.collect();
-            item_ids.visit(&left_over, |item, id| {
-                let record = catalogue.records.remove(&(item as u32));
-                others.extend(record.map(|record| (id.to_owned(), record)));
-            })?;
-            let never_seen = std::mem::take(&mut catalogue.others);
-            others.extend(never_seen.into_iter().map(|(id, record)| (id.into_string(), record)));
-        }
+        let others = if numbering.keep_others {
+            without_events(&item_marks, &item_ids, &mut catalogue, numbering.order)?
+        } else {
+            Vec::new()
+        };
         let order = numbering.order(&item_marks, &catalogue);
         let mut names = item_ids.names_of(&item_marks)?;
         let name_at = numbers(&item_marks);
@@ -85,21 +80,13 @@ impl Dataset {
             items.ids.push(id);
             push(&mut items, record);
         }
-        let user_numbers = numbers(&user_marks);
         let mut item_numbers = vec![0; item_marks.len()];
         (1..).zip(&order).for_each(|(number, &item)| item_numbers[item as usize] = number);
-        let mut offsets = Vec::with_capacity(users.ids.len() + 1);
-        offsets.push(0);
-        let mut end = 0;
-        offsets.extend(lengths.iter().filter(|length| **length > 0).map(|&length| {
-            end += i64::from(length);
-            end
-        }));
-        drop(lengths);
+        let count = events.count() as usize;
         let mut sequences = Sequences {
-            offsets,
-            items: vec![0; events.count() as usize],
-            times: vec![0; events.count() as usize],
+            offsets: offsets(&lengths),
+            items: vec![0; count],
+            times: vec![0; count],
             item_hash: items.hash(),
             item_count: items.len(),
             user_hash: Some(users.hash()),
@@ -108,26 +95,8 @@ impl Dataset {
                 .is_stored()
                 .then(|| SequenceParts { validation: vec![0; users.ids.len()], test: vec![0; users.ids.len()] }),
         };
-        let unit = 10_i64.pow(scale.digits.into());
-        for part in events.iter() {
-            let own = part.query(|events| events)?;
-            let (mut current, mut at) = (None, 0);
-            for (user, item, time) in rows(&own)? {
-                if current != Some(user) {
-                    current = Some(user);
-                    at = sequences.offsets[user_numbers[user as usize] as usize - 1] as usize;
-                }
-                sequences.items[at] = item_numbers[item as usize];
-                sequences.times[at] = time.div_euclid(unit);
-                at += 1;
-            }
-            if let Some(parts) = &mut sequences.parts {
-                split.starts(&own, |user, validation, test| {
-                    let row = user_numbers[user as usize] as usize - 1;
-                    (parts.validation[row], parts.test[row]) = (validation, test);
-                })?;
-            }
-        }
+        drop(lengths);
+        fill(&mut sequences, events, scale, split, &numbers(&user_marks), &item_numbers)?;
         split.check(&sequences)?;
         Ok(Self { sequences, items, users })
     }
@@ -139,6 +108,79 @@ impl Dataset {
         self.sequences.write(&layout.sequences(), settings.clone())?;
         Ok(vec![layout.items(), layout.users(), layout.sequences()])
     }
+}
+
+/// Takes the items that have a line and no events out of the catalogue, with their ids: in the order of their lines, or those whose events
+/// were all dropped in the order of their first events, followed by those that never had any.
+fn without_events(
+    item_marks: &[bool],
+    item_ids: &NumberedIds,
+    catalogue: &mut ItemCatalogue,
+    order: ItemOrder,
+) -> Result<Vec<(String, RawItem)>> {
+    let is_dropped = item_marks.iter().zip(&catalogue.has_line).map(|(mark, has_line)| !mark && *has_line);
+    let is_dropped: Vec<bool> = is_dropped.collect();
+    let mut dropped = IndexMap::new();
+    item_ids.visit(&is_dropped, |item, id| {
+        let record = catalogue.records.remove(&(item as u32));
+        dropped.extend(record.map(|record| (item as u32, (id.to_owned(), record))));
+    })?;
+    let never_seen = std::mem::take(&mut catalogue.others).into_iter().map(|(id, record)| (id.into_string(), record));
+    if order == ItemOrder::Interactions {
+        return Ok(dropped.into_values().chain(never_seen).collect());
+    }
+    let mut never_seen = never_seen.zip(&catalogue.before_others).peekable();
+    let mut others = Vec::new();
+    for (at, item) in catalogue.line_order.iter().enumerate() {
+        while let Some((other, _)) = never_seen.next_if(|(_, before)| **before <= at) {
+            others.push(other);
+        }
+        others.extend(dropped.swap_remove(item));
+    }
+    others.extend(never_seen.map(|(other, _)| other));
+    Ok(others)
+}
+
+/// The beginnings of the sequences of the users who have events, and the end of the last.
+fn offsets(lengths: &[u32]) -> Vec<i64> {
+    let mut end = 0;
+    let ends = lengths.iter().filter(|length| **length > 0).map(|&length| {
+        end += i64::from(length);
+        end
+    });
+    std::iter::once(0).chain(ends).collect()
+}
+
+/// Writes the items, times and parts of every user, whose numbers are given by raw user and item.
+fn fill(
+    sequences: &mut Sequences,
+    events: &Partitions,
+    scale: TimeScale,
+    split: &SplitRule,
+    user_numbers: &[u32],
+    item_numbers: &[u32],
+) -> Result<()> {
+    let unit = 10_i64.pow(scale.digits.into());
+    for part in events.iter() {
+        let own = part.query(|events| events)?;
+        let (mut current, mut at) = (None, 0);
+        for (user, item, time) in rows(&own)? {
+            if current != Some(user) {
+                current = Some(user);
+                at = sequences.offsets[user_numbers[user as usize] as usize - 1] as usize;
+            }
+            sequences.items[at] = item_numbers[item as usize];
+            sequences.times[at] = time.div_euclid(unit);
+            at += 1;
+        }
+        if let Some(parts) = &mut sequences.parts {
+            split.starts(&own, |user, validation, test| {
+                let row = user_numbers[user as usize] as usize - 1;
+                (parts.validation[row], parts.test[row]) = (validation, test);
+            })?;
+        }
+    }
+    Ok(())
 }
 
 fn push(items: &mut Items, record: RawItem) {
@@ -206,6 +248,7 @@ mod tests {
             has_line: vec![true, false, false, true],
             line_order: vec![3, 0],
             others: [("new".into(), of_number("New"))].into_iter().collect(),
+            before_others: vec![1],
             ..ItemCatalogue::default()
         };
         let (users, items) = (|| ids(&["a", "b", "c", "d"]), || ids(&["p", "q", "r", "s"]));
@@ -236,5 +279,6 @@ mod tests {
             (vec!["s".into(), "q".into()], vec!["T".into(), String::new()])
         );
         assert_eq!(by_lines.sequences.items, [1, 2, 2]);
+        assert_eq!(numbered(true, ItemOrder::Items).items.ids, ["s", "q", "new", "p"]);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use mp4sr_artifact::JoinShares;
-use mp4sr_pipeline::config::Config;
+use mp4sr_pipeline::config::{Config, Format};
 use mp4sr_pipeline::text::quoted;
 
 use crate::filters::{EVENTS, ITEM, frequency};
@@ -92,6 +92,16 @@ pub struct JoinedFiles<'a> {
     pub items: &'a Path,
 }
 
+/// The columns whose ids are joined, if the pipeline names them.
+fn id_columns(config: &Config) -> String {
+    let columns = &config.source.columns;
+    if config.source.format == Format::Tabular {
+        format!(", `{}` and `{}`,", columns.item, columns.item_id)
+    } else {
+        String::new()
+    }
+}
+
 /// Returns an error if too few events have an item with a line, and a warning if many have none or if the cause can be found.
 pub fn judge(
     config: &Config,
@@ -122,9 +132,10 @@ pub fn judge(
         ),
         Some(Mismatch { without_line, other, line: Some(line), cause: None }) => format!(
             "{} of `{interactions}` has no line, and {} in line {line} of `{items}` has no event; check that both files belong to one \
-             dataset and that the id columns are correct",
+             dataset and that the id columns{} are correct",
             quoted(&without_line),
-            quoted(&other)
+            quoted(&other),
+            id_columns(config)
         ),
         _ => format!("`{items}` has no line for the others"),
     };

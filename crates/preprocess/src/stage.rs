@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use mp4sr_artifact::{FilterStep, Layout, PreprocessReport, Stage, StageSettings, files};
-use mp4sr_pipeline::config::{Config, Missing, Preprocess, Repeated, Source, SplitBy, WithoutEvents};
+use mp4sr_artifact::{
+    EventsRead, FilterStep, ItemsRead, JoinShares, Layout, PreprocessReport, Stage, StageSettings, files,
+};
+use mp4sr_pipeline::config::{Config, ItemOrder, Missing, Preprocess, Repeated, Source, SplitBy, WithoutEvents};
 use mp4sr_pipeline::{Context, Progress, print, run_stage};
 use polars::prelude::{IntoLazy as _, LazyFrame, df};
 use serde_json::json;
@@ -19,7 +21,7 @@ use crate::join::JoinedFiles;
 use crate::junk::Junk;
 use crate::partitions::{Counts, Partitions};
 use crate::report::{Counted, SequenceSpread};
-use crate::source::{Budget, Events, ItemCatalogue, NumberedIds, RawItem, Reading, SourceFormat};
+use crate::source::{Budget, Events, ItemCatalogue, NumberedIds, Reading, SourceFormat};
 use crate::spill::MemoryLimit;
 use crate::split::SplitRule;
 use crate::window::{TimeScale, Window, check_numbers};
@@ -70,6 +72,11 @@ pub fn stage(context: &Context) -> anyhow::Result<Stage> {
         settings["kept_within"] = json!("sets");
     }
     let defaults = json!({ "source": Source::default(), "preprocess": Preprocess::default() });
+    if config.preprocess.item_order == ItemOrder::Items && config.preprocess.items_without_events == WithoutEvents::Keep
+    {
+        // Earlier releases did not order the items without events by their lines.
+        settings["items_without_events"] = json!("lines");
+    }
     let settings = StageSettings::new(settings, defaults);
     Ok(Stage::new("preprocess", VERSION, &context.layout.dataset(), settings, &inputs.by_role())?)
 }
@@ -174,88 +181,25 @@ fn read(
     progress: &Progress,
 ) -> Result<(PreprocessReport, Dataset)> {
     let table1 = table1::row(&config.dataset.table1)?;
-    let inputs = PreprocessInputs::resolve(config)?;
-    let format = SourceFormat::new(&config.source)?;
-    let preprocess = &config.preprocess;
-    let mut budget = Budget::new(preprocess.max_bad_lines, preprocess.max_bad_share);
+    let (inputs, format) = (PreprocessInputs::resolve(config)?, SourceFormat::new(&config.source)?);
+    let raw = RawDataset { config, inputs, format, memory, store, limits, progress };
+    let mut budget = Budget::new(config.preprocess.max_bad_lines, config.preprocess.max_bad_share);
     let mut warnings = Vec::new();
 
-    let condition = Condition::parse(&preprocess.r#where)?;
-    let (events, events_read) = Events::read(
-        &inputs.interactions,
-        &format,
-        condition.as_ref(),
-        memory,
-        limits.interactions,
-        &mut budget,
-        progress,
-    )?;
-    let Events { user_ids, item_ids, chunks, named, known, scale } = events;
-    check_numbers(
-        [
-            ("since", preprocess.since.as_str()),
-            ("until", &preprocess.until),
-            ("split_at", &preprocess.split_at),
-            ("split_test_at", &preprocess.split_test_at),
-        ],
-        scale,
-    )?;
-    let settings = FilterSettings::new(preprocess, scale)?;
-    let split = SplitRule::new(preprocess, scale)?;
-    let bounds = settings.bounds;
-    let file = inputs.interactions[0].display().to_string();
-    let satisfies = condition.as_ref().map(|condition| condition.evaluate(named, &known, &file)).transpose()?;
-    let missing = satisfies.as_ref().map_or(0, |satisfies| satisfies.null_count() as u64);
-    let (users, items) = (user_ids.len() as u64, item_ids.len() as u64);
-    let mut filtered = Filtered::new(chunks.partitioned(satisfies)?, users, items);
-    if let Some(condition) = &condition {
-        filtered.satisfying(condition.text(), missing)?;
-    }
-    filtered.ordered_within(settings, &split, scale, progress)?;
-
+    let FilteredEvents { user_ids, item_ids, scale, split, bounds, mut filtered, rows: interactions } =
+        raw.events(&mut budget)?;
     let mut in_core = filtered.events.fork("core")?;
     let dropped_by_core = core(&mut in_core, bounds)?;
-    // Dropping incomplete items can only shrink the core, so nothing outside it is ever needed.
-    let needed = in_core.item_marks(item_ids.len())?;
-
-    let folder = image_folder(config, &inputs, &item_ids, &mut warnings)?;
-    if let Some(notice) = folder.notice() {
-        progress.log(format!("preprocess: {notice}"));
-    }
-    let junk = Junk::new(&preprocess.placeholders);
-    let keep_others = preprocess.items_without_events == WithoutEvents::Keep;
-    let reading = Reading {
-        format: &format,
-        data: &inputs.data,
-        item_ids: &item_ids,
-        needed: &needed,
-        folder: &folder,
-        junk: &junk,
-        store,
-        max_sentences: preprocess.max_sentences,
-        max_images: preprocess.max_images,
-        keep_others,
-        may_lack_fields: false,
-        limit: limits.items,
-    };
-    let (mut catalogue, items_read, about_fields) =
-        ItemCatalogue::read(&inputs.items, &reading, &mut budget, progress)?;
-    warnings.extend(about_fields);
-    let lines: u64 = items_read.files.iter().map(|file| file.accepted).sum();
-    let used = lines - items_read.without_events;
-    let shares = if inputs.items.is_empty() { None } else { join::shares(&in_core, &catalogue, used, lines)? };
-    if let Some(shares) = &shares {
-        progress.log(format!("preprocess: {}", join::described(shares)));
-        let files = JoinedFiles { interactions: &inputs.interactions[0], items: &inputs.items[0] };
-        warnings.extend(join::judge(config, shares, &catalogue, &item_ids, files)?);
-    }
+    let JoinedItems { mut catalogue, rows: items, shares } =
+        raw.items(&in_core, &item_ids, &mut budget, &mut warnings)?;
 
     let core_filter = format!("{} events per user, {} per item", bounds.user, bounds.item);
-    if preprocess.missing == Some(Missing::Drop) {
+    if config.preprocess.missing == Some(Missing::Drop) {
         drop(in_core);
         filtered.complete(&catalogue.is_complete)?;
         let dropped = core(&mut filtered.events, bounds)?;
         filtered.step(&core_filter, dropped)?;
+        catalogue.drop_incomplete();
     } else {
         filtered.events = in_core;
         filtered.step(&core_filter, dropped_by_core)?;
@@ -267,20 +211,132 @@ fn read(
         progress.log(format!("preprocess: {described}"));
     }
     let spread = SequenceSpread::of(&events)?;
-    if preprocess.missing == Some(Missing::Drop) {
-        let is_complete = |record: &RawItem| !record.sentences.is_empty() && !record.images.is_empty();
-        catalogue.others.retain(|_, record| is_complete(record));
-        catalogue.records.retain(|_, record| is_complete(record));
-    }
-    let numbering = ItemNumbering { keep_others, order: preprocess.item_order };
+    let numbering = ItemNumbering { keep_others: raw.keeps_others(), order: config.preprocess.item_order };
     let dataset = Dataset::new(&events, scale, &split, user_ids, item_ids, catalogue, numbering)?;
     drop(events);
-    warnings.extend(split.warnings(preprocess, &dataset.sequences));
-    let counted = Counted { interactions: events_read, items: items_read, filters: steps, spread, shares };
+    warnings.extend(split.warnings(&config.preprocess, &dataset.sequences));
+    let counted = Counted { interactions, items, filters: steps, spread, shares };
     let report = report::new(config, counted, &dataset, table1, warnings);
     report::check(&report)?;
     report.warnings.iter().for_each(|warning| progress.log(format!("preprocess: warning: {warning}")));
     Ok((report, dataset))
+}
+
+/// The raw files, and how they are read.
+struct RawDataset<'r> {
+    config: &'r Config,
+    inputs: PreprocessInputs,
+    format: SourceFormat,
+    memory: Option<&'r MemoryLimit>,
+    store: Option<&'r Path>,
+    limits: RowLimits,
+    progress: &'r Progress,
+}
+
+/// The events after the filters that need no items, with the settings that depend on the notation of their times.
+struct FilteredEvents {
+    user_ids: NumberedIds,
+    item_ids: NumberedIds,
+    scale: TimeScale,
+    split: SplitRule,
+    bounds: Bounds,
+    filtered: Filtered,
+    rows: EventsRead,
+}
+
+/// The items of the core, and how well they match its events, unless no file of items is named.
+struct JoinedItems {
+    catalogue: ItemCatalogue,
+    rows: ItemsRead,
+    shares: Option<JoinShares>,
+}
+
+impl RawDataset<'_> {
+    /// Whether items without events are kept.
+    fn keeps_others(&self) -> bool {
+        self.config.preprocess.items_without_events == WithoutEvents::Keep
+    }
+
+    fn events(&self, budget: &mut Budget) -> Result<FilteredEvents> {
+        let &Self { config, ref inputs, ref format, memory, limits, progress, .. } = self;
+        let preprocess = &config.preprocess;
+        let condition = Condition::parse(&preprocess.r#where)?;
+        let (events, rows) = Events::read(
+            &inputs.interactions,
+            format,
+            condition.as_ref(),
+            memory,
+            limits.interactions,
+            budget,
+            progress,
+        )?;
+        let Events { user_ids, item_ids, chunks, named, known, scale } = events;
+        check_numbers(
+            [
+                ("since", preprocess.since.as_str()),
+                ("until", &preprocess.until),
+                ("split_at", &preprocess.split_at),
+                ("split_test_at", &preprocess.split_test_at),
+            ],
+            scale,
+        )?;
+        let settings = FilterSettings::new(preprocess, scale)?;
+        let split = SplitRule::new(preprocess, scale)?;
+        let file = inputs.interactions[0].display().to_string();
+        let satisfies = condition.as_ref().map(|condition| condition.evaluate(named, &known, &file)).transpose()?;
+        let missing = satisfies.as_ref().map_or(0, |satisfies| satisfies.null_count() as u64);
+        let (users, items) = (user_ids.len() as u64, item_ids.len() as u64);
+        let mut filtered = Filtered::new(chunks.partitioned(satisfies)?, users, items);
+        if let Some(condition) = &condition {
+            filtered.satisfying(condition.text(), missing)?;
+        }
+        filtered.ordered_within(settings, &split, scale, progress)?;
+        Ok(FilteredEvents { user_ids, item_ids, scale, split, bounds: settings.bounds, filtered, rows })
+    }
+
+    /// Reads the items of the events in the core. Dropping incomplete items can only shrink the core, so no others are ever needed.
+    fn items(
+        &self,
+        in_core: &Partitions,
+        item_ids: &NumberedIds,
+        budget: &mut Budget,
+        warnings: &mut Vec<String>,
+    ) -> Result<JoinedItems> {
+        let &Self { config, ref inputs, ref format, store, limits, progress, .. } = self;
+        let needed = in_core.item_marks(item_ids.len())?;
+        let folder = image_folder(config, inputs, item_ids, warnings)?;
+        if let Some(notice) = folder.notice() {
+            progress.log(format!("preprocess: {notice}"));
+        }
+        let junk = Junk::new(&config.preprocess.placeholders);
+        let reading = Reading {
+            format,
+            data: &inputs.data,
+            item_ids,
+            needed: &needed,
+            folder: &folder,
+            junk: &junk,
+            store,
+            max_sentences: config.preprocess.max_sentences,
+            max_images: config.preprocess.max_images,
+            keep_others: self.keeps_others(),
+            may_lack_fields: false,
+            limit: limits.items,
+        };
+        let (catalogue, rows, about_fields) = ItemCatalogue::read(&inputs.items, &reading, budget, progress)?;
+        warnings.extend(about_fields);
+        if inputs.items.is_empty() {
+            return Ok(JoinedItems { catalogue, rows, shares: None });
+        }
+        let lines: u64 = rows.files.iter().map(|file| file.accepted).sum();
+        let shares = join::shares(in_core, &catalogue, lines - rows.without_events, lines)?;
+        if let Some(shares) = &shares {
+            progress.log(format!("preprocess: {}", join::described(shares)));
+            let files = JoinedFiles { interactions: &inputs.interactions[0], items: &inputs.items[0] };
+            warnings.extend(join::judge(config, shares, &catalogue, item_ids, files)?);
+        }
+        Ok(JoinedItems { catalogue, rows, shares })
+    }
 }
 
 /// The images of the folder, or of the pattern, that the pipeline names.

@@ -220,6 +220,11 @@ impl Survey {
         })
     }
 
+    /// Whether it is text, which has an encoding.
+    pub fn is_text(&self) -> bool {
+        self.file.shape != Shape::Parquet
+    }
+
     /// The column called `name`.
     pub fn column(&self, name: &str) -> Option<&ColumnSurvey> {
         self.columns.iter().find(|column| column.name == name)

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use mp4sr_artifact::{EpochLine, Error, Sequences, files};
-use mp4sr_pipeline::config::SeenItems;
+use mp4sr_pipeline::config::{Config, SeenItems};
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_protocol::Metric;
 
@@ -118,39 +118,9 @@ struct BestEpoch {
 /// Executes all runs of a grid and writes `searches/<name>/table.{md,csv}`, ordered by `train.metric` on the validation set, best first.
 /// Returns the Markdown, and the number of failed runs.
 pub fn search(runner: &Runner, name: &str, grids: &[SearchGrid]) -> anyhow::Result<(String, usize)> {
-    for (at, grid) in grids.iter().enumerate() {
-        anyhow::ensure!(
-            grids[..at].iter().all(|before| before.key != grid.key),
-            "`{}` is given twice; write all its values in one `--grid`",
-            grid.key
-        );
-    }
     let all = combinations(grids);
     let base = runner.resolve(&runner.study_run(name.to_owned(), Vec::new()))?;
-    let mut runs = Vec::new();
-    for values in &all {
-        let mut overrides: Vec<String> =
-            grids.iter().zip(values).map(|(grid, value)| format!("{}={value}", grid.key)).collect();
-        overrides.extend(dataset_name(&base.config.dataset.name, grids, values));
-        runs.push(runner.resolve(&runner.study_run(run_name(name, grids, values), overrides))?);
-    }
-    for (at, run) in runs.iter().enumerate() {
-        anyhow::ensure!(
-            runs[..at].iter().all(|before| before.layout.run() != run.layout.run()),
-            "two runs of the grid have the same name, `{}`; give values that differ in letters or digits",
-            run.spec().name
-        );
-    }
-    for run in &runs {
-        if let Some(key) = runner.trained_otherwise(run) {
-            anyhow::bail!(
-                "the run `{}` was trained with a different `{key}` from that of this search, by another search or manually; give this \
-                 search its own name (`--name`, `NAME=`), or delete `{}`",
-                run.spec().name,
-                run.layout.run().display()
-            );
-        }
-    }
+    let runs = runs_of(runner, name, grids, &all, &base)?;
     let mut failed = runner.run(&runs, Until::Trained);
     let trained = runs.iter().zip(&failed).filter(|(_, error)| error.is_none()).map(|(run, _)| run);
     let metric = &common_metric(&base.config.train.metric, trained)?.to_string();
@@ -176,15 +146,7 @@ pub fn search(runner: &Runner, name: &str, grids: &[SearchGrid]) -> anyhow::Resu
             runner.command(run)?
         );
     }
-    if grids.iter().any(|grid| grid.values.len() > 1 && EVENTS.iter().any(|section| grid.key.starts_with(section))) {
-        text += "\nNote: runs on different events rank different users among different items; their values cannot be compared directly.\n";
-    }
-    let by_model = base.config.evaluate.seen_items == SeenItems::ByModel;
-    let decides = |key: &str| key == "evaluate.seen_items" || key == "model.name" && by_model;
-    if grids.iter().any(|grid| grid.values.len() > 1 && decides(&grid.key)) {
-        text += "\nNote: items of the history may be candidates in some of these runs and not in others; the values of such runs cannot be \
-                 compared directly. `mp4sr compare` says which runs differ.\n";
-    }
+    text += &incomparable(grids, &base.config);
     for (run, error) in runs.iter().zip(&failed) {
         if let Some(error) = error {
             let _ = writeln!(text, "\nNot finished: {} ({error})", run.spec().name);
@@ -194,6 +156,63 @@ pub fn search(runner: &Runner, name: &str, grids: &[SearchGrid]) -> anyhow::Resu
     files::write_bytes(&folder.join("table.md"), text.as_bytes())?;
     table.write_csv(&folder.join("table.csv"))?;
     Ok((text, failed.iter().flatten().count()))
+}
+
+/// The runs of a grid, one per combination of values, or why the grid cannot be searched.
+fn runs_of(
+    runner: &Runner,
+    name: &str,
+    grids: &[SearchGrid],
+    combinations: &[Vec<&str>],
+    base: &ResolvedRun,
+) -> anyhow::Result<Vec<ResolvedRun>> {
+    for (at, grid) in grids.iter().enumerate() {
+        anyhow::ensure!(
+            grids[..at].iter().all(|before| before.key != grid.key),
+            "`{}` is given twice; write all its values in one `--grid`",
+            grid.key
+        );
+    }
+    let mut runs = Vec::new();
+    for values in combinations {
+        let mut overrides: Vec<String> =
+            grids.iter().zip(values).map(|(grid, value)| format!("{}={value}", grid.key)).collect();
+        overrides.extend(dataset_name(&base.config.dataset.name, grids, values));
+        runs.push(runner.resolve(&runner.study_run(run_name(name, grids, values), overrides))?);
+    }
+    for (at, run) in runs.iter().enumerate() {
+        anyhow::ensure!(
+            runs[..at].iter().all(|before| before.layout.run() != run.layout.run()),
+            "two runs of the grid have the same name, `{}`; give values that differ in letters or digits",
+            run.spec().name
+        );
+    }
+    for run in &runs {
+        if let Some(key) = runner.trained_otherwise(run) {
+            anyhow::bail!(
+                "the run `{}` was trained with a different `{key}` from that of this search, by another search or manually; give this \
+                 search its own name (`--name`, `NAME=`), or delete `{}`",
+                run.spec().name,
+                run.layout.run().display()
+            );
+        }
+    }
+    Ok(runs)
+}
+
+/// Says which runs of a grid cannot be compared with each other; empty if all can.
+fn incomparable(grids: &[SearchGrid], config: &Config) -> String {
+    let varies = |decides: &dyn Fn(&str) -> bool| grids.iter().any(|grid| grid.values.len() > 1 && decides(&grid.key));
+    let mut text = String::new();
+    if varies(&|key| EVENTS.iter().any(|section| key.starts_with(section))) {
+        text += "\nNote: runs on different events rank different users among different items; their values cannot be compared directly.\n";
+    }
+    let by_model = config.evaluate.seen_items == SeenItems::ByModel;
+    if varies(&|key| key == "evaluate.seen_items" || key == "model.name" && by_model) {
+        text += "\nNote: items of the history may be candidates in some of these runs and not in others; the values of such runs cannot be \
+                 compared directly. `mp4sr compare` says which runs differ.\n";
+    }
+    text
 }
 
 /// The metric by which these runs are compared: `train.metric`, or MRR if `train.metric` is the same for every ranking of the items of a

@@ -422,6 +422,40 @@ impl Training<'_> {
         samples: &SampleList,
         steps: &mut impl FnMut(u64),
     ) -> Result<EpochLine, TrainError> {
+        let epoch = state.progress.epoch + 1;
+        let step_count = self.remaining_steps(state, samples, steps)?;
+        let started = Instant::now();
+        let (validation, test_loss) = match self.phase.stop {
+            // Epochs are selected by the ranks that `evaluate` computes, in f32.
+            Stop::Validation { .. } => with_precision(Precision::F32, || self.validate())?,
+            Stop::Epochs => (BTreeMap::new(), None),
+        };
+        let best = match self.phase.stop {
+            Stop::Validation { warm_up } => {
+                epoch <= warm_up + 1 || validation[&self.settings.metric.to_string()] > state.progress.best_value
+            }
+            Stop::Epochs => true,
+        };
+        let UnderWay { loss_sum, norm_sum, seconds, .. } = state.progress.under_way;
+        Ok(EpochLine {
+            phase: self.phase.name.to_owned(),
+            epoch,
+            loss: loss_sum / samples.count() as f64,
+            gradient_norm: norm_sum / step_count as f64,
+            validation,
+            test_loss,
+            best,
+            seconds: (seconds, started.elapsed().as_secs_f64()),
+        })
+    }
+
+    /// Takes the steps that are left of the current epoch, and returns the number of all its steps.
+    fn remaining_steps(
+        &self,
+        state: &mut TrainingState,
+        samples: &SampleList,
+        steps: &mut impl FnMut(u64),
+    ) -> Result<usize, TrainError> {
         let settings = &self.settings.phase;
         let epoch = state.progress.epoch + 1;
         let epoch_key = RngKey::new(self.settings.seed).fold_in(self.phase.name).fold_in_index(epoch as u64);
@@ -441,16 +475,8 @@ impl Training<'_> {
             let key = epoch_key.fold_in("step").fold_in_index(index as u64);
             let global = state.progress.steps + flight.len() as u64;
             let step = Step { epoch, index, global, epoch_key, key };
-            let loss = self.model.loss(&self.phase, &batch, &step)?;
             state.adam.learning_rate = settings.learning_rate_at(epoch, (index + 1) as f64 / batches.len() as f64);
-            let gradients = loss.backward()?;
-            let pending = match self.group() {
-                Some(group) => {
-                    let vars = state.vars.iter().zip(state.shards.iter().copied());
-                    state.adam.step_in_group(group, vars, &gradients, &loss)?
-                }
-                None => state.adam.step(&state.vars, &gradients, &loss)?,
-            };
+            let pending = self.begin(state, &batch, &step)?;
             let ahead = if pending.is_known() { 0 } else { ahead };
             flight.push_back(InFlight { pending, batch, step });
             while flight.len() > ahead {
@@ -466,27 +492,19 @@ impl Training<'_> {
         while !flight.is_empty() {
             self.settle(state, &mut flight, &mut started, steps)?;
         }
-        let (validation, test_loss) = match self.phase.stop {
-            // Epochs are selected by the ranks that `evaluate` computes, in f32.
-            Stop::Validation { .. } => with_precision(Precision::F32, || self.validate())?,
-            Stop::Epochs => (BTreeMap::new(), None),
-        };
-        let best = match self.phase.stop {
-            Stop::Validation { warm_up } => {
-                epoch <= warm_up + 1 || validation[&self.settings.metric.to_string()] > state.progress.best_value
+        Ok(batches.len())
+    }
+
+    /// Computes the loss and the gradients of a batch, and begins the optimizer's step.
+    fn begin(&self, state: &mut TrainingState, batch: &Batch, step: &Step) -> Result<Pending, TrainError> {
+        let loss = self.model.loss(&self.phase, batch, step)?;
+        let gradients = loss.backward()?;
+        Ok(match self.group() {
+            Some(group) => {
+                let vars = state.vars.iter().zip(state.shards.iter().copied());
+                state.adam.step_in_group(group, vars, &gradients, &loss)?
             }
-            Stop::Epochs => true,
-        };
-        let UnderWay { loss_sum, norm_sum, seconds, .. } = state.progress.under_way;
-        Ok(EpochLine {
-            phase: self.phase.name.to_owned(),
-            epoch,
-            loss: loss_sum / samples.count() as f64,
-            gradient_norm: norm_sum / batches.len() as f64,
-            validation,
-            test_loss,
-            best,
-            seconds: (seconds, started.elapsed().as_secs_f64()),
+            None => state.adam.step(&state.vars, &gradients, &loss)?,
         })
     }
 

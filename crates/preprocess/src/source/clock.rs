@@ -16,6 +16,8 @@ use crate::{Error, Result};
 const LATEST: i128 = 4_102_444_800;
 /// A Unix time in a finer unit than seconds that would be before March 1973 is really in a coarser unit.
 const EARLIEST: i128 = 100_000_000;
+/// The number of digits of a large number that spreadsheet programs show at most.
+const SHOWN_DIGITS: usize = 6;
 /// `Fri Sep 08 10:44:24 -0700 2017`.
 pub const GOODREADS: &str = "%a %b %d %H:%M:%S %z %Y";
 /// The units of Unix time: the number of decimal digits of a second, the key, the name.
@@ -217,6 +219,14 @@ impl Notation {
                 values.push((cell, of_cell(cell, comma)));
             }
         }
+        let rounded: Vec<_> = values.iter().filter(|(cell, _)| is_rounded(cell, comma)).collect();
+        if rounded.len() * 2 > values.len() {
+            return Err(format!(
+                "`{}` is rounded, as spreadsheet programs do; export the times with all digits, or, if they are exact, name their unit \
+                 in `source.time`, as in `source.time = \"s\"`",
+                excerpt(&rounded[0].0.shown())
+            ));
+        }
         let mut votes: BTreeMap<&Self, usize> = BTreeMap::new();
         values
             .iter()
@@ -286,9 +296,21 @@ fn wrong_unit(number: Decimal, digits: u8) -> Option<String> {
     })
 }
 
+/// Whether a number has been rounded, as spreadsheet programs round what they show: `1.59002E+09`.
+fn is_rounded(cell: &RawCell<'_>, comma: bool) -> bool {
+    let RawCell::Text(text) = cell else { return false };
+    let Some(exponent) = text.find(['e', 'E']) else { return false };
+    let Some(number) = cell.decimal(comma) else { return false };
+    let significant = text[..exponent].bytes().filter(u8::is_ascii_digit).count();
+    significant <= SHOWN_DIGITS && number.floor() >= EARLIEST
+}
+
 /// The notations that a value may have.
 fn of_cell(cell: &RawCell<'_>, comma: bool) -> Vec<Notation> {
     let mut found = Vec::new();
+    if is_rounded(cell, comma) {
+        return found;
+    }
     if let Some(number) = cell.decimal(comma) {
         let value = number.floor();
         let fits = |digits: u8| {
@@ -543,6 +565,9 @@ mod tests {
         assert_eq!(of(&["yesterday", ""]), Ok(None));
         let ambiguous = of(&["01/02/2018"]).unwrap_err();
         assert!(ambiguous.contains("`01/02/2018` may be dates written as `%d/%m/%Y` or"), "{ambiguous}");
+        let rounded = of(&["1.59E+09", "1.6E+09", "1.59002E+09"]).unwrap_err();
+        assert!(rounded.contains("`1.59E+09` is rounded"), "{rounded}");
+        assert_eq!(of(&["8.81250949E8", "1.6E9", "1.588687729E9"]), Ok(Some("Unix time in seconds".to_owned())));
         let mixed = of(&["1600000000", "1600000001", "2018-09-20", "2018-09-21"]).unwrap_err();
         assert!(mixed.contains("source.time = \"mixed\""), "{mixed}");
         let mut values = vec!["1600000000"; 99];

@@ -181,14 +181,17 @@ fn notation(path: &Path, format: &SourceFormat, file: &FileFormat, by_polars: bo
         if by_polars && let TimeType::Unix(digits) = time_type(path, &format.time)? {
             return Ok(Notation::Typed(digits));
         }
-        let mut cells = Vec::new();
-        for cell in sample(path, file, &format.time, SAMPLED)? {
-            match times_of(&cell, format) {
-                Some(times) => cells.extend(times),
-                None => cells.push(cell),
-            }
+        let comma = file.dialect.decimal_comma;
+        let mut cells = sample(path, file, &format.time, SAMPLED)?;
+        let whole = Notation::recognised(&cells, comma);
+        let reads_all = |notation: &Notation| {
+            cells.iter().all(|cell| cell.is_blank() || whole_time(notation, &format.time, cell, comma).is_some())
+        };
+        // The separator of items may occur within one time, such as the blank before a time of day.
+        if !matches!(&whole, Ok(Some(notation)) if reads_all(notation)) {
+            cells = cells.into_iter().flat_map(|cell| times_of(&cell, format).unwrap_or_else(|| vec![cell])).collect();
         }
-        let recognised = Notation::recognised(&cells, file.dialect.decimal_comma);
+        let recognised = Notation::recognised(&cells, comma);
         let recognised = recognised.map_err(|problem| {
             Error::raw(
                 path,
@@ -238,6 +241,12 @@ fn times_of(cell: &RawCell<'_>, format: &SourceFormat) -> Option<Vec<RawCell<'st
         },
         _ => None,
     }
+}
+
+/// The one time that the whole text of a cell is; `None` if it is no time, or a number that may be two with a comma between them.
+fn whole_time(notation: &Notation, field: &str, cell: &RawCell<'_>, comma: bool) -> Option<Decimal> {
+    let is_number = comma && cell.decimal(comma).is_some();
+    notation.read(field, cell, comma).ok().filter(|_| !is_number)
 }
 
 /// The parts of a cell. If the separator is a blank, any number of blanks is one separator.
@@ -447,6 +456,9 @@ impl EventSink<'_> {
         let read = |cell: &RawCell<'_>| file.notation.read(&format.time, cell, comma);
         let Several::Many(items) = items else { return read(cell).map(Several::One) };
         let Some(times) = times_of(cell, format) else { return read(cell).map(Several::One) };
+        if let Some(time) = whole_time(&file.notation, &format.time, cell, comma) {
+            return Ok(Several::One(time));
+        }
         if times.len() != items.len() {
             return Err(Fault::new(
                 format!("different numbers of values in `{}` and `{}`", format.time, format.item[0]),
@@ -720,8 +732,8 @@ pub(crate) mod tests {
 
     #[test]
     fn tables_by_column_names_with_a_clock_or_a_position() {
-        let recbole = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t007\t3\t8.8e8\n";
-        assert_eq!(read(&of(Format::RecBole), "ml.inter", recbole).unwrap().0, ["1 007 880000000"]);
+        let recbole = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t007\t3\t8.81250949e8\n";
+        assert_eq!(read(&of(Format::RecBole), "ml.inter", recbole).unwrap().0, ["1 007 881250949"]);
         let columns = Columns { user: "who".into(), item: "what".into(), position: "n".into(), ..Columns::default() };
         let tabular = Source { format: Format::Tabular, columns, ..Source::default() };
         assert_eq!(read(&tabular, "a.csv", "n,what,who\n3,\"a,b\",x\n").unwrap().0, ["x a,b 3"]);
@@ -729,6 +741,22 @@ pub(crate) mod tests {
         assert_eq!(read(&tabular, "a.txt", "n|what|who\n3|a,b|x\n").unwrap().0, ["x a,b 3"]);
         let message = read(&tabular, "a.txt", "n,what,who\n").unwrap_err().to_string();
         assert!(message.contains("has no line after its header"), "{message}");
+    }
+
+    #[test]
+    fn the_one_time_of_a_sequence_may_contain_the_separator_of_its_items() {
+        let columns = Columns {
+            user: "user".into(),
+            item: "items".into(),
+            time: "time".into(),
+            item_separator: " ".into(),
+            ..Columns::default()
+        };
+        let source = Source { format: Format::Tabular, columns, ..Source::default() };
+        let rows = |time: &str| read(&source, "a.tsv", &format!("user\titems\ttime\nu\ta b\t{time}\n")).unwrap().0;
+        assert_eq!(rows("1970-01-02 00:00:01"), ["u a 86401", "u b 86401"]);
+        assert_eq!(rows("11/21/2019 9:05:58 AM"), ["u a 1574327158", "u b 1574327158"]);
+        assert_eq!(rows("1600000000 1600000007"), ["u a 1600000000", "u b 1600000007"]);
     }
 
     #[test]

@@ -38,8 +38,10 @@ pub struct ItemCatalogue {
     pub has_line: Vec<bool>,
     /// The items that have a line, in the order of their first lines.
     pub line_order: Vec<u32>,
-    /// Items without interactions, by id, if they are kept.
+    /// Items without interactions, by id, if they are kept, in the order of their first lines.
     pub others: indexmap::IndexMap<compact_str::CompactString, RawItem>,
+    /// How many items of `line_order` have their first line before that of each of `others`.
+    pub before_others: Vec<usize>,
     /// The first ids of lines of items without interactions.
     pub unused: UnusedIds,
 }
@@ -96,6 +98,15 @@ struct Fields<'f> {
 }
 
 impl ItemCatalogue {
+    /// Drops the records of items without text or image.
+    pub fn drop_incomplete(&mut self) {
+        let is_complete = |record: &RawItem| !record.sentences.is_empty() && !record.images.is_empty();
+        let mut kept = self.others.values().map(&is_complete);
+        self.before_others.retain(|_| kept.next().unwrap_or(false));
+        self.others.retain(|_, record| is_complete(record));
+        self.records.retain(|_, record| is_complete(record));
+    }
+
     /// Reads the files of items, one after the other. Also returns counts and warnings.
     pub fn read(
         paths: &[PathBuf],
@@ -284,6 +295,7 @@ impl ItemLines<'_, '_> {
                 self.catalogue.unused.push(&id, line);
                 let mut record = self.record(&id, line, cells);
                 record.images.truncate(self.reading.max_images);
+                self.catalogue.before_others.push(self.catalogue.line_order.len());
                 self.catalogue.others.insert(id.as_ref().into(), record);
             }
         }

@@ -11,6 +11,14 @@ use crate::junk::is_missing;
 use crate::read::{RawCell, literal_of};
 use crate::rejects::Fault;
 
+fn holds_objects(cell: &RawCell<'_>) -> bool {
+    match cell {
+        RawCell::Json(Value::Array(values)) => values.iter().any(Value::is_object),
+        RawCell::Json(value) => value.is_object(),
+        _ => false,
+    }
+}
+
 /// The first id that is present and not a marker of a missing value, unchanged.
 pub fn id<'c>(names: &[String], cells: &'c [RawCell<'_>]) -> Result<Cow<'c, str>, Fault> {
     let mut marker = None;
@@ -19,7 +27,14 @@ pub fn id<'c>(names: &[String], cells: &'c [RawCell<'_>]) -> Result<Cow<'c, str>
             Some(id) if is_missing(id.trim()) => marker = marker.or(Some((name, cell))),
             Some(id) if id.trim().is_empty() => return Err(Fault::new(format!("empty `{name}`"), cell.shown())),
             Some(id) => return Ok(id),
-            None => return Err(Fault::new(format!("`{name}` is neither text nor a whole number"), cell.shown())),
+            None => {
+                let what = if holds_objects(cell) {
+                    "holds objects, and not ids"
+                } else {
+                    "is neither text nor a whole number"
+                };
+                return Err(Fault::new(format!("`{name}` {what}"), cell.shown()));
+            }
         }
     }
     Err(match marker {
@@ -216,7 +231,8 @@ mod tests {
             assert_eq!(read(json!(mark), json!(null)).unwrap_err(), "`parent_asin` is a marker of a missing value");
         }
         assert_eq!(read(json!("None of these"), json!("A")).unwrap(), "None of these");
-        assert_eq!(read(json!({}), json!("A")).unwrap_err(), "`parent_asin` is neither text nor a whole number");
+        assert_eq!(read(json!(1.5), json!("A")).unwrap_err(), "`parent_asin` is neither text nor a whole number");
+        assert_eq!(read(json!([{ "id": 1 }]), json!("A")).unwrap_err(), "`parent_asin` holds objects, and not ids");
     }
 
     #[test]

@@ -4,14 +4,14 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use mp4sr_artifact::{Layout, Sequences};
+use mp4sr_artifact::Sequences;
 use mp4sr_pipeline::text::TextTable;
-use mp4sr_protocol::{Comparison, Reference, SeedRuns, Split};
+use mp4sr_protocol::{Comparison, Reference};
 
-use super::comparisons::add_details;
+use super::comparisons::{add_details, groups};
 use super::rows::{full, row};
 use super::write::PaperTable;
-use super::{Study, common};
+use super::{FinishedRows, Study, common};
 use crate::comparison_text::markdown;
 use crate::merge::{MergeSource, merge};
 use crate::runner::{ResolvedRun, Until};
@@ -82,6 +82,32 @@ impl Study<'_> {
         text: &mut String,
         details: &mut TextTable,
     ) -> anyhow::Result<()> {
+        let mut made = FinishedRows::new();
+        for (row, runs) in self.rows_on(pipeline, union)? {
+            if let Some(error) = self.runner.run(&runs, Until::Evaluated).into_iter().flatten().next() {
+                self.failures += 1;
+                self.notes.push(format!("not run: {} on {} ({error})", row.label, pipeline.display()));
+                continue;
+            }
+            made.push((row, runs));
+        }
+        let Some(run) = made.first().map(|(_, runs)| &runs[0]) else { return Ok(()) };
+        let name = run.config.dataset.name.clone();
+        let sequences = Sequences::read(&run.layout.sequences())?;
+        let comparison = Comparison::new(&groups(&made, &sequences, None)?, &self.metrics(), Reference::Best);
+        let seen =
+            if self.options.unseen.iter().any(|path| path == pipeline) { ", not seen in pre-training" } else { "" };
+        let _ = write!(text, "\n{name}{seen}, {} users\n\n", comparison.users);
+        *text += &markdown(&comparison, "model");
+        add_details(details, &name, &comparison);
+        let before = self.notes.len();
+        self.note_finished(&made, &sequences)?;
+        self.notes[before..].iter_mut().for_each(|note| *note = format!("{name}: {note}"));
+        Ok(())
+    }
+
+    /// The rows on one dataset, with runs that may still have to be made.
+    fn rows_on(&self, pipeline: &Path, union: &str) -> anyhow::Result<FinishedRows> {
         let mut common = common(self.runner, pipeline, self.options)?;
         self.copy_features(pipeline, &common)?;
         // Weights only fit their own model, so all datasets use the model of the study's own pipeline, and their runs have their own names.
@@ -91,53 +117,35 @@ impl Study<'_> {
             common.extend(model.iter().map(|(key, value)| format!("model.{key}={value}")));
         }
         let prefix = if is_own { "" } else { "alike." };
-        let mut groups = Vec::new();
-        let mut name = String::new();
-        let mut first: Vec<ResolvedRun> = Vec::new();
-        let mut runs: Vec<(super::StudyRow, Vec<ResolvedRun>)> = Vec::new();
-        for seed in 0..self.options.seeds {
-            // The union is pre-trained with the study's own pipeline, whichever dataset it is fine-tuned on.
-            let mut overrides = self.common.clone();
-            overrides.retain(|assignment| !assignment.starts_with("dataset.name"));
-            overrides.push(format!("dataset.name=\"{union}\""));
-            first.push(self.study_run(&self.runner.args().pipeline.clone(), &overrides, &full(), seed)?);
-        }
-        if let Some(error) = self.runner.pretrain_as_is(&first).into_iter().flatten().next() {
-            anyhow::bail!("{error}");
-        }
-        for (label, slug) in [("w/o Pre-train", "no-pretrain"), ("MP4SR", "mp4sr"), ("MP4SR, larger", "larger")] {
-            let mut own = Vec::new();
-            for (seed, source) in first.iter().enumerate() {
+        let pretrained = self.pretrained_on(union)?;
+        let rows = [("w/o Pre-train", "no-pretrain"), ("MP4SR", "mp4sr"), ("MP4SR, larger", "larger")];
+        let row_of = |(label, slug): (&str, &str)| {
+            let run_of = |(seed, source): (usize, &ResolvedRun)| {
                 let from = format!("pretrain.from=\"{union}/{}\"", source.spec().name);
                 let keys: &[&str] = match slug {
                     "larger" => &[&from],
                     "no-pretrain" => &["pretrain.enabled=false"],
                     _ => &[],
                 };
-                own.push(self.study_run(pipeline, &common, &row(label, &format!("{prefix}{slug}"), keys), seed)?);
-            }
-            runs.push((row(label, slug, &[]), own));
+                self.study_run(pipeline, &common, &row(label, &format!("{prefix}{slug}"), keys), seed)
+            };
+            let runs = pretrained.iter().enumerate().map(run_of).collect::<anyhow::Result<_>>()?;
+            Ok((row(label, slug, &[]), runs))
+        };
+        rows.into_iter().map(row_of).collect()
+    }
+
+    /// The runs of the union, which are pre-trained first if necessary, with the study's own pipeline, whichever dataset is fine-tuned on.
+    fn pretrained_on(&self, union: &str) -> anyhow::Result<Vec<ResolvedRun>> {
+        let mut overrides = self.common.clone();
+        overrides.retain(|assignment| !assignment.starts_with("dataset.name"));
+        overrides.push(format!("dataset.name=\"{union}\""));
+        let own = &self.runner.args().pipeline;
+        let runs = (0..self.options.seeds).map(|seed| self.study_run(own, &overrides, &full(), seed));
+        let runs = runs.collect::<anyhow::Result<Vec<_>>>()?;
+        match self.runner.pretrain_as_is(&runs).into_iter().flatten().next() {
+            Some(error) => Err(anyhow::anyhow!("{error}")),
+            None => Ok(runs),
         }
-        for (row, own) in &runs {
-            if let Some(error) = self.runner.run(own, Until::Evaluated).into_iter().flatten().next() {
-                self.failures += 1;
-                self.notes.push(format!("not run: {} on {} ({error})", row.label, pipeline.display()));
-                continue;
-            }
-            name.clone_from(&own[0].config.dataset.name);
-            let data = Sequences::read(&own[0].layout.sequences())?;
-            let layouts: Vec<Layout> = own.iter().map(|run| run.layout.clone()).collect();
-            groups.push(SeedRuns::read(&row.label, &layouts, &data, Split::Test, None)?);
-        }
-        if groups.is_empty() {
-            return Ok(());
-        }
-        let comparison = Comparison::new(&groups, &self.metrics(), Reference::Best);
-        let seen =
-            if self.options.unseen.iter().any(|path| path == pipeline) { ", not seen in pre-training" } else { "" };
-        let _ = write!(text, "\n{name}{seen}, {} users\n\n", comparison.users);
-        *text += &markdown(&comparison, "model");
-        add_details(details, &name, &comparison);
-        Ok(())
     }
 }

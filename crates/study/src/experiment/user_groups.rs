@@ -71,22 +71,7 @@ impl Study<'_> {
     /// Builds Table 3; with `beyond`, also compares items without training events and short histories.
     pub(super) fn cold(&mut self, beyond: bool) -> anyhow::Result<String> {
         let title = if beyond { "Cold start" } else { "Table 3: cold items" };
-        let mut rows = vec![
-            row(
-                "MP4SR w/o Pre-train",
-                "no-id.no-pretrain",
-                &["model.mp4sr.id_embedding=false", "pretrain.enabled=false"],
-            ),
-            row("MP4SR", "no-id.warm", &["model.mp4sr.id_embedding=false", "pretrain.items=\"warm\""]),
-        ];
-        let mut others = self.baselines();
-        if beyond {
-            let slug = if own_key(&self.config, "id_embedding") == true { "mp4sr" } else { "with-ids" };
-            others.push(row("MP4SR with ids", slug, &["model.mp4sr.id_embedding=true"]));
-        } else {
-            others.retain(|other| MODELS_FOR_COLD_ITEMS.contains(&other.slug.as_str()));
-        }
-        rows.splice(0..0, others);
+        let mut rows = self.cold_rows(beyond);
         let sequences = self.preprocessed()?;
         if !beyond {
             expect_cold_targets(&sequences)?;
@@ -95,45 +80,17 @@ impl Study<'_> {
         }
         let made = self.make(&rows, Until::Evaluated)?;
         let facts = UserFacts::of(&sequences, Split::Test);
-        let users = |belongs: &dyn Fn(&UserFacts) -> bool| -> Vec<usize> {
-            facts.iter().filter(|f| belongs(f)).map(|f| f.user).collect()
-        };
-        let cold_items = training_events(&sequences).iter().filter(|&&events| events < COLD_EVENTS).count();
-        let mut parts: Vec<(String, Vec<usize>, Option<usize>)> = vec![(
-            format!(
-                "targets with fewer than {COLD_EVENTS} training events ({cold_items} of {} items)",
-                sequences.item_count
-            ),
-            users(&|f| f.target_events < COLD_EVENTS),
-            None,
-        )];
-        if beyond {
-            parts.push(("targets without a training event".to_owned(), users(&|f| f.target_events == 0), None));
-            parts.push(("all targets".to_owned(), users(&|_| true), None));
-            for (events, last) in [(1, "event"), (2, "two events"), (3, "three events")] {
-                let what = format!("all targets, from the last {last} of each history");
-                parts.push((what, users(&|_| true), Some(events)));
-            }
-        }
         let mut text = self.head(title, facts.len());
         text += "MP4SR is pre-trained on sequences of warm items and fine-tuned without item ids; MP4SR w/o Pre-train is only \
              fine-tuned, also without item ids. The other models are trained on all items.\n";
         let mut details = TextTable::default();
-        for (what, users, history) in parts {
+        for ColdPart { what, users, history } in cold_parts(&sequences, &facts, beyond) {
             if users.is_empty() {
                 self.notes.push(format!("no user has {what}"));
                 continue;
             }
             let (able, unable) = by_ability(&made, history);
-            if !unable.is_empty() {
-                let models = unable.join(", ");
-                let note = format!(
-                    "the tables of short histories have no rows of {models}, because these models rank only for users of the training set"
-                );
-                if !self.notes.contains(&note) {
-                    self.notes.push(note);
-                }
-            }
+            self.note_unable(&unable);
             let groups = groups(&able, &sequences, history)?;
             let own: Vec<SeedRuns> = groups.iter().map(|group| group.of_users(&users)).collect();
             let comparison = Comparison::new(&own, &self.metrics(), Reference::Best);
@@ -145,6 +102,38 @@ impl Study<'_> {
         self.finish(text, Some(PaperTable::whole(3)), &details, None)
     }
 
+    /// The rows of Table 3; with `beyond`, all other models and MP4SR with ids, too.
+    fn cold_rows(&self, beyond: bool) -> Vec<StudyRow> {
+        let mut rows = self.baselines();
+        if beyond {
+            let slug = if own_key(&self.config, "id_embedding") == true { "mp4sr" } else { "with-ids" };
+            rows.push(row("MP4SR with ids", slug, &["model.mp4sr.id_embedding=true"]));
+        } else {
+            rows.retain(|other| MODELS_FOR_COLD_ITEMS.contains(&other.slug.as_str()));
+        }
+        rows.push(row(
+            "MP4SR w/o Pre-train",
+            "no-id.no-pretrain",
+            &["model.mp4sr.id_embedding=false", "pretrain.enabled=false"],
+        ));
+        rows.push(row("MP4SR", "no-id.warm", &["model.mp4sr.id_embedding=false", "pretrain.items=\"warm\""]));
+        rows
+    }
+
+    /// Notes, once, which models have no rows in the tables of short histories.
+    fn note_unable(&mut self, labels: &[String]) {
+        if labels.is_empty() {
+            return;
+        }
+        let note = format!(
+            "the tables of short histories have no rows of {}, because these models rank only for users of the training set",
+            labels.join(", ")
+        );
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
+
     /// The sequences of the dataset, which is preprocessed first if necessary.
     fn preprocessed(&self) -> anyhow::Result<Sequences> {
         let run = self.study_run(&self.runner.args().pipeline.clone(), &self.common, &full(), 0)?;
@@ -153,6 +142,33 @@ impl Study<'_> {
         }
         Ok(self.sequences()?)
     }
+}
+
+/// Users whose rows are compared in a table of their own, from the last `history` events of their histories, or from all.
+struct ColdPart {
+    what: String,
+    users: Vec<usize>,
+    history: Option<usize>,
+}
+
+fn cold_parts(sequences: &Sequences, facts: &[UserFacts], beyond: bool) -> Vec<ColdPart> {
+    let part = |what: String, history: Option<usize>, belongs: &dyn Fn(&UserFacts) -> bool| {
+        let users = facts.iter().filter(|facts| belongs(facts)).map(|facts| facts.user).collect();
+        ColdPart { what, users, history }
+    };
+    let cold_items = training_events(sequences).iter().filter(|&&events| events < COLD_EVENTS).count();
+    let of_all = format!("{cold_items} of {} items", sequences.item_count);
+    let few = format!("targets with fewer than {COLD_EVENTS} training events ({of_all})");
+    let mut parts = vec![part(few, None, &|user| user.target_events < COLD_EVENTS)];
+    if beyond {
+        parts.push(part("targets without a training event".to_owned(), None, &|user| user.target_events == 0));
+        parts.push(part("all targets".to_owned(), None, &|_| true));
+        for (events, last) in [(1, "event"), (2, "two events"), (3, "three events")] {
+            let what = format!("all targets, from the last {last} of each history");
+            parts.push(part(what, Some(events), &|_| true));
+        }
+    }
+    parts
 }
 
 /// Rejects a dataset on which Table 3 would be empty, before anything is trained.
