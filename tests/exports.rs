@@ -180,6 +180,31 @@ fn items_that_were_added_have_vectors_and_are_listed() {
     );
 }
 
+/// A folder of a run may be named from any working directory, and by a link.
+#[test]
+fn a_run_is_found_by_any_path_to_its_folder() {
+    let world = Project::small();
+    world.run("run", &["--until", "finetune", "--run", "r", "--set", "model.name=popularity"]);
+    let run = world.path("a/runs/r");
+    std::os::unix::fs::symlink(&run, world.folder().join("link")).unwrap();
+    let dataset = run.parent().unwrap().parent().unwrap();
+    for (folder, name) in [
+        (&run, "."),
+        (&run, "../r"),
+        (&run.parent().unwrap().to_owned(), "./r"),
+        (&run.parent().unwrap().to_owned(), "../runs/r"),
+        (&dataset.to_owned(), "runs/r"),
+        (&dataset.parent().unwrap().to_owned(), "a/runs/r"),
+        (&world.folder().to_owned(), "./link"),
+        (&world.folder().to_owned(), "link"),
+    ] {
+        let mut command = command("recommend");
+        command.current_dir(folder).env_remove("CARGO_MANIFEST_DIR");
+        let answer = command.args(["--run", name, "--history", "i1"]).output().unwrap();
+        assert!(answer.status.success(), "{} {name}: {}", folder.display(), stderr_of(&answer));
+    }
+}
+
 #[test]
 fn unsupported_exports_are_refused_and_nothing_is_lost() {
     let world = Project::small();
@@ -204,6 +229,14 @@ fn unsupported_exports_are_refused_and_nothing_is_lost() {
         assert!(refused.contains("mine.txt` was not written by this command and would be lost"), "{refused}");
         std::fs::remove_file(world.folder().join(foreign)).unwrap();
     }
+    // A link to a folder stays one.
+    let (target, link) = (world.folder().join("target"), world.folder().join("link"));
+    std::fs::create_dir(&target).unwrap();
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    world.run("export", &[&popular[..], &["lists-csv", "--out", &link.display().to_string()]].concat());
+    assert!(link.is_symlink() && target.join("lists/lists.csv").exists());
+    let refused = world.run_failing("export", &[&popular[..], &["recbole", "--top", "3"], &to].concat());
+    assert!(refused.contains("`--top` has no effect"), "{refused}");
     let own = world.folder().display().to_string();
     let refused = world.run_failing("export", &[&popular[..], &["lists-csv", "--out", &own]].concat());
     assert!(refused.contains("name another folder in `--out`"), "{refused}");

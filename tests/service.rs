@@ -216,6 +216,28 @@ fn requests_that_cannot_be_answered_are_refused_with_the_reason() {
     let mut start = [0; 12];
     stream.read_exact(&mut start).unwrap();
     assert_eq!(&start, b"HTTP/1.1 413");
+    // A client that sends a large body learns why it is refused, and a compressed body is not taken for a broken one.
+    let refused = service.send("POST", "/v1/recommend", "", &vec![b' '; 30_000_000]);
+    assert_eq!(refused.status, 413, "{}", refused.body);
+    let compressed = service.send("POST", "/v1/recommend", "content-encoding: gzip\r\n", b"\x1f\x8b\x08");
+    assert!(compressed.status == 415 && compressed.body.contains("gzip"), "{}", compressed.body);
+    // Small bodies in chunks are answered, however many large ones are being sent.
+    let stalled: Vec<TcpStream> = (0..12)
+        .map(|_| {
+            let mut stream = TcpStream::connect(&service.address).unwrap();
+            let header = "PUT /v1/items HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
+            stream.write_all(format!("{header}content-length: 4000\r\n\r\n{{").as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    let mut stream = TcpStream::connect(&service.address).unwrap();
+    let header =
+        "POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+    stream.write_all(format!("{header}13\r\n{{\"history\": [\"i3\"]}}\r\n0\r\n\r\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    drop(stalled);
     // A request that is not HTTP ends the connection, and nothing else.
     let mut stream = TcpStream::connect(&service.address).unwrap();
     stream.write_all(b"\x16\x03\x01 this is not a request\r\n\r\n").unwrap();
@@ -316,15 +338,43 @@ fn new_items_are_in_service_at_once_and_after_a_restart() {
         assert!(start.elapsed() < Duration::from_mins(1), "not noticed");
         std::thread::sleep(Duration::from_millis(50));
     }
-    // So do features that are computed again.
+    // So do features that are computed again, and another configuration.
     let generation = || service.get("/readyz").json()["generation"].clone();
-    let (before, features) = (generation(), world.path("a/features/text.tiny-sentence.safetensors"));
-    files::write_bytes(&features, &files::read(&features).unwrap()).unwrap();
-    let start = Instant::now();
-    while generation() == before {
-        assert!(start.elapsed() < Duration::from_mins(1), "not noticed");
-        std::thread::sleep(Duration::from_millis(50));
+    for file in ["a/features/text.tiny-sentence.safetensors", "a/runs/mp4sr/config.toml"] {
+        let (before, path) = (generation(), world.path(file));
+        files::write_bytes(&path, &files::read(&path).unwrap()).unwrap();
+        let start = Instant::now();
+        while generation() == before {
+            assert!(start.elapsed() < Duration::from_mins(1), "`{file}` is not noticed");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
+}
+
+#[test]
+fn texts_and_images_of_new_items_are_those_of_a_file_and_leave_nothing_behind() {
+    let world = trained();
+    let service = Service::start(&world, &[]);
+    let put = |items: Value| service.send("PUT", "/v1/items", "", json!({ "items": items }).to_string().as_bytes());
+    let texts = json!(["Made of glass", "Has a red cord", "Comes with a bulb"]);
+    assert_eq!(
+        put(json!([{ "item_id": "lamp", "title": "Lamp", "texts": texts }, { "item_id": "mug", "title": "Mug" }]))
+            .status,
+        200
+    );
+    let sentences = service.get("/v1/items/lamp").json()["sentences"].clone();
+    assert_eq!(sentences, json!(["Lamp", "Made of glass", "Has a red cord", "Comes with a bulb"]));
+    // Images of requests that are refused, and of items that are replaced or removed, are removed.
+    let stored = || mp4sr_artifact::files::list(&world.path("a/runs/mp4sr/new-items/images")).unwrap().len();
+    let mut image = files::read(&root().join("fuzz/seeds/image/one.png")).unwrap();
+    for (id, status, left) in [("lamp", 200, 1), ("i3", 422, 1), ("lamp", 200, 1), ("mug", 200, 2)] {
+        // Bytes after the image make it another file.
+        image.push(0);
+        let answer = put(json!([{ "item_id": id, "title": "A thing", "images": [base64(&image)] }]));
+        assert_eq!((answer.status, stored()), (status, left), "{id}: {}", answer.body);
+    }
+    let removed = service.send("DELETE", "/v1/items", "", json!({ "item_ids": ["lamp"] }).to_string().as_bytes());
+    assert_eq!((removed.status, stored()), (200, 1));
 }
 
 /// A change that the service cannot load or store at once leaves everything unchanged.
@@ -575,6 +625,19 @@ fn the_index_finds_what_the_exact_search_finds_and_is_verified_when_it_is_read()
     assert_eq!(service.send("PUT", "/v1/items", "", items.as_bytes()).status, 200);
     let all = service.post("/v1/recommend", &json!({ "history": ["i9"], "k": 40 })).list();
     assert!(all.len() == 31 && all.iter().any(|(id, _)| id == "new"));
+    // Items with the same vector are all found.
+    let copies: Vec<Value> =
+        (0..300).map(|at| json!({ "item_id": format!("copy {at}"), "title": "A thing of group 3" })).collect();
+    let copies = json!({ "items": copies }).to_string();
+    assert_eq!(service.send("PUT", "/v1/items", "", copies.as_bytes()).status, 200);
+    assert!(search(&service).starts_with("hnsw, recall@10 1.0000"), "{}", search(&service));
+    for k in [20, 331] {
+        let history = json!({ "history": ["i9", "i10"], "k": k });
+        let found = service.post("/v1/recommend", &history).list();
+        let exact = Service::start(&world, &[]).post("/v1/recommend", &history).list();
+        assert_eq!(found.len(), k);
+        assert!(found.iter().zip(&exact).all(|((_, a), (_, b))| (a - b).abs() <= 1e-5 * b.abs().max(1.0)), "{k}");
+    }
     drop(service);
     let saved = world.bytes("a/runs/mp4sr/index.usearch");
     drop(Service::start(&world, &words));

@@ -587,6 +587,95 @@ fn a_time_of_day_beside_the_date_is_reported() {
     assert!(printed.contains("`date` has dates and `time` may have the time of day, which is not read"), "{printed}");
 }
 
+/// A day does not order the events of that day, so a column of exact times is better whatever it is called.
+#[test]
+fn exact_times_are_preferred_to_dates() {
+    let exact = events(|u, i, at| {
+        format!("u{u},I{i:02},20220408,{},{}\n", 900 + at, 1_649_400_000_000_u64 - 60_000 * at as u64)
+    });
+    let updated = events(|u, i, at| format!("u{u},I{i:02},2022-04-08,{}\n", 1_649_400_000 - 60 * at));
+    let hours = events(|u, i, at| format!("u{u},I{i:02},2022-04-08,{}\n", 20 - at));
+    let project = Project::without_pipeline(&[
+        ("exact.csv", format!("user_id,item_id,date,hourmin,time_ms\n{exact}").into()),
+        ("updated.csv", format!("user_id,item_id,create_date,update_ts\n{updated}").into()),
+        ("hours.csv", format!("user_id,item_id,date,hour\n{hours}").into()),
+    ]);
+    for (name, time, doubt) in [
+        ("exact.csv", "time_ms", "the time is `time_ms`; `date` has times too"),
+        ("updated.csv", "create_date", "the time is `create_date`; `update_ts` has times too"),
+        ("hours.csv", "date", "`hour` may have the time of day, which is not read"),
+    ] {
+        let printed = project.run("init", &["--interactions", name, "--out", "p.toml", "--force"]);
+        assert!(printed.contains(doubt), "{printed}");
+        let source = Config::load(&project.raw("p.toml"), &[], model_catalog()).unwrap().0.source;
+        assert_eq!(&*source.columns.time, time);
+    }
+}
+
+#[test]
+fn sets_and_histories_that_a_draft_does_not_keep_are_named() {
+    let labelled = events(|u, i, at| format!("u{u},I{i:02},{},{}\n", 1_600_000_000 + at, at / 3));
+    let listed = events(|u, i, at| format!("u{u}\tI01 I02\tI{i:02}\t{}\n", 1_600_000_000 + at));
+    let header = "user_id:token\titem_id_list:token_seq\titem_id:token\ttimestamp:float\n";
+    let project = Project::without_pipeline(&[
+        ("labelled.csv", format!("user_id,item_id,timestamp,x_label\n{labelled}").into()),
+        ("a.train.inter", format!("{header}{listed}").into()),
+        ("a.test.inter", format!("{header}{listed}").into()),
+    ]);
+    let printed =
+        |words: &[&str]| project.run("init", &[&["--out", "p.toml", "--force", "--interactions"][..], words].concat());
+    let labelled = printed(&["labelled.csv"]);
+    assert!(
+        labelled.contains("`x_label` seems to divide the events into sets") && labelled.contains("not read"),
+        "{labelled}"
+    );
+    let sets = printed(&["a.train.inter", "a.test.inter"]);
+    assert!(
+        sets.contains("the sets of a split") && sets.contains("`item_id_list` seems to hold the history"),
+        "{sets}"
+    );
+}
+
+/// The column of the user is never the item, however well its values match, and the length of a list says nothing about its ids.
+#[test]
+fn long_lists_are_the_items_and_not_the_user() {
+    let row = |user: usize| {
+        let items: Vec<usize> = (0..30).map(|at| (user * 3 + at) % ITEMS + 1).collect();
+        format!("{{\"user_id\": {}, \"account\": \"s{}\", \"item_ids\": {items:?}}}\n", user + 1, user / 3)
+    };
+    let cells = |user: usize| {
+        format!("{user},{}\n", (0..30).map(|at| ((user + at) % ITEMS + 1).to_string()).collect::<Vec<_>>().join(";"))
+    };
+    let project = Project::without_pipeline(&[
+        ("lists.jsonl", (0..USERS).map(row).collect::<String>().into()),
+        ("cells.csv", format!("user_id,item_ids\n{}", (0..USERS).map(cells).collect::<String>()).into()),
+        ("items.csv", format!("item_id,title\n{}", items(|i| format!("{},Lamp {i}\n", i + 1))).into()),
+    ]);
+    for name in ["lists.jsonl", "cells.csv"] {
+        let config = guessed_pipeline(&project, &["--interactions", name, "--items", "items.csv", "--force"]);
+        assert_eq!((&*config.source.columns.user, &*config.source.columns.item), ("user_id", "item_ids"), "{name}");
+    }
+}
+
+#[test]
+fn flags_without_an_effect_and_models_without_features_are_refused() {
+    let rows = events(|u, i, at| format!("u{u},I{i:02},{}\n", 1_600_000_000 + at));
+    let project = Project::without_pipeline(&[("events.csv", format!("user_id,item_id,timestamp\n{rows}").into())]);
+    let words = |words: &[&'static str]| [&["--interactions", "events.csv", "--out", "p.toml"][..], words].concat();
+    for flag in ["--title", "--item-id", "--text", "--category", "--image-column"] {
+        let refused = project.output("init", &words(&[flag, "name"]));
+        assert!(!refused.status.success() && stderr_of(&refused).contains("--items"), "{flag}");
+    }
+    let message = project.run_failing("init", &words(&["--model", "mp4sr"]));
+    assert!(message.contains("`--model mp4sr` reads texts or images, and no item has any"), "{message}");
+    mp4sr_artifact::Table::new(vec![("user_id", mp4sr_artifact::Column::Text(vec!["u".to_owned()]))])
+        .write(&project.raw("events.parquet"))
+        .unwrap();
+    let message =
+        project.run_failing("init", &["--interactions", "events.parquet", "--separator", ";", "--out", "p.toml"]);
+    assert!(message.contains("`--separator` has no effect"), "{message}");
+}
+
 #[test]
 fn parquet_gives_the_pipeline_of_the_table_that_it_holds() {
     use mp4sr_artifact::{Column, Table};

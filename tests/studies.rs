@@ -609,6 +609,8 @@ fn ranks_of_other_events_or_weights_are_refused() {
     let trained_on = "the weights were trained on other sequences; `mp4sr train finetune` trains on these";
     assert!(stderr_of(&world.output("evaluate", &other)).contains(trained_on));
     assert!(stderr_of(&world.output("recommend", &other)).contains(trained_on));
+    let one = [&other[..], &["--history", "i3"]].concat();
+    assert!(stderr_of(&world.output("recommend", &one)).contains(trained_on));
     world.run("preprocess", &[]);
     assert!(!stderr_of(&world.output("evaluate", &[])).contains(trained_on));
     world.run("finetune", &["--set", "finetune.learning_rate=0.01"]);

@@ -99,7 +99,8 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     let mut formats = args.format.clone();
     formats.sort_unstable();
     formats.dedup();
-    let out = args.out.clone().unwrap_or_else(|| context.layout.run().join("export"));
+    let out = out(args, &context);
+    expect_lists(args)?;
     folder::write(&out, EXPORT, |made| {
         let mut paths = write_dataset(&context, &formats, made)?;
         if formats.iter().any(|format| !format.is_of_dataset()) {
@@ -119,6 +120,22 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The folder to write. A link to a folder stays a link.
+fn out(args: &Args, context: &Context) -> PathBuf {
+    let out = args.out.clone().unwrap_or_else(|| context.layout.run().join("export"));
+    if out.is_symlink() { out.canonicalize().unwrap_or(out) } else { out }
+}
+
+/// Rejects a length of lists if no list is written.
+fn expect_lists(args: &Args) -> anyhow::Result<()> {
+    let has_lists = args.format.iter().any(|format| lists::list_format(*format).is_some());
+    anyhow::ensure!(
+        args.top.is_none() || has_lists,
+        "`--top` has no effect, because none of the formats has lists; leave it out, or add a format such as `lists-csv`"
+    );
+    Ok(())
+}
+
 /// Reads everything that an export of a trained run needs, without writing anything, and returns a sentence on what would be done.
 pub fn check(args: &Args, context: &Context) -> anyhow::Result<String> {
     if args.format.iter().any(|format| !format.is_of_dataset()) {
@@ -127,7 +144,8 @@ pub fn check(args: &Args, context: &Context) -> anyhow::Result<String> {
             vectors::expect_vectors(run.trained.model.as_ref(), &context.config.model.name)?;
         }
     }
-    let out = args.out.clone().unwrap_or_else(|| context.layout.run().join("export"));
+    let out = out(args, context);
+    expect_lists(args)?;
     folder::check(&out, EXPORT)?;
     let names = args.format.iter().filter_map(clap::ValueEnum::to_possible_value);
     let names: Vec<String> = names.map(|value| value.get_name().to_owned()).collect();

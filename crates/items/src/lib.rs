@@ -7,6 +7,7 @@
 pub mod command;
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf, absolute};
 
 use anyhow::{Context as _, bail, ensure};
@@ -22,6 +23,8 @@ use serde_json::json;
 
 /// The name of the lock on a run's added items.
 const LOCK: &str = "items";
+/// The folder of the images of added items, in the folder of added items.
+const IMAGES: &str = "images";
 
 /// An item that a program adds.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -138,6 +141,10 @@ impl Editor<'_> {
     /// skipped.
     pub fn add_files(&mut self, encoders: &mut Encoders, paths: &[PathBuf]) -> anyhow::Result<Added> {
         let (items, notes) = read_new(self.context, paths)?;
+        let _lock = self.lock()?;
+        if items.is_empty() {
+            return Ok(Added { notes, total: self.store.items(&self.context.layout)?.len(), ..Added::default() });
+        }
         let added = self.add(encoders, &items)?;
         Ok(Added { notes: [notes, added.notes].concat(), ..added })
     }
@@ -146,10 +153,14 @@ impl Editor<'_> {
     pub fn add_records(&mut self, encoders: &mut Encoders, records: &[ItemRecord]) -> anyhow::Result<Added> {
         expect_addable(&self.context.config)?;
         let (records, notes) = with_usable_images(records);
+        let _lock = self.lock()?;
         let added = match self.store {
             ItemStore::Folder => {
-                let folder = self.context.layout.new_items().join("images");
-                self.add(encoders, &of_records(self.context, &records, &folder)?)
+                let folder = self.context.layout.new_items().join(IMAGES);
+                let added = of_records(self.context, &records, &folder).and_then(|items| self.add(encoders, &items));
+                // The answer does not depend on it, and the next change tries again.
+                let _ = remove_unused_images(self.context);
+                added
             }
             ItemStore::Postgres(_) => {
                 let folder = tempfile::tempdir()?;
@@ -159,10 +170,28 @@ impl Editor<'_> {
         Ok(Added { notes: [notes, added.notes].concat(), ..added })
     }
 
+    /// The lock under which the items in the folder of the run are changed; PostgreSQL has its own.
+    fn lock(&self) -> anyhow::Result<Option<Lock>> {
+        match self.store {
+            ItemStore::Folder => {
+                let folder = self.context.layout.new_items();
+                files::create_dir_all(&folder)?;
+                Ok(Some(Lock::acquire(&folder, LOCK)?))
+            }
+            ItemStore::Postgres(_) => Ok(None),
+        }
+    }
+
     /// Removes items that were added earlier.
     pub fn remove(&mut self, ids: &[String]) -> anyhow::Result<usize> {
+        let _lock = self.lock()?;
         match self.store {
-            ItemStore::Folder => self.remove_from_folder(ids),
+            ItemStore::Folder => {
+                let removed = self.remove_from_folder(ids)?;
+                // The answer does not depend on it, and the next change tries again.
+                let _ = remove_unused_images(self.context);
+                Ok(removed)
+            }
             ItemStore::Postgres(store) => {
                 if let Some(approve) = self.approve.as_mut() {
                     approve(store.after(self.context, &[], ids)?)?;
@@ -189,7 +218,6 @@ impl Editor<'_> {
     }
 
     fn add_to_folder(&mut self, encoders: &mut Encoders, items: &Items) -> anyhow::Result<Added> {
-        let _lock = lock(self.context)?;
         let mut all = self.earlier()?;
         let before: HashSet<String> = all.iter().map(|item| item.id.clone()).collect();
         let (replaced, new) = items.ids.iter().cloned().partition(|id| before.contains(id));
@@ -244,7 +272,6 @@ impl Editor<'_> {
     }
 
     fn remove_from_folder(&mut self, ids: &[String]) -> anyhow::Result<usize> {
-        let _lock = lock(self.context)?;
         let mut all = self.earlier()?;
         expect_added(&all.iter().map(|item| item.id.as_str()).collect(), ids)?;
         let removed: HashSet<&String> = ids.iter().collect();
@@ -323,8 +350,11 @@ fn read_new(context: &Context, paths: &[PathBuf]) -> anyhow::Result<(Items, Vec<
     let in_dataset: HashSet<String> = Items::read(&context.layout.items())?.ids.into_iter().collect();
     let new: Vec<usize> = (0..items.len()).filter(|&row| !in_dataset.contains(&items.ids[row])).collect();
     let known = items.len() - new.len();
-    ensure!(!new.is_empty(), "all {known} items are already in the dataset; new items need other ids");
-    if known > 0 {
+    if new.is_empty() {
+        notes.push(format!(
+            "all {known} items are already in the dataset, so nothing was added; new items need other ids"
+        ));
+    } else if known > 0 {
         notes.push(format!("{known} items are already in the dataset and are not changed"));
     }
     Ok((items.select(&new), notes))
@@ -336,6 +366,9 @@ pub fn check_files(context: &Context, paths: &[PathBuf]) -> anyhow::Result<(usiz
     encoder_device(context)?;
     let (items, notes) = read_new(context, paths)?;
     let count = items.len();
+    if count == 0 {
+        return Ok((0, notes));
+    }
     let modalities: Vec<&str> = context.config.model.modalities.iter().map(|own| own.name.as_str()).collect();
     let has = |modality: &str, row: usize| match modality {
         "text" => !items.sentences[row].is_empty(),
@@ -386,6 +419,9 @@ fn name_outside_files(items: &mut Items, data: &Path) -> anyhow::Result<()> {
 /// Converts records to items of a dataset; their images are written to `folder`.
 fn of_records(context: &Context, records: &[ItemRecord], folder: &Path) -> anyhow::Result<Items> {
     let folder = &absolute(folder)?;
+    // Each text is a sentence or several; the values of one column would become an enumeration.
+    let most = records.iter().map(|record| record.texts.len()).max().unwrap_or(0);
+    let text_columns: Vec<String> = (0..most).map(|at| format!("text {at}")).collect();
     let mut lines = String::new();
     for record in records {
         let id = record.id.trim();
@@ -401,7 +437,10 @@ fn of_records(context: &Context, records: &[ItemRecord], folder: &Path) -> anyho
             images.push(name);
         }
         let ItemRecord { id, title, texts, categories, .. } = record;
-        let line = json!({"item_id": id, "title": title, "texts": texts, "categories": categories, "images": images});
+        let mut line = json!({"item_id": id, "title": title, "categories": categories, "images": images});
+        for (at, column) in text_columns.iter().enumerate() {
+            line[column] = texts.get(at).map_or("", String::as_str).into();
+        }
         lines.push_str(&format!("{line}\n"));
     }
     let mut config = context.config.clone();
@@ -409,14 +448,14 @@ fn of_records(context: &Context, records: &[ItemRecord], folder: &Path) -> anyho
     config.source = Source {
         format: Format::Tabular,
         columns: Columns {
-            texts: vec!["texts".to_owned()],
+            texts: text_columns,
             images: "images".to_owned(),
             categories: vec!["categories".to_owned()],
             ..Columns::default()
         },
         ..Source::default()
     };
-    let path = folder.join(format!("records-{}.jsonl", std::process::id()));
+    let path = folder.join("records.jsonl");
     files::write_bytes(&path, lines.as_bytes())?;
     // Warnings about a file that the user has not written would only confuse.
     let read = read_items(&config, std::slice::from_ref(&path), &Progress::new(true));
@@ -463,6 +502,23 @@ fn remove_stale(layout: &Layout, current: &CurrentItems) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Removes the images of added items that no item names, such as those of items that were removed or of a request that was refused.
+fn remove_unused_images(context: &Context) -> anyhow::Result<()> {
+    let folder = context.layout.new_items().join(IMAGES);
+    if !folder.exists() {
+        return Ok(());
+    }
+    let items = ItemStore::Folder.items(&context.layout)?;
+    // The names are hashes of the images.
+    let used: HashSet<&OsStr> = items.images.iter().flatten().filter_map(|name| Path::new(name).file_name()).collect();
+    for path in files::list(&folder)? {
+        if path.file_name().is_none_or(|name| !used.contains(name)) {
+            files::remove_if_present(&path)?;
+        }
+    }
+    Ok(())
+}
+
 /// Rejects models that need id embeddings, and features that do not come from `[extract]`.
 fn expect_addable(config: &Config) -> anyhow::Result<()> {
     item_tables(config)?;
@@ -482,11 +538,6 @@ fn expect_addable(config: &Config) -> anyhow::Result<()> {
         );
     }
     Ok(())
-}
-
-fn lock(context: &Context) -> anyhow::Result<Lock> {
-    files::create_dir_all(&context.layout.new_items())?;
-    Ok(Lock::acquire(&context.layout.new_items(), LOCK)?)
 }
 
 /// Rejects items for which the model has no features.

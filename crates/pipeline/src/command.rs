@@ -139,6 +139,15 @@ pub struct Context {
     pub models: Arc<ModelCatalog>,
 }
 
+/// The folder of a run with the names of its dataset and of the artifacts folder, which a relative path or a link may leave out.
+fn run_folder(folder: &Path) -> PathBuf {
+    let written = folder.components().collect::<PathBuf>();
+    let is_in_runs = written.parent().and_then(Path::file_name).is_some_and(|name| name == "runs");
+    let names_dataset = written.ancestors().nth(2).is_some_and(|dataset| dataset.file_name().is_some());
+    let is_clear = is_in_runs && names_dataset && written.file_name().is_some();
+    if is_clear { written } else { folder.canonicalize().unwrap_or(written) }
+}
+
 /// A path that may be empty.
 fn path_or_nothing() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
@@ -155,14 +164,18 @@ impl StageArgs {
     /// artifacts are those that contain the folder.
     fn located(&self) -> anyhow::Result<Located> {
         let mut own = self.clone();
-        let Some(folder) = self.run.as_ref().map(Path::new).filter(|run| run.components().count() > 1) else {
+        // A name without a pipeline can only be that of a folder.
+        let is_folder = |run: &&Path| {
+            run.components().count() > 1 || self.pipeline == Path::new("") && (run.is_dir() || run.starts_with(".."))
+        };
+        let Some(folder) = self.run.as_ref().map(Path::new).filter(is_folder) else {
             anyhow::ensure!(
                 self.pipeline != Path::new(""),
                 "no pipeline was given; give `--pipeline FILE`, or the folder of a run, as in `--run artifacts/sample/runs/mp4sr`"
             );
             return Ok(Located { args: own, dataset: None });
         };
-        let location = folder.components().collect::<PathBuf>();
+        let location = run_folder(folder);
         let parts = location.file_name().and_then(|name| name.to_str()).zip(location.ancestors().nth(3));
         let is_run = location.parent().is_some_and(|runs| runs.file_name().is_some_and(|name| name == "runs"));
         let (name, artifacts) = parts.filter(|_| is_run).with_context(|| {
@@ -323,7 +336,7 @@ pub struct AlreadyReported;
 /// Prints an error with its causes as one line, unless another process reports it.
 pub fn report_error(error: &anyhow::Error) {
     if !error.is::<AlreadyReported>() {
-        print_error(&chain(error));
+        print_error(&error_chain(error));
     }
 }
 
@@ -332,7 +345,7 @@ fn print_error(message: &str) {
 }
 
 /// The chain of causes in one line; a cause that its parent already contains is not repeated.
-fn chain(error: &anyhow::Error) -> String {
+pub fn error_chain(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain() {
         let text = cause.to_string().replace('\n', " ");

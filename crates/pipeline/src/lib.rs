@@ -17,8 +17,8 @@ mod timing;
 
 pub use assignments::{Assignments, NotClosed};
 pub use command::{
-    ARTIFACTS_VARIABLE, AlreadyReported, Bug, Context, DEFAULT_ARTIFACTS, StageArgs, TIED, artifacts_folder, print,
-    report_error, run_main, run_stage, run_stage_in_shards,
+    ARTIFACTS_VARIABLE, AlreadyReported, Bug, Context, DEFAULT_ARTIFACTS, StageArgs, TIED, artifacts_folder,
+    error_chain, print, report_error, run_main, run_stage, run_stage_in_shards,
 };
 pub use config::Config;
 pub use passwords::hide_passwords;

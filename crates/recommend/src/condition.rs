@@ -251,9 +251,12 @@ fn evaluate<'a>(expression: &'a Expr, row: &ItemRow<'a>) -> Evaluated<ItemValue<
             let value = evaluate(expr, row)?;
             let above = compare(&value, &BinaryOperator::GtEq, &evaluate(low, row)?, expression)?;
             let below = compare(&value, &BinaryOperator::LtEq, &evaluate(high, row)?, expression)?;
-            Ok(above
-                .zip(below)
-                .map_or(ItemValue::Null, |(above, below)| ItemValue::Boolean((above && below) != *negated)))
+            let within = match (above, below) {
+                (Some(false), _) | (_, Some(false)) => Some(false),
+                (Some(true), Some(true)) => Some(true),
+                _ => None,
+            };
+            Ok(truth(within, *negated))
         }
         Expr::Like { expr, pattern, negated, .. } => like(expr, pattern, row, false).map(|like| truth(like, *negated)),
         Expr::ILike { expr, pattern, negated, .. } => like(expr, pattern, row, true).map(|like| truth(like, *negated)),
@@ -355,7 +358,8 @@ fn ordered(
     let order = match (first, second) {
         (ItemValue::Null, _) | (_, ItemValue::Null) => return Ok(None),
         (ItemValue::Text(a), ItemValue::Text(b)) => a.cmp(b),
-        (ItemValue::Number(a), ItemValue::Number(b)) => a.total_cmp(b),
+        // A zero equals its negative, unlike in a total order.
+        (ItemValue::Number(a), ItemValue::Number(b)) => a.partial_cmp(b).unwrap_or_else(|| a.total_cmp(b)),
         (ItemValue::Boolean(a), ItemValue::Boolean(b)) => a.cmp(b),
         _ => return Err(NotComparable),
     };
@@ -473,6 +477,10 @@ mod tests {
             ("title = 'x' AND events = 9", vec![]),
             ("length(sentences) = 2 AND length(images) > 0", vec![0]),
             ("events > -1", vec![0, 1, 2, 3]),
+            // A zero equals its negative, and a value outside of one bound is outside whatever the other is.
+            ("events >= 0 AND -0 = 0", vec![0, 1, 2, 3]),
+            ("events NOT BETWEEN 4 AND NULL", vec![1, 3]),
+            ("events BETWEEN 4 AND NULL", vec![]),
             // A missing value may be in a list that is not empty.
             ("NOT (NULL = ANY(categories))", vec![2, 3]),
         ] {

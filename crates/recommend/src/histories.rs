@@ -237,6 +237,10 @@ enum HistoryLayout {
 
 impl HistoryLayout {
     fn of(names: &[&str]) -> Result<Self, String> {
+        let is_twice = |name: &&&str| names.iter().filter(|own| own == name).count() > 1;
+        if let Some(name) = [USER, ITEM, TIME, HISTORY].iter().find(is_twice) {
+            return Err(format!("it has the column `{name}` twice; remove one of them"));
+        }
         // Other columns are allowed beside those of the users, who would otherwise lose their ids.
         let is_clear = names.len() == 1 || names.contains(&USER);
         match (names.iter().position(|name| *name == HISTORY), names.contains(&ITEM)) {

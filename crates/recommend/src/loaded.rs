@@ -1,15 +1,15 @@
 //! A trained run that answers requests for any history, by the original ids of users and items.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mp4sr_artifact::{Items, Layout, Users};
+use mp4sr_artifact::{Fingerprint, Items, Layout, Users};
 use mp4sr_models::{Query, Scorer, popularity_scores};
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::text::{quoted, some_of};
 use mp4sr_protocol::training_events;
-use mp4sr_run::{NewItems, TrainedModel, removes_seen, training_sequences};
+use mp4sr_run::{Inputs, NewItems, TrainedModel, removes_seen, training_sequences};
 
 use crate::top::{CandidateItems, ListQuery, order};
 use crate::{RecommendError, Recommender, Scored};
@@ -72,6 +72,8 @@ pub struct LoadedRun {
     pub catalogue: Arc<RunCatalogue>,
     /// The ids of items that were added to the run and are now in the dataset, whose content is used for them.
     in_dataset: Vec<String>,
+    /// The fingerprints of the files that the model was loaded from, by role.
+    files: BTreeMap<String, Fingerprint>,
 }
 
 /// A way to find the best candidates of queries.
@@ -154,10 +156,12 @@ impl LoadedRun {
         let users = (0..).zip(users.ids).map(|(row, id)| (id, row)).collect();
         let new_items = trained.new_items.as_ref().map_or(0, |new| new.items.len());
         let catalogue = Arc::new(RunCatalogue { items, events, new_items, rows, users, by_events, popular });
-        Ok(Self { config: config.clone(), trained, catalogue, in_dataset })
+        let file = |(role, path): (String, PathBuf)| Ok((role, Fingerprint::of_file(&path)?));
+        let files = Inputs::files(layout, config).into_iter().map(file).collect::<mp4sr_artifact::Result<_>>()?;
+        Ok(Self { config: config.clone(), trained, catalogue, in_dataset, files })
     }
 
-    /// Warnings about the items that were added to the run, and about settings of training that have changed since.
+    /// Warnings about the items that were added to the run, and about data and settings of training that have changed since.
     pub fn warnings(&self) -> Vec<String> {
         let named: Vec<&str> = self.in_dataset.iter().map(String::as_str).collect();
         let added = (!named.is_empty()).then(|| {
@@ -168,7 +172,7 @@ impl LoadedRun {
                 some_of(&named)
             )
         });
-        added.into_iter().chain(self.trained.warnings(&self.config, &BTreeMap::new())).collect()
+        added.into_iter().chain(self.trained.warnings(&self.config, &self.files)).collect()
     }
 
     /// Computes the item matrix, and returns the run ready to answer requests.

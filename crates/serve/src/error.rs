@@ -58,6 +58,19 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", format!("the body has more than {limit} bytes"))
     }
 
+    /// A compressed body.
+    pub fn encoded(encoding: &str) -> Self {
+        let message = format!(
+            "the body has the encoding {encoding:?}, which is not supported; send it without `Content-Encoding`"
+        );
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", message)
+    }
+
+    /// A body that arrives too slowly.
+    pub fn slow_body() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "slow_body", "the body of the request arrived too slowly; try again")
+    }
+
     /// A request without a key, or with an unknown one.
     pub fn unauthorized() -> Self {
         let message = "a valid key is required, as `Authorization: Bearer KEY`";

@@ -2,15 +2,17 @@
 //!
 //! Malkov and Yashunin, Efficient and robust approximate nearest neighbor search using Hierarchical Navigable Small World graphs, 2018
 //! (arXiv 1603.09320), in the implementation of usearch. The index finds candidates, whose scores are then computed exactly. The items of
-//! the dataset are indexed once, and that index is saved with the run; added items are inserted when the index is opened.
+//! the dataset are indexed once, and that index is saved with the run; added items are inserted when the index is opened. Of items with
+//! the same vector, which a graph does not connect with the others, the first stands for all.
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
-use mp4sr_artifact::{Fingerprint, files};
+use mp4sr_artifact::{Fingerprint, Lock, files};
 use mp4sr_models::Query;
 use mp4sr_ops::ScoreBlocks;
-use mp4sr_pipeline::Context;
+use mp4sr_pipeline::{Context, error_chain};
 use mp4sr_recommend::{Answerer, CandidateItems, ListQuery, LoadedRun, RecommendError, Recommender, Scored, Search};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -26,6 +28,10 @@ const EXPANSION_SEARCH: usize = 128;
 const MEASURED: usize = 500;
 /// The K of the recall that is measured.
 const RECALL_AT: usize = 10;
+/// The recall below which the service warns.
+const LOW_RECALL: f64 = 0.9;
+/// The name of the lock under which an index is saved.
+const LOCK: &str = "index";
 
 /// How candidates are found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -44,15 +50,24 @@ struct IndexAbout {
     matrix: Fingerprint,
     /// The number of these rows.
     rows: usize,
+    /// The number of distinct ones, which are those in the index.
+    distinct: usize,
     connectivity: usize,
     expansion_add: usize,
     /// The hash of the index file.
     file: Fingerprint,
 }
 
+/// The rows of the item matrix in an index.
+struct Graph {
+    index: Index,
+    /// The further rows with the vector of a row in the index.
+    alike: HashMap<u64, Vec<u64>>,
+}
+
 /// An index that is ready to be searched.
 pub struct HnswSearch<'a> {
-    index: Index,
+    graph: Graph,
     exact: &'a Recommender<'a>,
     answerer: &'a Answerer<'a>,
     recall: f64,
@@ -72,11 +87,20 @@ impl<'a> HnswSearch<'a> {
         let (count, width) = items.dims2()?;
         let values: Vec<f32> = items.flatten_all()?.to_vec1()?;
         let of_dataset = count - run.catalogue.new_items;
-        let index = of_rows(context, &values[..of_dataset * width], width)?;
-        add(&index, &values, width, of_dataset..count)?;
-        let mut own = Self { index, exact, answerer, recall: 1.0, histories: 0 };
+        let DistinctRows { rows, alike } = DistinctRows::of(&values, width);
+        let (own, added) = rows.split_at(rows.partition_point(|&row| row < of_dataset as u64));
+        let index = of_rows(context, &values[..of_dataset * width], width, own)?;
+        index.reserve(rows.len()).context("failed to reserve memory for the index")?;
+        add(&index, &values, width, added)?;
+        let mut own = Self { graph: Graph { index, alike }, exact, answerer, recall: 1.0, histories: 0 };
         own.measure(run)?;
         context.progress.log(format!("serve: {}", own.described()));
+        if own.recall < LOW_RECALL {
+            context.progress.log(format!(
+                "serve: warning: the index finds only {:.1} % of the best items; `--index exact` finds all",
+                100.0 * own.recall
+            ));
+        }
         Ok(own)
     }
 
@@ -117,31 +141,61 @@ impl<'a> HnswSearch<'a> {
     }
 }
 
-/// The best candidates for a query, given its vectors one after the other.
-fn best(
-    index: &Index,
-    blocks: &ScoreBlocks,
-    vectors: &[f32],
-    query: &ListQuery<'_>,
-) -> Result<Vec<Scored>, RecommendError> {
-    let width = index.dimensions();
-    let wanted = query.k + query.candidates.removed.len();
-    let mut found: Vec<u32> = Vec::new();
-    for vector in vectors.chunks_exact(width) {
-        let matches = index.search(vector, wanted).map_err(|e| RecommendError::Index(e.to_string()))?;
-        found.extend(matches.keys.iter().map(|&key| key as u32 + 1));
+/// The rows of the item matrix with different vectors.
+struct DistinctRows {
+    /// The first row with each vector, ascending.
+    rows: Vec<u64>,
+    /// The further rows with the vector of one of these.
+    alike: HashMap<u64, Vec<u64>>,
+}
+
+impl DistinctRows {
+    fn of(values: &[f32], width: usize) -> Self {
+        let bits: Vec<u32> = values.iter().map(|value| value.to_bits()).collect();
+        let mut first: HashMap<&[u32], u64> = HashMap::with_capacity(bits.len() / width);
+        let (mut rows, mut alike) = (Vec::new(), HashMap::<u64, Vec<u64>>::new());
+        for (row, vector) in (0..).zip(bits.chunks_exact(width)) {
+            let representative = *first.entry(vector).or_insert(row);
+            if representative == row {
+                rows.push(row);
+            } else {
+                alike.entry(representative).or_default().push(row);
+            }
+        }
+        Self { rows, alike }
     }
-    found.sort_unstable();
-    found.dedup();
-    let score = |item: u32| {
-        let scores = vectors.chunks_exact(width).filter_map(|vector| blocks.score(vector, item as usize - 1));
-        scores.fold(f32::NEG_INFINITY, f32::max)
-    };
-    let listed = found.into_iter().filter(|&item| query.candidates.has(item));
-    let mut list: Vec<Scored> = listed.map(|item| (item, score(item))).collect();
-    list.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    list.truncate(query.k);
-    Ok(list)
+}
+
+impl Graph {
+    /// The best candidates for a query, given its vectors one after the other. They may be fewer than there are.
+    fn best(
+        &self,
+        blocks: &ScoreBlocks,
+        vectors: &[f32],
+        query: &ListQuery<'_>,
+    ) -> Result<Vec<Scored>, RecommendError> {
+        let width = self.index.dimensions();
+        let wanted = query.k + query.candidates.removed.len();
+        let mut found: Vec<u32> = Vec::new();
+        for vector in vectors.chunks_exact(width) {
+            let matches = self.index.search(vector, wanted).map_err(|e| RecommendError::Index(e.to_string()))?;
+            for key in matches.keys {
+                let alike = self.alike.get(&key).into_iter().flatten().copied();
+                found.extend(std::iter::once(key).chain(alike).map(|row| row as u32 + 1));
+            }
+        }
+        found.sort_unstable();
+        found.dedup();
+        let score = |item: u32| {
+            let scores = vectors.chunks_exact(width).filter_map(|vector| blocks.score(vector, item as usize - 1));
+            scores.fold(f32::NEG_INFINITY, f32::max)
+        };
+        let listed = found.into_iter().filter(|&item| query.candidates.has(item));
+        let mut list: Vec<Scored> = listed.map(|item| (item, score(item))).collect();
+        list.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        list.truncate(query.k);
+        Ok(list)
+    }
 }
 
 /// Queries with a list of allowed items use the exact search, because a graph of all items does not help there.
@@ -161,8 +215,17 @@ impl Search for HnswSearch<'_> {
         let width = vectors.dim(1)?;
         let values: Vec<f32> = vectors.flatten_all()?.to_vec1()?;
         let each = values.par_chunks_exact(width * scorer.interests()).zip(queries);
-        let (index, blocks) = (&self.index, self.exact.blocks());
-        each.map(|(vectors, query)| best(index, blocks, vectors, query)).collect()
+        let (graph, blocks) = (&self.graph, self.exact.blocks());
+        let mut lists: Vec<Vec<Scored>> =
+            each.map(|(vectors, query)| graph.best(blocks, vectors, query)).collect::<Result<_, _>>()?;
+        let items = scorer.items().dim(0)?;
+        for (list, query) in lists.iter_mut().zip(queries) {
+            // A graph may not lead to all of its items.
+            if list.len() < query.k.min(items - query.candidates.removed.len()) {
+                *list = self.exact.search(std::slice::from_ref(query))?.swap_remove(0);
+            }
+        }
+        Ok(lists)
     }
 }
 
@@ -178,42 +241,59 @@ fn options(width: usize) -> IndexOptions {
     }
 }
 
-/// The index of the dataset's rows, either loaded from the run's folder, or built and saved there.
-fn of_rows(context: &Context, values: &[f32], width: usize) -> anyhow::Result<Index> {
+/// The index of the dataset's rows, of which `distinct` have different vectors: loaded from the run's folder, or built and saved there. An
+/// index that cannot be saved is used from memory, with a warning.
+fn of_rows(context: &Context, values: &[f32], width: usize, distinct: &[u64]) -> anyhow::Result<Index> {
     let (path, about_path) = paths(context);
     let rows = values.len() / width;
-    let matrix = hash(values);
     let index = Index::new(&options(width)).context("failed to create an index")?;
-    let text = path.to_str().with_context(|| format!("the path `{}` is not UTF-8", path.display()))?;
+    let mut about = IndexAbout {
+        matrix: hash(values),
+        rows,
+        distinct: distinct.len(),
+        connectivity: CONNECTIVITY,
+        expansion_add: EXPANSION_ADD,
+        file: Fingerprint::of_bytes(&[]),
+    };
     if let Some(saved) = read_about(&about_path) {
-        let about = IndexAbout {
-            matrix: matrix.clone(),
-            rows,
-            connectivity: CONNECTIVITY,
-            expansion_add: EXPANSION_ADD,
-            file: saved.file.clone(),
-        };
-        // usearch trusts the content of the file, so it must be exactly the file that was written.
-        let is_whole = path.is_file() && Fingerprint::of_file(&path)? == saved.file;
-        if about == saved && is_whole {
-            index.load(text).with_context(|| format!("failed to read the index `{}`; remove it", path.display()))?;
+        about.file = saved.file.clone();
+        // usearch trusts the content, so it must be exactly what was written, even if another service writes the file now.
+        let content = files::read(&path).ok().filter(|content| Fingerprint::of_bytes(content) == saved.file);
+        if let Some(content) = content.as_ref().filter(|_| about == saved) {
+            let read = index.load_from_buffer(content);
+            read.with_context(|| format!("failed to read the index `{}`; remove it", path.display()))?;
             index.change_expansion_search(EXPANSION_SEARCH);
             context.progress.log(format!("serve: index of {rows} items from `{}`", path.display()));
             return Ok(index);
         }
-        let why = if is_whole { "belongs to another run or to other items" } else { "is damaged" };
+        let why = if content.is_some() { "belongs to another run or to other items" } else { "is damaged" };
         context.progress.log(format!("serve: the index `{}` {why}; it is rebuilt", path.display()));
     }
-    add(&index, values, width, 0..rows)?;
+    index.reserve(distinct.len()).context("failed to reserve memory for the index")?;
+    add(&index, values, width, distinct)?;
+    if let Err(error) = save(context, &index, about) {
+        let error = error_chain(&error);
+        context
+            .progress
+            .log(format!("serve: warning: the index is kept in memory only, because it could not be saved: {error}"));
+    }
+    Ok(index)
+}
+
+/// Saves an index with the run. Other services that use the run may do so at the same time; one of them saves its own.
+fn save(context: &Context, index: &Index, mut about: IndexAbout) -> anyhow::Result<()> {
+    let (path, about_path) = paths(context);
+    let _lock = match Lock::acquire(&context.layout.run(), LOCK) {
+        Err(mp4sr_artifact::Error::Locked { .. }) => return Ok(()),
+        lock => lock?,
+    };
     files::remove_if_present(&about_path)?;
     let temporary = path.with_extension("unfinished");
     let name = temporary.to_str().with_context(|| format!("the path `{}` is not UTF-8", temporary.display()))?;
     index.save(name).with_context(|| format!("failed to write the index `{}`", temporary.display()))?;
+    about.file = Fingerprint::of_file(&temporary)?;
     files::publish(&temporary, &path)?;
-    let file = Fingerprint::of_file(&path)?;
-    let about = IndexAbout { matrix, rows, connectivity: CONNECTIVITY, expansion_add: EXPANSION_ADD, file };
-    files::write_json(&about_path, &about)?;
-    Ok(index)
+    Ok(files::write_json(&about_path, &about)?)
 }
 
 /// The paths of the index of a run and of the description of what it was built from.
@@ -222,7 +302,7 @@ fn paths(context: &Context) -> (PathBuf, PathBuf) {
     (run.join("index.usearch"), run.join("index.json"))
 }
 
-fn read_about(path: &std::path::Path) -> Option<IndexAbout> {
+fn read_about(path: &Path) -> Option<IndexAbout> {
     files::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok())
 }
 
@@ -235,10 +315,9 @@ fn hash(values: &[f32]) -> Fingerprint {
 }
 
 /// Adds rows of the item matrix to the index, with their 0-based row numbers as keys.
-fn add(index: &Index, values: &[f32], width: usize, rows: std::ops::Range<usize>) -> anyhow::Result<()> {
-    index.reserve(rows.end).context("failed to reserve memory for the index")?;
-    rows.into_par_iter().try_for_each(|row| {
-        let vector = &values[row * width..(row + 1) * width];
-        index.add(row as u64, vector).with_context(|| format!("failed to add item {} to the index", row + 1))
+fn add(index: &Index, values: &[f32], width: usize, rows: &[u64]) -> anyhow::Result<()> {
+    rows.into_par_iter().try_for_each(|&row| {
+        let vector = &values[row as usize * width..(row as usize + 1) * width];
+        index.add(row, vector).with_context(|| format!("failed to add item {} to the index", row + 1))
     })
 }

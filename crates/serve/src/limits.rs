@@ -23,6 +23,14 @@ pub struct ServiceLimits {
 
 /// The time within which a connection must send the head of a request.
 pub const HEAD_TIME: Duration = Duration::from_secs(10);
+/// The time within which a connection must send the body of a request, in addition to that at [`LEAST_RATE`].
+pub const BODY_TIME: Duration = Duration::from_secs(30);
+/// The bytes per second at which a connection must send the body of a request after [`BODY_TIME`].
+pub const LEAST_RATE: usize = 64 << 10;
+/// The largest body of a refused request that is read before the answer, because a client that still sends does not read it, and the time
+/// for reading it.
+pub const DRAINED: usize = 64 << 20;
+pub const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// The time within which a client must accept the next part of a response.
 pub const WRITE_TIME: Duration = Duration::from_secs(30);
 /// The time that a request which changes items may take.

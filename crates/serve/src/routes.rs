@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Json;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, MatchedPath, Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
@@ -13,14 +14,17 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use base64::Engine as _;
+use http_body_util::BodyExt as _;
 use mp4sr_artifact::{Downloads, json_problem};
 use mp4sr_items::{Editor, ItemRecord};
-use mp4sr_pipeline::Context;
 use mp4sr_pipeline::text::{quoted, some_of};
+use mp4sr_pipeline::{ConfigError, Context, error_chain};
 use mp4sr_recommend::{Answer, CandidateItems, RunCatalogue, expect_candidates};
 use mp4sr_store::{ItemStore, StoreError};
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use tokio::sync::SemaphorePermit;
+use tokio::time::Instant;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
@@ -30,7 +34,7 @@ use crate::api::{
 };
 use crate::engine::{Generation, Similar, SimilarTo, Task};
 use crate::error::{ApiError, ErrorBody};
-use crate::limits::ITEM_TIME;
+use crate::limits::{BODY_TIME, DRAIN_TIME, DRAINED, ITEM_TIME, LEAST_RATE};
 use crate::metrics::{RequestLabels, RouteLabels};
 use crate::state::{App, log};
 
@@ -71,7 +75,8 @@ impl Modify for KeySecurity {
     }
 }
 
-/// Adds the answer that every path may give to a request for another host.
+/// Adds the answers that every path may give: to a request for another host, and to a body that is slow, large, compressed or one of too
+/// many large ones.
 struct EveryPath;
 
 impl Modify for EveryPath {
@@ -80,6 +85,11 @@ impl Modify for EveryPath {
         let content = utoipa::openapi::content::ContentBuilder::new().schema(Some(schema)).build();
         let response = utoipa::openapi::ResponseBuilder::new().content("application/json", content).build();
         for path in description.paths.paths.values_mut() {
+            for operation in [&mut path.post, &mut path.put, &mut path.delete].into_iter().flatten() {
+                for status in ["408", "413", "415", "429"] {
+                    operation.responses.responses.insert(status.to_owned(), response.clone().into());
+                }
+            }
             let operations = [&mut path.get, &mut path.post, &mut path.put, &mut path.delete];
             for operation in operations.into_iter().flatten() {
                 operation.responses.responses.insert("421".to_owned(), response.clone().into());
@@ -197,7 +207,13 @@ async fn encoded(app: &Arc<App>, generation: &Arc<Generation>, record: ItemRecor
         encoders.with(context, |own| mp4sr_items::encode_alone(context, own, &record, folder.path()))
     };
     let new = tokio::task::spawn_blocking(encode).await.map_err(|e| ApiError::internal(&e.to_string()))?;
-    new.map(|new| SimilarTo::Features(Box::new(new))).map_err(|error| ApiError::refused(format!("{fields}: {error:#}")))
+    new.map(|new| SimilarTo::Features(Box::new(new))).map_err(|error| {
+        if is_of_machine(&error) {
+            internal(&error)
+        } else {
+            ApiError::refused(format!("{fields}: {}", error_chain(&error)))
+        }
+    })
 }
 
 /// Adds items to the run, which ranks them without further training. They are kept when the service restarts.
@@ -254,7 +270,7 @@ async fn changed<T: Send + 'static>(
             own.store.expect(&context)?;
             let mut loaded = None;
             let mut load = |new_items| {
-                let ready = own.load(|_| Ok(new_items)).map_err(|error| LoadError(format!("{error:#}")))?;
+                let ready = own.load(|_| Ok(new_items)).map_err(|error| LoadError(error_chain(&error)))?;
                 loaded = Some(ready);
                 Ok(())
             };
@@ -280,18 +296,30 @@ async fn changed<T: Send + 'static>(
 fn not_changed(app: &App, error: &anyhow::Error) -> ApiError {
     if let Some(own) = error.downcast_ref::<StoreError>().filter(|own| own.is_temporary()) {
         app.note_store(Some(own));
-        return ApiError::store_unavailable(format!("{error:#}"));
+        return ApiError::store_unavailable(error_chain(error));
     }
     match error.downcast_ref::<mp4sr_artifact::Error>() {
-        Some(mp4sr_artifact::Error::Locked { .. }) => ApiError::locked(format!("{error:#}")),
-        _ if error.is::<LoadError>() => ApiError::internal(&format!("{error:#}")),
-        _ => ApiError::refused(format!("{error:#}")),
+        Some(mp4sr_artifact::Error::Locked { .. }) => ApiError::locked(error_chain(error)),
+        _ if error.is::<LoadError>() || is_of_machine(error) => internal(error),
+        _ => ApiError::refused(error_chain(error)),
     }
+}
+
+/// Whether an error is one of the machine or of the run, such as a full disk, so that the same request may succeed later.
+fn is_of_machine(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.is::<std::io::Error>() || cause.is::<ConfigError>())
+}
+
+/// The answer for an error that is not one of the request, which is also logged.
+fn internal(error: &anyhow::Error) -> ApiError {
+    let message = error_chain(error);
+    log("error", &json!({ "event": "failed to answer", "error": message }));
+    ApiError::internal(&message)
 }
 
 /// The answer for items that PostgreSQL has stored, and that could not be read again: 503 if it could not be reached, otherwise 500.
 fn not_in_service(app: &App, error: &anyhow::Error) -> ApiError {
-    let message = format!("the change is stored, but it is not in service yet: {error:#}");
+    let message = format!("the change is stored, but it is not in service yet: {}", error_chain(error));
     match error.downcast_ref::<StoreError>().filter(|own| own.is_temporary()) {
         Some(own) => {
             app.note_store(Some(own));
@@ -432,6 +460,8 @@ fn image_kind(bytes: &[u8]) -> Option<&'static str> {
         [0x89, b'P', b'N', b'G', ..] => Some("image/png"),
         [b'G', b'I', b'F', ..] => Some("image/gif"),
         [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some("image/webp"),
+        [b'B', b'M', ..] => Some("image/bmp"),
+        [_, _, _, _, b'f', b't', b'y', b'p', b'a', b'v', b'i', b'f', ..] => Some("image/avif"),
         _ => None,
     }
 }
@@ -546,16 +576,10 @@ async fn observe(State(app): Shared, request: Request, next: Next) -> Response {
     // Encoding items and reloading the run take longer than answering a query.
     let changes_items = route == "/v1/items" && method != Method::GET;
     let limit = if changes_items { ITEM_TIME } else { app.limits.time };
-    let permit = if has_large_body(&app, &request) { app.large_bodies.try_acquire().map(Some) } else { Ok(None) };
     let most = if route == RECOMMEND { app.limits.body } else { app.limits.item_body };
-    // A body that states too great a length is not waited for.
-    let is_too_large = stated_length(&request).is_some_and(|length| length > most);
-    let admitted = admit(&app, &request, &route)
-        .and_then(|()| if is_too_large { Err(ApiError::too_large(most)) } else { Ok(()) })
-        .and_then(|()| permit.map_err(|_| ApiError::busy()));
-    let mut response = match admitted {
+    let mut response = match admitted(&app, request, &route, most).await {
         Err(refusal) => refusal.into_response(),
-        Ok(_permit) => match tokio::time::timeout(limit, next.run(request)).await {
+        Ok((request, _permit)) => match tokio::time::timeout(limit, next.run(request)).await {
             Ok(response) => response,
             Err(_) => ApiError::too_slow().into_response(),
         },
@@ -582,10 +606,70 @@ fn known_method(method: &Method) -> String {
     if known.contains(method) { method.to_string() } else { "other".to_owned() }
 }
 
-/// Whether the body is, or may be, larger than [`ServiceLimits::body`](crate::limits::ServiceLimits::body).
-fn has_large_body(app: &App, request: &Request) -> bool {
-    let is_chunked = || request.headers().contains_key(header::TRANSFER_ENCODING);
-    stated_length(request).map_or_else(is_chunked, |length| length > app.limits.body)
+/// Admits a request and reads its body of at most `most` bytes, with the permit of a large one, or refuses it.
+async fn admitted<'a>(
+    app: &'a App,
+    request: Request,
+    route: &str,
+    most: usize,
+) -> Result<(Request, Option<SemaphorePermit<'a>>)> {
+    let length = stated_length(&request);
+    let encoding = request.headers().get(header::CONTENT_ENCODING).and_then(|encoding| encoding.to_str().ok());
+    let encoding = encoding.filter(|encoding| !encoding.eq_ignore_ascii_case("identity"));
+    let checked = admit(app, &request, route).and_then(|()| match encoding {
+        Some(encoding) => Err(ApiError::encoded(encoding)),
+        // A body that states too great a length is not waited for.
+        None if length.is_some_and(|length| length > most) => Err(ApiError::too_large(most)),
+        None => Ok(()),
+    });
+    let (parts, body) = request.into_parts();
+    if let Err(refusal) = checked {
+        // A client that expects to be asked for its body does not send it.
+        let is_sent = !parts.headers.contains_key(header::EXPECT);
+        if is_sent && length.is_none_or(|length| length <= DRAINED) {
+            drain(body).await;
+        }
+        return Err(refusal);
+    }
+    let (body, permit) = whole_body(app, body, most).await?;
+    Ok((Request::from_parts(parts, body.into()), permit))
+}
+
+/// Reads a body that must arrive at a reasonable rate. A body that turns out to be large takes one of the permits.
+async fn whole_body(app: &App, mut body: Body, most: usize) -> Result<(Bytes, Option<SemaphorePermit<'_>>)> {
+    let start = Instant::now();
+    let (mut whole, mut permit) = (Vec::new(), None);
+    loop {
+        let deadline = start + BODY_TIME + Duration::from_secs((whole.len() / LEAST_RATE) as u64);
+        let Ok(frame) = tokio::time::timeout_at(deadline, body.frame()).await else {
+            return Err(ApiError::slow_body());
+        };
+        let Some(frame) = frame else { return Ok((whole.into(), permit)) };
+        let frame = frame.map_err(|error| ApiError::invalid(format!("failed to read the body: {error}")))?;
+        let Ok(chunk) = frame.into_data() else { continue };
+        let length = whole.len() + chunk.len();
+        if length > most {
+            return Err(ApiError::too_large(most));
+        }
+        if permit.is_none() && length > app.limits.body {
+            permit = Some(app.large_bodies.try_acquire().map_err(|_| ApiError::busy())?);
+        }
+        whole.extend_from_slice(&chunk);
+    }
+}
+
+/// Reads the body of a refused request, because a client that still sends does not read the answer.
+async fn drain(mut body: Body) {
+    let all = async {
+        let mut read = 0;
+        while read <= DRAINED
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            read += frame.data_ref().map_or(0, Bytes::len);
+        }
+    };
+    // What has not arrived by then is not waited for.
+    let _ = tokio::time::timeout(DRAIN_TIME, all).await;
 }
 
 /// The length of the body according to the request's headers.

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use mp4sr_pipeline::error_chain;
 use mp4sr_run::TrainedModel;
 use mp4sr_store::ItemStore;
 use serde_json::json;
@@ -14,6 +15,8 @@ use crate::state::{App, log};
 
 /// The time between two checks of the files.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// The time after which a run that could not be loaded is loaded again.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// Reloads the run on every `SIGHUP`.
 pub async fn on_signal(app: Arc<App>, mut signals: Signal) {
@@ -22,19 +25,22 @@ pub async fn on_signal(app: Arc<App>, mut signals: Signal) {
     }
 }
 
-/// Reloads the run when its weights, its dataset, its features or its added items have changed, and then stayed unchanged between two
-/// checks.
+/// Reloads the run when its weights, its configuration, its dataset, its features or its added items have changed, and then stayed
+/// unchanged between two checks. A run that could not be loaded is loaded again later.
 pub async fn on_change(app: Arc<App>) {
     let mut seen = state(&app);
     let mut pending = None;
+    let mut failed: Option<Instant> = None;
     loop {
         tokio::time::sleep(INTERVAL).await;
         let now = state(&app);
-        if now == seen {
+        let is_retry = failed.is_some_and(|failed| failed.elapsed() >= RETRY);
+        if now == seen && !is_retry {
             pending = None;
-        } else if pending.as_ref() == Some(&now) {
+        } else if is_retry || pending.as_ref() == Some(&now) {
             pending = None;
-            reload(&app, "files changed").await;
+            let why = if now == seen { "it could not be loaded before" } else { "files changed" };
+            failed = (!reload(&app, why).await).then(Instant::now);
             // The run may now read other files. Those that have changed since these checks still have to be noticed.
             seen = state(&app);
             for (path, before) in now {
@@ -74,7 +80,7 @@ pub async fn on_additions(app: Arc<App>, poll: Duration) {
 fn state(app: &App) -> BTreeMap<PathBuf, Option<(u64, Option<SystemTime>)>> {
     let Ok(generation) = app.generation() else { return BTreeMap::new() };
     let (layout, config) = (&generation.context.layout, &generation.context.config);
-    let own = [layout.items(), layout.users(), layout.new_items_pointer()];
+    let own = [layout.items(), layout.users(), layout.new_items_pointer(), layout.run().join("config.toml")];
     let model = TrainedModel::files(layout, config).into_iter().map(|(_, path)| path);
     let about = |path: PathBuf| {
         let about = std::fs::metadata(&path).ok().map(|about| (about.len(), about.modified().ok()));
@@ -83,12 +89,13 @@ fn state(app: &App) -> BTreeMap<PathBuf, Option<(u64, Option<SystemTime>)>> {
     model.chain(own).map(about).collect()
 }
 
-async fn reload(app: &Arc<App>, why: &str) {
-    if let Err(error) = app.reload().await {
-        let error = format!("{error:#}");
-        log(
-            "error",
-            &json!({ "event": "failed to load the run; the previous one stays in service", "why": why, "error": error }),
-        );
-    }
+/// Reloads the run, and returns whether it could be loaded.
+async fn reload(app: &Arc<App>, why: &str) -> bool {
+    let Err(error) = app.reload().await else { return true };
+    let error = error_chain(&error);
+    log(
+        "error",
+        &json!({ "event": "failed to load the run; the previous one stays in service", "why": why, "error": error }),
+    );
+    false
 }

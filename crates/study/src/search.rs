@@ -172,6 +172,15 @@ fn runs_of(
             "`{}` is given twice; write all its values in one `--grid`",
             grid.key
         );
+        anyhow::ensure!(
+            !runner
+                .args()
+                .all_overrides()
+                .iter()
+                .any(|own| own.split('=').next().is_some_and(|key| key.trim() == grid.key)),
+            "`{}` is in the grid and in `--set`, which would have no effect; remove one of them",
+            grid.key
+        );
     }
     let mut runs = Vec::new();
     for values in combinations {

@@ -697,7 +697,8 @@ pub(crate) mod tests {
         let (users, items) = (names(events.user_ids), names(events.item_ids));
         let count = &read.files[0];
         assert_eq!(count.lines, count.accepted + count.rejected);
-        assert_eq!((count.accepted, count.rejected), (frame.height() as u64, read.rejected.total()));
+        // A line with a sequence has several events.
+        assert!(count.accepted <= frame.height() as u64 && count.rejected == read.rejected.total());
         let shown = crate::dataset::rows(&frame)
             .unwrap()
             .map(|(user, item, time)| format!("{} {} {time}", users[user as usize], items[item as usize]));
