@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::{Error, Result, files};
 
 /// The longest time for which a process waits for another one that only checks whether there is anything to do.
-const LONGEST_CHECK: Duration = Duration::from_secs(60);
+const LONGEST_CHECK: Duration = Duration::from_mins(1);
 /// The time between two attempts to acquire a lock.
 const ATTEMPT: Duration = Duration::from_millis(20);
 
