@@ -364,17 +364,21 @@ fn texts_and_images_of_new_items_are_those_of_a_file_and_leave_nothing_behind() 
     );
     let sentences = service.get("/v1/items/lamp").json()["sentences"].clone();
     assert_eq!(sentences, json!(["Lamp", "Made of glass", "Has a red cord", "Comes with a bulb"]));
-    // Images of requests that are refused, and of items that are replaced or removed, are removed.
+    // Images of requests that are refused are removed at once, and those of items that are replaced or removed by the next change.
     let stored = || mp4sr_artifact::files::list(&world.path("a/runs/mp4sr/new-items/images")).unwrap().len();
     let mut image = files::read(&root().join("fuzz/seeds/image/one.png")).unwrap();
-    for (id, status, left) in [("lamp", 200, 1), ("i3", 422, 1), ("lamp", 200, 1), ("mug", 200, 2)] {
+    for (id, status, left) in [("lamp", 200, 1), ("i3", 422, 1), ("lamp", 200, 2), ("mug", 200, 2)] {
         // Bytes after the image make it another file.
         image.push(0);
         let answer = put(json!([{ "item_id": id, "title": "A thing", "images": [base64(&image)] }]));
         assert_eq!((answer.status, stored()), (status, left), "{id}: {}", answer.body);
     }
-    let removed = service.send("DELETE", "/v1/items", "", json!({ "item_ids": ["lamp"] }).to_string().as_bytes());
-    assert_eq!((removed.status, stored()), (200, 1));
+    for (id, left) in [("lamp", 2), ("mug", 1)] {
+        let removed = service.send("DELETE", "/v1/items", "", json!({ "item_ids": [id] }).to_string().as_bytes());
+        assert_eq!((removed.status, stored()), (200, left), "{id}");
+    }
+    let many = put(json!([{ "item_id": "lamp", "title": "Lamp", "texts": vec!["A text"; 101] }]));
+    assert!(many.status == 400 && many.body.contains("more than 100 texts"), "{}", many.body);
 }
 
 /// A change that the service cannot load or store at once leaves everything unchanged.

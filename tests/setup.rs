@@ -674,6 +674,10 @@ fn flags_without_an_effect_and_models_without_features_are_refused() {
     let message =
         project.run_failing("init", &["--interactions", "events.parquet", "--separator", ";", "--out", "p.toml"]);
     assert!(message.contains("`--separator` has no effect"), "{message}");
+    // A line with a user and all of its items is not an event.
+    project.write_raw("train.txt", b"0 0 1 4 6\n1 2 3\n2 5\n");
+    let message = project.run_failing("init", &["--interactions", "train.txt", "--separator", " ", "--out", "p.toml"]);
+    assert!(message.contains("the same number of columns in each line"), "{message}");
 }
 
 #[test]

@@ -67,6 +67,13 @@ impl Lock {
     }
 }
 
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // If this fails, the next holder removes the name.
+        let _ = self.file.set_len(0);
+    }
+}
+
 fn read(file: &mut File) -> io::Result<String> {
     let mut holder = String::new();
     file.rewind()?;

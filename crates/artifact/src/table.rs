@@ -240,7 +240,8 @@ impl Table {
             None => numbers(&array),
         };
         let numbers = numbers.filter(|times: &Vec<f64>| times.iter().all(|time| time.is_finite()));
-        numbers.ok_or_else(|| self.mismatch(name, "a finite number, a date or a time in every row", &array))
+        let expected = "a finite number, a date or a time in every row (not NaN)";
+        numbers.ok_or_else(|| self.mismatch(name, expected, &array))
     }
 
     /// The names of the columns, in order.
@@ -283,7 +284,9 @@ impl Table {
     }
 
     fn mismatch(&self, name: &str, expected: &str, found: &ArrayRef) -> Error {
-        let nulls = if found.null_count() > 0 { format!(" with {} nulls", found.null_count()) } else { String::new() };
+        let inner = found.as_list_opt::<i32>().map_or(0, |list| list.values().null_count());
+        let nulls = found.null_count() + inner;
+        let nulls = if nulls > 0 { format!(" with {nulls} missing values") } else { String::new() };
         self.wrong(format!("column `{name}`: expected {expected}, found {}{nulls}", found.data_type()))
     }
 
@@ -348,6 +351,9 @@ impl ColumnHasher {
 
 /// Texts, or whole numbers as text; `None` if a value is missing or of another type.
 fn ids(array: &ArrayRef) -> Option<Vec<String>> {
+    if let DataType::Dictionary(_, values) = array.data_type() {
+        return ids(&arrow_cast::cast(array, values).ok()?);
+    }
     if array.data_type().is_integer() && array.null_count() == 0 {
         return texts(&arrow_cast::cast(array, &DataType::Utf8).ok()?);
     }
@@ -400,6 +406,18 @@ mod tests {
         let message = read.take_text("x").unwrap_err().to_string();
         assert!(message.contains("t.parquet") && message.contains("expected text, found Float32"), "{message}");
         assert!(read.take_u32("n").unwrap_err().to_string().contains("column `n` is missing"));
+    }
+
+    #[test]
+    fn ids_may_be_categories_and_missing_ones_in_lists_are_named() {
+        use arrow_array::types::Int32Type;
+        use arrow_array::{DictionaryArray, ListArray};
+        let of = |array: ArrayRef| Table { columns: vec![("h".to_owned(), array)], source: None, origin: None };
+        let categories: DictionaryArray<Int32Type> = ["b", "a", "b"].into_iter().collect();
+        assert_eq!(of(Arc::new(categories)).take_ids("h").unwrap(), ["b", "a", "b"]);
+        let lists = ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(7), None]), Some(vec![Some(8)])]);
+        let message = of(Arc::new(lists)).take_id_lists("h").unwrap_err().to_string();
+        assert!(message.contains("with 1 missing values"), "{message}");
     }
 
     #[test]

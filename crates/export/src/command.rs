@@ -1,5 +1,6 @@
 //! The command line of `mp4sr export`.
 
+use anyhow::Context as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -99,7 +100,7 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     let mut formats = args.format.clone();
     formats.sort_unstable();
     formats.dedup();
-    let out = out(args, &context);
+    let out = out(args, &context)?;
     expect_lists(args)?;
     folder::write(&out, EXPORT, |made| {
         let mut paths = write_dataset(&context, &formats, made)?;
@@ -121,9 +122,16 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
 }
 
 /// The folder to write. A link to a folder stays a link.
-fn out(args: &Args, context: &Context) -> PathBuf {
+fn out(args: &Args, context: &Context) -> anyhow::Result<PathBuf> {
     let out = args.out.clone().unwrap_or_else(|| context.layout.run().join("export"));
-    if out.is_symlink() { out.canonicalize().unwrap_or(out) } else { out }
+    // A separator at the end would follow the link.
+    let out: PathBuf = out.components().collect();
+    if !out.is_symlink() {
+        return Ok(out);
+    }
+    let what =
+        || format!("`{}` is a link to a folder that does not exist; create it, or name another folder", out.display());
+    out.canonicalize().with_context(what)
 }
 
 /// Rejects a length of lists if no list is written.
@@ -144,7 +152,7 @@ pub fn check(args: &Args, context: &Context) -> anyhow::Result<String> {
             vectors::expect_vectors(run.trained.model.as_ref(), &context.config.model.name)?;
         }
     }
-    let out = out(args, context);
+    let out = out(args, context)?;
     expect_lists(args)?;
     folder::check(&out, EXPORT)?;
     let names = args.format.iter().filter_map(clap::ValueEnum::to_possible_value);

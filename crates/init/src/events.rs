@@ -19,7 +19,14 @@ const RATINGS: u64 = 101;
 /// The largest number of kinds of events.
 const KINDS: u64 = 20;
 /// Words in the names of times that are not the time of the event.
-const OTHER_TIMES: [&str; 14] = [
+const OTHER_TIMES: [&str; 21] = [
+    "release",
+    "launch",
+    "launched",
+    "publish",
+    "published",
+    "publication",
+    "expire",
     "birth",
     "dob",
     "signup",
@@ -38,7 +45,7 @@ const OTHER_TIMES: [&str; 14] = [
 /// Names of columns that divide events into sets.
 const SETS: [&str; 6] = ["xlabel", "split", "set", "fold", "subset", "partition"];
 /// Words in the names of times of a day.
-const TIMES_OF_DAY: [&str; 7] = ["hour", "minute", "clock", "uhrzeit", "stunde", "timeframe", "timeofday"];
+const TIMES_OF_DAY: [&str; 7] = ["hour", "hourmin", "clock", "uhrzeit", "stunde", "timeframe", "timeofday"];
 /// The number of milliseconds in a day.
 const DAY: f64 = 86_400_000.0;
 
@@ -130,7 +137,7 @@ impl InteractionColumns {
     }
 }
 
-/// The columns of a file, and what can be done if none of them is usable because they hold objects.
+/// The columns of a file, and what can be done if one of them holds objects.
 fn shown_columns(survey: &Survey) -> String {
     let names: Vec<&str> = survey.columns.iter().map(|column| column.name.as_str()).collect();
     let objects = survey.columns.iter().find(|column| column.objects * 2 > column.filled);
@@ -435,8 +442,8 @@ fn is_time_of_day(column: &ColumnSurvey) -> bool {
         let below = |part: &str, limit: u32| part.len() <= 2 && part.parse::<u32>().is_ok_and(|value| value < limit);
         below(hour, 24) && minute.len() == 2 && below(minute, 60) && rest <= 1
     };
-    let name = column.name.to_lowercase();
-    let has_word = TIMES_OF_DAY.iter().any(|word| name.replace(['_', ' ', '-'], "").contains(word));
+    let words = tokens(&column.name);
+    let has_word = TIMES_OF_DAY.iter().any(|word| words.iter().any(|own| own == word) || words.concat() == *word);
     let is_number = column.whole == column.filled
         && column.range.is_some_and(|(least, most)| least >= 0.0 && most < DAY)
         && column.distinct > 1;

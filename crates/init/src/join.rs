@@ -71,14 +71,14 @@ pub fn may_be_id(column: &ColumnSurvey, rows: u64) -> bool {
 
 /// The pairs of columns that may hold the same ids, the best first.
 pub fn joins(events: &Survey, items: &Survey, named: NamedIds<'_>) -> Result<Vec<Join>> {
+    let user = named.user.or_else(|| user_by_name(events));
     let sequences = |column: &&ColumnSurvey| column.separator.is_some() && column.numbers < column.filled;
     let of_events: Vec<&ColumnSurvey> = best(events, |column| {
-        let wanted =
-            named.item.is_none_or(|name| name == column.name) && named.user.is_none_or(|name| name != column.name);
+        let is_item = named.item.is_some_and(|name| name == column.name);
+        let wanted = is_item || named.item.is_none() && user.is_none_or(|name| name != column.name);
         let may_be =
             may_be_id(column, events.rows) && !is_quantity(column) || sequences(&column) || holds_several(column);
-        (wanted && (may_be && !is_user(&column.name) || named.item.is_some()))
-            .then(|| Role::Item.score(&column.name) - 0.7 * Role::User.score(&column.name))
+        (wanted && (may_be || is_item)).then(|| Role::Item.score(&column.name) - 0.7 * Role::User.score(&column.name))
     });
     let of_items: Vec<&ColumnSurvey> = best(items, |column| {
         let is_unique = column.distinct * 5 >= column.filled * 4 && column.filled * 5 >= items.rows * 4;
@@ -125,9 +125,11 @@ fn best(survey: &Survey, score: impl Fn(&ColumnSurvey) -> Option<f64>) -> Vec<&C
     scored.into_iter().take(CANDIDATES).map(|(_, column)| column).collect()
 }
 
-/// Whether a name as a whole denotes the user.
-fn is_user(name: &str) -> bool {
-    Role::User.score(name) > WHOLE_NAME && !Role::Item.fits(name)
+/// The column whose name as a whole denotes the user, the most certain first.
+fn user_by_name(survey: &Survey) -> Option<&str> {
+    let named = survey.columns.iter().map(|column| (Role::User.score(&column.name), column.name.as_str()));
+    let certain = named.filter(|(score, name)| *score > WHOLE_NAME && !Role::Item.fits(name));
+    certain.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
 }
 
 /// Whether a column has numbers that may equal the numbers of items by chance, judging by its name.

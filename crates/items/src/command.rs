@@ -104,7 +104,7 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
             // Ids and titles may contain separators and line breaks, so they are quoted like the fields of other tables.
             let mut table = csv::WriterBuilder::new().delimiter(b'\t').from_writer(Vec::new());
             items.ids.iter().zip(&items.titles).try_for_each(|(id, title)| table.write_record([id, title]))?;
-            print(&String::from_utf8_lossy(&table.into_inner()?))
+            print(&String::from_utf8(table.into_inner()?)?)
         }
     }
 }

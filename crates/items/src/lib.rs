@@ -141,10 +141,10 @@ impl Editor<'_> {
     /// skipped.
     pub fn add_files(&mut self, encoders: &mut Encoders, paths: &[PathBuf]) -> anyhow::Result<Added> {
         let (items, notes) = read_new(self.context, paths)?;
-        let _lock = self.lock()?;
         if items.is_empty() {
             return Ok(Added { notes, total: self.store.items(&self.context.layout)?.len(), ..Added::default() });
         }
+        let _lock = self.lock()?;
         let added = self.add(encoders, &items)?;
         Ok(Added { notes: [notes, added.notes].concat(), ..added })
     }
@@ -156,10 +156,13 @@ impl Editor<'_> {
         let _lock = self.lock()?;
         let added = match self.store {
             ItemStore::Folder => {
+                remove_unused_images(self.context)?;
                 let folder = self.context.layout.new_items().join(IMAGES);
                 let added = of_records(self.context, &records, &folder).and_then(|items| self.add(encoders, &items));
-                // The answer does not depend on it, and the next change tries again.
-                let _ = remove_unused_images(self.context);
+                if added.is_err() {
+                    // The error of the change is the one to report, and the next change tries again.
+                    let _ = remove_unused_images(self.context);
+                }
                 added
             }
             ItemStore::Postgres(_) => {
@@ -187,10 +190,8 @@ impl Editor<'_> {
         let _lock = self.lock()?;
         match self.store {
             ItemStore::Folder => {
-                let removed = self.remove_from_folder(ids)?;
-                // The answer does not depend on it, and the next change tries again.
-                let _ = remove_unused_images(self.context);
-                Ok(removed)
+                remove_unused_images(self.context)?;
+                self.remove_from_folder(ids)
             }
             ItemStore::Postgres(store) => {
                 if let Some(approve) = self.approve.as_mut() {
@@ -502,7 +503,8 @@ fn remove_stale(layout: &Layout, current: &CurrentItems) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Removes the images of added items that no item names, such as those of items that were removed or of a request that was refused.
+/// Removes the images that no added item names: those of a change that was refused, and, before the next change, those of items that the
+/// last one removed, because a service may show them until it has loaded the run again.
 fn remove_unused_images(context: &Context) -> anyhow::Result<()> {
     let folder = context.layout.new_items().join(IMAGES);
     if !folder.exists() {

@@ -139,7 +139,7 @@ pub struct Context {
     pub models: Arc<ModelCatalog>,
 }
 
-/// The folder of a run with the names of its dataset and of the artifacts folder, which a relative path or a link may leave out.
+/// The path of a run's folder, made absolute unless it shows the dataset and the artifacts folder.
 fn run_folder(folder: &Path) -> PathBuf {
     let written = folder.components().collect::<PathBuf>();
     let is_in_runs = written.parent().and_then(Path::file_name).is_some_and(|name| name == "runs");
@@ -410,7 +410,7 @@ pub fn run_stage_in_shards(
 /// Removes the files of a shard of a stage that is up to date as a whole. A shard that another process works on, or that was computed from
 /// other inputs or settings, is kept.
 fn remove_shard(name: &str, folder: &Path, make_stage: impl Fn(&str) -> anyhow::Result<Stage>) -> anyhow::Result<()> {
-    let _lock = match Lock::acquire(folder, name) {
+    let _lock = match Lock::acquire_to_check(folder, name) {
         Err(mp4sr_artifact::Error::Locked { .. }) => return Ok(()),
         lock => lock?,
     };
@@ -422,8 +422,9 @@ fn remove_shard(name: &str, folder: &Path, make_stage: impl Fn(&str) -> anyhow::
     Ok(())
 }
 
-/// Brings one stage up to date: acquires the folder's lock, for which it waits while another process only checks the stage, removes what a killed process left, checks whether there is anything to do,
-/// runs `work`, and records its outputs and timing. `make_stage` is called under the lock.
+/// Brings one stage up to date: acquires the folder's lock, for which it waits while another process only checks the stage, removes what a
+/// killed process left, checks whether there is anything to do, runs `work`, and records its outputs and timing. `make_stage` is called
+/// under the lock.
 pub fn run_stage(
     context: &Context,
     name: &str,

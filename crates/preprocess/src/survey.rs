@@ -195,6 +195,17 @@ impl Survey {
                 format!("has no line that can be read: {why}; correct the file, or name another one"),
             ));
         }
+        if let Some(fault) = rows.first_fault.as_ref().filter(|_| rows.unreadable > rows.count()) {
+            return Err(Error::raw(
+                path,
+                format!(
+                    "has {} lines that cannot be read, of the first {}, the first for: {fault}; write one event or item per line, with the same \
+                     number of columns in each line",
+                    rows.unreadable,
+                    rows.unreadable + rows.count()
+                ),
+            ));
+        }
         let comma = file.dialect.decimal_comma;
         let surveyed =
             names.iter().zip(&rows.cells).map(|(name, cells)| ColumnSurvey::of(name, cells, comma)).collect();

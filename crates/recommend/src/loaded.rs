@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mp4sr_artifact::{Fingerprint, Items, Layout, Users};
-use mp4sr_models::{Query, Scorer, popularity_scores};
+use mp4sr_artifact::{Fingerprint, Items, Layout, Manifest, Users};
+use mp4sr_models::{FINETUNE, Query, Scorer, popularity_scores};
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::text::{quoted, some_of};
 use mp4sr_protocol::training_events;
@@ -134,6 +134,7 @@ pub struct Answer {
 impl LoadedRun {
     /// Reads and verifies a run to which `new_items` were added.
     pub fn load(layout: &Layout, config: &Config, new_items: Option<NewItems>) -> anyhow::Result<Self> {
+        let files = fingerprints(layout, config)?;
         let (trained, in_dataset) = TrainedModel::load_with_new_items(layout, config, new_items)?;
         let mut items = Items::read_in(&layout.items(), Path::new(&config.dataset.data))?;
         let users = Users::read(&layout.users())?;
@@ -156,8 +157,6 @@ impl LoadedRun {
         let users = (0..).zip(users.ids).map(|(row, id)| (id, row)).collect();
         let new_items = trained.new_items.as_ref().map_or(0, |new| new.items.len());
         let catalogue = Arc::new(RunCatalogue { items, events, new_items, rows, users, by_events, popular });
-        let file = |(role, path): (String, PathBuf)| Ok((role, Fingerprint::of_file(&path)?));
-        let files = Inputs::files(layout, config).into_iter().map(file).collect::<mp4sr_artifact::Result<_>>()?;
         Ok(Self { config: config.clone(), trained, catalogue, in_dataset, files })
     }
 
@@ -179,6 +178,18 @@ impl LoadedRun {
     pub fn answerer(&self) -> anyhow::Result<Answerer<'_>> {
         Ok(Answerer { run: self, scorer: self.trained.scorer()? })
     }
+}
+
+/// The fingerprints of the files that a model is loaded from, by role. Files that have not changed since training are not read for it.
+fn fingerprints(layout: &Layout, config: &Config) -> mp4sr_artifact::Result<BTreeMap<String, Fingerprint>> {
+    let trained = Manifest::find(&layout.run(), FINETUNE);
+    let fingerprint = |(role, path): (String, PathBuf)| {
+        let then = trained.as_ref().and_then(|manifest| manifest.inputs.get(&role));
+        let unchanged = then.map(|then| then.is_of(&path)).transpose()?.unwrap_or(false);
+        let known = then.filter(|_| unchanged).map(|then| then.fingerprint.clone());
+        Ok((role, known.map_or_else(|| Fingerprint::of_file(&path), Ok)?))
+    };
+    Inputs::files(layout, config).into_iter().map(fingerprint).collect()
 }
 
 /// The items, 1-based, with their scores, greatest first, ties by item.

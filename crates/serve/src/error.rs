@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use mp4sr_pipeline::text::quoted;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -60,15 +61,20 @@ impl ApiError {
 
     /// A compressed body.
     pub fn encoded(encoding: &str) -> Self {
-        let message = format!(
-            "the body has the encoding {encoding:?}, which is not supported; send it without `Content-Encoding`"
-        );
+        let encoding = quoted(encoding);
+        let message =
+            format!("the body has the encoding {encoding}, which is not supported; send it without `Content-Encoding`");
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", message)
     }
 
     /// A body that arrives too slowly.
     pub fn slow_body() -> Self {
         Self::new(StatusCode::REQUEST_TIMEOUT, "slow_body", "the body of the request arrived too slowly; try again")
+    }
+
+    /// Whether the body did not arrive in time.
+    pub fn is_slow_body(&self) -> bool {
+        self.status == StatusCode::REQUEST_TIMEOUT
     }
 
     /// A request without a key, or with an unknown one.

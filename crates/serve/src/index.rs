@@ -50,7 +50,7 @@ struct IndexAbout {
     matrix: Fingerprint,
     /// The number of these rows.
     rows: usize,
-    /// The number of distinct ones, which are those in the index.
+    /// The number of distinct ones; only these are in the index, unlike in one of an earlier release, whose description lacks this number.
     distinct: usize,
     connectivity: usize,
     expansion_add: usize,
@@ -266,7 +266,7 @@ fn of_rows(context: &Context, values: &[f32], width: usize, distinct: &[u64]) ->
             context.progress.log(format!("serve: index of {rows} items from `{}`", path.display()));
             return Ok(index);
         }
-        let why = if content.is_some() { "belongs to another run or to other items" } else { "is damaged" };
+        let why = if content.is_some() { "belongs to another run or to other items" } else { "is damaged or missing" };
         context.progress.log(format!("serve: the index `{}` {why}; it is rebuilt", path.display()));
     }
     index.reserve(distinct.len()).context("failed to reserve memory for the index")?;
@@ -290,9 +290,16 @@ fn save(context: &Context, index: &Index, mut about: IndexAbout) -> anyhow::Resu
     files::remove_if_present(&about_path)?;
     let temporary = path.with_extension("unfinished");
     let name = temporary.to_str().with_context(|| format!("the path `{}` is not UTF-8", temporary.display()))?;
-    index.save(name).with_context(|| format!("failed to write the index `{}`", temporary.display()))?;
-    about.file = Fingerprint::of_file(&temporary)?;
-    files::publish(&temporary, &path)?;
+    let written = index.save(name).with_context(|| format!("failed to write the index `{}`", temporary.display()));
+    let published = written.and_then(|()| {
+        about.file = Fingerprint::of_file(&temporary)?;
+        Ok(files::publish(&temporary, &path)?)
+    });
+    if published.is_err() {
+        // What was written may be what fills the disk.
+        files::remove_if_present(&temporary)?;
+    }
+    published?;
     Ok(files::write_json(&about_path, &about)?)
 }
 

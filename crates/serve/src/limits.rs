@@ -27,14 +27,17 @@ pub const HEAD_TIME: Duration = Duration::from_secs(10);
 pub const BODY_TIME: Duration = Duration::from_secs(30);
 /// The bytes per second at which a connection must send the body of a request after [`BODY_TIME`].
 pub const LEAST_RATE: usize = 64 << 10;
-/// The largest body of a refused request that is read before the answer, because a client that still sends does not read it, and the time
-/// for reading it.
+/// The largest body that is read before the answer although no handler reads it, because a client that still sends does not read the
+/// answer.
 pub const DRAINED: usize = 64 << 20;
+/// The time for reading such a body.
 pub const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// The time within which a client must accept the next part of a response.
 pub const WRITE_TIME: Duration = Duration::from_secs(30);
 /// The time that a request which changes items may take.
 pub const ITEM_TIME: Duration = Duration::from_mins(10);
+/// The maximum number of texts of an item that a request adds.
+pub const TEXTS: usize = 100;
 /// The maximum number of simultaneous requests with bodies larger than [`ServiceLimits::body`].
 pub const LARGE_BODIES: usize = 8;
 /// The time that open requests have to finish when the service stops.

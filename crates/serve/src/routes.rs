@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, MatchedPath, Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -34,7 +34,7 @@ use crate::api::{
 };
 use crate::engine::{Generation, Similar, SimilarTo, Task};
 use crate::error::{ApiError, ErrorBody};
-use crate::limits::{BODY_TIME, DRAIN_TIME, DRAINED, ITEM_TIME, LEAST_RATE};
+use crate::limits::{BODY_TIME, DRAIN_TIME, DRAINED, ITEM_TIME, LEAST_RATE, TEXTS};
 use crate::metrics::{RequestLabels, RouteLabels};
 use crate::state::{App, log};
 
@@ -103,12 +103,10 @@ const RECOMMEND: &str = "/v1/recommend";
 
 /// All routes.
 pub fn router(app: &Arc<App>) -> axum::Router {
-    let small = DefaultBodyLimit::max(app.limits.body);
-    let large = DefaultBodyLimit::max(app.limits.item_body);
     axum::Router::new()
-        .route(RECOMMEND, post(recommend).layer(small))
-        .route("/v1/similar", post(similar).layer(large))
-        .route("/v1/items", get(search).put(put_items).delete(delete_items).layer(large))
+        .route(RECOMMEND, post(recommend))
+        .route("/v1/similar", post(similar))
+        .route("/v1/items", get(search).put(put_items).delete(delete_items))
         .route("/v1/items/{id}", get(item))
         .route("/v1/items/{id}/images/{number}", get(image))
         .route("/healthz", get(healthz))
@@ -121,6 +119,8 @@ pub fn router(app: &Arc<App>) -> axum::Router {
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(app.clone(), observe))
+        // Bodies have been read, and limited, before a handler sees them.
+        .layer(DefaultBodyLimit::disable())
         .with_state(app.clone())
 }
 
@@ -133,9 +133,9 @@ pub fn router(app: &Arc<App>) -> axum::Router {
         (status = 503, body = ErrorBody)
     )
 )]
-async fn recommend(State(app): Shared, body: std::result::Result<Bytes, BytesRejection>) -> Result<Json<ListResponse>> {
+async fn recommend(State(app): Shared, body: Bytes) -> Result<Json<ListResponse>> {
     let deadline = app.deadline();
-    let asked: RecommendRequest = parse(body, app.limits.body)?;
+    let asked: RecommendRequest = parse(&body)?;
     let k = within(&app, "k", asked.k)?;
     expect_within(&app, &asked.exclude, asked.only.as_deref())?;
     if asked.history.len() > app.limits.history {
@@ -161,9 +161,9 @@ async fn recommend(State(app): Shared, body: std::result::Result<Bytes, BytesRej
         (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)
     )
 )]
-async fn similar(State(app): Shared, body: std::result::Result<Bytes, BytesRejection>) -> Result<Json<ListResponse>> {
+async fn similar(State(app): Shared, body: Bytes) -> Result<Json<ListResponse>> {
     let deadline = app.deadline();
-    let asked: SimilarRequest = parse(body, app.limits.item_body)?;
+    let asked: SimilarRequest = parse(&body)?;
     let k = within(&app, "k", asked.k)?;
     expect_within(&app, &asked.exclude, asked.only.as_deref())?;
     let generation = app.generation()?;
@@ -224,11 +224,8 @@ async fn encoded(app: &Arc<App>, generation: &Arc<Generation>, record: ItemRecor
         (status = 413, body = ErrorBody), (status = 422, body = ErrorBody), (status = 500, body = ErrorBody), (status = 503, body = ErrorBody)
     )
 )]
-async fn put_items(
-    State(app): Shared,
-    body: std::result::Result<Bytes, BytesRejection>,
-) -> Result<Json<PutItemsResponse>> {
-    let PutItemsRequest { items } = parse(body, app.limits.item_body)?;
+async fn put_items(State(app): Shared, body: Bytes) -> Result<Json<PutItemsResponse>> {
+    let PutItemsRequest { items } = parse(&body)?;
     if items.is_empty() {
         return Err(ApiError::invalid("`items` is empty"));
     }
@@ -320,6 +317,7 @@ fn internal(error: &anyhow::Error) -> ApiError {
 /// The answer for items that PostgreSQL has stored, and that could not be read again: 503 if it could not be reached, otherwise 500.
 fn not_in_service(app: &App, error: &anyhow::Error) -> ApiError {
     let message = format!("the change is stored, but it is not in service yet: {}", error_chain(error));
+    log("error", &json!({ "event": "failed to put a change into service", "error": message }));
     match error.downcast_ref::<StoreError>().filter(|own| own.is_temporary()) {
         Some(own) => {
             app.note_store(Some(own));
@@ -333,6 +331,9 @@ fn record(item: NewItem) -> Result<ItemRecord> {
     let NewItem { item_id, title, texts, categories, images } = item;
     if item_id.trim().is_empty() {
         return Err(ApiError::invalid("an item has an empty `item_id`"));
+    }
+    if texts.len() > TEXTS {
+        return Err(ApiError::invalid(format!("`texts` of the item {} has more than {TEXTS} texts", quoted(&item_id))));
     }
     let field = |number: usize| format!("`images` of the item {}, number {number},", quoted(&item_id));
     let images = (1..).zip(&images).map(|(number, image)| decoded(&field(number), image));
@@ -355,11 +356,8 @@ fn decoded(field: &str, text: &str) -> Result<Vec<u8>> {
         (status = 413, body = ErrorBody), (status = 422, body = ErrorBody), (status = 500, body = ErrorBody), (status = 503, body = ErrorBody)
     )
 )]
-async fn delete_items(
-    State(app): Shared,
-    body: std::result::Result<Bytes, BytesRejection>,
-) -> Result<Json<DeleteItemsResponse>> {
-    let DeleteItemsRequest { item_ids } = parse(body, app.limits.item_body)?;
+async fn delete_items(State(app): Shared, body: Bytes) -> Result<Json<DeleteItemsResponse>> {
+    let DeleteItemsRequest { item_ids } = parse(&body)?;
     if item_ids.is_empty() {
         return Err(ApiError::invalid("`item_ids` is empty"));
     }
@@ -576,8 +574,7 @@ async fn observe(State(app): Shared, request: Request, next: Next) -> Response {
     // Encoding items and reloading the run take longer than answering a query.
     let changes_items = route == "/v1/items" && method != Method::GET;
     let limit = if changes_items { ITEM_TIME } else { app.limits.time };
-    let most = if route == RECOMMEND { app.limits.body } else { app.limits.item_body };
-    let mut response = match admitted(&app, request, &route, most).await {
+    let mut response = match admitted(&app, request, &route).await {
         Err(refusal) => refusal.into_response(),
         Ok((request, _permit)) => match tokio::time::timeout(limit, next.run(request)).await {
             Ok(response) => response,
@@ -606,37 +603,46 @@ fn known_method(method: &Method) -> String {
     if known.contains(method) { method.to_string() } else { "other".to_owned() }
 }
 
-/// Admits a request and reads its body of at most `most` bytes, with the permit of a large one, or refuses it.
-async fn admitted<'a>(
-    app: &'a App,
-    request: Request,
-    route: &str,
-    most: usize,
-) -> Result<(Request, Option<SemaphorePermit<'a>>)> {
+/// The largest body that a route reads; `None` if it reads none.
+fn body_limit(app: &App, method: &Method, route: &str) -> Option<usize> {
+    match (method, route) {
+        (&Method::POST, RECOMMEND) => Some(app.limits.body),
+        (&Method::POST, "/v1/similar") | (&Method::PUT | &Method::DELETE, "/v1/items") => Some(app.limits.item_body),
+        _ => None,
+    }
+}
+
+/// Admits a request and reads its body, with the permit of a large one, or refuses it.
+async fn admitted<'a>(app: &'a App, request: Request, route: &str) -> Result<(Request, Option<SemaphorePermit<'a>>)> {
     let length = stated_length(&request);
+    let limit = body_limit(app, request.method(), route);
     let encoding = request.headers().get(header::CONTENT_ENCODING).and_then(|encoding| encoding.to_str().ok());
     let encoding = encoding.filter(|encoding| !encoding.eq_ignore_ascii_case("identity"));
-    let checked = admit(app, &request, route).and_then(|()| match encoding {
-        Some(encoding) => Err(ApiError::encoded(encoding)),
-        // A body that states too great a length is not waited for.
-        None if length.is_some_and(|length| length > most) => Err(ApiError::too_large(most)),
-        None => Ok(()),
+    let is_large = length.is_some_and(|length| length > app.limits.body);
+    let checked = admit(app, &request, route).and_then(|()| match (encoding, limit) {
+        (Some(encoding), Some(_)) => Err(ApiError::encoded(encoding)),
+        // A body that states too great a length is not waited for, nor is one that would not get a permit.
+        (None, Some(limit)) if length.is_some_and(|length| length > limit) => Err(ApiError::too_large(limit)),
+        (None, Some(_)) if is_large && app.large_bodies.available_permits() == 0 => Err(ApiError::busy()),
+        _ => Ok(limit),
     });
-    let (parts, body) = request.into_parts();
-    if let Err(refusal) = checked {
-        // A client that expects to be asked for its body does not send it.
-        let is_sent = !parts.headers.contains_key(header::EXPECT);
-        if is_sent && length.is_none_or(|length| length <= DRAINED) {
-            drain(body).await;
-        }
-        return Err(refusal);
+    let (parts, mut body) = request.into_parts();
+    let read = match checked {
+        Ok(Some(limit)) => whole_body(app, &mut body, limit).await,
+        Ok(None) => Ok((Bytes::new(), None)),
+        Err(refusal) => Err(refusal),
+    };
+    // A client that expects to be asked for its body does not send it, and one that sends it slowly is not waited for.
+    let is_sent = !parts.headers.contains_key(header::EXPECT) && length.is_none_or(|length| length <= DRAINED);
+    if is_sent && limit.is_none() || read.as_ref().is_err_and(|refusal| !refusal.is_slow_body() && is_sent) {
+        drain(body).await;
     }
-    let (body, permit) = whole_body(app, body, most).await?;
+    let (body, permit) = read?;
     Ok((Request::from_parts(parts, body.into()), permit))
 }
 
 /// Reads a body that must arrive at a reasonable rate. A body that turns out to be large takes one of the permits.
-async fn whole_body(app: &App, mut body: Body, most: usize) -> Result<(Bytes, Option<SemaphorePermit<'_>>)> {
+async fn whole_body<'a>(app: &'a App, body: &mut Body, most: usize) -> Result<(Bytes, Option<SemaphorePermit<'a>>)> {
     let start = Instant::now();
     let (mut whole, mut permit) = (Vec::new(), None);
     loop {
@@ -658,7 +664,7 @@ async fn whole_body(app: &App, mut body: Body, most: usize) -> Result<(Bytes, Op
     }
 }
 
-/// Reads the body of a refused request, because a client that still sends does not read the answer.
+/// Reads a body that no handler reads, because a client that still sends does not read the answer.
 async fn drain(mut body: Body) {
     let all = async {
         let mut read = 0;
@@ -705,16 +711,12 @@ fn is_local(host: &str) -> bool {
         || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-fn parse<T: DeserializeOwned>(body: std::result::Result<Bytes, BytesRejection>, limit: usize) -> Result<T> {
-    let body = body.map_err(|error| match error.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(limit),
-        _ => ApiError::invalid(error.body_text()),
-    })?;
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
     // Structs can also be read from arrays, which the description does not allow.
     if !body.trim_ascii_start().starts_with(b"{") {
         return Err(ApiError::invalid("the body is not a JSON object"));
     }
-    serde_json::from_slice(&body).map_err(|error| ApiError::invalid(format!("the body: {}", json_problem(&error))))
+    serde_json::from_slice(body).map_err(|error| ApiError::invalid(format!("the body: {}", json_problem(&error))))
 }
 
 /// The length of a list as a request asks for it; without one, the default.

@@ -30,17 +30,21 @@ pub async fn on_signal(app: Arc<App>, mut signals: Signal) {
 pub async fn on_change(app: Arc<App>) {
     let mut seen = state(&app);
     let mut pending = None;
-    let mut failed: Option<Instant> = None;
+    // When a reload failed, and the run that was in service then.
+    let mut failed: Option<(Instant, Option<u64>)> = None;
+    let in_service = || app.generation().ok().map(|generation| generation.number);
     loop {
         tokio::time::sleep(INTERVAL).await;
         let now = state(&app);
-        let is_retry = failed.is_some_and(|failed| failed.elapsed() >= RETRY);
+        // A run that was loaded for another reason in the meantime need not be loaded again.
+        failed = failed.filter(|(_, before)| *before == in_service());
+        let is_retry = now == seen && failed.is_some_and(|(at, _)| at.elapsed() >= RETRY);
         if now == seen && !is_retry {
             pending = None;
         } else if is_retry || pending.as_ref() == Some(&now) {
             pending = None;
-            let why = if now == seen { "it could not be loaded before" } else { "files changed" };
-            failed = (!reload(&app, why).await).then(Instant::now);
+            let why = if is_retry { "it could not be loaded before" } else { "files changed" };
+            failed = (!reload(&app, why).await).then(|| (Instant::now(), in_service()));
             // The run may now read other files. Those that have changed since these checks still have to be noticed.
             seen = state(&app);
             for (path, before) in now {

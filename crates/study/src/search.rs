@@ -118,6 +118,7 @@ struct BestEpoch {
 /// Executes all runs of a grid and writes `searches/<name>/table.{md,csv}`, ordered by `train.metric` on the validation set, best first.
 /// Returns the Markdown, and the number of failed runs.
 pub fn search(runner: &Runner, name: &str, grids: &[SearchGrid]) -> anyhow::Result<(String, usize)> {
+    expect_keys(runner, grids)?;
     let all = combinations(grids);
     let base = runner.resolve(&runner.study_run(name.to_owned(), Vec::new()))?;
     let runs = runs_of(runner, name, grids, &all, &base)?;
@@ -158,14 +159,9 @@ pub fn search(runner: &Runner, name: &str, grids: &[SearchGrid]) -> anyhow::Resu
     Ok((text, failed.iter().flatten().count()))
 }
 
-/// The runs of a grid, one per combination of values, or why the grid cannot be searched.
-fn runs_of(
-    runner: &Runner,
-    name: &str,
-    grids: &[SearchGrid],
-    combinations: &[Vec<&str>],
-    base: &ResolvedRun,
-) -> anyhow::Result<Vec<ResolvedRun>> {
+/// Rejects a grid that has a key twice, or one that is also set otherwise.
+fn expect_keys(runner: &Runner, grids: &[SearchGrid]) -> anyhow::Result<()> {
+    let set = runner.args().all_overrides();
     for (at, grid) in grids.iter().enumerate() {
         anyhow::ensure!(
             grids[..at].iter().all(|before| before.key != grid.key),
@@ -173,15 +169,23 @@ fn runs_of(
             grid.key
         );
         anyhow::ensure!(
-            !runner
-                .args()
-                .all_overrides()
-                .iter()
-                .any(|own| own.split('=').next().is_some_and(|key| key.trim() == grid.key)),
-            "`{}` is in the grid and in `--set`, which would have no effect; remove one of them",
+            set.iter().all(|own| own.split('=').next().is_none_or(|key| key.trim() != grid.key)),
+            "`{}` is in the grid, which is the model's own if none is given, so setting it by `--set` or `MP4SR_SET` has no effect; set it in \
+             the pipeline, or give another grid",
             grid.key
         );
     }
+    Ok(())
+}
+
+/// The runs of a grid, one per combination of values, or why they cannot be made.
+fn runs_of(
+    runner: &Runner,
+    name: &str,
+    grids: &[SearchGrid],
+    combinations: &[Vec<&str>],
+    base: &ResolvedRun,
+) -> anyhow::Result<Vec<ResolvedRun>> {
     let mut runs = Vec::new();
     for values in combinations {
         let mut overrides: Vec<String> =

@@ -149,8 +149,17 @@ fn train_phase(
         return Ok(());
     }
     let folder = layout.run();
-    let _run = mp4sr_artifact::Lock::acquire(&folder, "train")?;
-    run_stage(context, phase, &folder, || stage(context, phase), work)
+    let mut run = mp4sr_artifact::Lock::acquire_to_check(&folder, "train")?;
+    run_stage(
+        context,
+        phase,
+        &folder,
+        || stage(context, phase),
+        |stage| {
+            run.begin_work()?;
+            work(stage)
+        },
+    )
 }
 
 /// Trains a phase and writes its checkpoint.

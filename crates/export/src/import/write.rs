@@ -247,7 +247,7 @@ fn described(division: &Division, clock: ImportClock) -> String {
             format!("events from {validation} on are for validation, those from {test} on for the test, in their original order")
         }
         Division::Positions => {
-            "the sets are those of no split by leave-one-out, ratio or time: they are kept, each user's events are ordered set by set, and \
+            "the sets match no split by leave-one-out, ratio or time: they are kept, each user's events are ordered set by set, and \
              times are discarded".to_owned()
         }
     };

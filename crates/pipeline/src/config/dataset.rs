@@ -211,7 +211,8 @@ pub enum ItemOrder {
     /// The order of each item's first event in the files of interactions.
     #[default]
     Interactions,
-    /// The order of lines in the items' files; items with events and without a line follow in the order of their first event.
+    /// The order of lines in the items' files; items with events and without a line follow in the order of their first event. Items
+    /// without events, if they are kept, come last, also in the order of their lines.
     Items,
 }
 

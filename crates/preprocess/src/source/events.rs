@@ -184,11 +184,13 @@ fn notation(path: &Path, format: &SourceFormat, file: &FileFormat, by_polars: bo
         let comma = file.dialect.decimal_comma;
         let mut cells = sample(path, file, &format.time, SAMPLED)?;
         let whole = Notation::recognised(&cells, comma);
-        let reads_all = |notation: &Notation| {
-            cells.iter().all(|cell| cell.is_blank() || whole_time(notation, &format.time, cell, comma).is_some())
+        let filled = cells.iter().filter(|cell| !cell.is_blank());
+        let reads_most = |notation: &Notation| {
+            let read = filled.clone().filter(|cell| whole_time(notation, &format.time, cell, comma).is_some());
+            read.count() * 2 > filled.clone().count()
         };
         // The separator of items may occur within one time, such as the blank before a time of day.
-        if !matches!(&whole, Ok(Some(notation)) if reads_all(notation)) {
+        if !matches!(&whole, Ok(Some(notation)) if reads_most(notation)) {
             cells = cells.into_iter().flat_map(|cell| times_of(&cell, format).unwrap_or_else(|| vec![cell])).collect();
         }
         let recognised = Notation::recognised(&cells, comma);
