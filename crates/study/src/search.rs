@@ -170,8 +170,8 @@ fn expect_keys(runner: &Runner, grids: &[SearchGrid]) -> anyhow::Result<()> {
         );
         anyhow::ensure!(
             set.iter().all(|own| own.split('=').next().is_none_or(|key| key.trim() != grid.key)),
-            "`{}` is in the grid, which is the model's own if none is given, so setting it by `--set` or `MP4SR_SET` has no effect; set it in \
-             the pipeline, or give another grid",
+            "`{}` is in the grid, which is the model's own if none is given, so setting it by `--set` or `MP4SR_SET` has no effect; leave it \
+             out, or give another grid",
             grid.key
         );
     }
