@@ -106,8 +106,8 @@ mod tests {
     #[test]
     fn a_check_is_waited_for_and_work_is_not() {
         let folder = tempfile::tempdir().unwrap();
-        // The file still has the name of an earlier holder.
-        drop(Lock::acquire(folder.path(), "train").unwrap());
+        // A holder that was killed has left its name.
+        files::write_bytes(&folder.path().join(".train.lock"), b"process 1").unwrap();
         let mut checking = Lock::acquire_to_check(folder.path(), "train").unwrap();
         let checked = std::thread::scope(|scope| {
             let other = scope.spawn(|| Lock::acquire_to_check(folder.path(), "train").map(drop));

@@ -95,7 +95,7 @@ pub fn satisfying(text: &str, items: &Items, events: &[u32]) -> Result<Vec<bool>
         ))),
         Err(what) => Err(refuse(what)),
     };
-    // This item has a value in every column, so that wrong types are found even if no real item has a title, or there is no item at all.
+    // Because this item has a value in every column, wrong types are found even if no item of the run has a title, or if there are none.
     let one = || "a".to_owned();
     let complete = Items {
         ids: vec![one()],

@@ -6,6 +6,7 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests write damaged files"))]
 
+mod admission;
 mod api;
 mod command;
 mod encoders;

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Json;
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, MatchedPath, Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
@@ -14,7 +13,6 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use base64::Engine as _;
-use http_body_util::BodyExt as _;
 use mp4sr_artifact::{Downloads, json_problem};
 use mp4sr_items::{Editor, ItemRecord};
 use mp4sr_pipeline::text::{quoted, some_of};
@@ -23,18 +21,17 @@ use mp4sr_recommend::{Answer, CandidateItems, RunCatalogue, expect_candidates};
 use mp4sr_store::{ItemStore, StoreError};
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use tokio::sync::SemaphorePermit;
-use tokio::time::Instant;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
+use crate::admission::{RECOMMEND, admitted};
 use crate::api::{
     DeleteItemsRequest, DeleteItemsResponse, ItemResponse, ListResponse, ListedItem, NewItem, PutItemsRequest,
     PutItemsResponse, RecommendRequest, SearchQuery, SearchResponse, SimilarRequest, StatusResponse,
 };
 use crate::engine::{Generation, Similar, SimilarTo, Task};
 use crate::error::{ApiError, ErrorBody};
-use crate::limits::{BODY_TIME, DRAIN_TIME, DRAINED, ITEM_TIME, LEAST_RATE, TEXTS};
+use crate::limits::{ITEM_TIME, TEXTS};
 use crate::metrics::{RequestLabels, RouteLabels};
 use crate::state::{App, log};
 
@@ -97,9 +94,6 @@ impl Modify for EveryPath {
         }
     }
 }
-
-/// The route of lists, whose bodies are small.
-const RECOMMEND: &str = "/v1/recommend";
 
 /// All routes.
 pub fn router(app: &Arc<App>) -> axum::Router {
@@ -603,112 +597,11 @@ fn known_method(method: &Method) -> String {
     if known.contains(method) { method.to_string() } else { "other".to_owned() }
 }
 
-/// The largest body that a route reads; `None` if it reads none.
-fn body_limit(app: &App, method: &Method, route: &str) -> Option<usize> {
-    match (method, route) {
-        (&Method::POST, RECOMMEND) => Some(app.limits.body),
-        (&Method::POST, "/v1/similar") | (&Method::PUT | &Method::DELETE, "/v1/items") => Some(app.limits.item_body),
-        _ => None,
-    }
-}
-
-/// Admits a request and reads its body, with the permit of a large one, or refuses it.
-async fn admitted<'a>(app: &'a App, request: Request, route: &str) -> Result<(Request, Option<SemaphorePermit<'a>>)> {
-    let length = stated_length(&request);
-    let limit = body_limit(app, request.method(), route);
-    let encoding = request.headers().get(header::CONTENT_ENCODING).and_then(|encoding| encoding.to_str().ok());
-    let encoding = encoding.filter(|encoding| !encoding.eq_ignore_ascii_case("identity"));
-    let is_large = length.is_some_and(|length| length > app.limits.body);
-    let checked = admit(app, &request, route).and_then(|()| match (encoding, limit) {
-        (Some(encoding), Some(_)) => Err(ApiError::encoded(encoding)),
-        // A body that states too great a length is not waited for, nor is one that would not get a permit.
-        (None, Some(limit)) if length.is_some_and(|length| length > limit) => Err(ApiError::too_large(limit)),
-        (None, Some(_)) if is_large && app.large_bodies.available_permits() == 0 => Err(ApiError::busy()),
-        _ => Ok(limit),
-    });
-    let (parts, mut body) = request.into_parts();
-    let read = match checked {
-        Ok(Some(limit)) => whole_body(app, &mut body, limit).await,
-        Ok(None) => Ok((Bytes::new(), None)),
-        Err(refusal) => Err(refusal),
-    };
-    // A client that expects to be asked for its body does not send it, and one that sends it slowly is not waited for.
-    let is_sent = !parts.headers.contains_key(header::EXPECT) && length.is_none_or(|length| length <= DRAINED);
-    if is_sent && limit.is_none() || read.as_ref().is_err_and(|refusal| !refusal.is_slow_body() && is_sent) {
-        drain(body).await;
-    }
-    let (body, permit) = read?;
-    Ok((Request::from_parts(parts, body.into()), permit))
-}
-
-/// Reads a body that must arrive at a reasonable rate. A body that turns out to be large takes one of the permits.
-async fn whole_body<'a>(app: &'a App, body: &mut Body, most: usize) -> Result<(Bytes, Option<SemaphorePermit<'a>>)> {
-    let start = Instant::now();
-    let (mut whole, mut permit) = (Vec::new(), None);
-    loop {
-        let deadline = start + BODY_TIME + Duration::from_secs((whole.len() / LEAST_RATE) as u64);
-        let Ok(frame) = tokio::time::timeout_at(deadline, body.frame()).await else {
-            return Err(ApiError::slow_body());
-        };
-        let Some(frame) = frame else { return Ok((whole.into(), permit)) };
-        let frame = frame.map_err(|error| ApiError::invalid(format!("failed to read the body: {error}")))?;
-        let Ok(chunk) = frame.into_data() else { continue };
-        let length = whole.len() + chunk.len();
-        if length > most {
-            return Err(ApiError::too_large(most));
-        }
-        if permit.is_none() && length > app.limits.body {
-            permit = Some(app.large_bodies.try_acquire().map_err(|_| ApiError::busy())?);
-        }
-        whole.extend_from_slice(&chunk);
-    }
-}
-
-/// Reads a body that no handler reads, because a client that still sends does not read the answer.
-async fn drain(mut body: Body) {
-    let all = async {
-        let mut read = 0;
-        while read <= DRAINED
-            && let Some(Ok(frame)) = body.frame().await
-        {
-            read += frame.data_ref().map_or(0, Bytes::len);
-        }
-    };
-    // What has not arrived by then is not waited for.
-    let _ = tokio::time::timeout(DRAIN_TIME, all).await;
-}
-
-/// The length of the body according to the request's headers.
-fn stated_length(request: &Request) -> Option<usize> {
-    request.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
 /// The id that the client gave the request, if it is valid.
 fn given_id(headers: &HeaderMap) -> Option<String> {
     let id = headers.get(REQUEST_ID)?.to_str().ok()?;
     let is_sound = (1..=64).contains(&id.len()) && id.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
     is_sound.then(|| id.to_owned())
-}
-
-/// Checks whether a request may be answered. If keys are set, everything except the page, the description, `/healthz` and `/readyz`
-/// requires one. Without keys, the `Host` header of every request must name this machine, which prevents DNS rebinding: a page of another
-/// site cannot send requests under its own host name.
-fn admit(app: &App, request: &Request, route: &str) -> Result<()> {
-    if app.keys.is_off() {
-        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
-        return if is_local(host) { Ok(()) } else { Err(ApiError::wrong_host()) };
-    }
-    let is_open = ["/", "/page.js", "/page.css", "/openapi.json", "/healthz", "/readyz"].contains(&route);
-    if is_open || app.keys.allow(request.headers()) { Ok(()) } else { Err(ApiError::unauthorized()) }
-}
-
-fn is_local(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
-    };
-    name.eq_ignore_ascii_case("localhost")
-        || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
@@ -828,16 +721,6 @@ fn no_item(id: &str) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hosts_of_this_machine_are_distinguished_from_others() {
-        for host in ["localhost", "localhost:80", "LOCALHOST", "127.0.0.1:8080", "127.3.2.1", "[::1]:80", "[::1]"] {
-            assert!(is_local(host), "{host}");
-        }
-        for host in ["shop.example", "localhost.example:80", "10.0.0.1", "[2001:db8::1]:80", "127.0.0.1.example", ""] {
-            assert!(!is_local(host), "{host}");
-        }
-    }
 
     #[test]
     fn ids_are_percent_encoded_in_paths_byte_by_byte() {
