@@ -443,7 +443,10 @@ fn a_damaged_generation_of_items_says_what_to_do_about_the_items() {
     });
     for path in all.collect::<Vec<_>>() {
         let sound = files::read(&path).unwrap();
-        for damage in [Some(&sound[..sound.len() / 2]), Some(&b""[..]), None] {
+        // Features that are missing altogether are computed again (`added_items_are_used_under_other_settings_of_extract`).
+        let is_table = path.ends_with("items.parquet");
+        let cut = [Some(&sound[..sound.len() / 2]), Some(&b""[..])];
+        for damage in cut.into_iter().chain(is_table.then_some(None)) {
             match damage {
                 Some(bytes) => std::fs::write(&path, bytes).unwrap(),
                 None => std::fs::remove_file(&path).unwrap(),
@@ -464,6 +467,50 @@ fn a_damaged_generation_of_items_says_what_to_do_about_the_items() {
     std::fs::write(own.join("dataset/items.parquet"), b"").unwrap();
     files::remove_dir_if_present(&folder).unwrap();
     assert!(add().contains("1 added"), "the remedy helps");
+}
+
+/// Items that were added under other settings of `[extract]` are converted, encoded again, or refused with a remedy that helps.
+#[test]
+fn added_items_are_used_under_other_settings_of_extract() {
+    let world = Project::small();
+    let add = |id: &str, words: &[&str]| {
+        world.write("new.jsonl", format!("{{\"item_id\": \"{id}\", \"title\": \"A thing of group 3\"}}\n"));
+        let new = world.folder().join("new.jsonl").display().to_string();
+        world.run_stderr("items", &[&["add", "--items", &new][..], words].concat())
+    };
+    let listed = |words: &[&str]| {
+        let printed = world.run("recommend", &[&["--history", "i3,i4", "--top", "100"][..], words].concat());
+        lists(&printed).swap_remove(0).1.len()
+    };
+    let train = |words: &[&str]| world.run("run", &[&["--until", "finetune"][..], words].concat());
+    train(&[]);
+    assert!(add("one", &[]).contains("1 added"));
+    assert_eq!(listed(&[]), 31);
+
+    let wide = ["--set", "extract.storage=\"f32\""];
+    train(&wide);
+    assert_eq!(listed(&wide), 31, "half precision beside single precision");
+    assert!(!add("two", &wide).contains("encoded again"));
+    assert_eq!(listed(&wide), 32);
+
+    let few = ["--set", "extract.image.words=3"];
+    train(&few);
+    let recommend = ["--history", "i3"];
+    for (command, words, remedies) in [
+        ("recommend", &recommend[..], ["encodes all of them again", "restore the settings"]),
+        ("items", &["remove", "--item", "two"], ["encodes all of them again", "only all of them can be removed"]),
+    ] {
+        let refused = world.run_failing(command, &[words, &few].concat());
+        assert!(remedies.iter().all(|remedy| refused.contains(remedy)), "{refused}");
+    }
+    let reported = add("three", &few);
+    assert!(reported.contains("2 items that were added earlier were encoded again"), "{reported}");
+    assert_eq!(listed(&few), 33);
+    // With the earlier setting, they can still be removed together.
+    train(&[]);
+    assert!(world.run_failing("recommend", &recommend).contains("is missing"));
+    world.run("items", &["remove", "--item", "one", "--item", "two", "--item", "three"]);
+    assert_eq!(listed(&[]), 30);
 }
 
 /// All files below a folder.

@@ -285,6 +285,21 @@ fn a_search_does_not_train_over_the_runs_of_another() {
     }
     assert_eq!(world.bytes("a/runs/search.learning_rate-0.01/finetune.safetensors"), weights);
     world.run("search", &["--grid", "finetune.learning_rate=0.01", "--set", "evaluate.batch=8"]);
+
+    let refused = world.run_failing("search", &["--run", "mine", "--grid", "finetune.learning_rate=0.01"]);
+    assert!(refused.contains("`--run mine` has no effect here"), "{refused}");
+
+    // A run of a search that was killed belongs to that search, too; it goes on under other limits.
+    let endless = ["--set", "finetune.epochs=100000", "--set", "finetune.patience=100000"];
+    let killed = ["--name", "killed", "--grid", "finetune.learning_rate=0.01"];
+    let mut search = world.command("search", &[&killed[..], &endless].concat());
+    let mut search = search.stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    let state = "a/runs/killed.learning_rate-0.01/state.finetune.safetensors";
+    wait_for("the first state", || world.path(state).exists());
+    search.kill().unwrap();
+    search.wait().unwrap();
+    let refused = world.run_failing("search", &[&killed[..], &endless, &["--set", "finetune.batch=32"]].concat());
+    assert!(refused.contains("`killed.learning_rate-0.01` was trained with a different `finetune.batch`"), "{refused}");
 }
 
 /// A training that was killed, and resumed with settings that have not affected the weights so far, ends like one that was not killed.

@@ -370,10 +370,109 @@ fn lists_are_served_without_the_store_and_changes_are_asked_to_retry() {
     });
     assert!(service.post("/v1/recommend", &request).list().len() == 32);
     wait("metrics", || service.get("/metrics").body.contains("mp4sr_store_up 1"));
+    // A table of another type or none at all is an error with a remedy, and the service goes on asking.
+    store.sql("alter table mp4sr_items alter column texts type bytea using texts::bytea");
+    let answer = put(&service, &items);
+    assert!(answer.status == 503 && answer.body.contains("its tables were changed"), "{}", answer.body);
     store.sql("drop table mp4sr_features");
     let answer = put(&service, &items);
-    assert!(answer.status == 503 && answer.body.contains("its tables are missing"), "{}", answer.body);
+    assert!(
+        answer.status == 503 && answer.body.contains("restore the tables of `deploy/store.sql`"),
+        "{}",
+        answer.body
+    );
     assert!(!answer.body.contains("s3cret"));
+    wait("the store is not asked any more", || service.get("/readyz").json()["store"] == "reachable");
+}
+
+/// Processes that are stopped; they go on when the value is dropped.
+struct Stopped(Vec<String>);
+
+impl Stopped {
+    fn stop(processes: Vec<String>) -> Self {
+        let own = Self(processes);
+        own.signal("-STOP");
+        own
+    }
+
+    fn signal(&self, name: &str) {
+        drop(Command::new("kill").arg(name).args(&self.0).status());
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        self.signal("-CONT");
+    }
+}
+
+/// A server that hangs is an error after a time limit: one that accepts connections, and one that was in use before.
+#[test]
+fn a_store_that_does_not_answer_is_unreachable() {
+    let Some(store) = Postgres::start() else { return };
+    let world = trained();
+    let hanging = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let listener = TcpListener::bind(hanging).unwrap();
+    let list = |address: &str| ["list".to_owned(), "--set".to_owned(), format!("serve.store={address}")];
+    let refused = list(&format!("postgres://u:s3cret@{hanging}/d"));
+    let refused = world.run_failing("items", &refused.each_ref().map(String::as_str));
+    assert!(refused.contains("has not answered within 10 seconds; look at its log"), "{refused}");
+    // Of several hosts, the next one is used.
+    let second = store.address().replace('@', &format!("@{hanging},"));
+    assert_eq!(world.run("items", &list(&second).each_ref().map(String::as_str)), "");
+    drop(listener);
+
+    let service = replica(&world, &store);
+    let items = json!([{ "item_id": "one", "title": "A thing of group 3" }]);
+    let backends = store.sql("select pid from pg_stat_activity where application_name = 'mp4sr'");
+    let server = store.running.as_ref().unwrap().id().to_string();
+    let stopped = Stopped::stop([vec![server], backends.lines().map(str::to_owned).collect()].concat());
+    wait("nobody notices", || service.get("/readyz").json()["store"] == "unreachable");
+    let answer = put(&service, &items);
+    assert!(answer.status == 503 && answer.body.contains("has not answered within"), "{}", answer.body);
+    drop(stopped);
+    wait("the store is not found again", || put(&service, &items).status == 200);
+}
+
+/// A change that is refused blocks no other replica, even if its replica does not ask again for a long time.
+#[test]
+fn a_refused_change_leaves_no_transaction_open() {
+    let Some(store) = Postgres::start() else { return };
+    let world = trained();
+    let address = format!("serve.store={}", store.address());
+    let service = Service::start(&world, &["--set", &address, "--set", "serve.poll_seconds=3600"]);
+    assert_eq!(put(&service, &json!([{ "item_id": "one", "title": "A thing of group 3" }])).status, 200);
+    let refused = service.send("DELETE", "/v1/items", "", json!({ "item_ids": ["nope"] }).to_string().as_bytes());
+    assert_eq!(refused.status, 422, "{}", refused.body);
+    let open = "select count(*) from pg_stat_activity where application_name = 'mp4sr' and state <> 'idle'";
+    wait("a transaction is open", || store.sql(open) == "0");
+}
+
+/// Items with which the run could not be loaded once are loaded later, without a further change.
+#[test]
+fn a_change_of_another_replica_is_loaded_again_after_a_failure() {
+    let Some(store) = Postgres::start() else { return };
+    let world = trained();
+    let (first, second) = (replica(&world, &store), replica(&world, &store));
+    assert_eq!(put(&first, &json!([{ "item_id": "one", "title": "A thing of group 3" }])).status, 200);
+    let length = || second.post("/v1/recommend", &json!({ "history": ["i3"], "k": 50 })).list().len();
+    wait("the replica does not see the item", || length() == 31);
+    let failures = |service: &Service| service.get("/metrics").body.contains("outcome=\"failed\"} 1");
+    store.sql("update mp4sr_features set encoder = 'other'; update mp4sr_runs set change = change + 1");
+    wait("nobody reads the change", || failures(&first) && failures(&second));
+    // Meanwhile, nothing is added that no replica could load.
+    let new = world.folder().join("new.jsonl");
+    world.write("new.jsonl", "{\"item_id\": \"two\", \"title\": \"A thing of group 3\"}\n");
+    let address = words(&store.address());
+    let address: Vec<&str> = address.iter().map(String::as_str).collect();
+    let refused = world.run_failing("items", &[&["add", "--items", &new.display().to_string()][..], &address].concat());
+    assert!(refused.contains("`one` and `two` come from two encoders"), "{refused}");
+    assert_eq!(store.sql("select item_id from mp4sr_items"), "one");
+    store.sql("delete from mp4sr_features where modality = 'image'");
+    let refused = world.run_failing("items", &[&["add", "--items", &new.display().to_string()][..], &address].concat());
+    assert!(refused.contains("`one` has no features of `image`"), "{refused}");
+    store.sql("delete from mp4sr_items");
+    wait("the change is not loaded again", || length() == 30);
 }
 
 /// A replica whose run cannot be loaded stores nothing that the others would take over.
@@ -433,6 +532,8 @@ fn errors_of_a_store_are_one_line_without_the_password() {
             ["is not a PostgreSQL URL", "%XX"],
         ),
         ("postgres://mp4sr:s3cret/of@the:tests@h:x/d".to_owned(), ["is not a PostgreSQL URL", "%XX"]),
+        (format!("postgres://mp4sr:a@s3cret@127.0.0.1:{port}/postgres"), ["is not a PostgreSQL URL", "%XX"]),
+        (format!("postgres://127.0.0.1:{port}/d?user=mp4sr&password=a@s3cret"), ["is not a PostgreSQL URL", "%XX"]),
         ("host=127.0.0.1 password=s3cret".to_owned(), ["serve.store", "`env:NAME`"]),
         ("env:NOT_A_VARIABLE".to_owned(), ["`NOT_A_VARIABLE`", "is not set"]),
         ("file:/not/a/file".to_owned(), ["/not/a/file", "write `postgres://"]),

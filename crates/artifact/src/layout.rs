@@ -133,6 +133,11 @@ impl Layout {
         self.run().join(format!("{phase}.safetensors"))
     }
 
+    /// The state from which an unfinished training phase resumes.
+    pub fn training_state(&self, phase: &str) -> PathBuf {
+        self.run().join(format!("state.{phase}.safetensors"))
+    }
+
     /// The ranks of the evaluated set `set`, one per user.
     pub fn ranks(&self, set: &str) -> PathBuf {
         self.run().join(format!("ranks.{set}.safetensors"))

@@ -243,12 +243,13 @@ impl Editor<'_> {
         let folder = tempfile::tempdir()?;
         let own = self.context.layout.at(folder.path());
         let report = self.encode(encoders, own.clone(), &StoredItem::table(stored)).with_context(|| {
-            "the encoders have changed since items were added, and the earlier ones cannot be encoded again; remove them with \
-             `mp4sr items remove`"
+            "the features of items that were added earlier are missing or come from other encoders, and cannot be computed again; remove \
+             these items with `mp4sr items remove`"
         })?;
         *stored = StoredItem::read(&own, &self.context.config)?;
-        let again =
-            format!("the encoders have changed, so the {count} items that were added earlier were encoded again");
+        let again = format!(
+            "{count} items that were added earlier were encoded again, because their features were missing or came from other encoders"
+        );
         Ok([vec![again], notes(&report)].concat())
     }
 
@@ -277,6 +278,11 @@ impl Editor<'_> {
         expect_added(&all.iter().map(|item| item.id.as_str()).collect(), ids)?;
         let removed: HashSet<&String> = ids.iter().collect();
         all.retain(|item| !removed.contains(&item.id));
+        ensure!(
+            all.iter().all(|item| item.is_complete(&self.context.config)),
+            "the added items were encoded with other settings of `[extract]` than those of the run, so only all of them can be removed; \
+             restore the settings, or add one item again with `mp4sr items add`, which encodes all of them again"
+        );
         self.publish(&all)?;
         Ok(removed.len())
     }

@@ -29,6 +29,14 @@ impl StoredValues {
             Self::Bf16(values) => (**values).as_ref().len(),
         }
     }
+
+    fn to_f32(&self) -> Vec<f32> {
+        match self {
+            Self::F32(values) => (**values).as_ref().to_vec(),
+            Self::F16(values) => (**values).as_ref().iter().map(|value| value.to_f32()).collect(),
+            Self::Bf16(values) => (**values).as_ref().iter().map(|value| value.to_f32()).collect(),
+        }
+    }
 }
 
 impl std::fmt::Debug for StoredValues {
@@ -42,8 +50,11 @@ impl std::fmt::Debug for StoredValues {
     }
 }
 
-fn both<T: Copy>(a: &Arc<dyn AsRef<[T]> + Send + Sync>, b: &Arc<dyn AsRef<[T]> + Send + Sync>) -> Vec<T> {
-    [(**a).as_ref(), (**b).as_ref()].concat()
+fn both<T: Copy + Send + Sync + 'static>(
+    a: &Arc<dyn AsRef<[T]> + Send + Sync>,
+    b: &[T],
+) -> Arc<dyn AsRef<[T]> + Send + Sync> {
+    Arc::new([(**a).as_ref(), b].concat())
 }
 
 /// Constant rows of items, of which each has any number: item i owns a range of the rows of `values` `[rows, width]`. This is a view, so
@@ -95,16 +106,17 @@ impl Ragged {
         self.with_rows(sources.iter().map(|source| source.map_or((0, 0), |i| self.rows[i as usize])).collect())
     }
 
-    /// These items, followed by the items of `others`, whose rows must have the same width and type. All values are copied.
+    /// These items, followed by the items of `others`, whose rows must have the same width. All values are copied; those of different types
+    /// become f32.
     pub fn joined(&self, others: &Self) -> Result<Self> {
         if self.width != others.width {
             bail!("ragged rows of width {} cannot follow those of width {}", others.width, self.width);
         }
         let values = match (&self.values, &others.values) {
-            (StoredValues::F32(a), StoredValues::F32(b)) => StoredValues::F32(Arc::new(both(a, b))),
-            (StoredValues::F16(a), StoredValues::F16(b)) => StoredValues::F16(Arc::new(both(a, b))),
-            (StoredValues::Bf16(a), StoredValues::Bf16(b)) => StoredValues::Bf16(Arc::new(both(a, b))),
-            (a, b) => bail!("ragged rows: {b:?} cannot follow {a:?}"),
+            (StoredValues::F32(a), StoredValues::F32(b)) => StoredValues::F32(both(a, (**b).as_ref())),
+            (StoredValues::F16(a), StoredValues::F16(b)) => StoredValues::F16(both(a, (**b).as_ref())),
+            (StoredValues::Bf16(a), StoredValues::Bf16(b)) => StoredValues::Bf16(both(a, (**b).as_ref())),
+            (a, b) => StoredValues::F32(Arc::new([a.to_f32(), b.to_f32()].concat())),
         };
         let before = self.values.len() / self.width;
         let rows = self.rows.iter().copied();
@@ -171,5 +183,31 @@ impl Ragged {
             StoredValues::Bf16(values) => (**values).as_ref()[range].convert_to_f32_slice(room),
         }
         room
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn joined_rows_of_different_types_keep_their_values() {
+        let values = [0.5, 1.0 + 1.0 / 1024.0, -3.0];
+        let of = |values| Ragged::stored(values, 1, &[0, 1, 3]).unwrap();
+        let f32s = of(StoredValues::F32(Arc::new(values.to_vec())));
+        let f16s = of(StoredValues::F16(Arc::new(values.map(f16::from_f32))));
+        let bf16s = of(StoredValues::Bf16(Arc::new(values.map(bf16::from_f32))));
+        let last = |joined: &Ragged| joined.rows(3, &mut Vec::new()).to_vec();
+        for (first, second, kind, expected) in [
+            (&f32s, &f32s, "f32", [values[1], -3.0]),
+            (&f16s, &f16s, "f16", [values[1], -3.0]),
+            (&bf16s, &bf16s, " bf16", [1.0, -3.0]),
+            (&f16s, &bf16s, " f32", [1.0, -3.0]),
+            (&bf16s, &f16s, " f32", [values[1], -3.0]),
+        ] {
+            let joined = first.joined(second).unwrap();
+            assert!(format!("{:?}", joined.values).ends_with(kind));
+            assert_eq!((joined.count(), last(&joined).as_slice()), (4, &expected[..]));
+        }
     }
 }

@@ -63,7 +63,7 @@ pub enum ConfigError {
 
 impl ConfigError {
     pub(crate) fn syntax(origin: &str, error: &toml::de::Error) -> Self {
-        Self::Syntax { origin: origin.to_owned(), reason: hide_passwords(&error.to_string().trim().replace('\n', " ")) }
+        Self::Syntax { origin: origin.to_owned(), reason: hide_passwords(error.to_string().trim()).replace('\n', " ") }
     }
 
     pub(crate) fn invalid(origin: &str, reason: &str) -> Self {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::io::ErrorKind;
 use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use mp4sr_artifact::{Error, Items, Layout, Sequences, files};
 use mp4sr_models::{Modality, recipe};
 use mp4sr_pipeline::Config;
@@ -94,6 +94,14 @@ impl NewItems {
         let items = Items::read_in(&own.items(), Path::new(&config.dataset.data))?;
         let (mut modalities, mut encoders) = (Vec::new(), BTreeMap::new());
         for modality in &config.model.modalities {
+            let file = own.feature_file(&modality.name, &config.feature_name(modality));
+            ensure!(
+                !file.try_exists().is_ok_and(|exists| !exists),
+                "the file `{}` with features of the added items is missing: they were added with other settings of `[extract]`, or it was \
+                 deleted; add an item with `mp4sr items add`, which encodes all of them again, restore the settings, or remove all of them \
+                 with `mp4sr items remove`",
+                file.display()
+            );
             let ModalityRows { rows, encoder } = read_features(own, config, modality, &items.hash(), items.len())?;
             encoders.extend(encoder.map(|encoder| (modality.name.clone(), encoder)));
             modalities.push(Modality { name: modality.name.clone(), features: rows });
@@ -148,8 +156,15 @@ impl Inputs {
             );
         }
         for (own, other) in self.modalities.iter_mut().zip(&new.modalities) {
-            let joined = own.features.joined(&other.features);
-            own.features = joined.with_context(|| format!("the new items' features of `{}`", own.name))?;
+            own.features = own.features.joined(&other.features).map_err(|_| {
+                anyhow::anyhow!(
+                    "the new items' features of `{}` have {} numbers per row, and the dataset's have {}; add the items again with \
+                     `mp4sr items add`",
+                    own.name,
+                    other.features.width(),
+                    own.features.width()
+                )
+            })?;
         }
         Ok(())
     }

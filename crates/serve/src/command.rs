@@ -12,15 +12,16 @@ use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{Context, StageArgs, print};
 use mp4sr_recommend::LoadedRun;
 use mp4sr_store::ItemStore;
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::engine::EngineOptions;
 use crate::index::IndexChoice;
 use crate::keys::ApiKeys;
-use crate::limits::ServiceLimits;
+use crate::limits::{STOP_TIME, ServiceLimits};
 use crate::metrics::Metrics;
-use crate::state::App;
+use crate::state::{App, log};
 use crate::{routes, server, watch};
 
 /// Serves a trained run over HTTP: recommendations for any history, similar items, new items, and a page to try it.
@@ -218,9 +219,13 @@ async fn serve(
     hangup.abort();
     additions.abort();
     changes.iter().for_each(tokio::task::JoinHandle::abort);
+    let deadline = tokio::time::Instant::now() + STOP_TIME;
     let _ = stop.send(());
     serving.await.context("the service failed unexpectedly")?;
-    // A change of items goes on after its request has timed out.
-    drop(app.editing.lock().await);
+    // A change of items goes on after its request has timed out. One that is cut off is stored as a whole or not at all.
+    if tokio::time::timeout_at(deadline, app.editing.lock()).await.is_err() {
+        let event = "stopped during a change of the added items; `mp4sr items list` shows whether it was stored";
+        log("error", &json!({ "event": event }));
+    }
     Ok(())
 }

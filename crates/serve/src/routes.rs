@@ -437,10 +437,14 @@ async fn image(
 
 /// The image of an added item that is kept in PostgreSQL.
 async fn stored_image(app: &App, id: String, number: usize) -> Result<Option<Vec<u8>>> {
+    let permit = app.stored_images.clone().acquire_owned().await.map_err(|e| ApiError::internal(&e.to_string()))?;
     let store = app.store.clone();
-    let ask = move || match &*store {
-        ItemStore::Folder => Ok(None),
-        ItemStore::Postgres(store) => store.image(&id, number),
+    let ask = move || {
+        let _permit = permit;
+        match &*store {
+            ItemStore::Folder => Ok(None),
+            ItemStore::Postgres(store) => store.image(&id, number),
+        }
     };
     let found = tokio::task::spawn_blocking(ask).await.map_err(|e| ApiError::internal(&e.to_string()))?;
     found.map_err(|error| not_changed(app, &error.into()))

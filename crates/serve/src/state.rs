@@ -1,8 +1,8 @@
 //! The state that all requests share: the run in service, limits, keys and counters.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Instant, SystemTime};
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime};
 
 use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{Context, Progress, StageArgs};
@@ -15,8 +15,13 @@ use crate::encoders::ResidentEncoders;
 use crate::engine::{EngineOptions, Generation};
 use crate::error::ApiError;
 use crate::keys::ApiKeys;
-use crate::limits::{LARGE_BODIES, ServiceLimits};
+use crate::limits::{LARGE_BODIES, STORED_IMAGES, ServiceLimits};
 use crate::metrics::{Metrics, ReloadLabels};
+
+/// The time after which a run that could not be loaded is loaded again for the first time.
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
+/// The longest time after which such a run is loaded again.
+const LAST_PAUSE: Duration = Duration::from_mins(5);
 
 /// The state of a service.
 pub struct App {
@@ -39,12 +44,16 @@ pub struct App {
     pub encoding: Arc<Semaphore>,
     /// The encoders of texts and images.
     pub encoders: Arc<ResidentEncoders>,
+    /// The permits that requests for images in PostgreSQL hold. They wait without a thread of their own.
+    pub stored_images: Arc<Semaphore>,
     /// The permits that requests with large bodies hold.
     pub large_bodies: Semaphore,
     stage: StageArgs,
     models: Arc<ModelCatalog>,
     options: EngineOptions,
     loading: Arc<Mutex<u64>>,
+    /// The loads of a run that failed since one was put into service.
+    failures: StdMutex<Option<Failures>>,
     ids: AtomicU64,
     start: [u8; 32],
 }
@@ -73,11 +82,13 @@ impl App {
             editing: Mutex::new(()),
             encoding: Arc::new(Semaphore::new(1)),
             encoders: Arc::default(),
+            stored_images: Arc::new(Semaphore::new(STORED_IMAGES)),
             large_bodies: Semaphore::new(LARGE_BODIES),
             stage,
             models,
             options,
             loading: Arc::new(Mutex::new(0)),
+            failures: StdMutex::new(None),
             ids: AtomicU64::new(0),
             start: *blake3::hash(start.as_bytes()).as_bytes(),
         }
@@ -126,7 +137,15 @@ impl App {
         &self,
         added: impl FnOnce(&Context) -> anyhow::Result<Option<NewItems>>,
     ) -> anyhow::Result<LoadedGeneration> {
-        let mut turn = self.loading.clone().blocking_lock_owned();
+        self.load_in(self.loading.clone().blocking_lock_owned(), added, || ())
+    }
+
+    fn load_in(
+        &self,
+        mut turn: OwnedMutexGuard<u64>,
+        added: impl FnOnce(&Context) -> anyhow::Result<Option<NewItems>>,
+        failed: impl FnOnce(),
+    ) -> anyhow::Result<LoadedGeneration> {
         *turn += 1;
         let start = || {
             let context = self.context()?;
@@ -136,6 +155,7 @@ impl App {
         let loaded = start();
         if loaded.is_err() {
             self.count_reload("failed");
+            failed();
         }
         Ok(LoadedGeneration { generation: Arc::new(loaded?), turn })
     }
@@ -163,6 +183,7 @@ impl App {
             }),
         );
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(generation.clone());
+        *self.failures() = None;
         drop(turn);
         generation
     }
@@ -170,14 +191,56 @@ impl App {
     /// Reloads the run with the items in the store and puts it into service. The previous run stays in service if this fails.
     pub async fn reload(self: &Arc<Self>) -> anyhow::Result<Arc<Generation>> {
         let own = self.clone();
+        let load = move || own.load_and_serve(own.loading.clone().blocking_lock_owned());
+        tokio::task::spawn_blocking(load).await?
+    }
+
+    /// Reloads the run if the last one could not be loaded and it is time to load it again.
+    pub async fn retry(self: &Arc<Self>) -> anyhow::Result<()> {
+        let own = self.clone();
         let load = move || {
-            let stored = |context: &Context| {
-                own.store.expect(context)?;
-                own.store.read(context)
-            };
-            own.load(stored).map(|loaded| own.put_in_service(loaded))
+            let turn = own.loading.clone().blocking_lock_owned();
+            // Meanwhile, it may have been loaded for another reason.
+            if own.is_due() { own.load_and_serve(turn).map(drop) } else { Ok(()) }
         };
         tokio::task::spawn_blocking(load).await?
+    }
+
+    fn load_and_serve(&self, turn: OwnedMutexGuard<u64>) -> anyhow::Result<Arc<Generation>> {
+        let stored = |context: &Context| {
+            self.store.expect(context)?;
+            self.store.read(context)
+        };
+        self.load_in(turn, stored, || self.note_failure()).map(|loaded| self.put_in_service(loaded))
+    }
+
+    /// Whether the last run could not be loaded, and it is time to load it again.
+    pub fn is_due(&self) -> bool {
+        self.failures().is_some_and(|failures| failures.last.elapsed() >= failures.pause())
+    }
+
+    fn note_failure(&self) {
+        let mut failures = self.failures();
+        let count = failures.map_or(0, |failures| failures.count) + 1;
+        *failures = Some(Failures { count, last: Instant::now() });
+    }
+
+    fn failures(&self) -> MutexGuard<'_, Option<Failures>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Loads of a run that failed one after the other.
+#[derive(Clone, Copy)]
+struct Failures {
+    count: u32,
+    last: Instant,
+}
+
+impl Failures {
+    /// The time after which the run is loaded again. It doubles with every failure, because loading costs time and memory.
+    fn pause(self) -> Duration {
+        (FIRST_PAUSE * 2_u32.saturating_pow(self.count - 1)).min(LAST_PAUSE)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use mp4sr_pipeline::error_chain;
 use mp4sr_run::TrainedModel;
@@ -15,8 +15,8 @@ use crate::state::{App, log};
 
 /// The time between two checks of the files.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// The time after which a run that could not be loaded is loaded again.
-const RETRY: Duration = Duration::from_secs(10);
+/// Why a run that could not be loaded is loaded again.
+const RETRIED: &str = "it could not be loaded before";
 
 /// Reloads the run on every `SIGHUP`.
 pub async fn on_signal(app: Arc<App>, mut signals: Signal) {
@@ -30,21 +30,19 @@ pub async fn on_signal(app: Arc<App>, mut signals: Signal) {
 pub async fn on_change(app: Arc<App>) {
     let mut seen = state(&app);
     let mut pending = None;
-    // When a reload failed, and the run that was in service then.
-    let mut failed: Option<(Instant, Option<u64>)> = None;
-    let in_service = || app.generation().ok().map(|generation| generation.number);
     loop {
         tokio::time::sleep(INTERVAL).await;
         let now = state(&app);
-        // A run that was loaded for another reason in the meantime need not be loaded again.
-        failed = failed.filter(|(_, before)| *before == in_service());
-        let is_retry = now == seen && failed.is_some_and(|(at, _)| at.elapsed() >= RETRY);
+        let is_retry = now == seen && app.is_due();
         if now == seen && !is_retry {
             pending = None;
         } else if is_retry || pending.as_ref() == Some(&now) {
             pending = None;
-            let why = if is_retry { "it could not be loaded before" } else { "files changed" };
-            failed = (!reload(&app, why).await).then(|| (Instant::now(), in_service()));
+            if is_retry {
+                retry(&app).await;
+            } else {
+                reload(&app, "files changed").await;
+            }
             // The run may now read other files. Those that have changed since these checks still have to be noticed.
             seen = state(&app);
             for (path, before) in now {
@@ -57,11 +55,13 @@ pub async fn on_change(app: Arc<App>) {
 }
 
 /// Reloads the run when another replica has added or removed items. If added items are kept in PostgreSQL, asks it every `poll`; otherwise
-/// returns at once.
+/// returns at once. Items with which the run could not be loaded are loaded again later.
 pub async fn on_additions(app: Arc<App>, poll: Duration) {
     if matches!(*app.store, ItemStore::Folder) {
         return;
     }
+    // The last error that is not one of reaching PostgreSQL, which is logged elsewhere.
+    let mut refused = None;
     loop {
         tokio::time::sleep(poll).await;
         // A change of items by this process reloads the run itself.
@@ -71,13 +71,28 @@ pub async fn on_additions(app: Arc<App>, poll: Duration) {
             ItemStore::Folder => Ok(false),
             ItemStore::Postgres(store) => store.has_changed(),
         };
-        let Ok(changed) = tokio::task::spawn_blocking(ask).await else { return };
-        app.note_store(changed.as_ref().err());
-        if changed.is_ok_and(|changed| changed) {
-            reload(&app, "another replica changed the added items").await;
+        match tokio::task::spawn_blocking(ask).await {
+            Ok(changed) => {
+                app.note_store(changed.as_ref().err());
+                match &changed {
+                    Ok(true) => reload(&app, "another replica changed the added items").await,
+                    Ok(false) if app.is_due() => retry(&app).await,
+                    _ => {}
+                }
+                note(&mut refused, changed.err().filter(|error| !error.is_temporary()).map(|error| error.to_string()));
+            }
+            Err(error) => note(&mut refused, Some(error.to_string())),
         }
         drop(editing);
     }
+}
+
+/// Logs an error of asking for changes if it is a new one.
+fn note(last: &mut Option<String>, error: Option<String>) {
+    if let Some(error) = error.as_ref().filter(|error| last.as_ref() != Some(error)) {
+        log("error", &json!({ "event": "failed to ask for changes of the added items", "error": error }));
+    }
+    *last = error;
 }
 
 /// The sizes and modification times of the files of the run in service.
@@ -93,13 +108,21 @@ fn state(app: &App) -> BTreeMap<PathBuf, Option<(u64, Option<SystemTime>)>> {
     model.chain(own).map(about).collect()
 }
 
-/// Reloads the run, and returns whether it could be loaded.
-async fn reload(app: &Arc<App>, why: &str) -> bool {
-    let Err(error) = app.reload().await else { return true };
+/// Reloads the run. If it cannot be loaded, the log says why.
+async fn reload(app: &Arc<App>, why: &str) {
+    log_failure(app.reload().await.err(), why);
+}
+
+/// Reloads the run if it still could not be loaded.
+async fn retry(app: &Arc<App>) {
+    log_failure(app.retry().await.err(), RETRIED);
+}
+
+fn log_failure(error: Option<anyhow::Error>, why: &str) {
+    let Some(error) = error else { return };
     let error = error_chain(&error);
     log(
         "error",
         &json!({ "event": "failed to load the run; the previous one stays in service", "why": why, "error": error }),
     );
-    false
 }

@@ -58,7 +58,8 @@ impl StoredItem {
         serde_json::to_string(&self.texts)
     }
 
-    /// Reads the items of a generation in the folder `own` with their features. Their files keep their names, and are not read.
+    /// Reads the items of a generation in the folder `own` with their features. Their files keep their names, and are not read. Items of a
+    /// generation that has no features of a modality under the settings of `config` are read without them.
     pub fn read(own: &Layout, config: &Config) -> anyhow::Result<Vec<Self>> {
         let items = Items::read_in(&own.items(), Path::new(&config.dataset.data))?;
         let mut stored: Vec<Self> = (0..items.len())
@@ -75,6 +76,9 @@ impl StoredItem {
             .collect();
         for modality in &config.model.modalities {
             let path = own.feature_file(&modality.name, &config.feature_name(modality));
+            if path.try_exists().is_ok_and(|exists| !exists) {
+                continue;
+            }
             let features = MappedFeatures::open(&path, &items.hash(), items.len())?;
             let encoder = features.settings["encoder"].as_str().unwrap_or_default().to_owned();
             let (kind, bytes): (&str, &[u8]) = match &features.values {
@@ -97,11 +101,20 @@ impl StoredItem {
         Ok(stored)
     }
 
-    /// Whether the features of all items come from one encoder per modality.
+    /// Whether all items have features of the same modalities, each from one encoder.
     pub fn have_one_encoder<'a>(items: impl IntoIterator<Item = &'a Self>) -> bool {
-        let mut found = BTreeMap::new();
-        let mut rows = items.into_iter().flat_map(|item| &item.features);
-        rows.all(|rows| *found.entry(&rows.modality).or_insert(&rows.encoder) == &rows.encoder)
+        let encoders = |item: &'a Self| -> BTreeMap<&str, (&str, usize)> {
+            item.features.iter().map(|rows| (rows.modality.as_str(), (rows.encoder.as_str(), rows.width))).collect()
+        };
+        let mut all = items.into_iter().map(encoders);
+        let first = all.next();
+        all.all(|own| Some(own) == first)
+    }
+
+    /// Whether the item has features of every modality that the model of `config` reads.
+    pub fn is_complete(&self, config: &Config) -> bool {
+        let mut modalities = config.model.modalities.iter();
+        modalities.all(|modality| self.features.iter().any(|rows| rows.modality == modality.name))
     }
 
     /// The table of the items.
@@ -148,31 +161,40 @@ pub fn write(own: &Layout, config: &Config, stored: &[StoredItem]) -> anyhow::Re
     for modality in &config.model.modalities {
         let mut rows_of_items = Vec::with_capacity(stored.len());
         for item in stored {
-            let rows = item.features.iter().find(|rows| rows.modality == modality.name).with_context(|| {
-                format!(
-                    "the added item {} has no features of `{}`: it was added to a run that did not read them; remove it with \
-                     `mp4sr items remove` and add it again",
-                    quoted(&item.id),
-                    modality.name
-                )
-            })?;
+            let rows = item
+                .features
+                .iter()
+                .find(|rows| rows.modality == modality.name)
+                .with_context(|| no_features(&item.id, &modality.name))?;
             rows_of_items.push((item, rows));
         }
         let Some(&(first, like)) = rows_of_items.first() else { continue };
         for (item, rows) in &rows_of_items {
-            let same = (&rows.encoder, rows.width, &rows.kind) == (&like.encoder, like.width, &like.kind);
-            ensure!(
-                same,
-                "the features of `{}` of the added items {} and {} come from two encoders; add all items again with one `mp4sr items add`, \
-                 or remove those of the earlier encoder with `mp4sr items remove`",
-                modality.name,
-                quoted(&first.id),
-                quoted(&item.id)
-            );
+            let same = (&rows.encoder, rows.width) == (&like.encoder, like.width);
+            ensure!(same, two_encoders(&modality.name, &first.id, &item.id));
         }
         write_features(own, config, &modality.name, &items, &rows_of_items)?;
     }
     Ok(())
+}
+
+/// The error about an added item that lacks features of a modality.
+pub(crate) fn no_features(id: &str, modality: &str) -> String {
+    format!(
+        "the added item {} has no features of `{modality}`, because the run did not read them when it was added; add all items again with \
+         one `mp4sr items add`, or remove those without them with `mp4sr items remove`",
+        quoted(id)
+    )
+}
+
+/// The error about added items whose features of a modality come from two encoders.
+pub(crate) fn two_encoders(modality: &str, one: &str, other: &str) -> String {
+    format!(
+        "the features of `{modality}` of the added items {} and {} come from two encoders; add all items again with one `mp4sr items add`, \
+         or remove those of the earlier encoder with `mp4sr items remove`",
+        quoted(one),
+        quoted(other)
+    )
 }
 
 fn write_features(
@@ -183,18 +205,20 @@ fn write_features(
     rows_of_items: &[(&StoredItem, &StoredRows)],
 ) -> anyhow::Result<()> {
     let Some((_, like)) = rows_of_items.first() else { return Ok(()) };
+    // Items that were added before and after a change of `extract.storage` are stored in the type that holds all of their values.
+    let is_one_type = rows_of_items.iter().all(|(_, rows)| rows.kind == like.kind);
     let as_type = match like.kind.as_str() {
-        "f16" => FeatureType::F16,
-        "bf16" => FeatureType::Bf16,
+        "f16" if is_one_type => FeatureType::F16,
+        "bf16" if is_one_type => FeatureType::Bf16,
         _ => FeatureType::F32,
     };
-    let size = size_of_kind(&like.kind).with_context(|| format!("`{}` is not a type of features", like.kind))?;
     let (mut offsets, mut values) = (vec![0_i64], Vec::new());
     for (item, rows) in rows_of_items {
+        let size = size_of_kind(&rows.kind).with_context(|| format!("`{}` is not a type of features", rows.kind))?;
         let is_whole = like.width > 0 && rows.values.len().is_multiple_of(like.width * size);
         ensure!(is_whole, "the features of the added item {} are incomplete; add it again", quoted(&item.id));
         values.extend(rows.values.chunks_exact(size).map(|bytes| match *bytes {
-            [a, b] if as_type == FeatureType::F16 => f16::from_le_bytes([a, b]).to_f32(),
+            [a, b] if rows.kind == "f16" => f16::from_le_bytes([a, b]).to_f32(),
             [a, b] => bf16::from_le_bytes([a, b]).to_f32(),
             [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
             _ => f32::NAN,

@@ -7,6 +7,7 @@
 mod error;
 mod generation;
 mod postgres;
+mod server;
 mod store_url;
 
 use std::path::Path;

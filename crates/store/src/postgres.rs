@@ -2,20 +2,16 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use mp4sr_artifact::Items;
 use mp4sr_pipeline::Context;
 use mp4sr_pipeline::text::{quoted, some_of};
 use mp4sr_run::NewItems;
-use postgres::config::{Host, SslMode};
-use postgres::{Client, Config, IsolationLevel, NoTls, Transaction};
-use rustls::{ClientConfig, RootCertStore};
-use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_postgres::{Client, IsolationLevel, Row, Transaction};
 
 use crate::StoreError;
 use crate::generation::{self, ItemTexts, StoredItem, StoredRows};
+use crate::server::Server;
 
 /// The version of the tables that this release reads and writes.
 const SCHEMA: i32 = 1;
@@ -23,11 +19,6 @@ const SCHEMA: i32 = 1;
 const TABLES: &str = include_str!("../../../deploy/store.sql");
 /// The key of the advisory lock that is held while tables are created; its value is arbitrary.
 const MAKING_TABLES: i64 = 0x6d70_3473_7231;
-/// The time limit for connecting, for a check of the connection, and for the acknowledgement of a packet.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The time limit of a statement, including the time that it waits for locks.
-const STATEMENT: &str = "set statement_timeout = '60s'";
-
 /// The result of adding items.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Change {
@@ -41,12 +32,10 @@ pub struct Change {
 
 /// The added items of one run in PostgreSQL. Calls block, and use the connection one at a time.
 pub struct PostgresStore {
-    config: Config,
+    server: Server,
     /// The URL as it was given. It is only compared, and never shown.
     url: String,
     run: String,
-    location: String,
-    client: Mutex<Option<Client>>,
     /// The number of the change up to which items were read.
     seen: AtomicI64,
 }
@@ -54,30 +43,9 @@ pub struct PostgresStore {
 impl PostgresStore {
     /// Connects, and creates the tables if they do not exist.
     pub(crate) fn open(url: &str, context: &Context) -> Result<Self, StoreError> {
-        // The parser's message is dropped because it may repeat a part of the password.
-        let mut config: Config = url.parse().map_err(|_| {
-            StoreError::Settings(
-                "`serve.store` is not a PostgreSQL URL: expected `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, with special \
-                 characters of the password as %XX, and `sslmode` as `disable` or `require`"
-                    .to_owned(),
-            )
-        })?;
-        if config.get_connect_timeout().is_none() {
-            config.connect_timeout(PATIENCE);
-        }
-        config.tcp_user_timeout(PATIENCE).application_name("mp4sr");
-        if config.get_ssl_mode() != SslMode::Require {
-            config.ssl_mode(SslMode::Disable);
-        }
-        let own = Self {
-            location: location(&config),
-            config,
-            url: url.to_owned(),
-            run: run_name(context),
-            client: Mutex::new(None),
-            seen: AtomicI64::new(0),
-        };
-        own.with_client(|client| own.make_tables(client))?;
+        let own =
+            Self { server: Server::new(url)?, url: url.to_owned(), run: run_name(context), seen: AtomicI64::new(0) };
+        own.server.with_client(async |client| own.make_tables(client).await)?;
         Ok(own)
     }
 
@@ -88,22 +56,24 @@ impl PostgresStore {
 
     /// Where PostgreSQL is, without user and password.
     pub fn location(&self) -> &str {
-        &self.location
+        self.server.location()
     }
 
     /// Whether the items have changed since they were last read.
     pub fn has_changed(&self) -> Result<bool, StoreError> {
-        let change = self.with_client(|client| {
-            let row = client.query_opt("select change from mp4sr_runs where run = $1", &[&self.run]);
-            Ok(row.map_err(|e| self.failure(&e))?.map_or(0, |row| row.get::<_, i64>(0)))
+        let change = self.server.with_client(async |client| {
+            let question = "select change from mp4sr_runs where run = $1";
+            let row = self.server.answer(client.query_opt(question, &[&self.run])).await?;
+            row.map_or(Ok(0), |row| self.server.column::<i64>(&row, 0))
         })?;
         Ok(change != self.seen.load(Ordering::Acquire))
     }
 
     /// The added items as a model reads them; `None` if there are none.
     pub(crate) fn read(&self, context: &Context) -> anyhow::Result<Option<NewItems>> {
-        let (change, dataset, stored) = self.snapshot()?;
-        self.seen.store(change, Ordering::Release);
+        // A change that cannot be read is not one that nobody has seen: the caller decides when to read it again.
+        let seen = |change| self.seen.store(change, Ordering::Release);
+        let (dataset, stored) = self.snapshot(seen)?;
         if !stored.is_empty() {
             self.expect_dataset(&dataset, &dataset_of(context)?, stored.len() as i64)?;
         }
@@ -126,16 +96,19 @@ impl PostgresStore {
 
     /// The added items in the order in which they were added.
     pub(crate) fn stored(&self) -> Result<Vec<StoredItem>, StoreError> {
-        self.snapshot().map(|(_, _, stored)| stored)
+        self.snapshot(|_| ()).map(|(_, stored)| stored)
     }
 
     /// The bytes of an image of an added item.
     pub fn image(&self, item: &str, number: usize) -> Result<Option<Vec<u8>>, StoreError> {
+        if item.contains('\0') {
+            return Ok(None);
+        }
         let number = i32::try_from(number).unwrap_or(i32::MAX);
-        self.with_client(|client| {
+        self.server.with_client(async |client| {
             let question = "select file from mp4sr_images where run = $1 and item_id = $2 and number = $3";
-            let row = client.query_opt(question, &[&self.run, &item, &number]).map_err(|e| self.failure(&e))?;
-            Ok(row.map(|row| row.get(0)))
+            let row = self.server.answer(client.query_opt(question, &[&self.run, &item, &number])).await?;
+            row.map(|row| self.server.column(&row, 0)).transpose()
         })
     }
 
@@ -151,17 +124,18 @@ impl PostgresStore {
             ))
             .into());
         }
-        let change = self.with_client(|client| {
-            let mut transaction = client.transaction().map_err(|e| self.failure(&e))?;
-            self.lock_run(&mut transaction, &dataset)?;
+        let change = self.server.with_client(async |client| {
+            let transaction = self.server.answer(client.transaction()).await?;
+            self.lock_run(&transaction, &dataset).await?;
             let mut change = Change::default();
             for item in items {
                 let changed =
-                    if self.replace(&mut transaction, item)? { &mut change.replaced } else { &mut change.new };
+                    if self.replace(&transaction, item).await? { &mut change.replaced } else { &mut change.new };
                 changed.push(item.id.clone());
             }
-            change.total = self.count_change(&mut transaction)?;
-            transaction.commit().map_err(|e| self.failure(&e))?;
+            self.expect_one_encoder(&transaction, context).await?;
+            change.total = self.count_change(&transaction).await?;
+            self.server.answer(transaction.commit()).await?;
             Ok(change)
         })?;
         Ok(change)
@@ -172,14 +146,16 @@ impl PostgresStore {
         let mut ids = ids.to_vec();
         ids.sort_unstable();
         ids.dedup();
-        self.with_client(|client| {
-            let mut transaction = client.transaction().map_err(|e| self.failure(&e))?;
+        // PostgreSQL has no text with a NUL character, so no item has such an id.
+        let asked: Vec<&String> = ids.iter().filter(|id| !id.contains('\0')).collect();
+        self.server.with_client(async |client| {
+            let transaction = self.server.answer(client.transaction()).await?;
             // The lock is the one of `put`: a simultaneous `put` would otherwise change the number of items before it is counted.
             let lock = "select change from mp4sr_runs where run = $1 for update";
-            transaction.query(lock, &[&self.run]).map_err(|e| self.failure(&e))?;
+            self.server.answer(transaction.query(lock, &[&self.run])).await?;
             let removed = "delete from mp4sr_items where run = $1 and item_id = any($2) returning item_id";
-            let rows = transaction.query(removed, &[&self.run, &ids]).map_err(|e| self.failure(&e))?;
-            let removed: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+            let rows = self.server.answer(transaction.query(removed, &[&self.run, &asked])).await?;
+            let removed: Vec<String> = rows.iter().map(|row| self.server.column(row, 0)).collect::<Result<_, _>>()?;
             let unknown: Vec<&str> = ids.iter().filter(|id| !removed.contains(id)).map(String::as_str).collect();
             if !unknown.is_empty() {
                 return Err(StoreError::Refused(format!(
@@ -187,104 +163,132 @@ impl PostgresStore {
                     some_of(&unknown)
                 )));
             }
-            self.count_change(&mut transaction)?;
-            transaction.commit().map_err(|e| self.failure(&e))?;
+            self.count_change(&transaction).await?;
+            self.server.answer(transaction.commit()).await?;
             Ok(removed.len())
         })
     }
 
     /// Waits until other changes of the run's items end, and blocks further ones until the end of the transaction.
-    fn lock_run(&self, transaction: &mut Transaction<'_>, dataset: &str) -> Result<(), StoreError> {
+    async fn lock_run(&self, transaction: &Transaction<'_>, dataset: &str) -> Result<(), StoreError> {
         let make = "insert into mp4sr_runs (run, dataset, change) values ($1, $2, 0) on conflict (run) do nothing";
-        transaction.execute(make, &[&self.run, &dataset]).map_err(|e| self.failure(&e))?;
+        self.server.answer(transaction.execute(make, &[&self.run, &dataset])).await?;
         let lock = "select dataset from mp4sr_runs where run = $1 for update";
-        let row = transaction.query_one(lock, &[&self.run]).map_err(|e| self.failure(&e))?;
-        let count = self.count(transaction)?;
+        let row = self.server.answer(transaction.query_one(lock, &[&self.run])).await?;
+        let count = self.count(transaction).await?;
         if count == 0 {
             let adopt = "update mp4sr_runs set dataset = $2 where run = $1";
-            transaction.execute(adopt, &[&self.run, &dataset]).map_err(|e| self.failure(&e))?;
+            self.server.answer(transaction.execute(adopt, &[&self.run, &dataset])).await?;
             return Ok(());
         }
-        self.expect_dataset(row.get(0), dataset, count)
+        self.expect_dataset(&self.server.column::<String>(&row, 0)?, dataset, count)
     }
 
-    fn count(&self, transaction: &mut Transaction<'_>) -> Result<i64, StoreError> {
+    async fn count(&self, transaction: &Transaction<'_>) -> Result<i64, StoreError> {
         let count = "select count(*) from mp4sr_items where run = $1";
-        Ok(transaction.query_one(count, &[&self.run]).map_err(|e| self.failure(&e))?.get(0))
+        self.server.column(&self.server.answer(transaction.query_one(count, &[&self.run])).await?, 0)
     }
 
     /// Inserts an item after all others, and returns whether it replaces one with the same id.
-    fn replace(&self, transaction: &mut Transaction<'_>, item: &StoredItem) -> Result<bool, StoreError> {
+    async fn replace(&self, transaction: &Transaction<'_>, item: &StoredItem) -> Result<bool, StoreError> {
         let texts =
             item.texts_as_json().map_err(|e| StoreError::Refused(format!("the item {}: {e}", quoted(&item.id))))?;
-        let fail = |e: postgres::Error| self.failure(&e);
         let delete = "delete from mp4sr_items where run = $1 and item_id = $2";
-        let earlier = transaction.execute(delete, &[&self.run, &item.id]).map_err(fail)?;
+        let earlier = self.server.answer(transaction.execute(delete, &[&self.run, &item.id])).await?;
         let insert =
             "insert into mp4sr_items (run, item_id, position, texts) values ($1, $2, nextval('mp4sr_position'), $3)";
-        transaction.execute(insert, &[&self.run, &item.id, &texts]).map_err(fail)?;
+        self.server.answer(transaction.execute(insert, &[&self.run, &item.id, &texts])).await?;
         for StoredRows { modality, encoder, width, kind, values } in &item.features {
             let insert = "insert into mp4sr_features (run, item_id, modality, encoder, width, kind, rows) \
                           values ($1, $2, $3, $4, $5, $6, $7)";
             let width = *width as i32;
-            transaction
-                .execute(insert, &[&self.run, &item.id, modality, encoder, &width, kind, values])
-                .map_err(fail)?;
+            self.server
+                .answer(transaction.execute(insert, &[&self.run, &item.id, modality, encoder, &width, kind, values]))
+                .await?;
         }
         for (number, file) in (0_i32..).zip(&item.images) {
             let insert = "insert into mp4sr_images (run, item_id, number, file) values ($1, $2, $3, $4)";
             if let Some(file) = file {
-                transaction.execute(insert, &[&self.run, &item.id, &number, file]).map_err(fail)?;
+                self.server.answer(transaction.execute(insert, &[&self.run, &item.id, &number, file])).await?;
             }
         }
         Ok(earlier > 0)
     }
 
-    /// Marks the items as changed for other replicas, and returns the number of items.
-    fn count_change(&self, transaction: &mut Transaction<'_>) -> Result<usize, StoreError> {
-        let raise = "update mp4sr_runs set change = change + 1 where run = $1";
-        transaction.execute(raise, &[&self.run]).map_err(|e| self.failure(&e))?;
-        Ok(self.count(transaction)? as usize)
+    /// Rejects a change after which items lack features that the model reads, or have those of two encoders.
+    async fn expect_one_encoder(&self, transaction: &Transaction<'_>, context: &Context) -> Result<(), StoreError> {
+        let read: Vec<&str> = context.config.model.modalities.iter().map(|own| own.name.as_str()).collect();
+        let question = "select item_id, modality from mp4sr_items cross join unnest($2::text[]) as modality where run = $1 \
+                        and not exists (select from mp4sr_features own where own.run = mp4sr_items.run \
+                        and own.item_id = mp4sr_items.item_id and own.modality = modality.modality) order by position limit 1";
+        if let Some(row) = self.server.answer(transaction.query_opt(question, &[&self.run, &read])).await? {
+            let text = |at| self.server.column::<String>(&row, at);
+            return Err(StoreError::Refused(generation::no_features(&text(0)?, &text(1)?)));
+        }
+        let question = "select modality, min(item_id), max(item_id) from \
+                        (select distinct on (modality, encoder, width) modality, item_id from mp4sr_features \
+                        where run = $1 and modality = any($2)) as one \
+                        group by modality having count(*) > 1 order by modality limit 1";
+        let Some(row) = self.server.answer(transaction.query_opt(question, &[&self.run, &read])).await? else {
+            return Ok(());
+        };
+        let text = |at| self.server.column::<String>(&row, at);
+        Err(StoreError::Refused(generation::two_encoders(&text(0)?, &text(1)?, &text(2)?)))
     }
 
-    /// The number of the last change, the hash of the dataset for which the items were added, and the items.
-    fn snapshot(&self) -> Result<(i64, String, Vec<StoredItem>), StoreError> {
-        self.with_client(|client| {
-            let fail = |e: postgres::Error| self.failure(&e);
+    /// Marks the items as changed for other replicas, and returns the number of items.
+    async fn count_change(&self, transaction: &Transaction<'_>) -> Result<usize, StoreError> {
+        let raise = "update mp4sr_runs set change = change + 1 where run = $1";
+        self.server.answer(transaction.execute(raise, &[&self.run])).await?;
+        Ok(self.count(transaction).await? as usize)
+    }
+
+    /// The hash of the dataset for which the items were added, and the items. `seen` is called with the number of the last change before the
+    /// items are read.
+    fn snapshot(&self, seen: impl Fn(i64)) -> Result<(String, Vec<StoredItem>), StoreError> {
+        self.server.with_client(async |client| {
             let reading = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
-            let mut reading = reading.start().map_err(fail)?;
+            let reading = self.server.answer(reading.start()).await?;
             let about = "select change, dataset from mp4sr_runs where run = $1";
-            let Some(about) = reading.query_opt(about, &[&self.run]).map_err(fail)? else {
-                return Ok((0, String::new(), Vec::new()));
+            let Some(about) = self.server.answer(reading.query_opt(about, &[&self.run])).await? else {
+                seen(0);
+                return Ok((String::new(), Vec::new()));
             };
+            seen(self.server.column(&about, 0)?);
             let items = "select item_id, texts from mp4sr_items where run = $1 order by position";
             let mut stored = Vec::new();
             let mut indices = HashMap::new();
-            for row in reading.query(items, &[&self.run]).map_err(fail)? {
-                let (id, texts): (String, String) = (row.get(0), row.get(1));
-                let texts: ItemTexts = serde_json::from_str(&texts).map_err(|e| {
-                    StoreError::Refused(format!(
-                        "the texts of the added item {} in {} are not as they were written ({e}); remove it with `mp4sr items remove` and add it again",
-                        quoted(&id),
-                        self.location
-                    ))
-                })?;
-                indices.insert(id.clone(), stored.len());
-                stored.push(StoredItem { id, texts, features: Vec::new(), images: Vec::new() });
+            for row in self.server.answer(reading.query(items, &[&self.run])).await? {
+                let item = self.item(&row)?;
+                indices.insert(item.id.clone(), stored.len());
+                stored.push(item);
             }
             let features = "select item_id, modality, encoder, width, kind, rows from mp4sr_features where run = $1";
-            for row in reading.query(features, &[&self.run]).map_err(fail)? {
-                let Some(&at) = indices.get(row.get::<_, &str>(0)) else { continue };
+            for row in self.server.answer(reading.query(features, &[&self.run])).await? {
+                let Some(&at) = indices.get(&self.server.column::<String>(&row, 0)?) else { continue };
                 stored[at].features.push(StoredRows {
-                    modality: row.get(1),
-                    encoder: row.get(2),
-                    width: row.get::<_, i32>(3).max(0) as usize,
-                    kind: row.get(4),
-                    values: row.get(5),
+                    modality: self.server.column(&row, 1)?,
+                    encoder: self.server.column(&row, 2)?,
+                    width: self.server.column::<i32>(&row, 3)?.max(0) as usize,
+                    kind: self.server.column(&row, 4)?,
+                    values: self.server.column(&row, 5)?,
                 });
             }
-            Ok((about.get(0), about.get(1), stored))
+            Ok((self.server.column(&about, 1)?, stored))
         })
+    }
+
+    /// An item without its features, from a row with its id and texts.
+    fn item(&self, row: &Row) -> Result<StoredItem, StoreError> {
+        let (id, texts): (String, String) = (self.server.column(row, 0)?, self.server.column(row, 1)?);
+        let texts: ItemTexts = serde_json::from_str(&texts).map_err(|e| {
+            StoreError::Refused(format!(
+                "the texts of the added item {} in {} are not as they were written ({e}); remove it with `mp4sr items remove` and add it again",
+                quoted(&id),
+                self.location()
+            ))
+        })?;
+        Ok(StoredItem { id, texts, features: Vec::new(), images: Vec::new() })
     }
 
     /// Rejects items that were added to a run of the same name on another dataset.
@@ -295,75 +299,32 @@ impl PostgresStore {
         Err(StoreError::Refused(format!(
             "the {count} items in {} were added to `{}` when its dataset had other items; remove them with `mp4sr items remove` and add them \
              again, or give this run another name",
-            self.location, self.run
+            self.location(),
+            self.run
         )))
     }
 
     /// Creates the tables if they do not exist, and rejects those of another release.
-    fn make_tables(&self, client: &mut Client) -> Result<(), StoreError> {
-        let fail = |e: postgres::Error| self.failure(&e);
-        let mut transaction = client.transaction().map_err(fail)?;
+    async fn make_tables(&self, client: &mut Client) -> Result<(), StoreError> {
+        let transaction = self.server.answer(client.transaction()).await?;
         // The lock ensures that of two replicas that start at once only one creates the tables.
-        transaction.execute("select pg_advisory_xact_lock($1)", &[&MAKING_TABLES]).map_err(fail)?;
-        let exists = transaction.query_one("select to_regclass('mp4sr_schema') is not null", &[]).map_err(fail)?;
-        if !exists.get::<_, bool>(0) {
-            transaction.batch_execute(TABLES).map_err(fail)?;
-            return transaction.commit().map_err(fail);
+        self.server.answer(transaction.execute("select pg_advisory_xact_lock($1)", &[&MAKING_TABLES])).await?;
+        let exists =
+            self.server.answer(transaction.query_one("select to_regclass('mp4sr_schema') is not null", &[])).await?;
+        if !self.server.column::<bool>(&exists, 0)? {
+            self.server.answer(transaction.batch_execute(TABLES)).await?;
+            return self.server.answer(transaction.commit()).await;
         }
-        let version = transaction.query_opt("select max(version) from mp4sr_schema", &[]).map_err(fail)?;
-        let version: i32 = version.and_then(|row| row.get::<_, Option<i32>>(0)).unwrap_or(0);
+        let version = self.server.answer(transaction.query_one("select max(version) from mp4sr_schema", &[])).await?;
+        let version = self.server.column::<Option<i32>>(&version, 0)?.unwrap_or(0);
         if version == SCHEMA {
-            return transaction.commit().map_err(fail);
+            return self.server.answer(transaction.commit()).await;
         }
         Err(StoreError::Refused(format!(
             "the tables of added items in {} have version {version}, and this release of mp4sr reads version {SCHEMA}; use the release that wrote \
              them, or another database",
-            self.location
+            self.location()
         )))
-    }
-
-    /// Calls `ask` with a working connection: a new one if there is none, or if the last one was lost.
-    fn with_client<T>(&self, ask: impl FnOnce(&mut Client) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let mut held = self.client.lock().unwrap_or_else(PoisonError::into_inner);
-        let working = held.take().and_then(|mut client| client.is_valid(PATIENCE).is_ok().then_some(client));
-        let client = match working {
-            Some(client) => client,
-            None => self.connect()?,
-        };
-        ask(held.insert(client))
-    }
-
-    fn connect(&self) -> Result<Client, StoreError> {
-        let connected = match self.config.get_ssl_mode() {
-            SslMode::Require => self.config.connect(self.tls()?),
-            _ => self.config.connect(NoTls),
-        };
-        let mut client = connected.map_err(|e| self.failure(&e))?;
-        client.batch_execute(STATEMENT).map_err(|e| self.failure(&e))?;
-        Ok(client)
-    }
-
-    /// TLS that trusts the certificate authorities of the system, or those in `SSL_CERT_FILE`, and verifies the host name.
-    fn tls(&self) -> Result<MakeRustlsConnect, StoreError> {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        if roots.is_empty() {
-            return Err(StoreError::Settings(format!(
-                "`sslmode=require` in `serve.store`: no certificates of authorities were found to verify {}; install ca-certificates, \
-                 or name a file of such certificates in `SSL_CERT_FILE`",
-                self.location
-            )));
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let versions = versions.map_err(|e| StoreError::Settings(format!("TLS cannot be used: {e}")))?;
-        Ok(MakeRustlsConnect::new(versions.with_root_certificates(roots).with_no_client_auth()))
-    }
-
-    fn failure(&self, error: &postgres::Error) -> StoreError {
-        let user = self.config.get_user().unwrap_or_default();
-        let database = self.config.get_dbname().unwrap_or(user);
-        StoreError::of_postgres(error, &self.location, user, database)
     }
 }
 
@@ -387,18 +348,4 @@ fn run_name(context: &Context) -> String {
 /// The hash of the ids of the dataset's items, in order.
 fn dataset_of(context: &Context) -> anyhow::Result<String> {
     Ok(Items::read(&context.layout.items())?.hash().as_str().to_owned())
-}
-
-/// The hosts, the ports and the database of a URL.
-fn location(config: &Config) -> String {
-    let ports = config.get_ports();
-    let hosts = config.get_hosts().iter().enumerate().map(|(at, host)| {
-        let port = ports.get(at).or(ports.first()).copied().unwrap_or(5432);
-        match host {
-            Host::Tcp(name) => format!("{name}:{port}"),
-            Host::Unix(path) => format!("{}:{port}", path.display()),
-        }
-    });
-    let database = config.get_dbname().or(config.get_user()).unwrap_or_default();
-    format!("PostgreSQL at `{}/{database}`", hosts.collect::<Vec<_>>().join(","))
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use mp4sr_artifact::files;
 use mp4sr_pipeline::config::StoreUrl;
+use mp4sr_pipeline::hide_passwords;
 
 use crate::StoreError;
 
@@ -12,16 +13,19 @@ const URL_FORMAT: &str = "postgres://USER:PASSWORD@HOST:PORT/DATABASE";
 /// The URL of PostgreSQL; `None` if added items are kept in the run's folder.
 pub(crate) fn resolved(written: &StoreUrl) -> Result<Option<String>, StoreError> {
     let text = written.as_written();
+    let shown = hide_passwords(text);
     let (url, origin) = if let Some(name) = text.strip_prefix("env:") {
         let value = std::env::var(name).map_err(|_| {
             StoreError::Settings(format!(
-                "`serve.store` is `{text}`, and the environment variable `{name}` is not set; set it to `{URL_FORMAT}`"
+                "`serve.store` is `{shown}`, and the environment variable `{name}` is not set; set it to `{URL_FORMAT}`"
             ))
         })?;
         (value, format!("the value of the variable `{name}`"))
     } else if let Some(path) = text.strip_prefix("file:") {
         let content = files::read_to_string(Path::new(path)).map_err(|error| {
-            StoreError::Settings(format!("`serve.store` is `{text}`, and {error}; write `{URL_FORMAT}` into that file"))
+            StoreError::Settings(format!(
+                "`serve.store` is `{shown}`, and {error}; write `{URL_FORMAT}` into that file"
+            ))
         })?;
         (content, format!("the content of the file `{path}`"))
     } else {
@@ -35,6 +39,6 @@ pub(crate) fn resolved(written: &StoreUrl) -> Result<Option<String>, StoreError>
         return Ok(Some(url.to_owned()));
     }
     Err(StoreError::Settings(format!(
-        "`serve.store` is `{text}`, and {origin} is not a PostgreSQL URL; write `{URL_FORMAT}`"
+        "`serve.store` is `{shown}`, and {origin} is not a PostgreSQL URL; write `{URL_FORMAT}`"
     )))
 }

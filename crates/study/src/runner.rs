@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use anyhow::Context as _;
-use mp4sr_artifact::{EpochLine, Layout, Manifest, Timing, files, log_line};
+use mp4sr_artifact::{EpochLine, Layout, Manifest, Timing, files, log_line, recorded_settings};
 use mp4sr_pipeline::config::{FINETUNE, ModelCatalog, PRETRAIN};
 use mp4sr_pipeline::{Assignments, Config, Progress, StageArgs, StageName, TIED, hide_passwords};
 use serde_json::{Value, json};
@@ -97,8 +97,13 @@ impl ResolvedRun {
 }
 
 impl Runner {
-    /// A runner that executes `jobs` runs at once, with the stages of the running program.
+    /// A runner that executes `jobs` runs at once, with the stages of the running program. Naming one run is an error.
     pub fn new(mut args: StageArgs, jobs: usize, models: &Arc<ModelCatalog>) -> anyhow::Result<Self> {
+        if let Some(run) = args.run.as_ref().filter(|_| !args.run_is_inherited) {
+            anyhow::bail!(
+                "`--run {run}` has no effect here, because runs are named after their settings; leave it out, and give the pipeline by `--pipeline`"
+            );
+        }
         args.overrides = args.all_overrides();
         args.more_overrides = None;
         let program = std::env::current_exe().context("failed to find the path of this program")?;
@@ -117,8 +122,10 @@ impl Runner {
     pub fn trained_otherwise(&self, run: &ResolvedRun) -> Option<String> {
         let phases = [PRETRAIN, FINETUNE].into_iter().filter(|phase| self.models.trains(&run.config, phase));
         phases.into_iter().find_map(|phase| {
-            let record = Manifest::find(&run.layout.run(), phase)?;
-            self.models.phase_settings(&run.config, phase).changed_since(&record.settings)
+            let settings = self.models.phase_settings(&run.config, phase);
+            let finished =
+                Manifest::find(&run.layout.run(), phase).and_then(|own| settings.changed_since(&own.settings));
+            finished.or_else(|| settings.changed_since(&begun_settings(&run.layout, phase, settings.values())?))
         })
     }
 
@@ -323,6 +330,17 @@ impl Runner {
         }
         anyhow::bail!("run `{}`: {}", run.name, last.trim_start_matches("error: "))
     }
+}
+
+/// The settings of an unfinished phase, with the limits of `now`, at which it may also end.
+fn begun_settings(layout: &Layout, phase: &str, now: &Value) -> Option<Value> {
+    let mut settings = recorded_settings(&layout.training_state(phase))?["identity"]["settings"].take();
+    for limit in ["epochs", "patience"] {
+        if settings[phase].is_object() {
+            settings[phase][limit] = now[phase][limit].clone();
+        }
+    }
+    Some(settings)
 }
 
 /// Groups the indices of runs by equal keys, ordered by their first run; runs without a key are in no group.

@@ -184,7 +184,7 @@ fn train_stage(
         None => ready?,
     };
     let Ready { model, phase: own, inputs, resolved } = ready;
-    let state_path = layout.run().join(format!("state.{phase}.safetensors"));
+    let state_path = layout.training_state(phase);
     let start = PhaseStart { model: model.as_ref(), phase: own, inputs: &inputs, state_path: &state_path, restart };
     let (epoch, validation_recall_20) = run_phase(context, stage, start)?;
     let output = layout.checkpoint(phase);

@@ -78,12 +78,9 @@ impl Study<'_> {
         };
         // A smoke run has its own epochs and limits.
         let is_used = |set: &&String| !self.options.quick || !SMOKE.iter().any(|own| key_of(own) == key_of(set));
-        let set: Vec<&str> = self.runner.args().overrides.iter().filter(is_used).map(String::as_str).collect();
-        let set = if set.is_empty() {
-            String::new()
-        } else {
-            format!(" Set for all runs: `{}`.", hide_passwords(&set.join("`, `")))
-        };
+        let set: Vec<String> =
+            self.runner.args().overrides.iter().filter(is_used).map(|set| hide_passwords(set)).collect();
+        let set = if set.is_empty() { String::new() } else { format!(" Set for all runs: `{}`.", set.join("`, `")) };
         format!("Dataset `{name}`, {split}, {seeds}.{quick}{set}")
     }
 
