@@ -61,7 +61,9 @@ pub fn count_latest(training: &TrainingSequences, items: usize, latest_share: f6
              data with timestamps"
         ))
     })?;
-    let counted = (latest_share * times.len() as f64).ceil() as usize;
+    // Without a tolerance, 0.07 of 100 events would be 8 of them.
+    let share = latest_share * times.len() as f64;
+    let counted = (share * (1.0 - 1e-12)).ceil() as usize;
     let mut latest_first = times.clone();
     latest_first.sort_unstable_by(|a, b| b.cmp(a));
     let earliest = latest_first.get(counted.max(1) - 1);
@@ -164,6 +166,14 @@ mod tests {
         assert_eq!(counts(0.1), [1, 0, 0, 0], "one event of six, rounded up");
         assert_eq!(counts(0.3), [1, 0, 2, 0], "two events, and a third one at the time of the second");
         assert_eq!(counts(0.6), [1, 1, 2, 0]);
+    }
+
+    #[test]
+    fn a_share_that_is_a_whole_number_of_events_is_not_rounded_up() {
+        // As floating-point numbers, 0.07 times 100 is more than 7.
+        let training = TrainingSequences { times: Some((0..100).collect()), ..TrainingSequences::new([&[1; 100][..]]) };
+        assert_eq!(count_latest(&training, 1, 0.07, "key").unwrap(), [7]);
+        assert_eq!(count_latest(&training, 1, 0.071, "key").unwrap(), [8]);
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use std::ops::ControlFlow;
 
 use mp4sr_pipeline::nearest;
-use polars::chunked_array::ops::arity::broadcast_try_binary_elementwise;
 use polars::prelude::*;
 use polars::sql::sql_expr;
 use sqlparser::ast::{self, Spanned as _};
@@ -12,6 +11,7 @@ use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location, Token, Tokenizer};
 
+use crate::as_in_sql::{as_in_sql, type_of};
 use crate::partitions::collect_streaming;
 use crate::source::{NamedFrame, TextLocation};
 use crate::types::{comparable, kind};
@@ -205,6 +205,17 @@ fn parse(text: &str) -> std::result::Result<ast::Expr, String> {
 /// The expression of polars for a part of a condition.
 fn expression_of(part: &ast::Expr) -> PolarsResult<Expr> {
     let mut part = part.clone();
+    let _ = ast::visit_expressions_mut(&mut part, |part| {
+        // For polars, a missing text contains no other at position 0.
+        if let Some(absent) = missing_text_of_position(part) {
+            let or_missing = format!("CASE WHEN {absent} THEN NULL ELSE {part} END");
+            *part = parse(&or_missing).unwrap_or_else(|_| part.clone());
+        }
+        if let ast::Expr::Function(ast::Function { over: Some(ast::WindowType::WindowSpec(window)), .. }) = part {
+            window.order_by = with_order_of_missing_values(&window.order_by);
+        }
+        ControlFlow::<()>::Continue(())
+    });
     // polars refuses a list that has numbers with and without a point.
     let _ = ast::visit_expressions_mut(&mut part, |part| {
         if let ast::Expr::InList { list, .. } = part {
@@ -216,6 +227,38 @@ fn expression_of(part: &ast::Expr) -> PolarsResult<Expr> {
         ControlFlow::<()>::Continue(())
     });
     sql_expr(part.to_string())
+}
+
+/// The order of a window with a key for missing values, which are less than all others unless the condition says where they come. polars
+/// follows this only for several keys, and puts the missing values of a single key first.
+fn with_order_of_missing_values(order: &[ast::OrderByExpr]) -> Vec<ast::OrderByExpr> {
+    let [key] = order else { return order.to_vec() };
+    if !missing_values_are_last(key) {
+        return vec![key.clone()];
+    }
+    let (missing, other) = if is_descending(key) { (0, 1) } else { (1, 0) };
+    let flag = parse(&format!("CASE WHEN ({}) IS NULL THEN {missing} ELSE {other} END", key.expr));
+    flag.ok().map(|expr| ast::OrderByExpr { expr, ..key.clone() }).into_iter().chain([key.clone()]).collect()
+}
+
+fn is_descending(key: &ast::OrderByExpr) -> bool {
+    key.options.asc == Some(false)
+}
+
+fn missing_values_are_last(key: &ast::OrderByExpr) -> bool {
+    key.options.nulls_first.map_or_else(|| is_descending(key), |first| !first)
+}
+
+/// The condition that a text is missing in which a position is searched, or that which is searched; `None` for all other expressions.
+fn missing_text_of_position(part: &ast::Expr) -> Option<String> {
+    let texts: Vec<String> = match part {
+        ast::Expr::Position { expr, r#in } => vec![expr.to_string(), r#in.to_string()],
+        ast::Expr::Function(function) if function.name.to_string().eq_ignore_ascii_case("STRPOS") => {
+            arguments(function).map(ToString::to_string).collect()
+        }
+        _ => return None,
+    };
+    Some(texts.iter().map(|text| format!("({text}) IS NULL")).collect::<Vec<_>>().join(" OR "))
 }
 
 /// The digits of a number, without its sign.
@@ -257,13 +300,11 @@ fn columns(expression: &ast::Expr, text: &str) -> std::result::Result<Vec<Column
                     Some(format!("has `{part}`, which is a word of SQL; put a column of this name into double quotes"));
                 return ControlFlow::Break(());
             }
-            ast::Expr::Function(function) if is_unordered_in_polars(function) => {
-                problem = Some(format!(
-                    "has `{part}`, which is not supported; the functions that can be computed up to each row of an ordered window are \
-                     {}, and COUNT without DISTINCT",
-                    ORDERED.join(", ")
-                ));
-                return ControlFlow::Break(());
+            ast::Expr::Function(function) => {
+                if let Some(reason) = unlike_sql(function) {
+                    problem = Some(format!("has `{part}`, which is not supported; {reason}"));
+                    return ControlFlow::Break(());
+                }
             }
             ast::Expr::Subquery(_) | ast::Expr::InSubquery { .. } | ast::Expr::Exists { .. } => {
                 problem = Some("has a subquery; only columns of the interactions can be named".to_owned());
@@ -279,14 +320,56 @@ fn columns(expression: &ast::Expr, text: &str) -> std::result::Result<Vec<Column
 /// The functions, beside COUNT, that polars computes up to each row of a window with an order. It computes all others over the whole window.
 const ORDERED: [&str; 8] = ["FIRST_VALUE", "LAG", "LAST_VALUE", "LEAD", "MAX", "MIN", "ROW_NUMBER", "SUM"];
 
-/// Whether a function has an ordered window whose order polars would ignore.
-fn is_unordered_in_polars(function: &ast::Function) -> bool {
-    let Some(ast::WindowType::WindowSpec(window)) = &function.over else { return false };
+/// Why polars would not compute what SQL defines for a function, and what to write instead.
+fn unlike_sql(function: &ast::Function) -> Option<String> {
+    let name = function.name.to_string().to_uppercase();
+    if ["LEFT", "RIGHT"].contains(&name.as_str()) && arguments(function).any(|argument| argument.to_string() == "0") {
+        return Some("no character is left; compare the text with ''".to_owned());
+    }
+    let Some(ast::WindowType::WindowSpec(window)) = &function.over else { return None };
     let is_distinct = matches!(&function.args, ast::FunctionArguments::List(list) if
         list.duplicate_treatment == Some(ast::DuplicateTreatment::Distinct));
-    let name = function.name.to_string().to_uppercase();
     let follows_order = !is_distinct && (name == "COUNT" || ORDERED.contains(&name.as_str()));
-    !follows_order && (!window.order_by.is_empty() || window.window_frame.is_some())
+    if !follows_order && (!window.order_by.is_empty() || window.window_frame.is_some()) {
+        return Some(format!(
+            "the functions that can be computed up to each row of an ordered window are {}, and COUNT without DISTINCT",
+            ORDERED.join(", ")
+        ));
+    }
+    if name == "LAST_VALUE" && (window.order_by.is_empty() || !window.window_frame.as_ref().is_none_or(ends_at_the_row))
+    {
+        return Some(
+            "LAST_VALUE is computed up to each row of an ordered window; for the last value of a whole window, use FIRST_VALUE with the \
+             opposite order"
+                .to_owned(),
+        );
+    }
+    let several = if window.order_by.len() > 1 { window.order_by.as_slice() } else { &[] };
+    if let Some(key) = several.iter().find(|key| missing_values_are_last(key) != is_descending(key)) {
+        return Some(format!(
+            "in an order of several keys, missing values are less than all others; replace them by a value, as in `COALESCE({}, 0)`",
+            key.expr
+        ));
+    }
+    let is_windowed = |expression: Expr| (&expression).into_iter().any(|part| matches!(part, Expr::Over { .. }));
+    let ignores_window = || !expression_of(&ast::Expr::Function(function.clone())).is_ok_and(is_windowed);
+    // Up to the row, the last value is that of the row, which needs no window.
+    (name != "LAST_VALUE" && !window.partition_by.is_empty() && ignores_window())
+        .then(|| format!("{name} can only be computed over all events, without OVER"))
+}
+
+/// Whether the rows of a frame are those from the start of the window up to the current row.
+fn ends_at_the_row(frame: &ast::WindowFrame) -> bool {
+    let is_current = frame.end_bound.as_ref().is_none_or(|end| matches!(end, ast::WindowFrameBound::CurrentRow));
+    is_current && matches!(frame.start_bound, ast::WindowFrameBound::Preceding(None))
+}
+
+fn arguments(function: &ast::Function) -> impl Iterator<Item = &ast::FunctionArg> {
+    match &function.args {
+        ast::FunctionArguments::List(list) => list.args.as_slice(),
+        _ => &[],
+    }
+    .iter()
 }
 
 /// Rewrites `Expected: ..., found: ... at Line: 1, Column: 9` with the position as one number, because a condition is one line.
@@ -324,104 +407,6 @@ fn parse_error(error: &ParserError, text: &str) -> String {
 fn character(text: &str, at: Location) -> u64 {
     let before = text.split('\n').take(at.line.saturating_sub(1) as usize).map(|line| line.chars().count() as u64 + 1);
     before.sum::<u64>() + at.column
-}
-
-/// The expression as SQL computes it. Whole numbers have 64 bits and a sign, because narrow and unsigned ones wrap in polars, and a result
-/// that needs more is an error. Powers are fractions, and a remainder has the sign of the dividend. A computed value that is not a finite
-/// number, such as that of a division by 0, is missing.
-fn as_in_sql(expression: Expr, schema: &SchemaRef) -> Expr {
-    let has_type = |part: &Expr, is: fn(&DataType) -> bool| type_of(part, schema).is_some_and(|kind| is(&kind));
-    let is_whole = |part: &Expr| has_type(part, DataType::is_integer);
-    let or_missing = |part: Expr| match type_of(&part, schema) {
-        Some(kind) if kind.is_float() => {
-            // Logarithms of whole numbers have no type until they are computed, with 64 bits.
-            let known = |kind: &DataType| if kind.is_known() { kind.clone() } else { DataType::Float64 };
-            let field = move |_: &Schema, field: &Field| Ok(Field::new(field.name().clone(), known(field.dtype())));
-            part.map(|values| missing_where_not_finite(&values), field)
-        }
-        Some(kind) if kind.is_integer() && kind != DataType::Int64 => part.strict_cast(DataType::Int64),
-        _ => part,
-    };
-    let as_fraction = |part: Expr| if is_whole(&part) { part.cast(DataType::Float64) } else { part };
-    expression.map_expr(|part| match part {
-        Expr::BinaryExpr {
-            left,
-            op: op @ (Operator::Plus | Operator::Minus | Operator::Multiply | Operator::Modulus),
-            right,
-        } if is_whole(&left) && is_whole(&right) => exactly((*left).clone(), op, (*right).clone()),
-        Expr::BinaryExpr { op, .. } if op.is_arithmetic() => or_missing(part),
-        Expr::Agg(AggExpr::Sum(values)) if is_whole(&values) => exact_sum((*values).clone(), Expr::sum),
-        Expr::Function { input, function: FunctionExpr::CumSum { reverse } } if is_whole(&input[0]) => {
-            exact_sum(input[0].clone(), |half| half.cum_sum(reverse))
-        }
-        Expr::Function { input, function: function @ FunctionExpr::Pow(PowFunction::Generic) } => {
-            or_missing(Expr::Function { input: input.into_iter().map(as_fraction).collect(), function })
-        }
-        // polars compares a column of 32 bits with single numbers in 32 bits, but with a list in 64.
-        Expr::Function { mut input, function: function @ FunctionExpr::Boolean(BooleanFunction::IsIn { .. }) }
-            if has_type(&input[0], |kind| matches!(kind, DataType::Float16 | DataType::Float32)) =>
-        {
-            input[0] = input[0].clone().cast(DataType::String).cast(DataType::Float64);
-            Expr::Function { input, function }
-        }
-        // Columns hold nulls already.
-        Expr::Function { .. } | Expr::Cast { .. } => or_missing(part),
-        part => part,
-    })
-}
-
-/// The sum, difference, product or remainder of whole numbers, or an error if it needs more than 64 bits.
-fn exactly(left: Expr, op: Operator, right: Expr) -> Expr {
-    let compute = move |sides: &mut [Column]| {
-        let name = sides[0].name().clone();
-        let (left, right) = (sides[0].i64()?, sides[1].i64()?);
-        let computed: Int64Chunked = broadcast_try_binary_elementwise(left, right, |left, right| {
-            let Some((left, right)) = left.zip(right) else { return Ok(None) };
-            let result = match op {
-                Operator::Plus => left.checked_add(right),
-                Operator::Minus => left.checked_sub(right),
-                Operator::Multiply => left.checked_mul(right),
-                // A remainder of a division by 0 is missing.
-                _ => return Ok((right != 0).then(|| left.wrapping_rem(right))),
-            };
-            let remedy = "convert one side, as in `CAST(price AS DOUBLE)`";
-            let beyond = || polars_err!(ComputeError: "{left} {op} {right} needs more than 64 bits; {remedy}");
-            result.map(Some).ok_or_else(beyond)
-        })?;
-        Ok(computed.with_name(name).into_column())
-    };
-    let sides = [left, right].map(|side| side.strict_cast(DataType::Int64));
-    let field = |_: &Schema, sides: &[Field]| Ok(Field::new(sides[0].name().clone(), DataType::Int64));
-    map_multiple(compute, sides, field)
-}
-
-/// The sum or cumulative sum of whole numbers, or an error if it needs more than 64 bits.
-fn exact_sum(values: Expr, sum: impl Fn(Expr) -> Expr) -> Expr {
-    // Up to 2^31 values, neither the sum of the upper halves nor that of the lower ones overflows. Each is computed by polars, so a sum
-    // needs no column in memory.
-    const LOWER: i64 = 1 << 32;
-    let values = values.strict_cast(DataType::Int64);
-    let upper = values.clone().floor_div(lit(LOWER));
-    let lower = values - upper.clone() * lit(LOWER);
-    let join = |halves: &mut [Column]| {
-        let name = halves[0].name().clone();
-        let (upper, lower) = (halves[0].i64()?, halves[1].i64()?);
-        let joined: Int64Chunked = broadcast_try_binary_elementwise(upper, lower, |upper, lower| {
-            let Some((upper, lower)) = upper.zip(lower) else { return Ok(None) };
-            let sum = i128::from(upper) * i128::from(LOWER) + i128::from(lower);
-            let remedy = "convert the values, as in `SUM(CAST(price AS DOUBLE))`";
-            let beyond = |_| polars_err!(ComputeError: "the sum {sum} needs more than 64 bits; {remedy}");
-            i64::try_from(sum).map(Some).map_err(beyond)
-        })?;
-        Ok(joined.with_name(name).into_column())
-    };
-    let field = |_: &Schema, halves: &[Field]| Ok(Field::new(halves[0].name().clone(), DataType::Int64));
-    map_multiple(join, [upper, lower].map(sum), field)
-}
-
-fn missing_where_not_finite(values: &Column) -> PolarsResult<Column> {
-    let is_finite = values.is_finite()?;
-    values.zip_with(&is_finite, &Column::full_null(values.name().clone(), values.len(), values.dtype()))
 }
 
 /// Evaluates a part of a condition for each event. The outer error is not the condition's.
@@ -576,11 +561,6 @@ fn date_hint(first: &TypedPart<'_>, second: &TypedPart<'_>) -> String {
         }
         _ => String::new(),
     }
-}
-
-fn type_of(part: &Expr, schema: &SchemaRef) -> Option<DataType> {
-    let schema = DataFrame::empty_with_schema(schema).lazy().select([part.clone().alias("part")]).collect_schema();
-    schema.ok()?.get("part").cloned()
 }
 
 /// The message of polars without its context and hints. The reason is in the last line if the first one announces it.

@@ -10,6 +10,7 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests write damaged files"))]
 
+mod as_in_sql;
 pub mod command;
 mod condition;
 mod core;

@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     fn facts() -> ItemFacts {
-        ItemFacts::new(vec![8, 4, 2, 1], 8)
+        ItemFacts::new(vec![8, 4, 2, 1], vec![8, 4, 2, 1], 8)
     }
 
     fn model(name: &str, seeds: &[&[&[u32]]]) -> SeedLists {

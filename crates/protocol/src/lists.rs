@@ -4,12 +4,13 @@
 //! Coverage, Gini index, entropy, average popularity and tail share are those of RecBole 1.2.1's evaluator. Novelty is the mean
 //! self-information of the listed items (Zhou et al., 2010), and diversity the intra-list diversity of Smyth and McClave (2001).
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use mp4sr_artifact::{MappedFeatures, Result, Sequences};
 
 use crate::diversity::ItemVectors;
-use crate::training_events;
+use crate::{training_events, training_items};
 
 /// The share of the items with training events that forms the tail: those with the fewest events.
 const TAIL: f64 = 0.1;
@@ -19,6 +20,8 @@ const TAIL: f64 = 0.1;
 pub struct ItemFacts {
     /// `[I]`: the number of training events of each item.
     events: Vec<u32>,
+    /// `[I]`: the number of users with training events of each item.
+    users_of: Vec<u32>,
     /// `[I]`: whether the item belongs to the tail.
     is_tail: Vec<bool>,
     /// The number of users of the dataset.
@@ -34,8 +37,8 @@ pub enum ListStatistic {
     /// The share of the list positions that are taken by items of the tail: the tenth of the items with training events that have the fewest
     /// events.
     Tail,
-    /// The mean over listed items of -log2 of the number of training events divided by the number of users. An item without events counts
-    /// as one with a single event.
+    /// The mean over listed items of -log2 of the share of users who have training events of the item. An item without events counts as one
+    /// of a single user.
     Novelty,
     /// The mean over the pairs of listed items of 1 minus the cosine similarity of their features, averaged over the modalities. An
     /// item's vector in a modality is the mean of its rows; items without rows and modalities without a pair do not count.
@@ -59,21 +62,32 @@ pub struct ListStatistics {
 }
 
 impl ItemFacts {
-    /// Computes the facts from the number of training events of every item, `[I]`, and the number of users.
-    pub fn new(events: Vec<u32>, users: usize) -> Self {
+    /// Computes the facts from the number of training events of every item and of the users who have them, `[I]` each, and the number of
+    /// all users.
+    pub fn new(events: Vec<u32>, users_of: Vec<u32>, users: usize) -> Self {
         let mut known: Vec<usize> = (0..events.len()).filter(|&item| events[item] > 0).collect();
         known.sort_by_key(|&item| (events[item], item));
         let mut is_tail = vec![false; events.len()];
         for &item in &known[..((known.len() as f64 * TAIL) as usize).max(1).min(known.len())] {
             is_tail[item] = true;
         }
-        Self { events, is_tail, users, vectors: ItemVectors::default() }
+        Self { events, users_of, is_tail, users, vectors: ItemVectors::default() }
+    }
+
+    /// Computes the facts about the items of a dataset that do not depend on features.
+    pub fn of(sequences: &Sequences) -> Self {
+        let mut users_of = vec![0; sequences.item_count];
+        for user in 0..sequences.user_count() {
+            let items: BTreeSet<u32> = training_items(sequences, user).iter().copied().collect();
+            items.into_iter().for_each(|item| users_of[item as usize - 1] += 1);
+        }
+        Self::new(training_events(sequences), users_of, sequences.user_count())
     }
 
     /// Computes the facts about the items of a dataset. `features` has the role and the path of each feature file; diversity uses the files
     /// that exist.
     pub fn read(sequences: &Sequences, features: &[(String, PathBuf)]) -> Result<Self> {
-        let mut facts = Self::new(training_events(sequences), sequences.user_count());
+        let mut facts = Self::of(sequences);
         for (_, path) in features.iter().filter(|(_, path)| path.exists()) {
             facts.vectors.add(&MappedFeatures::open(path, &sequences.item_hash, sequences.item_count)?);
         }
@@ -81,7 +95,8 @@ impl ItemFacts {
     }
 
     fn novelty(&self, item: usize) -> f64 {
-        -(f64::from(self.events[item].max(1)) / self.users.max(1) as f64).min(1.0).log2()
+        // A difference, because the negative of 0 would be printed as -0.
+        0.0 - (f64::from(self.users_of[item].max(1)) / self.users.max(1) as f64).log2()
     }
 }
 
@@ -131,7 +146,7 @@ impl ListStatistics {
         let shown: Vec<f64> = listed.iter().filter(|&&count| count > 0).map(|&count| count as f64).collect();
         let inequality: f64 =
             listed.iter().zip(1..).map(|(&count, at)| (2.0 * f64::from(at) - items - 1.0) * count as f64).sum();
-        let entropy: f64 = shown.iter().map(|count| -(count / slots) * (count / slots).ln()).sum();
+        let entropy: f64 = shown.iter().map(|count| (count / slots) * (count / slots).ln()).sum();
         let mean = |statistic: ListStatistic| {
             let values: Vec<f64> = lists().filter_map(|list| statistic.of(list, facts)).collect();
             (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
@@ -140,7 +155,7 @@ impl ListStatistics {
             k,
             coverage: shown.len() as f64 / items,
             gini: inequality / (items * slots),
-            entropy: entropy / shown.len() as f64,
+            entropy: (0.0 - entropy) / shown.len() as f64,
             means: ListStatistic::ALL.map(mean),
         })
     }
@@ -168,7 +183,8 @@ mod tests {
 
     /// The popularity of thirteen items; no user has an event with the last one.
     fn popularity(users: usize) -> ItemFacts {
-        ItemFacts::new(vec![9, 12, 5, 1, 4, 3, 1, 2, 1, 2, 3, 1, 0], users)
+        let events = vec![9, 12, 5, 1, 4, 3, 1, 2, 1, 2, 3, 1, 0];
+        ItemFacts::new(events.clone(), events, users)
     }
 
     /// The expected values are those of RecBole 1.2.1's evaluator for the same lists, with `data.num_items` 13.
@@ -185,6 +201,16 @@ mod tests {
                 assert!((found - expected).abs() < 1e-11, "{name}@{k}: {found}, expected {expected}");
             }
         }
+    }
+
+    #[test]
+    fn novelty_counts_users_and_not_their_repeated_events() {
+        // Both of the two users have the first item, one of them twice, and one has the second.
+        let facts = ItemFacts::new(vec![3, 1], vec![2, 1], 2);
+        let novelty = |list: &[u32]| ListStatistic::Novelty.of(list, &facts).unwrap();
+        assert_eq!((novelty(&[1]).to_string(), novelty(&[2]), novelty(&[1, 2])), ("0".to_owned(), 1.0, 0.5));
+        let one = ListStatistics::of(&[vec![1]], 1, &facts).unwrap();
+        assert_eq!(one.entropy.to_string(), "0");
     }
 
     #[test]

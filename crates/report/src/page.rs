@@ -134,7 +134,7 @@ mod tests {
         let facts = [UserFacts { user: 0, length: 3, history: 2, target_events: 1, target_age: None }];
         let stored = StoredLists { lists: vec![vec![1, 2]], ..StoredLists::default() };
         let models = [SeedLists { name: HOSTILE.into(), lists: vec![stored] }];
-        let compared = ListComparison::all(&models, &[2], &ItemFacts::new(vec![3, 1], 4));
+        let compared = ListComparison::all(&models, &[2], &ItemFacts::new(vec![3, 1], vec![3, 1], 4));
         let lists = ListsTable::new(&models, &compared, &[2]);
         let breakdowns = breakdown_tables(&facts, &ranked, &[Metric::Recall(5)]);
         let mut counts = PreprocessReport { dataset: HOSTILE.into(), ..PreprocessReport::default() };

@@ -12,7 +12,7 @@ use mp4sr_pipeline::config::PRETRAIN;
 use mp4sr_pipeline::{Bug, Config, Context, STAGES, StageName, print, run_stage};
 use mp4sr_protocol::{
     Comparison, ItemFacts, ListComparison, Metric, MetricMeans, Reference, SeedLists, SeedRuns, Split, StoredRanks,
-    UserFacts, training_events,
+    UserFacts,
 };
 use serde_json::json;
 
@@ -295,7 +295,7 @@ impl ReportStage<'_> {
         let features = self.context.config.feature_files(&self.context.layout);
         ItemFacts::read(sequences, &features).unwrap_or_else(|error| {
             self.context.progress.log(format!("report: warning: {error}; the diversity of the lists is left out"));
-            ItemFacts::new(training_events(sequences), sequences.user_count())
+            ItemFacts::of(sequences)
         })
     }
 

@@ -194,6 +194,11 @@ fn numbers_do_not_wrap_and_values_that_are_not_numbers_are_missing() {
         ("CAST('nan' AS DOUBLE) > helpful OR helpful = 3", &["a"]),
         ("(0 - helpful) % 2 = -1", &["a", "c"]),
         ("votes % helpful = 1", &["a"]),
+        // Fractions, whose remainder has the sign of the dividend, too: -1.5, 0.5, -0.5 and the like.
+        ("(0 - helpful) * 0.5 % 1 = -0.5", &["a", "c"]),
+        ("MOD(0.5 - helpful, 2) < 0", &["a", "c"]),
+        ("(helpful - 0.5) % -2 = 0.5", &["a", "c"]),
+        ("0.5 % (helpful * 0.0) IS NULL", &["a", "b", "c"]),
         ("votes % helpful IS NULL", &["b"]),
         ("helpful IN (3, 0.5)", &["a"]),
         ("POWER(votes, 32) > 1", &["a", "c"]),
@@ -213,6 +218,62 @@ fn numbers_do_not_wrap_and_values_that_are_not_numbers_are_missing() {
     write_parquet(&narrow, "e.parquet", columns);
     assert_eq!(left(&narrow, &["preprocess.where=rating - 3 > 0"]).0, ["c"]);
     assert_eq!(left(&narrow, &["preprocess.where=rating * 100 >= 300"]).0, ["b", "c"]);
+}
+
+/// Conditions for which polars would compute something else than SQL are computed like SQL, or refused.
+#[test]
+fn windows_and_positions_are_those_of_sql_or_refused() {
+    let project = table("e.jsonl");
+    let line = |user: &str, item: &str, at: i32, rest: &str| {
+        format!("{{\"user_id\": \"{user}\", \"item_id\": \"{item}\", \"timestamp\": {at}{rest}}}\n")
+    };
+    let lines = [
+        line("u", "a", 1, ", \"price\": 2.5, \"title\": \"日本語 x\""),
+        line("u", "b", 2, ", \"price\": 1.0"),
+        line("v", "c", 3, ", \"price\": 4.5, \"title\": \"yx\""),
+        line("v", "d", 4, ", \"price\": 5.5, \"title\": \"é\""),
+    ];
+    project.write_raw("e.jsonl", lines.concat());
+    for (condition, expected) in [
+        ("STRPOS(title, 'x') = 5", &["a"][..]),
+        ("POSITION('x' IN title) = 2", &["c"]),
+        ("STRPOS(title, '語') = LENGTH('日本語')", &["a"]),
+        ("STRPOS(title, 'q') = 0", &["a", "c", "d"]),
+        ("STRPOS(title, 'x') IS NULL", &["b"]),
+        ("LAST_VALUE(price) OVER (PARTITION BY user_id ORDER BY timestamp) = price", &["a", "b", "c", "d"]),
+        ("FIRST_VALUE(item_id) OVER (PARTITION BY user_id ORDER BY timestamp DESC) = item_id", &["b", "d"]),
+        ("ROW_NUMBER() OVER (PARTITION BY user_id ORDER BY title NULLS FIRST) = 1", &["b", "c"]),
+        ("ROW_NUMBER() OVER (PARTITION BY user_id ORDER BY title DESC NULLS LAST) = 2", &["b", "c"]),
+        ("ROW_NUMBER() OVER (PARTITION BY user_id ORDER BY title NULLS LAST) = 2", &["b", "d"]),
+        ("ROW_NUMBER() OVER (PARTITION BY user_id ORDER BY title DESC) = 2", &["b", "c"]),
+        ("ROW_NUMBER() OVER (PARTITION BY user_id ORDER BY title DESC NULLS FIRST) = 2", &["a", "c"]),
+        ("ROW_NUMBER() OVER (PARTITION BY user_id ORDER BY title DESC, price DESC NULLS LAST) = 2", &["b", "c"]),
+        ("ROW_NUMBER() OVER (PARTITION BY user_id ORDER BY title, price NULLS FIRST) = 1", &["b", "c"]),
+        ("FIRST_VALUE(item_id) OVER (ORDER BY LENGTH(title) DESC NULLS LAST) = 'a' AND item_id = 'b'", &["b"]),
+        ("LAG(item_id) OVER (ORDER BY LENGTH(title) NULLS LAST) = 'd'", &["c"]),
+        // Equal rows keep the order of the file.
+        ("ROW_NUMBER() OVER (ORDER BY LENGTH(user_id) DESC NULLS LAST) = 4", &["d"]),
+        ("MEDIAN(price) OVER (PARTITION BY user_id) > 2", &["c", "d"]),
+        ("CORR(price, timestamp) > 0.8", &["a", "b", "c", "d"]),
+    ] {
+        assert_eq!(left(&project, &[&format!("preprocess.where={condition}")]).0, expected, "{condition}");
+    }
+    for (condition, expected) in [
+        ("CORR(price, timestamp) OVER (PARTITION BY user_id) > 0", "CORR can only be computed over all events"),
+        ("COVAR_POP(price, timestamp) OVER (PARTITION BY user_id) > 0", "can only be computed over all events"),
+        ("QUANTILE_DISC(price, 0.5) OVER (PARTITION BY user_id) > 0", "can only be computed over all events"),
+        ("LAST_VALUE(price) OVER (PARTITION BY user_id) = price", "use FIRST_VALUE with the opposite order"),
+        (
+            "LAST_VALUE(price) OVER (PARTITION BY user_id ORDER BY timestamp ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING) = price",
+            "use FIRST_VALUE with the opposite order",
+        ),
+        ("LEFT(title, 0) = ''", "no character is left"),
+        ("ROW_NUMBER() OVER (ORDER BY title, price NULLS LAST) = 1", "as in `COALESCE(price, 0)`"),
+        ("ROW_NUMBER() OVER (ORDER BY title DESC NULLS FIRST, price DESC) = 1", "as in `COALESCE(title, 0)`"),
+    ] {
+        let error = refused(&project, &[&format!("preprocess.where={condition}")]);
+        assert!(error.contains(expected) && error.contains("is not supported"), "{condition}: {error}");
+    }
 }
 
 #[test]
