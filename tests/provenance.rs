@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use mp4sr_artifact::{Layout, Sequences, Table, TensorFile, files};
+use mp4sr_artifact::{Items, Layout, Sequences, Table, TensorFile, files};
 use mp4sr_protocol::{Split, StoredRanks};
 use mp4sr_tests::{Project, root, stderr_of};
 
@@ -340,6 +340,82 @@ fn a_killed_training_resumes_under_another_evaluation_batch_and_other_limits() {
     assert!(world.run_failing("finetune", &seed).contains("an unfinished run with another `seed`"));
     let anew = world.run_stderr("finetune", &[&seed[..], &["--restart"]].concat());
     assert!(anew.contains("with another `seed` was removed"), "{anew}");
+}
+
+/// What a run says about its training stays true when a phase is repeated, and when training with other settings fails.
+#[test]
+fn settings_that_are_changed_and_restored_leave_a_run_as_it_was() {
+    let world = Project::small();
+    world.run("run", &[]);
+    let files = ["config.toml", "finetune.safetensors", "report/curves.svg"];
+    let state = || {
+        // The seconds of repeated epochs differ.
+        let log = world.text("a/runs/mp4sr/metrics.jsonl");
+        let (first, second): (Vec<&str>, Vec<&str>) = log.lines().partition(|line| line.contains("pretrain"));
+        let second: Vec<String> = second.into_iter().map(str::to_owned).collect();
+        (first.len(), second, files.map(|name| world.bytes(&format!("a/runs/mp4sr/{name}"))))
+    };
+    let before = state();
+    assert_eq!((before.0, before.1.len()), (2, 2));
+    world.run("run", &["--until", "pretrain", "--set", "pretrain.epochs=1"]);
+    world.run("run", &[]);
+    assert!(state() == before, "pre-training was repeated");
+
+    // No file can become larger than 16 KiB, so the first checkpoint cannot be written.
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' XFSZ; ulimit -f 32; exec \"$@\"", "sh"]);
+    let failing = world.command("finetune", &["--set", "finetune.learning_rate=0.02"]);
+    command.arg(failing.get_program()).args(failing.get_args());
+    command.envs(failing.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = command.output().unwrap();
+    assert!(!output.status.success() && stderr_of(&output).contains("File too large"), "{}", stderr_of(&output));
+    assert!(world.run_stderr("finetune", &[]).contains("up to date"));
+    world.run("run", &[]);
+    assert!(state() == before, "a training failed");
+
+    // A model without epochs has no curves of the model before it.
+    world.run("run", &["--set", "model.name=popularity"]);
+    assert!(!world.path("a/runs/mp4sr/report/curves.svg").exists());
+}
+
+/// Lists do not depend on how users are divided among blocks: 60 users are computed together, or as 59 and one.
+#[test]
+fn a_block_of_a_single_user_has_the_lists_of_larger_ones() {
+    let world = Project::small();
+    for model in ["sasrec", "mvrnn", "mp4sr"] {
+        let run = ["--run", model, "--set", &format!("model.name={model}")];
+        world.run("run", &[&["--until", "recommend"][..], &run].concat());
+        let lists = || {
+            let mut lists = Table::read(&world.path(&format!("a/runs/{model}/recommendations.parquet")), "").unwrap();
+            let scores = lists.take_f32s("scores").unwrap();
+            let scores: Vec<Vec<u32>> =
+                scores.iter().map(|own| own.iter().map(|score| score.to_bits()).collect()).collect();
+            (lists.take_texts("items").unwrap(), scores)
+        };
+        let whole = lists();
+        assert_eq!(whole.0.len(), 60);
+        std::fs::remove_file(world.path(&format!("a/runs/{model}/recommend.manifest.json"))).unwrap();
+        world.run("recommend", &[&run[..], &["--set", "evaluate.batch=59"]].concat());
+        assert!(lists() == whole, "{model}");
+    }
+}
+
+/// Images may be anywhere in the data folder, so those that were missing are looked for again.
+#[test]
+fn images_that_appear_later_make_preprocessing_run_again() {
+    let world = Project::small();
+    let items = world.folder().join("a.jsonl");
+    let text = std::fs::read_to_string(&items).unwrap().replace("\"one.png\"", "\"pics/new/one.png\"");
+    std::fs::write(&items, text).unwrap();
+    world.run("preprocess", &[]);
+    assert!(world.run_stderr("preprocess", &[]).contains("up to date"));
+    std::fs::create_dir_all(world.folder().join("pics/new")).unwrap();
+    std::fs::copy(world.folder().join("one.png"), world.folder().join("pics/new/one.png")).unwrap();
+    let reported = world.run_stderr("preprocess", &[]);
+    assert!(reported.contains("pics/new/one.png` was missing before"), "{reported}");
+    assert!(world.run_stderr("preprocess", &[]).contains("up to date"));
+    let images = Items::read(&world.path("a/dataset/items.parquet")).unwrap().images;
+    assert_eq!(images.iter().filter(|images| !images.is_empty()).count(), 10);
 }
 
 /// Waits until `holds` is true, and fails after a minute.

@@ -93,6 +93,11 @@ impl Layout {
         self.dataset().join("report.json")
     }
 
+    /// The paths, relative to the data folder, at which files of items were looked for and not found; absent if all were found.
+    pub fn missing_files(&self) -> PathBuf {
+        self.dataset().join("missing_files.json")
+    }
+
     /// The folder that extract writes.
     pub fn features(&self) -> PathBuf {
         self.root.join("features")

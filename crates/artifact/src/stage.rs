@@ -189,6 +189,8 @@ pub struct Stage {
     settings: StageSettings,
     inputs: BTreeMap<String, FileRecord>,
     before: Option<Manifest>,
+    /// Why the stage is not up to date although its inputs and settings are.
+    outdated: Option<String>,
 }
 
 impl Stage {
@@ -212,7 +214,15 @@ impl Stage {
             let earlier = before.as_ref().and_then(|m| m.inputs.get(role));
             records.insert(role.clone(), FileRecord::of(path, earlier)?);
         }
-        Ok(Self { name: name.to_owned(), version, folder: folder.to_owned(), settings, inputs: records, before })
+        Ok(Self {
+            name: name.to_owned(),
+            version,
+            folder: folder.to_owned(),
+            settings,
+            inputs: records,
+            before,
+            outdated: None,
+        })
     }
 
     /// The settings of the stage.
@@ -223,6 +233,12 @@ impl Stage {
     /// Fingerprints of the inputs by role, for the headers of outputs.
     pub fn input_fingerprints(&self) -> BTreeMap<String, Fingerprint> {
         self.inputs.iter().map(|(role, record)| (role.clone(), record.fingerprint.clone())).collect()
+    }
+
+    /// The stage, which is not up to date if a reason is given that neither its inputs nor its settings show.
+    #[must_use]
+    pub fn outdated_because(self, why: Option<String>) -> Self {
+        Self { outdated: why, ..self }
     }
 
     /// Compares the inputs, settings and outputs with the manifest of the last run.
@@ -247,7 +263,8 @@ impl Stage {
         if let Some(role) = before.inputs.keys().find(|role| !self.inputs.contains_key(*role)) {
             return stale(format!("input `{role}` is no longer used"));
         }
-        Ok(self.changed_output(before)?.map_or(Status::UpToDate, Status::Stale))
+        let changed = self.changed_output(before)?.or_else(|| self.outdated.clone());
+        Ok(changed.map_or(Status::UpToDate, Status::Stale))
     }
 
     /// What happened to an output since `before` was written; `None` if all outputs are unchanged.
@@ -275,12 +292,20 @@ impl Stage {
     /// stage finished. Returns whether the manifest was restored.
     pub fn give_up(&self) -> Result<bool> {
         match &self.before {
-            Some(before) if self.changed_output(before)?.is_none() => {
+            Some(before) if self.outputs_are_unchanged()? => {
                 files::write_json(&self.manifest_path(), before)?;
                 Ok(true)
             }
             _ => Ok(false),
         }
+    }
+
+    /// Whether the stage has finished before, and its outputs are still those of that time.
+    pub fn outputs_are_unchanged(&self) -> Result<bool> {
+        Ok(match &self.before {
+            Some(before) => self.changed_output(before)?.is_none(),
+            None => false,
+        })
     }
 
     /// Writes the manifest, after all `outputs` (inside the stage's folder) are complete.

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::folder::ModelFolder;
+use crate::model_files::PROCESSOR;
 
 /// Incremented with every change after which the same file or sentence gets another vector.
 const VERSION: u32 = 2;
@@ -18,6 +19,10 @@ pub(crate) fn open(root: &Path, encoder: &CachedEncoder<'_>) -> Result<EncoderCa
     let mut identity = format!("{VERSION} {}", encoder.content);
     if encoder.precision != Precision::F32 {
         identity.push_str(&format!("\nprecision {}", encoder.precision));
+    }
+    let sees = encoder.content != "sounds" && encoder.files.iter().any(|file| file == PROCESSOR);
+    if sees && encoder.folder.has_corrected_sizes()? {
+        identity.push_str("\nsizes as in the library");
     }
     for (name, path) in encoder.folder.inputs("", &encoder.files)? {
         identity.push_str(&format!("\n{name} {}", Fingerprint::of_file(&path)?));

@@ -76,6 +76,14 @@ impl JsonFile {
     }
 }
 
+/// Whether a configuration says which model it is of. One that cannot be read is reported when it is used.
+fn names_model(path: &Path) -> bool {
+    let config: Option<serde_json::Value> =
+        files::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    config
+        .is_none_or(|config| ["model_type", "architecture", "architectures"].iter().any(|key| !config[*key].is_null()))
+}
+
 impl ModelFolder {
     /// Opens a folder, or a model of the hub by its name (`owner/name`), whose files are fetched once and then found in the
     /// hub's cache.
@@ -85,12 +93,13 @@ impl ModelFolder {
 
     fn at(name: &str, location: Location) -> Result<Self> {
         let (mut path, mut transformer) = (location.optional_file(CONFIG)?, String::new());
-        if path.is_none()
+        // Early sentence encoders have a configuration of their own release here, or none, and that of the language model in its folder.
+        if !path.as_ref().is_some_and(|path| names_model(path))
             && let Some(modules) = location.optional_file(MODULES)?
         {
             let modules: Vec<FirstModule> = JsonFile::read(modules)?.parse()?;
             transformer = modules.into_iter().next().map(|module| module.path).unwrap_or_default();
-            path = location.optional_file(&format!("{transformer}/{CONFIG}"))?;
+            path = location.optional_file(&format!("{transformer}/{CONFIG}"))?.or(path);
         }
         let path = path.map_or_else(|| location.file(CONFIG), Ok)?;
         Ok(Self { name: name.to_owned(), location, transformer, config: JsonFile::read(path)? })
@@ -184,6 +193,11 @@ impl ModelFolder {
         let processor = file.parse::<Processor>()?.resolved().map_err(|reason| file.error(reason))?;
         processor.check(side).map_err(|reason| file.error(reason))?;
         Ok(processor)
+    }
+
+    /// Whether earlier releases computed other pixels from the same settings of sizes.
+    pub fn has_corrected_sizes(&self) -> Result<bool> {
+        Ok(self.json(PROCESSOR)?.parse::<Processor>()?.has_corrected_sizes())
     }
 
     /// The image processor of a model that takes only squares of `side` x `side`.

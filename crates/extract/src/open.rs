@@ -1,11 +1,14 @@
 //! Picks the image encoder that a model folder holds.
 
+use serde_json::Value;
+
 use crate::adapter::image as adapter;
 use crate::clip::Clip;
 use crate::device::EncoderDevice;
 use crate::encoder::ImageEncoder;
 use crate::error::{Error, Result};
 use crate::folder::ModelFolder;
+use crate::model_files::{TOKENIZER, TOKENIZER_CONFIG};
 use crate::resnet::ResNet;
 
 /// Loads an image encoder from a folder, or from the hub by its name. Its `config.json` names the architecture.
@@ -36,8 +39,15 @@ pub(crate) fn image_encoder_files(folder: &ModelFolder) -> Result<Vec<String>> {
         Architecture::ResNet => &ResNet::FILES,
         Architecture::Adapter(model_type) => adapter::files(&model_type).ok_or_else(|| unknown(folder, &model_type))?,
     };
+    let tokenizer_config = files.contains(&TOKENIZER).then(|| tokenizer_config(folder)).transpose()?.flatten();
     let weights = folder.weight_files()?;
-    Ok(files.iter().map(|&file| file.to_owned()).chain(weights).collect())
+    Ok(files.iter().copied().chain(tokenizer_config).map(str::to_owned).chain(weights).collect())
+}
+
+/// `tokenizer_config.json`, if it changes how texts are cut. Its other settings agree with `tokenizer.json`, or are refused.
+fn tokenizer_config(folder: &ModelFolder) -> Result<Option<&'static str>> {
+    let settings: Option<Value> = folder.optional_json(TOKENIZER_CONFIG)?.map(|file| file.parse()).transpose()?;
+    Ok(settings.is_some_and(|settings| settings["truncation_side"] == "left").then_some(TOKENIZER_CONFIG))
 }
 
 enum Architecture {

@@ -6,7 +6,7 @@
 //! deviation. The first frame of an animation is used; grey is repeated in three channels; of 16-bit levels, only the upper eight bits are
 //! used. Settings that are not supported are refused by name.
 
-use image::{DynamicImage, Rgb, RgbImage};
+use image::{DynamicImage, GrayAlphaImage, Rgb, RgbImage, RgbaImage};
 use mp4sr_image::{ImageError, MAX_PIXELS};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -88,6 +88,8 @@ const WARPED: u32 = 384;
 /// The models whose image processors are followed.
 const CLASSES: [&str; 7] = ["CLIP", "ConvNext", "ViT", "DeiT", "Siglip", "Bit", "EfficientNet"];
 
+/// The side of the cropped middle by default, in the classes that crop by default.
+const CROPPED: u32 = 224;
 /// Keys that do not change pixels, whatever their value. Neither do keys that are null.
 const HARMLESS: [&str; 11] = [
     "_valid_processor_keys",
@@ -194,6 +196,18 @@ impl Processor {
         found.map_or(Ok(()), |(key, _)| Err(format!("{key}: the image processor of {kind} does not read this key")))
     }
 
+    /// Whether earlier releases computed other pixels from the same settings: they had no default crop, and took a number for the shortest
+    /// edge in all classes but one. Vectors of that time must not be used.
+    pub(crate) fn has_corrected_sizes(&self) -> bool {
+        let crops_by_default = ["CLIP", "Bit", "DeiT"].contains(&self.kind())
+            && self.do_center_crop != Some(false)
+            && self.crop_size.is_none();
+        let is_both_sides = ["ViT", "EfficientNet"].contains(&self.kind())
+            && matches!(self.size, Size::Side(_))
+            && self.crops().is_some();
+        crops_by_default || is_both_sides
+    }
+
     /// Sets missing keys to the defaults of the processor's class in the library, and expresses `crop_pct` by the other keys.
     pub(crate) fn resolved(mut self) -> std::result::Result<Self, String> {
         self.expect_keys_of_its_class()?;
@@ -204,13 +218,23 @@ impl Processor {
         if kind == "ConvNext" && self.crop_pct.is_none() {
             self.crop_pct = Some(224.0 / 256.0);
         }
-        if ["ViT", "Siglip", "EfficientNet"].contains(&kind.as_str()) && self.do_center_crop.is_none() {
+        let is_of = |kinds: &[&str]| kinds.contains(&kind.as_str());
+        if is_of(&["ViT", "Siglip", "EfficientNet"]) && self.do_center_crop.is_none() {
             self.do_center_crop = Some(false);
         }
-        // A number is the shortest edge if the middle is cropped, except in DeiT's processor; otherwise it is both sides.
+        if is_of(&["CLIP", "Bit", "DeiT"]) {
+            let crops = *self.do_center_crop.get_or_insert(true);
+            if crops && self.crop_size.is_none() {
+                self.crop_size = Some(Size::Side(CROPPED));
+            }
+        }
+        // In some classes, a number is always the shortest edge, in others always both sides; in the rest, it is the shortest edge if the
+        // middle is cropped.
+        let is_shortest = is_of(&["CLIP", "Bit"]);
+        let is_both = is_of(&["DeiT", "ViT", "EfficientNet"]);
         if let Size::Side(side) = self.size
             && self.crop_pct.is_none()
-            && (self.crops().is_none() || kind == "DeiT")
+            && (is_both || self.crops().is_none() && !is_shortest)
         {
             self.size = Size::Exact(Exact { height: side, width: side });
         }
@@ -381,8 +405,28 @@ impl Size {
     }
 }
 
+/// The image with 8 bits per level; those of 16 bits lose their lower half, which conversions of the library would round.
+fn upper_bits(image: DynamicImage) -> DynamicImage {
+    let upper = |levels: &[u16]| levels.iter().map(|level| (level >> 8) as u8).collect::<Vec<u8>>();
+    let (width, height) = (image.width(), image.height());
+    let converted = match &image {
+        DynamicImage::ImageRgb16(own) => {
+            RgbImage::from_raw(width, height, upper(own.as_raw())).map(DynamicImage::ImageRgb8)
+        }
+        DynamicImage::ImageRgba16(own) => {
+            RgbaImage::from_raw(width, height, upper(own.as_raw())).map(DynamicImage::ImageRgba8)
+        }
+        DynamicImage::ImageLumaA16(own) => {
+            GrayAlphaImage::from_raw(width, height, upper(own.as_raw())).map(DynamicImage::ImageLumaA8)
+        }
+        _ => None,
+    };
+    converted.unwrap_or(image)
+}
+
 /// Converts an image to RGB. Transparent images are laid on white with the integer arithmetic of Pillow's `alpha_composite`.
 fn on_white(image: DynamicImage) -> RgbImage {
+    let image = upper_bits(image);
     if !image.color().has_alpha() {
         return image.into_rgb8();
     }
@@ -506,6 +550,36 @@ mod tests {
             unknown["do_sharpen"] = Value::Bool(true);
             assert!(pixels(&unknown).unwrap_err().starts_with("do_sharpen: "), "{encoder}");
         }
+    }
+
+    /// Found by comparison with transformers 5.24.
+    #[test]
+    fn sizes_that_are_numbers_mean_what_they_mean_in_each_class() {
+        let statistics = "\"image_mean\": [0.5, 0.5, 0.5], \"image_std\": [0.5, 0.5, 0.5], \"resample\": 3";
+        let of = |class: &str, keys: &str| {
+            processor(&format!("{{\"image_processor_type\": \"{class}ImageProcessor\", {keys}, {statistics}}}"))
+        };
+        for class in ["CLIP", "Bit"] {
+            let own = of(class, "\"size\": 256").unwrap();
+            assert!(matches!(own.size, Size::Side(256)) && own.target() == (224, 224), "{class}");
+            let stretched = of(class, "\"size\": 64, \"do_center_crop\": false").err().unwrap();
+            assert!(stretched.contains("the shortest edge"), "{stretched}");
+        }
+        for class in ["ViT", "EfficientNet", "DeiT"] {
+            let own = of(class, "\"size\": 256, \"crop_size\": 224, \"do_center_crop\": true").unwrap();
+            assert!(matches!(own.size, Size::Exact(Exact { height: 256, width: 256 })), "{class}");
+            assert_eq!(own.target(), (224, 224), "{class}");
+        }
+    }
+
+    #[test]
+    fn levels_of_16_bits_lose_their_lower_half() {
+        let pixel = image::Rgb([0x60ff_u16, 0x6000, 0xffff]);
+        let image = DynamicImage::ImageRgb16(image::ImageBuffer::from_pixel(1, 1, pixel));
+        assert_eq!(on_white(image).get_pixel(0, 0).0, [0x60, 0x60, 0xff]);
+        let pixel = image::Rgba([0x60ff_u16, 0x6000, 0xffff, 0xffff]);
+        let image = DynamicImage::ImageRgba16(image::ImageBuffer::from_pixel(1, 1, pixel));
+        assert_eq!(on_white(image).get_pixel(0, 0).0, [0x60, 0x60, 0xff]);
     }
 
     #[test]

@@ -22,8 +22,11 @@ pub(crate) fn check(settings: &Value, tokenizer: &Tokenizer, whole: &Value) -> R
     let class = settings["tokenizer_class"].as_str().unwrap_or_default();
     if !class.is_empty() && !AS_IT_IS.contains(&class) {
         expect_roles(settings, tokenizer, whole)?;
-        expect_letters(settings, whole)?;
         expect_prefix(settings, class, whole)?;
+    }
+    // Without a class, the library takes that of the model type.
+    if !AS_IT_IS.contains(&class) {
+        expect_letters(settings, whole)?;
     }
     match settings["truncation_side"].as_str() {
         None | Some("right") => Ok(TruncationDirection::Right),

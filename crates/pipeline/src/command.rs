@@ -464,9 +464,10 @@ pub fn run_stage(
             return Err(error);
         }
     };
-    stage.finish(&outputs)?;
     let took = started.elapsed();
+    // The record comes last: a stage that is killed in between runs again, and has a timing in the end.
     files::write_json(&timing_path, &timing::finished(name, took, &context.config.run.device))?;
+    stage.finish(&outputs)?;
     context.progress.log(format!("{name}: done in {:.1} s", took.as_secs_f64()));
     Ok(())
 }

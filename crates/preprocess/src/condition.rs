@@ -352,7 +352,8 @@ fn unlike_sql(function: &ast::Function) -> Option<String> {
         ));
     }
     let is_windowed = |expression: Expr| (&expression).into_iter().any(|part| matches!(part, Expr::Over { .. }));
-    let ignores_window = || !expression_of(&ast::Expr::Function(function.clone())).is_ok_and(is_windowed);
+    // What polars refuses is reported with its own reason.
+    let ignores_window = || expression_of(&ast::Expr::Function(function.clone())).is_ok_and(|own| !is_windowed(own));
     // Up to the row, the last value is that of the row, which needs no window.
     (name != "LAST_VALUE" && !window.partition_by.is_empty() && ignores_window())
         .then(|| format!("{name} can only be computed over all events, without OVER"))

@@ -162,14 +162,21 @@ fn real(folder: &Path) -> Result<PathBuf> {
 /// The image files in a folder and in folders below it, in the order of their names.
 pub fn images_in(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    list(folder, DEPTH, &mut found)?;
+    list(folder, DEPTH, false, &mut found)?;
     Ok(found)
 }
 
-fn list(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
+/// The image files at all depths to which a pattern leads, also through links to folders.
+pub fn images_of_pattern(folder: &Path, pattern: &str) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    list(folder, pattern.matches('/').count(), true, &mut found)?;
+    Ok(found)
+}
+
+fn list(folder: &Path, depth: usize, follows_links: bool, found: &mut Vec<PathBuf>) -> Result<()> {
     for path in files::list(folder)? {
-        if depth > 0 && path.is_dir() && !path.is_symlink() {
-            list(&path, depth - 1, found)?;
+        if depth > 0 && path.is_dir() && (follows_links || !path.is_symlink()) {
+            list(&path, depth - 1, follows_links, found)?;
         } else if is_image_name(&path) && path.is_file() {
             found.push(path);
         }
@@ -403,6 +410,21 @@ impl Resolver {
         }
     }
 
+    /// The paths at which a local file of this name would be found, if there is none.
+    pub fn missing(&self, name: &str) -> Vec<PathBuf> {
+        let name = name.trim();
+        let is_local = scheme(name).is_none() && !name.contains('\0') && !name.starts_with(DATA);
+        let paths = if is_local { self.candidates(name) } else { Vec::new() };
+        if paths.iter().any(|path| path.is_file()) { Vec::new() } else { paths }
+    }
+
+    fn candidates(&self, name: &str) -> Vec<PathBuf> {
+        // Tables that were written on Windows separate the parts of paths by backslashes.
+        let slashed = name.replace('\\', "/");
+        let written = if slashed == name { vec![name] } else { vec![name, &slashed] };
+        written.iter().flat_map(|name| self.folders.iter().map(move |(folder, _)| folder.join(name))).collect()
+    }
+
     fn file(&self, name: &str, what: &str) -> std::result::Result<String, Fault> {
         let leaves = || Fault::new(format!("{what} path leaves the data folder"), name);
         let path = Path::new(name);
@@ -413,15 +435,12 @@ impl Resolver {
         {
             return Err(leaves());
         }
-        // Tables that were written on Windows separate the parts of paths by backslashes.
-        let slashed = name.replace('\\', "/");
-        let written = [path, Path::new(&slashed)];
-        let candidates =
-            || written.iter().flat_map(|path| self.folders.iter().map(move |(folder, _)| folder.join(path)));
-        let Some(found) = candidates().find(|path| path.is_file()) else {
+        let candidates = self.candidates(name);
+        let Some(found) = candidates.iter().find(|path| path.is_file()) else {
             let is_denied =
-                |path: PathBuf| path.metadata().is_err_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied);
-            let problem = if candidates().any(is_denied) { "cannot be read: permission denied" } else { "is missing" };
+                |path: &PathBuf| path.metadata().is_err_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied);
+            let problem =
+                if candidates.iter().any(is_denied) { "cannot be read: permission denied" } else { "is missing" };
             return Err(Fault::new(format!("{what} file {problem}"), name));
         };
         // A link in a downloaded archive must not lead out of the folders either.

@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mp4sr_artifact::Fingerprint;
+use mp4sr_artifact::{Fingerprint, Layout, files};
 use mp4sr_pipeline::config::{Config, Format};
 use serde::Serialize;
 
-use crate::images::{ImagePattern, images_in, is_image_name, is_sound_name};
+use crate::images::{ImagePattern, images_in, images_of_pattern, is_image_name, is_sound_name};
 use crate::{Error, Result};
 
 /// The raw files of a pipeline.
@@ -62,17 +62,28 @@ impl PreprocessInputs {
         [roles("interactions", &self.interactions), roles("items", &self.items)].concat()
     }
 
+    /// The first file that the last run has missed and that exists now, if any.
+    pub fn found_since(config: &Config, layout: &Layout) -> Option<PathBuf> {
+        let missing: Vec<PathBuf> = serde_json::from_slice(&files::read(&layout.missing_files()).ok()?).ok()?;
+        let data = Path::new(&config.dataset.data);
+        missing.into_iter().map(|path| data.join(path)).find(|path| path.is_file())
+    }
+
     /// The fingerprint of the names of the image and sound files that the dataset may refer to, so that new files make the stage run again.
     /// Their content does not count, because only the stages that read it depend on it.
     pub fn image_names(&self, config: &Config) -> Result<Option<Fingerprint>> {
         let mut names = Vec::new();
         if let Some(folder) = self.images.as_deref().filter(|folder| folder.is_dir()) {
-            names.extend(images_in(folder)?.into_iter().map(|path| path.to_string_lossy().into_owned()));
+            let pattern = &config.source.images;
+            let found =
+                if ImagePattern::is_in(pattern) { images_of_pattern(folder, pattern)? } else { images_in(folder)? };
+            names.extend(found.into_iter().map(|path| path.to_string_lossy().into_owned()));
         }
         let by_column = matches!(config.source.format, Format::Tabular | Format::RecBole);
         let columns = &config.source.columns;
         if by_column && !(columns.images.is_empty() && columns.sounds.is_empty()) {
-            // Paths in a column lead into folders that are only known once the file is read; in practice these are directly beside it.
+            // Paths in a column lead into folders that are only known once the file is read. These are most often directly beside it; files
+            // that appear elsewhere are among those that the last run has missed.
             let mut folders: Vec<&Path> = self.items.iter().filter_map(|path| path.parent()).collect();
             folders.dedup();
             for folder in folders {
@@ -91,7 +102,7 @@ fn list_names(folder: &Path, depth: usize, names: &mut Vec<String>) -> Result<()
     if !folder.is_dir() {
         return Ok(());
     }
-    for path in mp4sr_artifact::files::list(folder)? {
+    for path in files::list(folder)? {
         if depth > 0 && path.is_dir() {
             list_names(&path, depth - 1, names)?;
         } else if is_image_name(&path) || is_sound_name(&path) {

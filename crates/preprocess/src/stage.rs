@@ -1,6 +1,6 @@
 //! The stage from raw files to a written dataset.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::{
@@ -78,7 +78,9 @@ pub fn stage(context: &Context) -> anyhow::Result<Stage> {
         settings["items_without_events"] = json!("lines");
     }
     let settings = StageSettings::new(settings, defaults);
-    Ok(Stage::new("preprocess", VERSION, &context.layout.dataset(), settings, &inputs.by_role())?)
+    let stage = Stage::new("preprocess", VERSION, &context.layout.dataset(), settings, &inputs.by_role())?;
+    let found = PreprocessInputs::found_since(config, &context.layout);
+    Ok(stage.outdated_because(found.map(|path| format!("`{}` was missing before", path.display()))))
 }
 
 /// Rejects settings that are wrong for any raw files.
@@ -161,7 +163,7 @@ fn make(
     files::remove_dir_if_present(&spill)?;
     let read = read(config, memory.as_ref(), Some(&store), RowLimits::default(), progress);
     let removed = files::remove_dir_if_present(&spill);
-    let (report, dataset) = read?;
+    let (report, dataset, missing) = read?;
     removed?;
     let mut settings = settings.clone();
     settings["preprocess"] = report::recorded(&config.preprocess);
@@ -169,17 +171,26 @@ fn make(
     let mut outputs = dataset.write(layout, Path::new(&config.dataset.data), &settings)?;
     files::write_json(&layout.statistics(), &report)?;
     outputs.push(layout.statistics());
+    if missing.is_empty() {
+        files::remove_if_present(&layout.missing_files())?;
+    } else {
+        let data = Path::new(&config.dataset.data);
+        let relative = missing.iter().map(|path| path.strip_prefix(data).unwrap_or(path)).collect::<Vec<_>>();
+        files::write_json(&layout.missing_files(), &relative)?;
+        outputs.push(layout.missing_files());
+    }
     Ok((report, outputs))
 }
 
-/// Reads and filters the dataset. `store` is the folder for images that files of items themselves contain.
+/// Reads and filters the dataset, and lists the files that were looked for and not found. `store` is the folder for images that files of
+/// items themselves contain.
 fn read(
     config: &Config,
     memory: Option<&MemoryLimit>,
     store: Option<&Path>,
     limits: RowLimits,
     progress: &Progress,
-) -> Result<(PreprocessReport, Dataset)> {
+) -> Result<(PreprocessReport, Dataset, BTreeSet<PathBuf>)> {
     let table1 = table1::row(&config.dataset.table1)?;
     let (inputs, format) = (PreprocessInputs::resolve(config)?, SourceFormat::new(&config.source)?);
     let raw = RawDataset { config, inputs, format, memory, store, limits, progress };
@@ -212,6 +223,7 @@ fn read(
     }
     let spread = SequenceSpread::of(&events)?;
     let numbering = ItemNumbering { keep_others: raw.keeps_others(), order: config.preprocess.item_order };
+    let missing = std::mem::take(&mut catalogue.missing_files);
     let dataset = Dataset::new(&events, scale, &split, user_ids, item_ids, catalogue, numbering)?;
     drop(events);
     warnings.extend(split.warnings(&config.preprocess, &dataset.sequences));
@@ -219,7 +231,7 @@ fn read(
     let report = report::new(config, counted, &dataset, table1, warnings);
     report::check(&report)?;
     report.warnings.iter().for_each(|warning| progress.log(format!("preprocess: warning: {warning}")));
-    Ok((report, dataset))
+    Ok((report, dataset, missing))
 }
 
 /// The raw files, and how they are read.

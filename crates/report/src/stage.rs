@@ -346,7 +346,8 @@ impl ReportStage<'_> {
         let own_first = self.runs.iter().rev().take(1).chain(self.runs.iter().take(self.runs.len() - 1));
         let read = |layout: &Layout| {
             let path = layout.metrics_log();
-            let log = TrainingLog::read(layout.run_name(), &path)?;
+            let mut log = TrainingLog::read(layout.run_name(), &path)?;
+            self.keep_phases(&mut log, layout);
             let weights = layout.checkpoint("finetune");
             log.expect_weights(&path, &weights)?;
             let epochs = || recorded_settings(&weights)?["epoch"].as_u64();
@@ -359,6 +360,18 @@ impl ReportStage<'_> {
             Ok(log)
         };
         own_first.map(read).collect()
+    }
+
+    /// Leaves out the phases that a run no longer has: it may have been pre-trained before pre-training was disabled.
+    fn keep_phases(&self, log: &mut TrainingLog, layout: &Layout) {
+        let models = &self.context.models;
+        let is_own = layout.run_name() == self.context.layout.run_name();
+        let other = || Config::load(&layout.run_config(), &[], models).ok().map(|(config, _)| config);
+        let config = if is_own { Some(self.context.config.clone()) } else { other() };
+        // A model of another program has the phases that its log names.
+        if let Some(config) = config.filter(|config| models.model(&config.model.name).is_some()) {
+            log.lines.retain(|line| models.trains(&config, &line.phase));
+        }
     }
 
     fn write(&self, stage: &Stage, folder: &Path) -> Result<Vec<PathBuf>> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
-use mp4sr_artifact::{Stage, files};
+use mp4sr_artifact::{EpochLine, Layout, Stage, files, log_line};
 use mp4sr_evaluate::RankOptions;
 use mp4sr_models::{FINETUNE, Model, PRETRAIN, Phase, ProcessGroup, Samples, Stop};
 use mp4sr_ops::{ComputeDevice, Precision, check_precision, set_precision};
@@ -164,6 +164,39 @@ fn train_phase(
 
 /// Trains a phase and writes its checkpoint.
 fn train_stage(
+    context: &Context,
+    stage: &Stage,
+    phase: &str,
+    restart: bool,
+    group: Option<&ProcessGroup>,
+) -> anyhow::Result<Vec<PathBuf>> {
+    let layout = &context.layout;
+    let writes = group.is_none_or(ProcessGroup::is_first);
+    let earlier = if writes && stage.outputs_are_unchanged()? { RunFiles::read(layout)? } else { RunFiles::default() };
+    let trained = train_and_write(context, stage, phase, restart, group);
+    if trained.is_err() && writes && stage.outputs_are_unchanged()? {
+        // The run keeps its weights, so it also keeps the files that say how they were trained.
+        earlier.restore()?;
+    }
+    trained
+}
+
+/// The files of a run, beside its weights, that training writes before it succeeds.
+#[derive(Default)]
+struct RunFiles(Vec<(PathBuf, Vec<u8>)>);
+
+impl RunFiles {
+    fn read(layout: &Layout) -> mp4sr_artifact::Result<Self> {
+        let paths = [layout.run_config(), layout.metrics_log()].into_iter().filter(|path| path.exists());
+        paths.map(|path| files::read(&path).map(|bytes| (path, bytes))).collect::<Result<_, _>>().map(Self)
+    }
+
+    fn restore(&self) -> mp4sr_artifact::Result<()> {
+        self.0.iter().try_for_each(|(path, bytes)| files::write_bytes(path, bytes))
+    }
+}
+
+fn train_and_write(
     context: &Context,
     stage: &Stage,
     phase: &str,
@@ -327,6 +360,7 @@ fn run_phase(context: &Context, stage: &Stage, start: PhaseStart<'_>) -> anyhow:
     let config = &context.config;
     let PhaseStart { model, phase, inputs, state_path, restart } = start;
     if phase.samples == Samples::None {
+        forget_epochs(&context.layout.metrics_log(), phase.name)?;
         return Ok((0, 0.0));
     }
     let remove_seen = removes_seen(config, model);
@@ -374,6 +408,16 @@ fn run_phase(context: &Context, stage: &Stage, start: PhaseStart<'_>) -> anyhow:
     drop(bar);
     log_outcome(&context.progress, phase, config.phase(phase.name), metric, &outcome);
     Ok((outcome.best_epoch, outcome.recall_20))
+}
+
+/// Removes the epochs of a phase from the log: those of a model that was trained in this run before.
+fn forget_epochs(log: &Path, phase: &str) -> mp4sr_artifact::Result<()> {
+    let mut lines = EpochLine::read(log, "delete it")?;
+    lines.retain(|line| line.phase != phase);
+    if lines.is_empty() {
+        return files::remove_if_present(log);
+    }
+    files::write_bytes(log, lines.iter().map(log_line).collect::<String>().as_bytes())
 }
 
 /// Logs how a phase ended, with a warning if its weights are of little use.

@@ -99,7 +99,7 @@ pub struct Training<'a> {
     pub settings: TrainSettings,
     /// The path of the state, which exists while the phase is unfinished.
     pub state_path: PathBuf,
-    /// The path of the log. Its lines of earlier phases are kept.
+    /// The path of the log. Its lines of other phases are kept.
     pub log_path: PathBuf,
     /// The settings that the state belongs to.
     pub identity: &'a StageSettings,
@@ -568,17 +568,18 @@ impl Training<'_> {
             return Ok(());
         }
         let mut text = String::new();
-        for line in self.other_lines()?.iter().chain(lines) {
+        // Fine-tuning that is up to date does not run again after pre-training does.
+        let others = self.other_lines()?;
+        let (first, second) =
+            if self.phase.name == PRETRAIN { (lines, others.as_slice()) } else { (others.as_slice(), lines) };
+        for line in first.iter().chain(second) {
             text.push_str(&log_line(line));
         }
         Ok(files::write_bytes(&self.log_path, text.as_bytes())?)
     }
 
-    /// The lines of the log that belong to earlier phases.
+    /// The lines of the log that belong to other phases.
     fn other_lines(&self) -> Result<Vec<EpochLine>, TrainError> {
-        if self.phase.name == PRETRAIN {
-            return Ok(Vec::new());
-        }
         let mut others = EpochLine::read(&self.log_path, "delete it")?;
         others.retain(|line| line.phase != self.phase.name);
         Ok(others)

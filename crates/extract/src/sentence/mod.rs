@@ -18,7 +18,7 @@ use tokenizers::{NormalizerWrapper, Tokenizer};
 
 use self::head::{Head, modules};
 use self::language::LanguageModel;
-use self::settings::{OPTIONAL, TextSettings};
+use self::settings::{TextSettings, optional_files};
 use crate::adapter::text::{self, TextModel};
 use crate::device::{EncoderDevice, overlap};
 use crate::error::{Error, Result};
@@ -140,7 +140,7 @@ impl SentenceEncoder {
         }
         // The weights are requested last, because a cache that has them counts as complete when the hub cannot be reached.
         let mut optional = Vec::new();
-        for file in OPTIONAL {
+        for file in optional_files() {
             optional.extend(folder.optional_json(file)?.map(|_| file.to_owned()));
         }
         if let Some((_, modules)) = modules(folder)? {

@@ -10,9 +10,31 @@ use crate::error::Result;
 use crate::folder::{JsonFile, ModelFolder};
 use crate::model_files::{MODULES, TOKENIZER_CONFIG, WHOLE};
 
-const TRANSFORMER: &str = "sentence_bert_config.json";
+/// The names of the settings of the module Transformer. The library reads the first that exists.
+const TRANSFORMER: [&str; 7] = [
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+];
+
 /// Files that determine the vectors and that not every folder has.
-pub(super) const OPTIONAL: [&str; 4] = [MODULES, TRANSFORMER, WHOLE, TOKENIZER_CONFIG];
+pub(super) fn optional_files() -> impl Iterator<Item = &'static str> {
+    [MODULES].into_iter().chain(TRANSFORMER).chain([WHOLE, TOKENIZER_CONFIG])
+}
+
+/// The settings of the module Transformer, if the folder has them.
+fn transformer_file(folder: &ModelFolder) -> Result<Option<JsonFile>> {
+    for name in TRANSFORMER {
+        if let Some(file) = folder.optional_json(name)? {
+            return Ok(Some(file));
+        }
+    }
+    Ok(None)
+}
 
 /// How texts are prepared, and what is kept of their vectors.
 #[derive(Default)]
@@ -77,7 +99,7 @@ struct TokenizerConfig {
 impl TextSettings {
     pub fn read(folder: &ModelFolder) -> Result<Self> {
         let mut settings = Self::default();
-        if let Some(file) = folder.optional_json(TRANSFORMER)? {
+        if let Some(file) = transformer_file(folder)? {
             let transformer: Transformer = file.parse()?;
             transformer.check().map_err(|reason| file.error(reason))?;
             if let Some(length @ ..3) = transformer.max_seq_length {

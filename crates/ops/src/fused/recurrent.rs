@@ -209,7 +209,7 @@ impl Recurrent {
             let gates = &mut gates[step.start * wide..step.end * wide];
             if is_lstm {
                 if let Some(h) = h {
-                    matmul(gates, Mat::new(h, n, w), Mat::new(hidden, w, wide), true);
+                    rows_product(gates, h, w, Mat::new(hidden, w, wide), true);
                 }
                 let (cells_done, cells) = cells.split_at_mut(step.start * w);
                 for row in 0..n {
@@ -221,7 +221,7 @@ impl Recurrent {
             }
             if let Some(h) = h {
                 let product = &mut room[..n * 2 * w];
-                matmul(product, Mat::new(h, n, w), Mat::strided(hidden, w, 2 * w, wide), false);
+                rows_product(product, h, w, Mat::strided(hidden, w, 2 * w, wide), false);
                 add_columns(gates, product, 0, wide);
             }
             gates.chunks_exact_mut(wide).for_each(|row| sigmoid_all(&mut row[..2 * w]));
@@ -229,7 +229,7 @@ impl Recurrent {
                 let mut reset = Scratch::take(n * w);
                 reset_rows(&mut reset, gates, h, w);
                 let product = &mut room[..n * w];
-                matmul(product, Mat::new(&reset, n, w), Mat::strided(&hidden[2 * w..], w, w, wide), false);
+                rows_product(product, &reset, w, Mat::strided(&hidden[2 * w..], w, w, wide), false);
                 add_columns(gates, product, 2 * w, wide);
             }
             for row in 0..n {
@@ -344,6 +344,21 @@ fn reset_rows(out: &mut [f32], gates: &[f32], h: &[f32], w: usize) {
     for ((out, gates), h) in out.chunks_exact_mut(w).zip(gates.chunks_exact(3 * w)).zip(h.chunks_exact(w)) {
         out.iter_mut().zip(&gates[w..2 * w]).zip(h).for_each(|((out, r), h)| *out = r * h);
     }
+}
+
+/// The product of rows of width `w` with a matrix. A single row is computed as two, because a product of one row is summed in another order,
+/// and a sequence must not depend on how many others are as long.
+fn rows_product(out: &mut [f32], rows: &[f32], w: usize, matrix: Mat<'_>, adds: bool) {
+    let n = rows.len() / w;
+    if n > 1 {
+        matmul(out, Mat::new(rows, n, w), matrix, adds);
+        return;
+    }
+    let (mut two, mut products) = (Scratch::take(2 * w), Scratch::take(2 * out.len()));
+    two.chunks_exact_mut(w).for_each(|row| row.copy_from_slice(rows));
+    products.chunks_exact_mut(out.len()).for_each(|row| row.copy_from_slice(out));
+    matmul(&mut products, Mat::new(&two, 2, w), matrix, adds);
+    out.copy_from_slice(&products[..out.len()]);
 }
 
 /// Adds `part` to the columns from `from` on of `out`, whose rows are `stride` apart.

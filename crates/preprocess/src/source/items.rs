@@ -1,6 +1,6 @@
 //! Reads the texts and images of the items that occur in interactions.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use indexmap::IndexSet;
@@ -44,6 +44,8 @@ pub struct ItemCatalogue {
     pub before_others: Vec<usize>,
     /// The first ids of lines of items without interactions.
     pub unused: UnusedIds,
+    /// The paths at which images and sounds were looked for and not found.
+    pub missing_files: BTreeSet<PathBuf>,
 }
 
 /// What to read and how much of it to keep.
@@ -318,7 +320,10 @@ impl ItemLines<'_, '_> {
                 for name in reading.image_names(cells.images) {
                     match resolver.resolve(&name) {
                         Ok(image) => images.push(image),
-                        Err(fault) => reject(&mut self.read.refused_images, path, line, fault),
+                        Err(fault) => {
+                            reject(&mut self.read.refused_images, path, line, fault);
+                            self.catalogue.missing_files.extend(resolver.missing(&name));
+                        }
                     }
                 }
                 images
@@ -328,7 +333,10 @@ impl ItemLines<'_, '_> {
         for name in reading.sound_names(cells.sounds) {
             match resolver.resolve_file(&name, "sound") {
                 Ok(sound) => record.sounds.push(sound),
-                Err(fault) => reject(&mut self.read.refused_sounds, path, line, fault),
+                Err(fault) => {
+                    reject(&mut self.read.refused_sounds, path, line, fault);
+                    self.catalogue.missing_files.extend(resolver.missing(&name));
+                }
             }
         }
         record

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use mp4sr_artifact::{DatasetStatistics, EpochLine, Error, Items, Layout, PreprocessReport, Sequences, files};
+use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_protocol::{
     Comparison, EvalCase, ItemFacts, ListComparison, Reference, SeedLists, SeedRuns, Split, left_out, lists_note,
@@ -29,7 +30,7 @@ impl Study<'_> {
         let comparison = Comparison::new(&groups, &self.metrics(), Reference::Best);
         let mut text = self.head(title, comparison.users);
         text += &markdown(&comparison, "model");
-        text += &times(&made)?;
+        text += &times(&made, self.runner.models())?;
         let mut lists = None;
         if self.options.lists {
             let (compared, note) = self.compared_lists(&made, &sequences)?;
@@ -93,12 +94,12 @@ impl Study<'_> {
 }
 
 /// The training times of the rows.
-pub(super) fn times(made: &FinishedRows) -> mp4sr_artifact::Result<String> {
+pub(super) fn times(made: &FinishedRows, models: &ModelCatalog) -> mp4sr_artifact::Result<String> {
     let mut table = TextTable::new(["model", "epochs", "seconds of training"]);
     for (row, runs) in made {
         let (epochs, seconds): (Vec<f64>, Vec<f64>) = {
             let all: Vec<(f64, f64)> =
-                runs.iter().map(|run| training_time(&run.layout)).collect::<mp4sr_artifact::Result<_>>()?;
+                runs.iter().map(|run| training_time(run, models)).collect::<mp4sr_artifact::Result<_>>()?;
             all.into_iter().unzip()
         };
         if epochs.iter().sum::<f64>() > 0.0 {
@@ -140,8 +141,9 @@ pub(super) fn log(layout: &Layout) -> mp4sr_artifact::Result<Vec<EpochLine>> {
     EpochLine::read(&layout.metrics_log(), "delete the run's folder and run the study again")
 }
 
-/// The number of epochs and the seconds of all phases.
-fn training_time(layout: &Layout) -> mp4sr_artifact::Result<(f64, f64)> {
-    let lines = log(layout)?;
+/// The number of epochs and the seconds of all phases of the run. Its log may have those of a phase that it no longer has.
+fn training_time(run: &ResolvedRun, models: &ModelCatalog) -> mp4sr_artifact::Result<(f64, f64)> {
+    let mut lines = log(&run.layout)?;
+    lines.retain(|line| models.trains(&run.config, &line.phase));
     Ok((lines.len() as f64, lines.iter().map(|line| line.seconds.0 + line.seconds.1).sum()))
 }

@@ -98,7 +98,7 @@ impl Study<'_> {
             text += &markdown(&comparison, "model");
             add_details(&mut details, &what, &comparison);
         }
-        text += &times(&made)?;
+        text += &times(&made, self.runner.models())?;
         self.finish(text, Some(PaperTable::whole(3)), &details, None)
     }
 
