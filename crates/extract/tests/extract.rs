@@ -542,6 +542,43 @@ fn special_tokens_in_a_text_keep_their_spelling_in_lower_case() {
     assert_eq!(of(&lowered, "ONE [SEP] Two"), of(&plain, "one [SEP] two"));
 }
 
+/// sentence-transformers reads the settings of a text under seven names, and an early folder has a configuration of its release at its top.
+#[test]
+fn earlier_names_and_folders_of_sentence_encoders_are_read() {
+    let short = |settings: &mut serde_json::Value| settings["max_seq_length"] = 4.into();
+    let current = changed("bert", "sentence_bert_config.json", short);
+    let of = |folder: &TempDir| {
+        let encoder = SentenceEncoder::load(&folder.path().to_string_lossy()).unwrap();
+        encoder.encode(&["one two three four five six seven"], |_| {}).unwrap()
+    };
+    let expected = of(&current);
+    assert_ne!(of(&changed("bert", "sentence_bert_config.json", |_| ())), expected);
+
+    let renamed = changed("bert", "sentence_bert_config.json", short);
+    let at = |name: &str| renamed.path().join(name);
+    std::fs::rename(at("sentence_bert_config.json"), at("sentence_distilbert_config.json")).unwrap();
+    assert_eq!(of(&renamed), expected);
+
+    let early = changed("bert", "sentence_bert_config.json", short);
+    let inner = early.path().join("0_Transformer");
+    std::fs::create_dir(&inner).unwrap();
+    for file in files::list(early.path()).unwrap().into_iter().filter(|path| path.is_file()) {
+        std::fs::rename(&file, inner.join(file.file_name().unwrap())).unwrap();
+    }
+    let config: serde_json::Value = serde_json::from_slice(&files::read(&inner.join("config.json")).unwrap()).unwrap();
+    let module = |index: usize, path: &str, class: &str| serde_json::json!({ "idx": index, "name": index.to_string(), "path": path, "type": format!("sentence_transformers.models.{class}") });
+    let modules = [module(0, "0_Transformer", "Transformer"), module(1, "1_Pooling", "Pooling")];
+    let pooling = serde_json::json!({
+        "word_embedding_dimension": config["hidden_size"], "pooling_mode_cls_token": false, "pooling_mode_mean_tokens": true,
+        "pooling_mode_max_tokens": false, "pooling_mode_mean_sqrt_len_tokens": false
+    });
+    std::fs::create_dir(early.path().join("1_Pooling")).unwrap();
+    files::write_json(&early.path().join("1_Pooling/config.json"), &pooling).unwrap();
+    files::write_json(&early.path().join("modules.json"), &modules).unwrap();
+    files::write_json(&early.path().join("config.json"), &serde_json::json!({ "__version__": "0.2.5" })).unwrap();
+    assert_eq!(of(&early), expected);
+}
+
 #[test]
 fn sentence_encoders_without_a_vector_per_text_are_refused() {
     for (file, key, value, expected) in [

@@ -135,7 +135,8 @@ fn remedy_of(code: &SqlState) -> Option<&'static str> {
     }
     if is(&[&SqlState::QUERY_CANCELED, &SqlState::LOCK_NOT_AVAILABLE]) {
         return Some(
-            "if another transaction holds a lock on the tables (`select * from pg_stat_activity`), end it; otherwise look at the load of the              server, and try again",
+            "if another transaction holds a lock on the tables (`select * from pg_stat_activity`), end it; otherwise look at the load of the \
+             server, and try again",
         );
     }
     if is(&[&SqlState::TOO_MANY_CONNECTIONS]) {

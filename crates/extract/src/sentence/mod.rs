@@ -139,10 +139,7 @@ impl SentenceEncoder {
             return Err(unknown(folder, &model_type));
         }
         // The weights are requested last, because a cache that has them counts as complete when the hub cannot be reached.
-        let mut optional = Vec::new();
-        for file in optional_files() {
-            optional.extend(folder.optional_json(file)?.map(|_| file.to_owned()));
-        }
+        let mut optional = optional_files(folder)?;
         if let Some((_, modules)) = modules(folder)? {
             optional.extend(modules.iter().flat_map(head::Module::files));
         }

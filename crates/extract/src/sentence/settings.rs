@@ -21,16 +21,21 @@ const TRANSFORMER: [&str; 7] = [
     "sentence_xlnet_config.json",
 ];
 
-/// Files that determine the vectors and that not every folder has.
-pub(super) fn optional_files() -> impl Iterator<Item = &'static str> {
-    [MODULES].into_iter().chain(TRANSFORMER).chain([WHOLE, TOKENIZER_CONFIG])
+/// The files of a folder that determine the vectors and that not every folder has.
+pub(super) fn optional_files(folder: &ModelFolder) -> Result<Vec<String>> {
+    let transformer = transformer_file(folder)?.map(|(name, _)| name);
+    let mut found = Vec::new();
+    for name in [MODULES].into_iter().chain(transformer).chain([WHOLE, TOKENIZER_CONFIG]) {
+        found.extend(folder.optional_json(name)?.map(|_| name.to_owned()));
+    }
+    Ok(found)
 }
 
-/// The settings of the module Transformer, if the folder has them.
-fn transformer_file(folder: &ModelFolder) -> Result<Option<JsonFile>> {
+/// The settings of the module Transformer with their name, if the folder has them. A model of the hub is not asked for further names.
+fn transformer_file(folder: &ModelFolder) -> Result<Option<(&'static str, JsonFile)>> {
     for name in TRANSFORMER {
         if let Some(file) = folder.optional_json(name)? {
-            return Ok(Some(file));
+            return Ok(Some((name, file)));
         }
     }
     Ok(None)
@@ -99,7 +104,7 @@ struct TokenizerConfig {
 impl TextSettings {
     pub fn read(folder: &ModelFolder) -> Result<Self> {
         let mut settings = Self::default();
-        if let Some(file) = transformer_file(folder)? {
+        if let Some((_, file)) = transformer_file(folder)? {
             let transformer: Transformer = file.parse()?;
             transformer.check().map_err(|reason| file.error(reason))?;
             if let Some(length @ ..3) = transformer.max_seq_length {
