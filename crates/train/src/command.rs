@@ -174,9 +174,15 @@ fn train_stage(
     let writes = group.is_none_or(ProcessGroup::is_first);
     let earlier = if writes && stage.outputs_are_unchanged()? { RunFiles::read(layout)? } else { RunFiles::default() };
     let trained = train_and_write(context, stage, phase, restart, group);
-    if trained.is_err() && writes && stage.outputs_are_unchanged()? {
-        // The run keeps its weights, so it also keeps the files that say how they were trained.
-        earlier.restore()?;
+    // The run keeps its weights, so it also keeps the files that say how they were trained. The error of training is the one to report.
+    if trained.is_err()
+        && writes
+        && let Err(error) = stage.outputs_are_unchanged().and_then(|kept| if kept { earlier.restore() } else { Ok(()) })
+    {
+        let run = layout.run_name();
+        context.progress.log(format!(
+            "{phase}: warning: {error}; the configuration and the log of `{run}` are those of the failed training, so train it again"
+        ));
     }
     trained
 }
@@ -360,7 +366,9 @@ fn run_phase(context: &Context, stage: &Stage, start: PhaseStart<'_>) -> anyhow:
     let config = &context.config;
     let PhaseStart { model, phase, inputs, state_path, restart } = start;
     if phase.samples == Samples::None {
-        forget_epochs(&context.layout.metrics_log(), phase.name)?;
+        if model.group().is_none_or(ProcessGroup::is_first) {
+            forget_epochs(&context.layout.metrics_log(), phase.name)?;
+        }
         return Ok((0, 0.0));
     }
     let remove_seen = removes_seen(config, model);

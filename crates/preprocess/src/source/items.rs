@@ -44,8 +44,18 @@ pub struct ItemCatalogue {
     pub before_others: Vec<usize>,
     /// The first ids of lines of items without interactions.
     pub unused: UnusedIds,
-    /// The paths at which images and sounds were looked for and not found.
+    /// The first [`MISSING_FILES`] paths at which images and sounds were looked for and not found.
     pub missing_files: BTreeSet<PathBuf>,
+}
+
+/// The number of missing files that are remembered, because each is looked for whenever the stage is checked.
+const MISSING_FILES: usize = 100_000;
+
+impl ItemCatalogue {
+    fn note_missing(&mut self, paths: Vec<PathBuf>) {
+        let room = MISSING_FILES.saturating_sub(self.missing_files.len());
+        self.missing_files.extend(paths.into_iter().take(room));
+    }
 }
 
 /// What to read and how much of it to keep.
@@ -322,7 +332,7 @@ impl ItemLines<'_, '_> {
                         Ok(image) => images.push(image),
                         Err(fault) => {
                             reject(&mut self.read.refused_images, path, line, fault);
-                            self.catalogue.missing_files.extend(resolver.missing(&name));
+                            self.catalogue.note_missing(resolver.missing(&name));
                         }
                     }
                 }
@@ -335,7 +345,7 @@ impl ItemLines<'_, '_> {
                 Ok(sound) => record.sounds.push(sound),
                 Err(fault) => {
                     reject(&mut self.read.refused_sounds, path, line, fault);
-                    self.catalogue.missing_files.extend(resolver.missing(&name));
+                    self.catalogue.note_missing(resolver.missing(&name));
                 }
             }
         }
