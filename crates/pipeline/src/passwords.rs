@@ -5,7 +5,7 @@ const HIDDEN: &str = "...";
 /// The placeholder for a password in messages and documents.
 const PLACEHOLDER: &str = "PASSWORD";
 
-/// The parameters of a URL of PostgreSQL that hold a password.
+/// The parameter of a URL of PostgreSQL that holds a password.
 const PARAMETER: &str = "password=";
 
 /// Replaces the passwords of all URLs in a text by `...`. In `postgres://user:password@host/name`, the password is the part between
@@ -43,7 +43,7 @@ fn end_of_word(after: &str) -> usize {
 
 fn hide_user(url: &str) -> String {
     match url.rsplit_once('@').and_then(|(user, host)| Some((user.split_once(':')?, host))) {
-        // Behind a parameter, an `@` belongs to the text after the URL.
+        // After such a parameter, an `@` belongs to the text after the URL.
         Some(((name, password), _))
             if is_hidden(password) || name.contains(PARAMETER) || password.contains(PARAMETER) =>
         {

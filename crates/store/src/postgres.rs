@@ -71,7 +71,7 @@ impl PostgresStore {
 
     /// The added items as a model reads them; `None` if there are none.
     pub(crate) fn read(&self, context: &Context) -> anyhow::Result<Option<NewItems>> {
-        // A change that cannot be read is not one that nobody has seen: the caller decides when to read it again.
+        // A change counts as seen even if its items cannot be read. Otherwise every poll would read them again at once.
         let seen = |change| self.seen.store(change, Ordering::Release);
         let (dataset, stored) = self.snapshot(seen)?;
         if !stored.is_empty() {
