@@ -292,13 +292,13 @@ fn unsupported_training_is_refused_once_with_a_message() {
             "several processes can only train with all items as candidates, found `finetune.candidates = 64`",
         ),
     ];
-    // The first process cannot write its log. The others wait for it, and must be stopped.
+    // The first process cannot read its log. The others wait for it, and must be stopped.
     let log = world.path("a/runs/mp4sr/metrics.jsonl");
     std::fs::create_dir_all(&log).unwrap();
     let output = run(&world, 3, "pretrain", &[]);
     assert!(!output.status.success());
     assert_eq!(stderr_of(&output).matches("error: ").count(), 1, "{}", stderr_of(&output));
-    assert!(stderr_of(&output).contains("error: process 1 of 3: failed to write"), "{}", stderr_of(&output));
+    assert!(stderr_of(&output).contains("error: process 1 of 3: failed to read"), "{}", stderr_of(&output));
     files::remove_dir_if_present(&world.path("a/runs")).unwrap();
     for (words, sentence) in refusals {
         let output = run(&world, 4, "finetune", &words);
