@@ -308,6 +308,18 @@ impl Stage {
         })
     }
 
+    /// Fails if an input has other content than when the stage was made, because the outputs may then be of either content.
+    pub fn expect_unchanged_inputs(&self) -> Result<()> {
+        for (role, record) in &self.inputs {
+            if !record.is_of(&record.path)? {
+                let reason = format!("it changed while it was read as the input `{role}` of the stage `{}`", self.name);
+                let remedy = "run the command again, with a copy if the file changes all the time";
+                return Err(Error::unusable(&record.path, reason, remedy));
+            }
+        }
+        Ok(())
+    }
+
     /// Writes the manifest, after all `outputs` (inside the stage's folder) are complete.
     pub fn finish(&self, outputs: &[PathBuf]) -> Result<()> {
         let mut records = BTreeMap::new();
@@ -373,6 +385,17 @@ mod tests {
                 Status::Stale(why) => why,
             }
         }
+    }
+
+    #[test]
+    fn an_input_that_changes_while_the_stage_runs_is_noticed() {
+        let world = World::new();
+        let stage = world.stage(1, &json!({}));
+        files::write_bytes(&world.path("in"), b"raw").unwrap();
+        stage.expect_unchanged_inputs().unwrap();
+        files::write_bytes(&world.path("in"), b"other").unwrap();
+        let error = stage.expect_unchanged_inputs().unwrap_err().to_string();
+        assert!(error.contains("it changed while it was read as the input `in` of the stage `work`"), "{error}");
     }
 
     #[test]

@@ -454,7 +454,11 @@ pub fn run_stage(
     files::remove_if_present(&timing_path)?;
     timing::start();
     let started = std::time::Instant::now();
-    let outputs = match work(&stage) {
+    let worked = work(&stage).and_then(|outputs| {
+        stage.expect_unchanged_inputs()?;
+        Ok(outputs)
+    });
+    let outputs = match worked {
         Ok(outputs) => outputs,
         Err(error) => {
             // The error of the stage is the one to report. If nothing can be put back, the stage runs again.
@@ -484,6 +488,35 @@ mod tests {
             files::write_bytes(&folder.join("made"), b"made")?;
             Ok(vec![folder.join("made")])
         })
+    }
+
+    fn context(folder: &Path) -> Context {
+        let layout = Layout::new(folder, "tiny", "run");
+        let models = Arc::new(ModelCatalog::unchecked());
+        Context { config: Config::default(), layout, progress: Progress::new(true), models }
+    }
+
+    #[test]
+    fn a_stage_whose_input_is_replaced_meanwhile_fails_and_runs_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let raw = folder.join("raw");
+        files::write_bytes(&raw, b"first").unwrap();
+        let made = folder.join("made");
+        let copy = |replaced: &[u8]| {
+            let inputs = [("events".to_owned(), raw.clone())];
+            let make_stage = || Ok(Stage::new("work", 1, folder, StageSettings::of(1), &inputs)?);
+            run_stage(&context(folder), "work", folder, make_stage, |_| {
+                files::write_bytes(&made, &files::read(&raw)?)?;
+                files::write_bytes(&raw, replaced)?;
+                Ok(vec![made.clone()])
+            })
+        };
+        let error = copy(b"second").unwrap_err().to_string();
+        assert!(error.contains("raw`") && error.contains("the input `events` of the stage `work`"), "{error}");
+        // The same content at another time is not a change.
+        copy(b"second").unwrap();
+        assert_eq!(files::read(&made).unwrap(), b"second");
     }
 
     #[test]
@@ -516,9 +549,7 @@ mod tests {
     fn a_timing_belongs_to_the_outputs_next_to_it_and_never_makes_a_stage_stale() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
-        let layout = Layout::new(folder, "tiny", "run");
-        let models = Arc::new(ModelCatalog::unchecked());
-        let context = Context { config: Config::default(), layout, progress: Progress::new(true), models };
+        let context = context(folder);
         let path = Timing::path(folder, "work");
         run(&context, folder, 1, false).unwrap();
         assert_eq!(Timing::read(&path).unwrap().unwrap().stage, "work");

@@ -294,6 +294,8 @@ impl Ready {
             before.record_in(&mut resolved, models, config);
             checkpoint.load_into(model.as_ref(), &own, path)?;
         }
+        // An input that was replaced meanwhile is reported before training, not hours later.
+        stage.expect_unchanged_inputs()?;
         Ok(Self { model, phase: own, inputs, resolved })
     }
 }
