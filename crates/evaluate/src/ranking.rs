@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::ops::Range;
 
 use mp4sr_models::{Error, ProcessGroup, Query, Scorer};
@@ -78,7 +79,8 @@ pub fn rank_users<'a>(
     let cases = cases(users, case, options);
     let mut ranks = vec![0; users];
     let (blocks, interests) = (ScoreBlocks::new(scorer.items())?, scorer.interests());
-    for block in cases.chunks(options.batch) {
+    for chunk in cases.chunks(options.batch) {
+        let block = &*of_several_rows(chunk);
         let vectors = scorer.queries(&queries(block, options))?;
         let targets: Vec<u32> = block.iter().map(|(_, case)| case.target - 1).collect();
         let counted = match interests {
@@ -87,7 +89,7 @@ pub fn rank_users<'a>(
         };
         if let Some(counted) = counted {
             block.iter().zip(counted).for_each(|((user, _), ahead)| ranks[*user] = ahead + 1);
-            progress(block.len() as u64);
+            progress(chunk.len() as u64);
             continue;
         }
         let mut states: Vec<RankState> = vectors
@@ -111,7 +113,7 @@ pub fn rank_users<'a>(
                 None => state.ahead + 1,
             };
         }
-        progress(block.len() as u64);
+        progress(chunk.len() as u64);
     }
     Ok(ranks)
 }
@@ -129,7 +131,8 @@ pub fn rank_users_in_group<'a>(
     let mut ranks = vec![0; users];
     let (blocks, interests, first) = (ScoreBlocks::new(scorer.items())?, scorer.interests(), scorer.first_item());
     let own = first..first + blocks.count();
-    for block in cases.chunks(options.batch) {
+    for chunk in cases.chunks(options.batch) {
+        let block = &*of_several_rows(chunk);
         let vectors = scorer.queries(&queries(block, options))?;
         let rows = vectors.to_vec2::<f32>()?;
         let target_score = |(vectors, (_, case)): (&[Vec<f32>], &(usize, EvalCase<'a>))| {
@@ -206,6 +209,15 @@ fn cases<'a>(
     options: RankOptions,
 ) -> Vec<(usize, EvalCase<'a>)> {
     (0..users).filter_map(|user| Some((user, shown(case(user)?, options.history)))).collect()
+}
+
+/// The block that is computed for a chunk of the cases. A product of a single row is summed in another order than one of several, so a single
+/// user is computed twice: ranks must not depend on how users are divided among blocks and shards.
+fn of_several_rows<'c, 'a>(chunk: &'c [(usize, EvalCase<'a>)]) -> Cow<'c, [(usize, EvalCase<'a>)]> {
+    match chunk {
+        [only] => Cow::Owned(vec![*only; 2]),
+        _ => Cow::Borrowed(chunk),
+    }
 }
 
 /// The queries of a block. Users whose history is shortened count as new users, because what training learned about them would reveal more
@@ -402,6 +414,42 @@ mod tests {
                 prop_assert_eq!(found, mp4sr_protocol::rank(&scores, case.target, seen).unwrap());
             }
         }
+    }
+
+    /// A scorer that rounds a query on its own otherwise than several at once, much coarser than a product does.
+    struct RoundsSingleRows(Fixed);
+
+    impl Scorer for RoundsSingleRows {
+        fn items(&self) -> &Tensor {
+            self.0.items()
+        }
+        fn queries(&self, queries: &[Query<'_>]) -> Result<Tensor, Error> {
+            let vectors = self.0.queries(queries)?;
+            if queries.len() == 1 { Ok(vectors.neg()?) } else { Ok(vectors) }
+        }
+    }
+
+    #[test]
+    fn ranks_do_not_depend_on_how_users_are_divided_among_blocks() {
+        let scorer = RoundsSingleRows(Fixed(coarse(1, 40, 5, 9), coarse(2, 7, 5, 9), 1));
+        let histories = [[1, 2], [3, 4], [5, 6], [2, 9], [4, 1]];
+        let ranks = |users: Range<usize>, batch| {
+            let options = RankOptions { batch, remove_seen: false, history: None };
+            let case = |user: usize| EvalCase::last_of(&histories[users.start + user]);
+            let ranks = rank_users(&scorer, users.len(), case, options, |_| ()).unwrap();
+            for other in run_threads(1, |group| {
+                let ranks = rank_users_in_group(&group, &scorer, users.len(), case, options);
+                ranks.map_err(|e| Error::Msg(e.to_string()))
+            }) {
+                assert_eq!(other.unwrap(), ranks);
+            }
+            ranks
+        };
+        let whole = ranks(0..5, 5);
+        for batch in 1..5 {
+            assert_eq!(ranks(0..5, batch), whole, "in blocks of {batch}");
+        }
+        assert_eq!(ranks(3..4, 5), whole[3..4], "as a shard");
     }
 
     #[test]
