@@ -243,28 +243,38 @@ impl Stage {
 
     /// Compares the inputs, settings and outputs with the manifest of the last run.
     pub fn status(&self) -> Result<Status> {
-        let stale = |why: String| Ok(Status::Stale(why));
         let Some(before) = &self.before else {
-            return stale("not run yet".to_owned());
+            return Ok(Status::Stale("not run yet".to_owned()));
         };
+        let changed = match self.changed_since(before) {
+            Some(why) => Some(why),
+            None => self.changed_output(before)?.or_else(|| self.outdated.clone()),
+        };
+        Ok(changed.map_or(Status::UpToDate, Status::Stale))
+    }
+
+    /// Whether the last run had the same inputs and settings, even if its outputs were changed or removed since.
+    pub fn is_of_last_run(&self) -> bool {
+        self.before.as_ref().is_some_and(|before| self.changed_since(before).is_none())
+    }
+
+    /// The first difference between the inputs and settings of `before` and the present ones.
+    fn changed_since(&self, before: &Manifest) -> Option<String> {
         if before.version != self.version {
-            return stale(format!("format version changed from {} to {}", before.version, self.version));
+            return Some(format!("format version changed from {} to {}", before.version, self.version));
         }
         if let Some(key) = self.settings.changed_since(&before.settings) {
-            return stale(format!("setting `{key}` changed"));
+            return Some(format!("setting `{key}` changed"));
         }
         for (role, record) in &self.inputs {
             match before.inputs.get(role) {
                 Some(earlier) if earlier.fingerprint == record.fingerprint => {}
-                Some(_) => return stale(format!("input `{role}` changed")),
-                None => return stale(format!("input `{role}` is new")),
+                Some(_) => return Some(format!("input `{role}` changed")),
+                None => return Some(format!("input `{role}` is new")),
             }
         }
-        if let Some(role) = before.inputs.keys().find(|role| !self.inputs.contains_key(*role)) {
-            return stale(format!("input `{role}` is no longer used"));
-        }
-        let changed = self.changed_output(before)?.or_else(|| self.outdated.clone());
-        Ok(changed.map_or(Status::UpToDate, Status::Stale))
+        let unused = before.inputs.keys().find(|role| !self.inputs.contains_key(*role))?;
+        Some(format!("input `{unused}` is no longer used"))
     }
 
     /// What happened to an output since `before` was written; `None` if all outputs are unchanged.

@@ -407,15 +407,15 @@ pub fn run_stage_in_shards(
     Ok(())
 }
 
-/// Removes the files of a shard of a stage that is up to date as a whole. A shard that another process works on, or that was computed from
-/// other inputs or settings, is kept.
+/// Removes the files of a shard of a stage that is up to date as a whole, or the rest of them if a process was killed while it removed them.
+/// A shard that another process works on, or that was computed from other inputs or settings, is kept.
 fn remove_shard(name: &str, folder: &Path, make_stage: impl Fn(&str) -> anyhow::Result<Stage>) -> anyhow::Result<()> {
     let _lock = match Lock::acquire_to_check(folder, name) {
         Err(mp4sr_artifact::Error::Locked { .. }) => return Ok(()),
         lock => lock?,
     };
     let stage = make_stage(name)?;
-    if stage.status()? == Status::UpToDate {
+    if stage.is_of_last_run() {
         stage.remove()?;
         files::remove_if_present(&Timing::path(folder, name))?;
     }
@@ -494,6 +494,29 @@ mod tests {
         let layout = Layout::new(folder, "tiny", "run");
         let models = Arc::new(ModelCatalog::unchecked());
         Context { config: Config::default(), layout, progress: Progress::new(true), models }
+    }
+
+    #[test]
+    fn shards_that_were_partly_removed_are_removed_with_the_next_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let run = |shard: Option<Shard>| {
+            let made = folder.join(shard.map_or_else(|| "made".to_owned(), |shard| shard.stage_name("made")));
+            let make_stage = |name: &str| Ok(Stage::new(name, 1, folder, StageSettings::of(1), &[])?);
+            let work = |_: &Stage| -> anyhow::Result<Vec<PathBuf>> {
+                files::write_bytes(&made, b"made")?;
+                Ok(vec![made.clone()])
+            };
+            run_stage_in_shards(&context(folder), "work", folder, shard, make_stage, work, |stage, _| work(stage))
+                .unwrap();
+            made
+        };
+        let shards: Vec<PathBuf> = Shard::all(2).map(|shard| run(Some(shard))).collect();
+        files::remove_if_present(&shards[0]).unwrap();
+        run(None);
+        let left = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let of_shards: Vec<String> = left.filter(|name| name.contains("-of-") && !name.ends_with(".lock")).collect();
+        assert!(of_shards.is_empty(), "{of_shards:?}");
     }
 
     #[test]
