@@ -35,7 +35,9 @@ SUPPORTED = {
 }
 # The number of lines after the header from which the unit of time is recognised, and the percentage of them that may have another unit.
 SAMPLED, STRAYS = 1000, 5
-BLANK = r"^\p{IsWhite_Space}*$"
+# Blanks around an id, and marks of missing values in any letter case and in exactly this one, as for `mp4sr preprocess`.
+BLANKS_AROUND = r"^\p{IsWhite_Space}+|\p{IsWhite_Space}+$"
+MARKS, EXACT = ["(no genres listed)", "#n/a", "<na>", "n/a", "nan", "none", "null", "undefined"], ["NA", "NaT", "\\N"]
 
 
 def main():
@@ -74,9 +76,8 @@ def main():
     if refused:
         refuse(refused[0])
     accepted = lines.where("event.problem is null and event.time is not null")
-    # An id is used unchanged, but must not be blank.
     for key in bounds:
-        accepted = accepted.where(~F.col(f"event.{key}").rlike(BLANK))
+        accepted = accepted.where(F.col(f"event.{key}") != "")
     accepted = accepted.select("at", "event.user", "event.item", "event.time").persist(StorageLevel.DISK_ONLY)
     is_header = F.coalesce(F.col("event.problem") == "header", F.lit(False))
     counts = {"lines": lines.where(~is_header).count(), "raw": sizes(accepted)}
@@ -179,7 +180,7 @@ def parsed(spark, path, pipeline):
         fields = ", ".join(f"`{name}` string" for name in (user, *items, time))
         found = F.from_json("value", f"{fields}, problem string", {"columnNameOfCorruptRecord": "problem"})
         problem = F.when(found.isNull(), F.lit("not JSON")).otherwise(found["problem"])
-        user, item, time = found[user], F.coalesce(*(found[name] for name in items)), found[time]
+        user, item, time = id_of(found[user]), F.coalesce(*(id_of(found[name]) for name in items)), found[time]
         refused = F.when(F.col("value").rlike(r"^\s*\{\s*u?'"), F.lit(f"`{path}` has Python dictionaries, which are not supported here"))
     else:
         if not text.first()[0].strip():
@@ -187,6 +188,7 @@ def parsed(spark, path, pipeline):
         separator, named = header_of(header, path, source, (user, items[0], time))
         found = F.split(F.regexp_replace("value", "\r$", ""), f"\\Q{separator}\\E", -1)
         user, item, time = (found[named.index(name)] for name in (user, items[0], time))
+        user, item = id_of(user), id_of(item)
         problem = F.when(F.col("value") == first[0], F.lit("header")).when(F.size(found) != len(named), F.lit("other columns"))
         quoted = F.col("value").contains('"') if len(separator) == 1 else F.lit(False)
         refused = F.when(quoted, F.lit(f"`{path}` has quotation marks, which are not supported here"))
@@ -206,6 +208,12 @@ def parsed(spark, path, pipeline):
     # Files may have different units, so times are compared in nanoseconds.
     time = F.when(is_time, F.floor(number.cast("decimal(29, 9)") * decimal.Decimal(10 ** (9 - digits))))
     return F.struct(user.alias("user"), item.alias("item"), time.alias("time"), problem.alias("problem"), refused.alias("refused"))
+
+
+def id_of(value):
+    """Returns an id without the blanks around it; null if it marks a missing value."""
+    text = F.regexp_replace(value, BLANKS_AROUND, "")
+    return F.when(~F.lower(text).isin(MARKS) & ~text.isin(EXACT), text)
 
 
 def header_of(header, path, source, wanted):
@@ -229,7 +237,7 @@ def unit_of(times, path):
     # Zero is a missing time, and a negative number is not a time.
     times = [time for time in times if (number := number_of(time)) is None or number > 0]
     numbers = [number_of(time) for time in times]
-    if numbers and (numbers.count(None) * 2 > len(numbers) or all(map(is_day, times))):
+    if numbers and (numbers.count(None) * 2 > len(numbers) or sum(map(is_day, times)) * 2 > len(times)):
         refuse(f"the times of `{path}`, such as `{times[0]}`, are not Unix times; other notations are not supported here")
     votes = collections.Counter(next((unit for unit, digits in DIGITS.items() if number <= LATEST * 10**digits), "s")
                                 for number in numbers if number is not None)
@@ -251,7 +259,7 @@ def number_of(text):
 
 def is_day(text):
     """Returns whether a text is a date of digits without separators."""
-    pattern = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}.get(len(text.strip()))
+    pattern = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}.get(len(text.strip()))
     try:
         return pattern is not None and datetime.datetime.strptime(text.strip(), pattern).year >= 1970
     except ValueError:

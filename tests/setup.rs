@@ -788,6 +788,50 @@ fn input_that_would_give_another_order_or_replace_the_data_is_refused() {
 }
 
 #[test]
+fn tables_of_other_programs_are_recognised_by_most_of_their_lines() {
+    let without_header = |last: &str| {
+        format!("{}{last}", events(|u, i, at| format!("{u},{},pv,{}\n", i + 100, 1_500_000_000 - at * 1000)))
+    };
+    let dates = |last: &str| {
+        let dated = events(|u, i, at| format!("u{u},i{i},201502{:02}{:02}\n", 1 + (i + at) % 28, (u + at) % 24));
+        format!("user_id,item_id,timestamp\n{dated}{last}")
+    };
+    let project = Project::without_pipeline(&[
+        ("zero.csv", without_header("1,100,pv,0\n").into()),
+        ("negative.csv", without_header("1,100,pv,-1500000000\n").into()),
+        ("hours.csv", dates("u1,i1,2015023021\n").into()),
+        ("lists.tsv", format!("user\titem_list\n{}", items(|i| format!("u{i}\t{i} {} 7 3\n", i + 1))).into()),
+        ("quoted.tsv", events(|u, i, at| format!("\"u{u}\"\t\"i{i}\"\t{}\n", 1_500_000_000 + at)).into()),
+        ("spreadsheet.csv", format!("customer,product,,\n{}", events(|u, i, _| format!("c{u},p{i},,\n"))).into()),
+    ]);
+    let guessed = |name: &str| guessed_pipeline(&project, &["--interactions", name, "--force"]).source;
+    for name in ["zero.csv", "negative.csv"] {
+        let source = guessed(name);
+        assert_eq!((&*source.columns.time, &*source.time), ("column_4", "s"), "{name}");
+    }
+    assert_eq!(guessed("hours.csv").time, "%Y%m%d%H");
+    assert_eq!(guessed("lists.tsv").columns.item_separator, " ");
+    let source = guessed("spreadsheet.csv");
+    assert_eq!((&*source.columns.user, &*source.columns.item), ("customer", "product"));
+    assert_eq!(guessed("quoted.tsv").quoting, mp4sr_pipeline::config::Quoting::Always);
+    let made = preprocessed(&project, &project.raw("p.toml"), "quoted", &[]);
+    assert!(made.users.iter().all(|id| id.starts_with('u')), "{:?}", made.users);
+}
+
+#[test]
+fn blanks_around_ids_are_not_part_of_them() {
+    let padded = events(|u, i, at| {
+        let blank = if at % 2 == 0 { " " } else { "" };
+        format!("{blank}u{u}{blank}, i{i}{blank},{}\n", 1_500_000_000 + at)
+    });
+    let project = Project::without_pipeline(&[("padded.csv", format!("user_id,item_id,timestamp\n{padded}").into())]);
+    project.run("init", &["--interactions", "padded.csv", "--out", "p.toml"]);
+    let made = preprocessed(&project, &project.raw("p.toml"), "made", &[]);
+    assert!(made.users.iter().chain(&made.items.ids).all(|id| id.trim() == id), "{:?}", made.users);
+    assert_eq!((made.users.len(), made.items.ids.len()), (USERS, ITEMS), "each id counts once");
+}
+
+#[test]
 fn unrecognised_columns_are_refused_with_a_message_and_nothing_is_written() {
     let header = "user_id,item_id,when\n";
     let ambiguous = format!("{header}{}", events(|u, i, at| format!("u{u},{i},0{}/0{}/2023\n", at + 1, u % 9 + 1)));
@@ -810,7 +854,7 @@ fn unrecognised_columns_are_refused_with_a_message_and_nothing_is_written() {
         ("utf8.csv", format!("item_id,title\n{}", items(|i| format!("{i},L\u{e4}mpchen {i}\n"))).into()),
     ]);
     for (words, expected) in [
-        (&["--interactions", "ambiguous.csv"][..], "can be read in several ways"),
+        (&["--interactions", "ambiguous.csv"][..], "whose notation cannot be determined"),
         (&["--interactions", "zeros.csv", "--items", "items.csv"], "leading zeros"),
         (&["--interactions", "anonymous.csv"], "--item COLUMN"),
         (&["--interactions", "sales.zip"], "is a zip archive or a spreadsheet; unpack it"),

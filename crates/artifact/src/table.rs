@@ -15,7 +15,7 @@ use parquet::file::properties::WriterProperties;
 use serde_json::Value;
 
 use crate::rows::{open_parquet, parquet_step};
-use crate::{Error, Result, data_files, files};
+use crate::{Error, EventTime, Result, data_files, files};
 
 /// A column of a [`Table`]. No value is ever null.
 #[derive(Clone, Debug, PartialEq)]
@@ -232,16 +232,11 @@ impl Table {
         read().ok_or_else(|| self.mismatch(name, "lists of ids (text or whole numbers)", &array))
     }
 
-    /// Takes a column of times as numbers in the same order: numbers of any type, dates and times, or texts that are numbers.
-    pub fn take_times(&mut self, name: &str) -> Result<Vec<f64>> {
+    /// Takes a column of times: numbers of any type, dates and times, or texts that are numbers.
+    pub fn take_times(&mut self, name: &str) -> Result<Vec<EventTime>> {
         let array = self.take(name)?;
-        let numbers = match texts(&array) {
-            Some(texts) => texts.iter().map(|text| text.trim().parse().ok()).collect(),
-            None => numbers(&array),
-        };
-        let numbers = numbers.filter(|times: &Vec<f64>| times.iter().all(|time| time.is_finite()));
         let expected = "a finite number, a date or a time in every row (not NaN)";
-        numbers.ok_or_else(|| self.mismatch(name, expected, &array))
+        times(&array).ok_or_else(|| self.mismatch(name, expected, &array))
     }
 
     /// The names of the columns, in order.
@@ -360,16 +355,26 @@ fn ids(array: &ArrayRef) -> Option<Vec<String>> {
     texts(array)
 }
 
-/// Numbers, or dates and times as numbers of their unit; `None` if a value is missing or of another type.
-fn numbers(array: &ArrayRef) -> Option<Vec<f64>> {
-    let array = match array.data_type() {
+/// Numbers, or dates and times as numbers of their unit; `None` if a value is missing, not finite or of another type.
+fn times(array: &ArrayRef) -> Option<Vec<EventTime>> {
+    let of_texts = |texts: Vec<String>| texts.iter().map(|text| EventTime::parse(text)).collect();
+    if let Some(texts) = texts(array) {
+        return of_texts(texts);
+    }
+    if array.data_type().is_floating() {
+        let floats = arrow_cast::cast(array, &DataType::Float64).ok()?;
+        let floats = floats.as_primitive_opt::<Float64Type>().filter(|a| a.null_count() == 0)?;
+        let is_finite = floats.values().iter().all(|value| value.is_finite());
+        return is_finite.then(|| floats.values().iter().map(|value| EventTime::of_float(*value)).collect());
+    }
+    let numbers = match array.data_type() {
         kind if kind.is_numeric() => array.clone(),
         DataType::Date32 => arrow_cast::cast(array, &DataType::Int32).ok()?,
         kind if kind.is_temporal() => arrow_cast::cast(array, &DataType::Int64).ok()?,
         _ => return None,
     };
-    let array = arrow_cast::cast(&array, &DataType::Float64).ok()?;
-    array.as_primitive_opt::<Float64Type>().filter(|a| a.null_count() == 0).map(|a| a.values().to_vec())
+    // A text keeps all digits of 64-bit integers and of decimals.
+    of_texts(texts(&arrow_cast::cast(&numbers, &DataType::Utf8).ok()?)?)
 }
 
 fn texts(array: &ArrayRef) -> Option<Vec<String>> {
@@ -426,8 +431,9 @@ mod tests {
         let of = |array: ArrayRef| {
             Table { columns: vec![("t".to_owned(), array)], source: None, origin: None }.take_times("t")
         };
-        let cases: [ArrayRef; 5] = [
+        let cases: [ArrayRef; 6] = [
             Arc::new(Int64Array::from(vec![20, 3])),
+            Arc::new(Int64Array::from(vec![20_240_101_120_000_002, 20_240_101_120_000_001])),
             Arc::new(Float64Array::from(vec![4.5, -1.0])),
             Arc::new(TimestampMillisecondArray::from(vec![1_500_000_000_000, 1_400_000_000_000])),
             Arc::new(Date32Array::from(vec![17_000, 16_000])),

@@ -266,6 +266,10 @@ impl Draft<'_> {
             lines.comment("The files are not UTF-8.");
             lines.text("encoding", &self.encoding);
         }
+        if self.tables().any(|table| table.quotes_all) {
+            lines.comment("Fields are quoted, also those that do not need it.");
+            lines.text("quoting", "always");
+        }
         if self.tables().any(|table| table.escapes) {
             lines.comment("A quotation mark in a quoted field is escaped by a backslash.");
             lines.text("quote_escape", "\\");

@@ -4,15 +4,13 @@ use mp4sr_pipeline::text::tokens;
 use mp4sr_preprocess::survey::{ColumnSurvey, Survey, TimeNotation};
 
 use crate::found::{Doubt, listed, named};
-use crate::join::{Join, holds_several, may_be_id};
+use crate::join::{Join, clear_separator, holds_several, may_be_id};
 use crate::words::Role;
 use crate::{Error, Result};
 
-/// 1989-01-05: all numbers of a column must be at least this to be times if its name does not suggest a time.
-const RECENT: f64 = 6e8;
 /// 1973-03-03: the largest number of a column must be at least this if its name suggests a time.
 const EARLY: f64 = 1e8;
-/// The minimum share of values that a notation must read.
+/// The minimum share of values that a notation must read, and of recent times in a column whose name does not suggest a time.
 const MOST: f64 = 0.9;
 /// The largest number of distinct values of a rating.
 const RATINGS: u64 = 101;
@@ -129,8 +127,9 @@ impl InteractionColumns {
             Role::Kind.fits(&column.name) && column.numbers == 0 && (2..=KINDS).contains(&column.distinct)
         });
         let kind = kind.map(|column| column.name.clone());
-        let is_unused =
-            |name: &&String| !is_clock(name) && Some(*name) != rating.as_ref() && Some(*name) != kind.as_ref();
+        let is_unused = |name: &&String| {
+            !name.is_empty() && !is_clock(name) && Some(*name) != rating.as_ref() && Some(*name) != kind.as_ref()
+        };
         let unused = others.iter().map(|column| &column.name).filter(is_unused).cloned().collect();
         doubts.extend(others.iter().filter_map(|column| about_unread(column, &item)));
         Ok(Self { user, item, item_separator, clock, rating, kind, unused, doubts })
@@ -170,10 +169,7 @@ fn about_unread(column: &ColumnSurvey, item: &str) -> Option<Doubt> {
 
 /// What separates the items in a cell, if no table of items shows it; empty if each cell holds one item.
 fn several(survey: &Survey, name: &str, doubts: &mut Vec<Doubt>) -> String {
-    let of_column = survey.column(name).and_then(|column| column.separator.as_ref());
-    // Names of items contain spaces, so these separate items only if a table of items confirms it.
-    let is_clear = |(separator, share): &&(String, f64)| *share >= 0.5 && !separator.contains(' ');
-    let Some((separator, share)) = of_column.filter(is_clear) else { return String::new() };
+    let Some((separator, share)) = survey.column(name).and_then(clear_separator) else { return String::new() };
     doubts.push(Doubt::new(
         format!(
             "{:.0} % of the cells of `{name}` contain `{separator}`, so each cell is read as several items",
@@ -310,7 +306,7 @@ fn user(
                 "`{}` differs in each of the first {} lines, so no user would have a history",
                 best.name, best.filled
             ),
-            remedy,
+            "`--user COLUMN`, `source.columns.user`; `source.columns.item_separator`, if each cell of the items has several",
         ));
     }
     Ok(best.name.clone())
@@ -379,11 +375,19 @@ fn clock(
             if column.time_share < 1.0 {
                 doubts.push(Doubt::new(
                     format!(
-                        "{:.1} % of the values of `{name}` are not {}",
-                        100.0 * (1.0 - column.time_share),
-                        notation.described
+                        "{} of the values of `{name}` are not {}{}",
+                        percent(1.0 - column.time_share),
+                        notation.described,
+                        such_as(column)
                     ),
                     "`--time-format FORMAT`, `source.time`",
+                ));
+            }
+            let early = column.time_share - column.recent_share;
+            if column.recent_share >= MOST && early > 0.0 {
+                doubts.push(Doubt::new(
+                    format!("{} of the values of `{name}` are times before 1989", percent(early)),
+                    "`preprocess.since`, which drops them",
                 ));
             }
             if let Some(other) = others.iter().find(|other| is_time_of_day(other)).filter(|_| has_no_clock(column)) {
@@ -399,7 +403,7 @@ fn clock(
             Ok(EventOrder::Time { column: name, notation: notation.clone() })
         }
         Some(Err(problem)) => Err(Error::Unknown(format!(
-            "`{name}` of `{}` has times that can be read in several ways: {}; name the format with `--time-format`, such as \
+            "`{name}` of `{}` has times whose notation cannot be determined: {}; name the format with `--time-format`, such as \
              `--time-format '%d/%m/%Y'`",
             survey.path.display(),
             problem.split(';').next().unwrap_or(problem)
@@ -411,6 +415,16 @@ fn clock(
             column.examples.first().map_or("", String::as_str)
         ))),
     }
+}
+
+/// A share in percent, which is not shown as 0 unless it is 0.
+fn percent(share: f64) -> String {
+    if share > 0.0 && share < 0.0005 { "less than 0.1 %".to_owned() } else { format!("{:.1} %", 100.0 * share) }
+}
+
+/// The first value of a column that is not a time in the notation of the others, for the end of a message.
+fn such_as(column: &ColumnSurvey) -> String {
+    column.first_other_time.as_ref().map_or(String::new(), |other| format!(", such as `{other}`"))
 }
 
 /// The column whose name fits best as the time of events, the first of equal ones.
@@ -475,10 +489,10 @@ fn time_score(column: &ColumnSurvey, survey: &Survey) -> Option<f64> {
                 "ns" => 1e9,
                 _ => 1.0,
             };
-            let (least, most) = column.range.map(|(least, most)| (least / unit, most / unit))?;
-            let is_named = by_name > 0.0 && most >= EARLY;
+            let (_, most) = column.range?;
+            let is_named = by_name > 0.0 && most / unit >= EARLY;
             let other = [Role::Item, Role::User, Role::Code, Role::Price].iter().any(|role| role.fits(&column.name));
-            let is_recent = least >= RECENT && !other;
+            let is_recent = column.recent_share >= MOST && !other;
             if !(is_named || is_recent) {
                 return None;
             }
@@ -508,9 +522,10 @@ fn without_time(survey: &Survey, others: &[&ColumnSurvey], doubts: &mut Vec<Doub
     if let Some(column) = others.iter().find(|column| Role::Time.fits(&column.name) && column.filled > 0) {
         let examples = column.examples.iter().map(|example| format!("`{example}`")).collect::<Vec<_>>().join(", ");
         return Err(Error::Unknown(format!(
-            "`{}` has values such as {examples}, not all of which are recognised as times of one notation; name the notation with \
+            "`{}` has values such as {examples}, not all of which are recognised as times of one notation{}; name the notation with \
              `--time-format FORMAT`, another column with `--time`, or give `--line-order` if each user's events are in the order of their lines",
-            column.name
+            column.name,
+            such_as(column)
         )));
     }
     doubts.push(Doubt::new(

@@ -54,8 +54,15 @@ pub struct NamedIds<'n> {
 
 /// Whether the cells of a column hold several short values.
 pub fn holds_several(column: &ColumnSurvey) -> bool {
-    let is_clear = |(separator, share): &(String, f64)| *share >= 0.5 && !separator.contains(' ');
-    column.objects == 0 && (column.lists * 2 > column.filled || column.separator.as_ref().is_some_and(is_clear))
+    column.objects == 0 && (column.lists * 2 > column.filled || clear_separator(column).is_some())
+}
+
+/// The separator of several short values in most cells of a column, with the share of cells that have it. Names contain spaces, so these
+/// separate only numbers, unless a table of items confirms that they separate other ids.
+pub fn clear_separator(column: &ColumnSurvey) -> Option<&(String, f64)> {
+    let is_clear =
+        |(separator, share): &&(String, f64)| *share >= 0.5 && (!separator.contains(' ') || column.separates_numbers);
+    column.separator.as_ref().filter(is_clear)
 }
 
 /// Whether the values of a column may be ids.

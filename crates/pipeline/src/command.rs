@@ -514,9 +514,11 @@ mod tests {
         let shards: Vec<PathBuf> = Shard::all(2).map(|shard| run(Some(shard))).collect();
         files::remove_if_present(&shards[0]).unwrap();
         run(None);
-        let left = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let of_shards: Vec<String> = left.filter(|name| name.contains("-of-") && !name.ends_with(".lock")).collect();
-        assert!(of_shards.is_empty(), "{of_shards:?}");
+        let left = files::list(folder).unwrap();
+        let is_of_shard = |path: &&PathBuf| {
+            path.to_string_lossy().contains("-of-") && path.extension().is_none_or(|extension| extension != "lock")
+        };
+        assert_eq!(left.iter().filter(is_of_shard).collect::<Vec<_>>(), Vec::<&PathBuf>::new());
     }
 
     #[test]

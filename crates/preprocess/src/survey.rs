@@ -30,6 +30,8 @@ pub const ROWS: u64 = 5000;
 const EXAMPLES: usize = 3;
 /// The longest name of a column.
 const LONGEST_NAME: usize = 64;
+/// 1989-01-05: a Unix time is unlikely to be another number from here on.
+const RECENT: i128 = 600_000_000;
 /// The minimum share of values that a notation must be able to read.
 const MOST: f64 = 0.9;
 /// Possible separators of several values in a cell.
@@ -60,6 +62,8 @@ pub struct Survey {
     pub is_ascii: bool,
     /// Whether quotation marks in quoted fields have a backslash before them.
     pub escapes: bool,
+    /// Whether all fields of text are quoted, which only this survey shows.
+    pub quotes_all: bool,
     /// The columns, in their order.
     pub columns: Vec<ColumnSurvey>,
     /// The columns that are not read because of their type, with the type.
@@ -114,10 +118,16 @@ pub struct ColumnSurvey {
     pub time: Option<std::result::Result<TimeNotation, String>>,
     /// The share of the values that this notation can read.
     pub time_share: f64,
+    /// The first value that it cannot read, shortened.
+    pub first_other_time: Option<String>,
+    /// The share of the values that are Unix times since 1989 in the unit of the notation; 0 for other notations.
+    pub recent_share: f64,
     /// The separator of several times in a value; empty if a value is one time or a list.
     pub time_separator: String,
     /// The separator of several short values in a cell, with the share of cells that have it.
     pub separator: Option<(String, f64)>,
+    /// Whether all values between this separator are whole numbers.
+    pub separates_numbers: bool,
     /// The first distinct values, shortened.
     pub examples: Vec<String>,
     /// The first image names.
@@ -206,6 +216,9 @@ impl Survey {
                 ),
             ));
         }
+        // With commas and semicolons, fields are read as quoted anyway, and with a header, its names show it.
+        let is_usual = has_header || [",", ";"].contains(&file.dialect.separator.as_str());
+        let quotes_all = file.is_table() && !is_usual && file.dialect.quotes() == Quoting::Always;
         let comma = file.dialect.decimal_comma;
         let surveyed =
             names.iter().zip(&rows.cells).map(|(name, cells)| ColumnSurvey::of(name, cells, comma)).collect();
@@ -221,6 +234,7 @@ impl Survey {
             encoding: encoding.map(|encoding| encoding.name().to_lowercase()),
             is_ascii: first.lines.iter().all(|line| line.is_ascii()) && encoding.is_none(),
             escapes,
+            quotes_all,
             columns: surveyed,
             unread,
             rows: rows.count(),
@@ -311,17 +325,29 @@ fn find_separator(path: &Path, file: &mut FileFormat, first: &FirstLines) -> Res
         usual = separator == file.shape.separator();
         file.dialect.separator = separator;
     }
-    // A program that quotes the names of columns quotes all fields.
-    let quoted = |name: &str| name.len() > 1 && name.starts_with('"') && name.ends_with('"');
     let separator = file.dialect.separator.clone();
-    let all_quoted = lines.first().is_some_and(|line| line.split(separator.as_str()).all(quoted));
-    if file.dialect.quotes() == Quoting::Recognised && all_quoted {
+    if file.dialect.quotes() == Quoting::Recognised && quotes_all(&lines, &separator) {
         file.dialect.quoting = Quoting::Always;
     }
     file.dialect.decimal_comma = file.dialect.decimal_comma || separator == ";";
     let width = lines.first().and_then(|line| count_columns(&file.dialect, line)).unwrap_or(1);
     file.dialect.names = (1..=width).map(|at| format!("column_{at}")).collect();
     Ok(usual)
+}
+
+/// Whether a program wrote the lines that quotes all fields, or all those of text. It then also quotes all names of columns.
+fn quotes_all(lines: &[String], separator: &str) -> bool {
+    let quoted = |field: &str| field.len() > 1 && field.starts_with('"') && field.ends_with('"');
+    let Some((first, others)) = lines.split_first() else { return false };
+    if first.split(separator).all(quoted) {
+        return true;
+    }
+    let columns = first.split(separator).enumerate().filter(|(_, field)| quoted(field));
+    columns.into_iter().any(|(at, _)| {
+        let mut fields =
+            others.iter().filter_map(|line| line.split(separator).nth(at)).filter(|field| !field.is_empty());
+        !others.is_empty() && fields.all(quoted)
+    })
 }
 
 /// Whether quoted fields contain quotation marks after a backslash: marks that neither end the field nor are doubled.
@@ -383,6 +409,9 @@ impl SurveyRows {
 
 /// Whether the first row has the names of the columns, and whether that is doubtful.
 fn header_of(columns: &[Vec<RawCell<'static>>]) -> (bool, bool) {
+    // A spreadsheet may have columns without content after the last one.
+    let is_used = |cells: &&Vec<RawCell<'static>>| cells.iter().any(|cell| !cell.is_blank());
+    let columns: Vec<&Vec<RawCell<'static>>> = columns.iter().filter(is_used).collect();
     let first: Vec<String> =
         columns.iter().map(|cells| cells.first().map(RawCell::shown).unwrap_or_default()).collect();
     let is_value = |text: &String| {
@@ -541,7 +570,7 @@ impl ColumnSurvey {
         }
         self.find_time_of(cells, comma);
         let Some((separator, _)) = self.separator.clone().filter(|_| self.time_share < MOST) else { return };
-        let whole = (self.time.take(), std::mem::take(&mut self.time_share));
+        let whole = (self.time.take(), self.time_share, self.first_other_time.take(), self.recent_share);
         let texts = cells.iter().filter_map(RawCell::text);
         let parts = texts.flat_map(|text| {
             text.split(&separator).map(|part| RawCell::Text(Cow::Owned(part.trim().to_owned()))).collect::<Vec<_>>()
@@ -550,7 +579,7 @@ impl ColumnSurvey {
         if self.time.is_some() && self.time_share > whole.1 {
             self.time_separator = separator;
         } else {
-            (self.time, self.time_share) = whole;
+            (self.time, self.time_share, self.first_other_time, self.recent_share) = whole;
         }
     }
 
@@ -569,8 +598,14 @@ impl ColumnSurvey {
             }
             Ok(Some(notation)) => notation,
         };
-        let read = cells.iter().filter(|cell| notation.read("", cell, comma).is_ok()).count();
-        self.time_share = read as f64 / cells.len().max(1) as f64;
+        let share = |count: usize| count as f64 / cells.len().max(1) as f64;
+        let times: Vec<_> = cells.iter().map(|cell| notation.read("", cell, comma)).collect();
+        self.time_share = share(times.iter().flatten().count());
+        let other = cells.iter().zip(&times).find(|(_, time)| time.is_err());
+        self.first_other_time = other.map(|(cell, _)| excerpt(&cell.shown()));
+        if matches!(notation, Notation::Unix(_)) {
+            self.recent_share = share(times.iter().flatten().filter(|time| time.floor() >= RECENT).count());
+        }
         self.time = Some(Ok(TimeNotation {
             key: notation.key().unwrap_or_default(),
             described: notation.described(),
@@ -599,6 +634,7 @@ impl ColumnSurvey {
             let is_short = |part: &&str| part.chars().count() <= 40 && part.split_whitespace().count() <= 5;
             if parts.iter().all(is_short) {
                 self.separator = Some((separator.to_owned(), with.len() as f64 / texts.len() as f64));
+                self.separates_numbers = parts.iter().all(|part| part.bytes().all(|byte| byte.is_ascii_digit()));
                 return;
             }
         }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::io::Read as _;
 use std::path::Path;
 
-use mp4sr_artifact::{Table, files, json_problem};
+use mp4sr_artifact::{EventTime, Table, files, json_problem};
 use mp4sr_pipeline::text::{quoted, tokens};
 use serde::Deserialize;
 
@@ -194,10 +194,9 @@ fn of_csv(text: &str) -> Result<HistoriesFile, String> {
                 if cell(user).is_empty() || cell(item).is_empty() {
                     return Err(format!("line {line}: `{USER}` and `{ITEM}` must have a value"));
                 }
-                let parsed = |text: &str| text.parse::<f64>().ok().filter(|time| time.is_finite());
                 let at = match time {
-                    None => 0.0,
-                    Some(_) => parsed(cell(time)).ok_or_else(|| {
+                    None => EventTime::default(),
+                    Some(_) => EventTime::parse(cell(time)).ok_or_else(|| {
                         let found = quoted(cell(time));
                         format!("line {line}: `{TIME}` is {found}, expected a number, such as Unix seconds")
                     })?,
@@ -291,13 +290,13 @@ fn is_like_time(name: &str) -> bool {
 }
 
 /// Groups events by user. Users are ordered by their first row; the events of each by time, and those of equal times by row.
-fn of_events(events: Vec<(String, String, f64)>) -> Vec<History> {
-    let mut of_users: indexmap::IndexMap<String, Vec<(f64, String)>> = indexmap::IndexMap::new();
+fn of_events(events: Vec<(String, String, EventTime)>) -> Vec<History> {
+    let mut of_users: indexmap::IndexMap<String, Vec<(EventTime, String)>> = indexmap::IndexMap::new();
     for (user, item, time) in events {
         of_users.entry(user).or_default().push((time, item));
     }
-    let history = |(user_id, mut events): (String, Vec<(f64, String)>)| {
-        events.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let history = |(user_id, mut events): (String, Vec<(EventTime, String)>)| {
+        events.sort_by_key(|(time, _)| *time);
         History { user_id, is_named: true, items: events.into_iter().map(|(_, item)| item).collect() }
     };
     of_users.into_iter().map(history).collect()
@@ -318,7 +317,8 @@ fn of_parquet(path: &Path) -> Result<HistoriesFile, String> {
         return Ok(HistoriesFile { histories, warning: None });
     }
     let items = table.take_ids(ITEM).map_err(text)?;
-    let times = if table.has(TIME) { table.take_times(TIME).map_err(text)? } else { vec![0.0; items.len()] };
+    let times =
+        if table.has(TIME) { table.take_times(TIME).map_err(text)? } else { vec![EventTime::default(); items.len()] };
     let events =
         users.unwrap_or_default().into_iter().zip(items).zip(times).map(|((user, item), time)| (user, item, time));
     Ok(HistoriesFile { histories: of_events(events.collect()), warning: layout.warning(&names) })

@@ -31,14 +31,14 @@ pub struct RunCatalogue {
 }
 
 impl RunCatalogue {
-    /// The item (1-based) with this id.
+    /// The item (1-based) with this id. Blanks around it are ignored, as in the interactions.
     pub fn item(&self, id: &str) -> Option<u32> {
-        self.rows.get(id).copied()
+        self.rows.get(id).or_else(|| self.rows.get(id.trim())).copied()
     }
 
     /// The row (0-based) of the user of the dataset with this id.
     pub fn user(&self, id: &str) -> Option<u32> {
-        self.users.get(id).copied()
+        self.users.get(id).or_else(|| self.users.get(id.trim())).copied()
     }
 
     /// The id of an item, 1-based.

@@ -1,8 +1,13 @@
 //! Literals that are not quite JSON: Python dictionaries as `repr` writes them (metadata of 2014 has one per line), JSON with `NaN`
 //! and lone surrogates as `json.dumps` writes it, and lists of numpy in the cells of tables that pandas wrote.
 
+use std::borrow::Cow;
+use std::ops::RangeInclusive;
+
 use serde_json::{Map, Number, Value};
 
+/// Private characters that stand for halves of surrogate pairs, which no text can have, so that ids that differ in them stay different.
+const HALVES: RangeInclusive<char> = '\u{10f000}'..='\u{10f7ff}';
 /// Deeper nesting is refused, so that a hostile line cannot exhaust the stack.
 const DEPTH: usize = 64;
 
@@ -213,13 +218,24 @@ fn hexadecimal(chars: &mut std::str::Chars<'_>, digits: usize) -> Option<u32> {
     Some(code)
 }
 
-/// A character by its number; half a surrogate pair becomes the replacement character.
+/// A character by its number; half a surrogate pair becomes a character of [`HALVES`].
 fn character(code: u32) -> Option<char> {
     match char::from_u32(code) {
         Some(c) => Some(c),
-        None if (0xd800..0xe000).contains(&code) => Some(char::REPLACEMENT_CHARACTER),
+        None if (0xd800..0xe000).contains(&code) => char::from_u32(*HALVES.start() as u32 + code - 0xd800),
         None => None,
     }
+}
+
+/// Replaces halves of surrogate pairs in a text, which only a literal has.
+pub fn replace_halves(text: Cow<'_, str>, by: impl Fn(u32) -> String) -> Cow<'_, str> {
+    let is_half = |c: char| HALVES.contains(&c);
+    // All of these characters begin with this byte, which hardly any text has.
+    if !text.as_bytes().contains(&0xf4) || !text.contains(is_half) {
+        return text;
+    }
+    let replaced = |c: char| if is_half(c) { by(c as u32 - *HALVES.start() as u32 + 0xd800) } else { c.to_string() };
+    Cow::Owned(text.chars().map(replaced).collect())
 }
 
 #[cfg(test)]
@@ -254,7 +270,8 @@ mod tests {
     #[test]
     fn json_as_python_writes_it() {
         let line = r#"{"a": NaN, "b": [Infinity, -Infinity, true, null], "c": "\ud83d\ude00 \ud83d <\/b>", "d": 1e3}"#;
-        let expected = json!({ "a": null, "b": [null, null, true, null], "c": "\u{1f600} \u{fffd} </b>", "d": 1000.0 });
+        let expected =
+            json!({ "a": null, "b": [null, null, true, null], "c": "\u{1f600} \u{10f03d} </b>", "d": 1000.0 });
         assert_eq!(parse(line), Some(expected));
         let literal =
             super::parse("{'t': 1600000000.1234567890123, 'n': 18446744073709551616, 'x': {'y': 1}}").unwrap();

@@ -22,7 +22,7 @@ pub use cell::{RawCell, RawRow};
 pub use delimited::{TYPES, count_columns, guess_separator, names_separator};
 pub use dialect::{Dialect, shown as shown_separator};
 pub use file_format::{FileFormat, Shape};
-pub use literal::of_cell as literal_of;
+pub use literal::{of_cell as literal_of, replace_halves};
 pub use open::unmarked_utf_16;
 pub use parquet_events::{
     EventColumns, TimeType, for_each as for_each_event_rows, is_known as polars_knows, time_type,

@@ -85,7 +85,11 @@ fn is_utf_16(start: &[u8]) -> bool {
 
 /// Describes what a file is that does not consist of lines of text.
 fn other_form(start: &[u8], json: bool) -> Option<String> {
-    let archives: [(&[u8], &str); 9] = [
+    let archives: [(&[u8], &str); 10] = [
+        (
+            b"version https://git-lfs.github.com/",
+            "a pointer of Git LFS, and not the file itself; fetch it with `git lfs pull`",
+        ),
         (b"PK\x03\x04", "a zip archive or a spreadsheet; unpack it, or save the table as CSV"),
         (b"\x28\xb5\x2f\xfd", "zstd data; unpack it"),
         (b"BZh", "bzip2 data; unpack it"),
@@ -128,6 +132,11 @@ mod tests {
     fn a_file_of_another_kind_is_recognised_by_its_content() {
         for (name, content, expected) in [
             ("a.json.gz", b"<!DOCTYPE html><p>Not found".to_vec(), "is a web page"),
+            (
+                "a.csv",
+                b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n".to_vec(),
+                "is a pointer of Git LFS",
+            ),
             ("a.json.gz", gzip(b"\n <HTML>"), "is a web page"),
             ("a.json", b"  <error>no</error>".to_vec(), "is a web page"),
             ("a.tsv", b"<html>".to_vec(), "is a web page"),

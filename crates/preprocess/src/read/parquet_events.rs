@@ -14,6 +14,7 @@ use polars::prelude::*;
 use serde_json::Number;
 
 use super::RawCell;
+use super::parquet_rows::index_of;
 use crate::rejects::{Fault, excerpt};
 use crate::{Error, Result};
 
@@ -159,6 +160,10 @@ pub fn for_each(
 ) -> Result<()> {
     let schema = guarded(|| schema(path)).map_err(|_| damaged(path, "its metadata is inconsistent"))??;
     check_pages(path)?;
+    let footer = open_parquet(files::open(path)?).map_err(|e| damaged(path, &e))?;
+    for name in columns.item.iter().map(String::as_str).chain([columns.user, columns.time]) {
+        index_of(path, footer.schema(), name, true)?;
+    }
     let [user, item, time] = PARTS;
     let mut wanted = vec![
         id(path, &schema, columns.user)?.alias(user),
@@ -172,8 +177,7 @@ pub fn for_each(
     wanted.extend(columns.named.iter().map(col));
     let query = scan(path)?.select(wanted);
     let bytes = path.metadata().map_or(0, |about| about.len());
-    let rows = open_parquet(files::open(path)?).map_err(|e| damaged(path, &e))?.metadata().file_metadata().num_rows();
-    let rows = u64::try_from(rows).unwrap_or(0).max(1);
+    let rows = u64::try_from(footer.metadata().file_metadata().num_rows()).unwrap_or(0).max(1);
 
     thread::scope(|scope| {
         let (send, receive) = sync_channel(1);

@@ -64,7 +64,7 @@ pub fn for_each(
 }
 
 /// The position of a wanted column; an empty name is one that is not wanted.
-fn index_of(path: &Path, schema: &Schema, field: &str, optional: bool) -> Result<Option<usize>> {
+pub(super) fn index_of(path: &Path, schema: &Schema, field: &str, optional: bool) -> Result<Option<usize>> {
     if field.is_empty() {
         return Ok(None);
     }
@@ -116,9 +116,12 @@ fn without_meaning(kind: &DataType) -> Option<DataType> {
         | DataType::Map(field, _) => without_meaning(field.data_type()),
         DataType::Struct(fields) => fields.iter().find_map(|field| without_meaning(field.data_type())),
         DataType::Dictionary(_, values) => without_meaning(values),
-        DataType::Union(..) | DataType::RunEndEncoded(..) | DataType::Interval(_) | DataType::Duration(_) => {
-            Some(kind.clone())
-        }
+        // Sixteen bytes are a UUID, and hardly ever text.
+        DataType::Union(..)
+        | DataType::RunEndEncoded(..)
+        | DataType::Interval(_)
+        | DataType::Duration(_)
+        | DataType::FixedSizeBinary(16) => Some(kind.clone()),
         _ => None,
     }
 }
@@ -323,6 +326,7 @@ mod tests {
             ("attributes", Arc::new(attributes.finish())),
             ("image", Arc::new(image)),
             ("span", Arc::new(DurationSecondArray::from(vec![1, 2]))),
+            ("uuid", Arc::new(FixedSizeBinaryArray::try_from_iter([[65; 16], [66; 16]].into_iter()).unwrap())),
         ];
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.parquet");

@@ -43,7 +43,7 @@ const TIMES: [&str; 6] = ["", " %H:%M", " %H:%M:%S", " %H:%M:%S%.f", " %I:%M %p"
 /// Other patterns.
 const OTHERS: [&str; 3] = [GOODREADS, "%a, %d %b %Y %H:%M:%S %z", "%m %d, %Y"];
 /// Patterns of digits without separators, by the number of digits.
-const DIGITS: [(usize, &str); 3] = [(8, "%Y%m%d"), (12, "%Y%m%d%H%M"), (14, "%Y%m%d%H%M%S")];
+const DIGITS: [(usize, &str); 4] = [(8, "%Y%m%d"), (10, "%Y%m%d%H"), (12, "%Y%m%d%H%M"), (14, "%Y%m%d%H%M%S")];
 /// The percentage of values that may be in another notation than the rest.
 const STRAYS: usize = 5;
 
@@ -121,6 +121,11 @@ impl Notation {
         matches!(self, Self::Position | Self::LineOrder)
     }
 
+    /// Whether values are dates of digits without separators.
+    fn is_date_of_digits(&self) -> bool {
+        matches!(self, Self::Pattern(own) if DIGITS.iter().any(|(_, pattern)| *pattern == &**own))
+    }
+
     /// The number of decimal digits of a second in the unit of a bare number; `None` if times are not numbers of a unit.
     pub fn unit(&self) -> Option<u8> {
         match self {
@@ -194,11 +199,18 @@ impl Notation {
                 }
                 None => return refuse(&format!("is not a date like `{pattern}`")),
             },
-            Self::Mixed => match &without_repeats(of_cell(cell, comma))[..] {
-                [notation] => return notation.read(field, cell, comma),
-                [] => return refuse("is not a recognised time"),
-                _ => return refuse("may have the day or the month first"),
-            },
+            Self::Mixed => {
+                let mut notations = of_cell(cell, comma);
+                if notations.iter().any(Self::is_date_of_digits) {
+                    notations.retain(Self::is_date_of_digits);
+                }
+                match &without_repeats(notations)[..] {
+                    [notation] => return notation.read(field, cell, comma),
+                    [] if is_rounded(cell, comma) => return refuse("is rounded"),
+                    [] => return refuse("is not a recognised time"),
+                    _ => return refuse("may have the day or the month first"),
+                }
+            }
         };
         if seconds.value < 0 {
             return refuse("is negative");
@@ -232,14 +244,10 @@ impl Notation {
             .iter()
             .flat_map(|(_, notations)| notations)
             .for_each(|notation| *votes.entry(notation).or_default() += 1);
-        // Dates of digits are also Unix times in seconds, in some months of 1970.
-        let days = DIGITS.iter().map(|(_, pattern)| Self::Pattern((*pattern).into()));
-        if let Some(day) = days.into_iter().find(|day| votes.get(day) == Some(&values.len()) && !values.is_empty()) {
-            return Ok(Some(day));
+        if let Some(of_digits) = most_dates_of_digits(&values)? {
+            return Ok(Some(of_digits));
         }
-        let is_day =
-            |notation: &Self| matches!(notation, Self::Pattern(p) if DIGITS.iter().any(|(_, day)| *day == &**p));
-        votes.retain(|notation, _| !is_day(notation));
+        votes.retain(|notation, _| !notation.is_date_of_digits());
         let Some(most) = votes.values().max().copied() else { return Ok(None) };
         let best = votes.iter().filter(|(_, count)| **count == most).map(|(notation, _)| (*notation).clone());
         let best = without_repeats(best.collect());
@@ -256,7 +264,7 @@ impl Notation {
         }
         let strays: Vec<_> =
             values.iter().filter(|(_, notations)| !notations.is_empty() && !notations.contains(chosen)).collect();
-        if strays.len() > 1 && strays.len() * 100 > values.len() * STRAYS {
+        if !are_few(strays.len(), values.len()) {
             let (usual, _) = values.iter().find(|(_, notations)| notations.contains(chosen)).unwrap_or(&values[0]);
             let (stray, notations) = strays[0];
             return Err(format!(
@@ -268,6 +276,36 @@ impl Notation {
             ));
         }
         Ok(Some(chosen.clone()))
+    }
+}
+
+/// Whether so many of all values may be in another notation than the rest.
+fn are_few(strays: usize, all: usize) -> bool {
+    strays <= 1 || strays * 100 <= all * STRAYS
+}
+
+/// The notation of values that are dates of digits, such as `20180930`, which are also Unix times of 1970 or of the future. An error if most
+/// values are such dates, and too many are not.
+fn most_dates_of_digits(values: &[(&RawCell<'_>, Vec<Notation>)]) -> std::result::Result<Option<Notation>, String> {
+    let patterns = DIGITS.iter().map(|(_, pattern)| Notation::Pattern((*pattern).into()));
+    let read = |notation: &Notation| values.iter().filter(|(_, notations)| notations.contains(notation)).count();
+    let Some((count, dates)) = patterns.map(|own| (read(&own), own)).max_by_key(|(count, _)| *count) else {
+        return Ok(None);
+    };
+    if count * 2 <= values.len() {
+        return Ok(None);
+    }
+    match values.iter().find(|(_, notations)| !notations.contains(&dates)) {
+        Some((other, _)) if !are_few(values.len() - count, values.len()) => {
+            let key = dates.key().unwrap_or_default();
+            Err(format!(
+                "most of them are {}, and `{}` is not; correct the others, or name the notation in `source.time`, as in \
+                 `source.time = {key:?}`, which rejects the lines of the others",
+                dates.described(),
+                excerpt(&other.shown())
+            ))
+        }
+        _ => Ok(Some(dates)),
     }
 }
 
@@ -546,7 +584,12 @@ mod tests {
             (&["2020-07-05 05:27:48.378", "2018-09-20"], "ISO 8601 dates (UTC if they have no time zone)"),
             (&["20180920", "20181231"], "dates written as `%Y%m%d`"),
             (&["20180920123456"], "dates written as `%Y%m%d%H%M%S`"),
+            (&["20180920", "20181331", "20180921"], "dates written as `%Y%m%d`"),
+            (&["20180920", "99991231", "20180921"], "dates written as `%Y%m%d`"),
             (&["20180920", "20181331"], "Unix time in seconds"),
+            (&["2015021021", "2015021022"], "dates written as `%Y%m%d%H`"),
+            (&["2015021021", "2033000000", "2033000001"], "Unix time in seconds"),
+            (&["201402012400", "201402280930", "201402270930", "0"], "dates written as `%Y%m%d%H%M`"),
             (&["13/01/2018", "01/02/2018"], "dates written as `%d/%m/%Y`"),
             (&["01/13/2018 5:27:48 PM", "01/02/2018 11:00:00 AM"], "dates written as `%m/%d/%Y %I:%M:%S %p`"),
             (&["30.09.2018 12:00"], "dates written as `%d.%m.%Y %H:%M`"),
@@ -563,6 +606,8 @@ mod tests {
             assert_eq!(of(values), Ok(Some(expected.to_owned())), "{values:?}");
         }
         assert_eq!(of(&["yesterday", ""]), Ok(None));
+        let wrong = of(&["20180920", "20180921", "20180922", "20180931", "20180932"]).unwrap_err();
+        assert!(wrong.contains("most of them are dates written as `%Y%m%d`, and `20180931` is not"), "{wrong}");
         let ambiguous = of(&["01/02/2018"]).unwrap_err();
         assert!(ambiguous.contains("`01/02/2018` may be dates written as `%d/%m/%Y` or"), "{ambiguous}");
         let rounded = of(&["1.59E+09", "1.6E+09", "1.59002E+09"]).unwrap_err();
@@ -597,6 +642,8 @@ mod tests {
         assert_eq!(read(&mixed, "1600000000500").unwrap(), "16000000005e-1");
         assert_eq!(read(&mixed, "2020-09-13T12:26:40Z").unwrap(), "1600000000");
         assert_eq!(read(&mixed, "13 May 2020 12:26:40").unwrap(), "1589372800");
+        assert_eq!(read(&mixed, "20140513").unwrap(), "1399939200");
+        assert_eq!(refused(&mixed, "1.4e9"), "`t` is rounded");
         assert_eq!(refused(&mixed, "01/02/2018"), "`t` may have the day or the month first");
         assert_eq!(refused(&mixed, "soon"), "`t` is not a recognised time");
     }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::images::{DATA, is_image_name};
 use crate::junk::is_missing;
-use crate::read::{RawCell, literal_of};
+use crate::read::{RawCell, literal_of, replace_halves};
 use crate::rejects::Fault;
 
 fn holds_objects(cell: &RawCell<'_>) -> bool {
@@ -19,14 +19,21 @@ fn holds_objects(cell: &RawCell<'_>) -> bool {
     }
 }
 
-/// The first id that is present and not a marker of a missing value, unchanged.
+/// The first id that is present and not a marker of a missing value, without blanks around it. Half a surrogate pair, as at the end of a name
+/// that was cut off, is written as its escape sequence.
 pub fn id<'c>(names: &[String], cells: &'c [RawCell<'_>]) -> Result<Cow<'c, str>, Fault> {
+    written_id(names, cells).map(|id| replace_halves(id, |code| format!("\\u{code:04x}")))
+}
+
+fn written_id<'c>(names: &[String], cells: &'c [RawCell<'_>]) -> Result<Cow<'c, str>, Fault> {
     let mut marker = None;
     for (name, cell) in names.iter().zip(cells).filter(|(_, cell)| !matches!(cell, RawCell::Missing)) {
         match cell.text() {
             Some(id) if is_missing(id.trim()) => marker = marker.or(Some((name, cell))),
             Some(id) if id.trim().is_empty() => return Err(Fault::new(format!("empty `{name}`"), cell.shown())),
-            Some(id) => return Ok(id),
+            Some(id) if id.trim().len() == id.len() => return Ok(id),
+            Some(Cow::Borrowed(id)) => return Ok(Cow::Borrowed(id.trim())),
+            Some(Cow::Owned(id)) => return Ok(Cow::Owned(id.trim().to_owned())),
             None => {
                 let what = if holds_objects(cell) {
                     "holds objects, and not ids"
@@ -55,7 +62,8 @@ pub fn entries(cell: &RawCell<'_>, separator: &str) -> Vec<String> {
             None => found.extend(text.split(separator).map(|part| part.trim().to_owned())),
         },
     }
-    found
+    let whole = |text: String| replace_halves(Cow::Owned(text), |_| char::REPLACEMENT_CHARACTER.into()).into_owned();
+    found.into_iter().map(whole).collect()
 }
 
 /// The keys under which an object may have a name, beside numbers and URLs, as in the genres of TMDB and Steam.
@@ -219,11 +227,23 @@ mod tests {
     }
 
     #[test]
+    fn halves_of_surrogate_pairs_stay_different_in_ids_and_are_replaced_in_texts() {
+        let object =
+            literal_of(r#"{"a": "bob\ud83d", "b": "bob\ud83e", "c": "bob\udfff \ud83d\ude00", "d": "bob"}"#).unwrap();
+        let of = |name: &str| cell(object[name].clone());
+        let read = |name: &str| id(&[name.to_owned()], &[of(name)]).unwrap().into_owned();
+        assert_eq!(["a", "b", "c", "d"].map(read), [r"bob\ud83d", r"bob\ud83e", "bob\\udfff \u{1f600}", "bob"]);
+        assert_eq!(entries(&of("a"), ""), ["bob\u{fffd}"]);
+        assert_eq!(entries(&of("c"), ""), ["bob\u{fffd} \u{1f600}"]);
+    }
+
+    #[test]
     fn the_first_id_that_is_present_is_used_and_an_empty_one_is_refused() {
         let names = ["parent_asin".to_owned(), "asin".to_owned()];
         let read = |a, b| id(&names, &[cell(a), cell(b)]).map(Cow::into_owned).map_err(|f| f.reason.into_owned());
         assert_eq!(read(json!("P"), json!("A")).unwrap(), "P");
         assert_eq!(read(json!(null), json!("A\t\"\u{1f600}")).unwrap(), "A\t\"\u{1f600}");
+        assert_eq!(read(json!(" P\u{a0}"), json!("A")).unwrap(), "P", "blanks are not part of an id");
         assert_eq!(read(json!(null), json!(null)).unwrap_err(), "no `parent_asin` or `asin`");
         assert_eq!(read(json!(" "), json!("A")).unwrap_err(), "empty `parent_asin`");
         for mark in ["NULL", "null", r"\N", "None", "nan", "<NA>", " N/A "] {
