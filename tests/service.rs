@@ -132,6 +132,7 @@ fn requests_that_cannot_be_answered_are_refused_with_the_reason() {
         ("POST", "/v1/recommend", json!({ "history": ids(6) }).to_string(), 400, "`history` has more than 5 ids"),
         ("POST", "/v1/recommend", json!({ "exclude": ids(7) }).to_string(), 400, "`exclude` has more than 6 ids"),
         ("POST", "/v1/recommend", json!({ "only": ["nope"] }).to_string(), 422, "no id of `only`"),
+        ("POST", "/v1/recommend?k=3", json!({ "history": null }).to_string(), 400, "the URL has the parameters `k=3`"),
         ("POST", "/v1/recommend", json!({ "only": [] }).to_string(), 422, "`only` has no id"),
         ("POST", "/v1/similar", json!({ "item_id": "i1", "only": [] }).to_string(), 422, "`only` has no id"),
         (
@@ -379,6 +380,123 @@ fn texts_and_images_of_new_items_are_those_of_a_file_and_leave_nothing_behind() 
     }
     let many = put(json!([{ "item_id": "lamp", "title": "Lamp", "texts": vec!["A text"; 101] }]));
     assert!(many.status == 400 && many.body.contains("more than 100 texts"), "{}", many.body);
+}
+
+#[test]
+fn every_image_that_is_not_used_has_a_note_and_is_not_kept() {
+    let world = trained();
+    let service = Service::start(&world, &[]);
+    let sound = files::read(&root().join("fuzz/seeds/image/one.png")).unwrap();
+    // Bytes after the image make it another file.
+    let number = |at: u8| [sound.as_slice(), &[at]].concat();
+    let broken = base64(&sound[..sound.len() * 2 / 3]);
+    let many: Vec<String> = (0..12).map(|at| base64(&number(at))).collect();
+    let late: Vec<String> = (0..10).map(|_| broken.clone()).chain([base64(&sound)]).collect();
+    let items = json!({ "items": [
+        { "item_id": "a", "title": "A thing", "images": [broken] },
+        { "item_id": "b", "title": null, "texts": ["A thing"], "images": [base64(&sound), broken] },
+        { "item_id": "many", "title": "A thing", "images": many },
+        { "item_id": "late", "images": late },
+    ]});
+    let answer = service.send("PUT", "/v1/items", "", items.to_string().as_bytes());
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let notes = answer.json()["notes"].as_array().unwrap().iter().map(Value::to_string).collect::<Vec<_>>();
+    for part in ["image 1 of `a`", "image 2 of `b`", "first 10 of 12 images of `many`", "image 10 of `late`"] {
+        assert_eq!(notes.iter().filter(|note| note.contains(part)).count(), 1, "{part}: {notes:?}");
+    }
+    assert_eq!(notes.len(), 13, "{notes:?}");
+    for (id, images) in [("a", 0), ("b", 1), ("many", 10), ("late", 1)] {
+        let item = service.get(&format!("/v1/items/{id}")).json();
+        assert_eq!(item["images"].as_array().unwrap().len(), images, "{id}");
+    }
+}
+
+#[test]
+fn damage_of_the_run_is_an_error_of_the_service_and_not_of_the_client() {
+    let world = trained();
+    let service = Service::start(&world, &[]);
+    let put = || {
+        let items = json!({ "items": [{ "item_id": "new", "title": "A thing of group 3" }] }).to_string();
+        service.send("PUT", "/v1/items", "", items.as_bytes())
+    };
+    assert_eq!(put().status, 200);
+    let files_of_run =
+        ["a/features/text.tiny-sentence.safetensors", "a/dataset/items.parquet", "a/runs/mp4sr/new-items/current.json"];
+    for file in files_of_run.map(|file| world.path(file)) {
+        let sound = files::read(&file).unwrap();
+        let mut damaged = sound.clone();
+        let middle = damaged.len() / 2;
+        damaged[middle] ^= 4;
+        damaged.truncate(sound.len() - 1);
+        files::write_bytes(&file, &damaged).unwrap();
+        let answer = put();
+        assert_eq!((answer.status, &answer.json()["error"]["code"]), (500, &json!("internal")), "{}", answer.body);
+        files::write_bytes(&file, &sound).unwrap();
+    }
+    assert_eq!(put().status, 200);
+}
+
+#[test]
+fn a_client_that_closes_its_side_gets_its_answer_and_one_that_disconnects_is_logged() {
+    let world = trained();
+    let log = world.folder().join("log");
+    let mut command = world.command("serve", &["--port", "0"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let service = Service { child, address: line.trim().trim_start_matches("http://").to_owned() };
+    let body = json!({ "items": [{ "item_id": "new", "title": "A thing" }] }).to_string();
+    let request = |id: &str| {
+        let mut stream = TcpStream::connect(&service.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
+        let length = body.len();
+        let head = format!(
+            "PUT /v1/items HTTP/1.1\r\nhost: localhost\r\nx-request-id: {id}\r\ncontent-length: {length}\r\n\r\n"
+        );
+        stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
+        stream
+    };
+    let mut stream = request("Root=1-67891233/a:b");
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    let answer = parse(&bytes);
+    assert_eq!((answer.status, answer.headers["x-request-id"].as_str()), (200, "Root=1-67891233/a:b"));
+    drop(request("gone"));
+    let start = Instant::now();
+    while !files::read_to_string(&log).unwrap().contains("gone") {
+        assert!(start.elapsed() < Duration::from_mins(1), "{}", files::read_to_string(&log).unwrap());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(service.get("/v1/items/new").status, 200);
+}
+
+#[test]
+fn a_log_that_nobody_reads_does_not_stop_the_service() {
+    let world = trained();
+    let mut command = world.command("serve", &["--port", "0"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let mut service = Service { child, address: line.trim().trim_start_matches("http://").to_owned() };
+    // More lines than a pipe holds, and than wait for it.
+    let requests = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(11_500);
+    let mut stream = TcpStream::connect(&service.address).unwrap();
+    let mut reader = stream.try_clone().unwrap();
+    reader.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            stream.write_all(requests.as_bytes()).unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+        });
+        let mut answers = String::new();
+        reader.read_to_string(&mut answers).unwrap();
+        assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 11_500);
+    });
+    stops_on_sigterm(&mut service);
+    let mut log = String::new();
+    service.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    assert!(log.lines().count() < 11_500, "the pipe was full");
 }
 
 /// A change that the service cannot load or store at once leaves everything unchanged.

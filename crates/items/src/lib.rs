@@ -9,6 +9,7 @@ pub mod command;
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf, absolute};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use mp4sr_artifact::{Downloads, ExtractReport, Items, Layout, Lock, Rejects, files};
@@ -25,6 +26,9 @@ use serde_json::json;
 const LOCK: &str = "items";
 /// The folder of the images of added items, in the folder of added items.
 const IMAGES: &str = "images";
+/// The time for which a command waits for another process that changes the added items, and the pause between two attempts.
+const LOCK_TIME: Duration = Duration::from_secs(30);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// An item that a program adds.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -108,19 +112,24 @@ pub struct Editor<'a> {
     pub approve: Option<Approve<'a>>,
 }
 
-/// The records without those images that are not image files, and a note on each such image.
-fn with_usable_images(records: &[ItemRecord]) -> (Vec<ItemRecord>, Vec<String>) {
+/// The records with the first `most` images that can be decoded, and a note on each image that cannot, and on each item with more.
+fn with_usable_images(records: &[ItemRecord], most: usize) -> (Vec<ItemRecord>, Vec<String>) {
     let (mut usable, mut notes) = (records.to_vec(), Vec::new());
     for record in &mut usable {
         let mut number = 0;
         record.images.retain(|bytes| {
             number += 1;
-            let read = mp4sr_image::dimensions(bytes);
+            let read = mp4sr_image::decode(bytes, mp4sr_image::MAX_PIXELS);
             notes.extend(
                 read.as_ref().err().map(|e| format!("image {number} of {} cannot be used: {e}", quoted(&record.id))),
             );
             read.is_ok()
         });
+        if record.images.len() > most {
+            let (count, id) = (record.images.len(), quoted(&record.id));
+            notes.push(format!("only the first {most} of {count} images of {id} are used (`preprocess.max_images`)"));
+            record.images.truncate(most);
+        }
     }
     (usable, notes)
 }
@@ -152,7 +161,7 @@ impl Editor<'_> {
     /// Adds records. Their images are stored with them.
     pub fn add_records(&mut self, encoders: &mut Encoders, records: &[ItemRecord]) -> anyhow::Result<Added> {
         expect_addable(&self.context.config)?;
-        let (records, notes) = with_usable_images(records);
+        let (records, notes) = with_usable_images(records, self.context.config.preprocess.max_images);
         let _lock = self.lock()?;
         let added = match self.store {
             ItemStore::Folder => {
@@ -173,13 +182,22 @@ impl Editor<'_> {
         Ok(Added { notes: [notes, added.notes].concat(), ..added })
     }
 
-    /// The lock under which the items in the folder of the run are changed; PostgreSQL has its own.
+    /// The lock under which the items in the folder of the run are changed; PostgreSQL has its own. A service, which asks for approval, tells
+    /// its client to retry while another process has the lock; a command waits for a while, because a service has it only now and then.
     fn lock(&self) -> anyhow::Result<Option<Lock>> {
         match self.store {
             ItemStore::Folder => {
                 let folder = self.context.layout.new_items();
                 files::create_dir_all(&folder)?;
-                Ok(Some(Lock::acquire(&folder, LOCK)?))
+                let give_up = Instant::now() + if self.approve.is_some() { Duration::ZERO } else { LOCK_TIME };
+                loop {
+                    match Lock::acquire(&folder, LOCK) {
+                        Err(mp4sr_artifact::Error::Locked { .. }) if Instant::now() < give_up => {
+                            std::thread::sleep(LOCK_PAUSE);
+                        }
+                        lock => return Ok(Some(lock?)),
+                    }
+                }
             }
             ItemStore::Postgres(_) => Ok(None),
         }

@@ -30,7 +30,7 @@ impl CurrentItems {
             return Ok(Self::default());
         }
         serde_json::from_slice(&files::read(&path)?)
-            .map_err(|error| anyhow::anyhow!("failed to read `{}`: {error}; {}", path.display(), remedy(layout)))
+            .map_err(|error| Error::unreadable(&path, "its content", &error, remedy(layout)).into())
     }
 
     /// Reads the generation in use with `read`; `None` if the run has no new items. An error about one of its files says how to recover.

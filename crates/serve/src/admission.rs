@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
+use axum::http::uri::Authority;
 use axum::http::{Method, header};
 use http_body_util::BodyExt as _;
 use tokio::sync::SemaphorePermit;
@@ -107,8 +108,9 @@ fn stated_length(request: &Request) -> Option<usize> {
 /// site cannot send requests under its own host name.
 fn admit(app: &App, request: &Request, route: &str) -> Result<()> {
     if app.keys.is_off() {
-        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
-        return if is_local(host) { Ok(()) } else { Err(ApiError::wrong_host()) };
+        let named = request.headers().get_all(header::HOST).iter().map(|host| host.to_str().unwrap_or_default());
+        let mut hosts = named.chain(request.uri().authority().map(Authority::as_str));
+        return if hosts.all(is_local) { Ok(()) } else { Err(ApiError::wrong_host()) };
     }
     let is_open = ["/", "/page.js", "/page.css", "/openapi.json", "/healthz", "/readyz"].contains(&route);
     if is_open || app.keys.allow(request.headers()) { Ok(()) } else { Err(ApiError::unauthorized()) }

@@ -11,13 +11,18 @@ fn objects<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> R
     objects.into_iter().map(read).collect()
 }
 
+/// Reads a field that may be null, which then counts as missing.
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+    Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
 /// A request for the best items for a user or a history.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RecommendRequest {
     /// The ids of the items of the history, oldest first. If it is empty and `user_id` names a user of the dataset, that user's history is
     /// used.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     #[schema(example = json!(["B09P5O2CH9", "B0YU0S2NF7"]))]
     pub history: Vec<String>,
     /// The id of a user of the dataset, if the request is for one.
@@ -28,7 +33,7 @@ pub struct RecommendRequest {
     #[schema(minimum = 1)]
     pub k: Option<usize>,
     /// The ids of items that must not be listed.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub exclude: Vec<String>,
     /// The ids of the only items that may be listed; without it, every item may be listed. An empty list is refused.
     #[serde(default)]
@@ -85,7 +90,7 @@ pub struct SimilarRequest {
     #[schema(minimum = 1)]
     pub k: Option<usize>,
     /// The ids of items that must not be listed.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub exclude: Vec<String>,
     /// The ids of the only items that may be listed; without it, every item may be listed. An empty list is refused.
     #[serde(default)]
@@ -101,16 +106,16 @@ pub struct NewItem {
     #[schema(min_length = 1)]
     pub item_id: String,
     /// The item's title.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub title: String,
     /// Further texts.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub texts: Vec<String>,
     /// The names of the item's categories.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub categories: Vec<String>,
     /// The bytes of image files, in base64.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub images: Vec<String>,
 }
 
@@ -131,7 +136,8 @@ pub struct PutItemsResponse {
     pub added: Vec<String>,
     /// The ids of items that were added earlier and are now replaced.
     pub replaced: Vec<String>,
-    /// What could not be used, one sentence per problem.
+    /// What could not be used, one sentence per problem. Of each item, the first `preprocess.max_images` usable images and the first
+    /// `preprocess.max_sentences` sentences are used.
     pub notes: Vec<String>,
     /// The total number of added items of the run.
     pub new_items: usize,

@@ -19,9 +19,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::engine::EngineOptions;
 use crate::index::IndexChoice;
 use crate::keys::ApiKeys;
-use crate::limits::{STOP_TIME, ServiceLimits};
+use crate::limits::{LOG_TIME, STOP_TIME, ServiceLimits};
+use crate::log::{finish, log};
 use crate::metrics::Metrics;
-use crate::state::{App, log};
+use crate::state::App;
 use crate::{routes, server, watch};
 
 /// Serves a trained run over HTTP: recommendations for any history, similar items, new items, and a page to try it.
@@ -127,6 +128,7 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
         .build()
         .context("failed to start threads")?;
     let served = runtime.block_on(serve(args, models, keys, store.clone(), poll));
+    finish(LOG_TIME);
     // Tasks end at once, before the store is dropped. A thread that loads a run may need long, and changes nothing.
     runtime.shutdown_timeout(Duration::from_secs(1));
     served

@@ -15,6 +15,7 @@ mod error;
 mod index;
 mod keys;
 mod limits;
+mod log;
 mod metrics;
 mod routes;
 mod server;

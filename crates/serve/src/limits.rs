@@ -44,5 +44,7 @@ pub const STORED_IMAGES: usize = 4;
 pub const LARGE_BODIES: usize = 8;
 /// The time that open requests have to finish when the service stops.
 pub const STOP_TIME: Duration = Duration::from_secs(30);
+/// The time that the last lines of the log have to be read when the service stops.
+pub const LOG_TIME: Duration = Duration::from_secs(1);
 /// The value of the `Retry-After` header, in seconds.
 pub const RETRY_SECONDS: u32 = 1;

@@ -32,11 +32,14 @@ use crate::api::{
 use crate::engine::{Generation, Similar, SimilarTo, Task};
 use crate::error::{ApiError, ErrorBody};
 use crate::limits::{ITEM_TIME, TEXTS};
+use crate::log::log;
 use crate::metrics::{RequestLabels, RouteLabels};
-use crate::state::{App, log};
+use crate::state::App;
 
 /// The header with the id of a request, which also appears in the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The maximum length of an id that is taken from a request.
+const LONGEST_REQUEST_ID: usize = 200;
 /// The route label of requests to paths that the service does not have.
 const UNKNOWN_ROUTE: &str = "unknown";
 /// The maximum length of a text whose similar items are listed, in bytes.
@@ -127,8 +130,9 @@ pub fn router(app: &Arc<App>) -> axum::Router {
         (status = 503, body = ErrorBody)
     )
 )]
-async fn recommend(State(app): Shared, body: Bytes) -> Result<Json<ListResponse>> {
+async fn recommend(State(app): Shared, uri: Uri, body: Bytes) -> Result<Json<ListResponse>> {
     let deadline = app.deadline();
+    expect_no_query(&uri)?;
     let asked: RecommendRequest = parse(&body)?;
     let k = within(&app, "k", asked.k)?;
     expect_within(&app, &asked.exclude, asked.only.as_deref())?;
@@ -143,6 +147,12 @@ async fn recommend(State(app): Shared, body: Bytes) -> Result<Json<ListResponse>
     let RecommendRequest { history, user_id, .. } = asked;
     let request = mp4sr_recommend::Request { user: user_id, history, k, allowed, removed };
     let answer = generation.ask(Task::Recommend(request), deadline).await?;
+    if answer.list.is_empty() {
+        return Err(ApiError::refused(
+            "no item may be listed, because the items of the history are not recommended again (`evaluate.seen_items`); change `only` or \
+             `exclude`",
+        ));
+    }
     Ok(Json(listed(&generation, answer, unknown)))
 }
 
@@ -155,8 +165,9 @@ async fn recommend(State(app): Shared, body: Bytes) -> Result<Json<ListResponse>
         (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)
     )
 )]
-async fn similar(State(app): Shared, body: Bytes) -> Result<Json<ListResponse>> {
+async fn similar(State(app): Shared, uri: Uri, body: Bytes) -> Result<Json<ListResponse>> {
     let deadline = app.deadline();
+    expect_no_query(&uri)?;
     let asked: SimilarRequest = parse(&body)?;
     let k = within(&app, "k", asked.k)?;
     expect_within(&app, &asked.exclude, asked.only.as_deref())?;
@@ -218,7 +229,8 @@ async fn encoded(app: &Arc<App>, generation: &Arc<Generation>, record: ItemRecor
         (status = 413, body = ErrorBody), (status = 422, body = ErrorBody), (status = 500, body = ErrorBody), (status = 503, body = ErrorBody)
     )
 )]
-async fn put_items(State(app): Shared, body: Bytes) -> Result<Json<PutItemsResponse>> {
+async fn put_items(State(app): Shared, uri: Uri, body: Bytes) -> Result<Json<PutItemsResponse>> {
+    expect_no_query(&uri)?;
     let PutItemsRequest { items } = parse(&body)?;
     if items.is_empty() {
         return Err(ApiError::invalid("`items` is empty"));
@@ -296,9 +308,12 @@ fn not_changed(app: &App, error: &anyhow::Error) -> ApiError {
     }
 }
 
-/// Whether an error is one of the machine or of the run, such as a full disk, so that the same request may succeed later.
+/// Whether an error is one of the machine or of the run, such as a full disk or a damaged file, so that the same request may succeed later.
 fn is_of_machine(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.is::<std::io::Error>() || cause.is::<ConfigError>())
+    let is_own = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<std::io::Error>() || cause.is::<ConfigError>() || cause.is::<mp4sr_artifact::Error>()
+    };
+    error.chain().any(is_own)
 }
 
 /// The answer for an error that is not one of the request, which is also logged.
@@ -350,7 +365,8 @@ fn decoded(field: &str, text: &str) -> Result<Vec<u8>> {
         (status = 413, body = ErrorBody), (status = 422, body = ErrorBody), (status = 500, body = ErrorBody), (status = 503, body = ErrorBody)
     )
 )]
-async fn delete_items(State(app): Shared, body: Bytes) -> Result<Json<DeleteItemsResponse>> {
+async fn delete_items(State(app): Shared, uri: Uri, body: Bytes) -> Result<Json<DeleteItemsResponse>> {
+    expect_no_query(&uri)?;
     let DeleteItemsRequest { item_ids } = parse(&body)?;
     if item_ids.is_empty() {
         return Err(ApiError::invalid("`item_ids` is empty"));
@@ -474,7 +490,9 @@ async fn search(
     State(app): Shared,
     query: std::result::Result<Query<SearchQuery>, QueryRejection>,
 ) -> Result<Json<SearchResponse>> {
-    let Query(SearchQuery { q, limit }) = query.map_err(|error| ApiError::invalid(error.body_text()))?;
+    let Query(SearchQuery { q, limit }) = query.map_err(|error| {
+        ApiError::invalid(error.body_text().replace("Failed to deserialize query string", "the URL"))
+    })?;
     let limit = within(&app, "limit", limit)?;
     let generation = app.generation()?;
     let work = move || {
@@ -564,7 +582,6 @@ async fn wrong_method() -> ApiError {
 
 /// Admits or rejects a request, gives it an id and a time limit, counts it and logs it.
 async fn observe(State(app): Shared, request: Request, next: Next) -> Response {
-    let start = std::time::Instant::now();
     let id = given_id(request.headers()).unwrap_or_else(|| app.request_id());
     let matched = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let route = matched.unwrap_or_else(|| UNKNOWN_ROUTE.to_owned());
@@ -572,6 +589,14 @@ async fn observe(State(app): Shared, request: Request, next: Next) -> Response {
     // Encoding items and reloading the run take longer than answering a query.
     let changes_items = route == "/v1/items" && method != Method::GET;
     let limit = if changes_items { ITEM_TIME } else { app.limits.time };
+    let mut observed = Observed {
+        app: app.clone(),
+        start: std::time::Instant::now(),
+        id: id.clone(),
+        route: route.clone(),
+        method,
+        status: CLIENT_CLOSED,
+    };
     let mut response = match admitted(&app, request, &route).await {
         Err(refusal) => refusal.into_response(),
         Ok((request, _permit)) => match tokio::time::timeout(limit, next.run(request)).await {
@@ -582,17 +607,37 @@ async fn observe(State(app): Shared, request: Request, next: Next) -> Response {
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
-    let (status, took) = (response.status(), start.elapsed());
-    let labels = RequestLabels { route: route.clone(), method: known_method(&method), status: status.as_u16() };
-    app.metrics.requests.get_or_create(&labels).inc();
-    app.metrics.seconds.get_or_create(&RouteLabels { route: route.clone() }).observe(took.as_secs_f64());
-    let level = if status == StatusCode::INTERNAL_SERVER_ERROR { "error" } else { "info" };
-    let fields = json!({
-        "event": "request", "request_id": id, "method": method.as_str(), "route": route, "status": status.as_u16(),
-        "milliseconds": took.as_secs_f64() * 1e3,
-    });
-    log(level, &fields);
+    observed.status = response.status().as_u16();
     response
+}
+
+/// The status in the log and in the metrics of a request whose client disconnects before it is answered.
+const CLIENT_CLOSED: u16 = 499;
+
+/// A request that is being answered. When it ends, even because its client has disconnected, it is counted and logged.
+struct Observed {
+    app: Arc<App>,
+    start: std::time::Instant,
+    id: String,
+    route: String,
+    method: Method,
+    status: u16,
+}
+
+impl Drop for Observed {
+    fn drop(&mut self) {
+        let Self { app, start, id, route, method, status } = self;
+        let took = start.elapsed();
+        let labels = RequestLabels { route: route.clone(), method: known_method(method), status: *status };
+        app.metrics.requests.get_or_create(&labels).inc();
+        app.metrics.seconds.get_or_create(&RouteLabels { route: route.clone() }).observe(took.as_secs_f64());
+        let level = if *status == StatusCode::INTERNAL_SERVER_ERROR.as_u16() { "error" } else { "info" };
+        let fields = json!({
+            "event": "request", "request_id": id, "method": method.as_str(), "route": route, "status": status,
+            "milliseconds": took.as_secs_f64() * 1e3,
+        });
+        log(level, &fields);
+    }
 }
 
 /// The method label of a request. Methods that clients make up share one label, so that they cannot create counters without bound.
@@ -604,8 +649,18 @@ fn known_method(method: &Method) -> String {
 /// The id that the client gave the request, if it is valid.
 fn given_id(headers: &HeaderMap) -> Option<String> {
     let id = headers.get(REQUEST_ID)?.to_str().ok()?;
-    let is_sound = (1..=64).contains(&id.len()) && id.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    let is_sound = (1..=LONGEST_REQUEST_ID).contains(&id.len()) && id.chars().all(|c| c.is_ascii_graphic());
     is_sound.then(|| id.to_owned())
+}
+
+/// Refuses parameters in the URL of a request that has a body, because they would have no effect.
+fn expect_no_query(uri: &Uri) -> Result<()> {
+    match uri.query() {
+        None | Some("") => Ok(()),
+        Some(query) => {
+            Err(ApiError::invalid(format!("the URL has the parameters {}; write them in the body", quoted(query))))
+        }
+    }
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T> {

@@ -14,8 +14,8 @@ use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 
 use crate::limits::{HEAD_TIME, STOP_TIME, WRITE_TIME};
+use crate::log::log;
 use crate::metrics::Metrics;
-use crate::state::log;
 
 /// Serves until `stop` is done; then it finishes open requests and accepts no new ones.
 pub async fn serve(
@@ -53,6 +53,8 @@ pub async fn serve(
         let service = TowerToHyperService::new(router.clone());
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
+            // A client that has sent its request, and sends nothing more, still reads the answer.
+            .half_close(true)
             .header_read_timeout(HEAD_TIME)
             .serve_connection(TokioIo::new(Box::pin(stream)), service);
         let connection = graceful.watch(connection);

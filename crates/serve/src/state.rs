@@ -8,7 +8,7 @@ use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{Context, Progress, StageArgs};
 use mp4sr_run::NewItems;
 use mp4sr_store::{ItemStore, StoreError};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
 
 use crate::encoders::ResidentEncoders;
@@ -16,6 +16,7 @@ use crate::engine::{EngineOptions, Generation};
 use crate::error::ApiError;
 use crate::keys::ApiKeys;
 use crate::limits::{LARGE_BODIES, STORED_IMAGES, ServiceLimits};
+use crate::log::log;
 use crate::metrics::{Metrics, ReloadLabels};
 
 /// The time after which a run that could not be loaded is loaded again for the first time.
@@ -249,15 +250,4 @@ impl Failures {
 pub struct LoadedGeneration {
     generation: Arc<Generation>,
     turn: OwnedMutexGuard<u64>,
-}
-
-/// Writes one line of the log, a JSON object, to standard error.
-pub fn log(level: &str, fields: &Value) {
-    use std::io::Write as _;
-    let mut line = json!({ "time": jiff::Timestamp::now().to_string(), "level": level });
-    if let (Some(line), Some(fields)) = (line.as_object_mut(), fields.as_object()) {
-        line.extend(fields.clone());
-    }
-    // One system call per line keeps lines whole. The service keeps running when standard error is closed.
-    drop(std::io::stderr().write_all(format!("{line}\n").as_bytes()));
 }

@@ -11,7 +11,8 @@ use mp4sr_store::ItemStore;
 use serde_json::json;
 use tokio::signal::unix::Signal;
 
-use crate::state::{App, log};
+use crate::log::log;
+use crate::state::App;
 
 /// The time between two checks of the files.
 const INTERVAL: Duration = Duration::from_secs(1);
