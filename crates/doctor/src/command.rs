@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use mp4sr_artifact::{Downloads, Items, files};
+use mp4sr_artifact::files;
+use mp4sr_download::ImagePlan;
 use mp4sr_extract::encoders;
 use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::text::{bytes, count};
@@ -166,19 +167,13 @@ fn downloads(context: &Context) -> anyhow::Result<String> {
         ));
         return Ok(text);
     }
-    let downloads = Downloads::new(&data);
-    let (mut there, mut missing) = (0, 0);
-    Items::each_image(&items, |name| {
-        if Downloads::is_url(name) {
-            *if downloads.file(name).is_file() { &mut there } else { &mut missing } += 1;
-        }
-        std::ops::ControlFlow::Continue(())
-    })?;
+    let ImagePlan { done, given_up, wanted } = ImagePlan::of(&context.config.download, &data, &items)?;
     text.push_str(&format!(
-        "images {} URLs are downloaded, {} are not: about {} to download, at {} each\n",
-        count(there),
-        count(missing),
-        bytes(missing * IMAGE),
+        "images {} URLs are downloaded, {} have no usable image, {} are not downloaded: about {} to download, at {} each\n",
+        count(done),
+        count(given_up),
+        count(wanted),
+        bytes(wanted * IMAGE),
         bytes(IMAGE)
     ));
     Ok(text)

@@ -11,7 +11,7 @@ use mp4sr_pipeline::config::Download;
 use url::Url;
 
 use crate::client::{Client, ContentKind};
-use crate::ledger::{LastOutcome, Ledger, LedgerEntry, Past};
+use crate::ledger::{LastOutcome, Ledger, LedgerContent, LedgerEntry, Past};
 use crate::outcome::{Fate, Trouble, Verdict};
 use crate::part::{PartialFile, linked_folder};
 use crate::report::ImageReport;
@@ -62,6 +62,29 @@ pub fn fetch(settings: &Download, downloads: &Downloads, items: &Path, progress:
     let (_, tally) = downloader.records.into_inner().unwrap_or_else(PoisonError::into_inner);
     tally.check()?;
     Ok(tally)
+}
+
+/// The numbers of image URLs of items that a download would find in each state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ImagePlan {
+    /// URLs whose image is there.
+    pub done: u64,
+    /// URLs that are not tried again, because the last attempt showed that they have no usable image.
+    pub given_up: u64,
+    /// URLs that would be tried.
+    pub wanted: u64,
+}
+
+impl ImagePlan {
+    /// Finds what a download would do with the images of `items`, the path of `items.parquet`, without writing anything.
+    pub fn of(settings: &Download, data: &Path, items: &Path) -> Result<Self> {
+        let downloads = Downloads::new(data);
+        let ledger = downloads.ledger();
+        let past = if ledger.exists() { LedgerContent::read(&ledger)?.past } else { Past::new() };
+        let (wanted, report) = plan(settings, &downloads, items, &past)?;
+        let (wanted, done) = (wanted.len() as u64, report.fates[&Fate::Done]);
+        Ok(Self { done, given_up: report.urls - done - wanted, wanted })
+    }
 }
 
 fn host_of(url: &str) -> String {

@@ -70,6 +70,38 @@ pub struct LastOutcome {
 /// The last line about each URL, by [`Downloads::key`]. Memory use is about forty bytes per URL.
 pub type Past = HashMap<u128, LastOutcome>;
 
+/// What a ledger holds.
+#[derive(Debug)]
+pub struct LedgerContent {
+    /// The entries.
+    pub past: Past,
+    /// The number of lines that cannot be parsed.
+    pub broken: u64,
+    /// Whether the last line ends with a line break.
+    is_ended: bool,
+}
+
+impl LedgerContent {
+    /// Reads the file of a ledger.
+    pub fn read(path: &Path) -> Result<Self> {
+        let mut reader = BufReader::new(files::open(path)?);
+        let mut content = Self { past: Past::new(), broken: 0, is_ended: true };
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line).map_err(|e| Error::io("read", path, e))? > 0 {
+            content.is_ended = line.ends_with(b"\n");
+            match serde_json::from_slice::<LedgerEntry>(&line) {
+                Ok(entry) => {
+                    let last = LastOutcome { fate: entry.fate, bytes: entry.bytes };
+                    content.past.insert(Downloads::key(&entry.url), last);
+                }
+                Err(_) => content.broken += 1,
+            }
+            line.clear();
+        }
+        Ok(content)
+    }
+}
+
 /// The open ledger file.
 #[derive(Debug)]
 pub struct Ledger {
@@ -81,21 +113,9 @@ impl Ledger {
     /// Opens the ledger. Returns it with the entries so far and the number of lines that cannot be parsed; a killed process leaves one.
     pub fn open(path: &Path) -> Result<(Self, Past, u64)> {
         let file = files::append(path)?;
-        let mut reader = BufReader::new(files::open(path)?);
-        let (mut past, mut broken, mut line) = (Past::new(), 0, Vec::new());
-        let mut ended = true;
-        while reader.read_until(b'\n', &mut line).map_err(|e| Error::io("read", path, e))? > 0 {
-            ended = line.ends_with(b"\n");
-            match serde_json::from_slice::<LedgerEntry>(&line) {
-                Ok(entry) => {
-                    past.insert(Downloads::key(&entry.url), LastOutcome { fate: entry.fate, bytes: entry.bytes });
-                }
-                Err(_) => broken += 1,
-            }
-            line.clear();
-        }
+        let LedgerContent { past, broken, is_ended } = LedgerContent::read(path)?;
         let mut ledger = Self { path: path.to_owned(), file };
-        if !ended {
+        if !is_ended {
             ledger.write(b"\n")?;
         }
         Ok((ledger, past, broken))

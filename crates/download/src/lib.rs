@@ -30,6 +30,7 @@ mod transfer;
 mod urls;
 
 pub use error::{Error, Result};
+pub use images::ImagePlan;
 pub use ledger::LedgerEntry;
 pub use outcome::Fate;
 pub use report::{DownloadReport, ImageReport, RawReport};

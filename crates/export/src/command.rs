@@ -10,6 +10,7 @@ use mp4sr_recommend::LoadedRun;
 use mp4sr_store::ItemStore;
 use serde_json::json;
 
+use crate::dataset::ExportedDataset;
 use crate::exported::Export;
 use crate::folder::EXPORT;
 pub use crate::format::ExportFormat;
@@ -146,10 +147,19 @@ fn expect_lists(args: &Args) -> anyhow::Result<()> {
 
 /// Reads everything that an export of a trained run needs, without writing anything, and returns a sentence on what would be done.
 pub fn check(args: &Args, context: &Context) -> anyhow::Result<String> {
+    if args.format.iter().any(|format| format.is_of_dataset()) {
+        let dataset = ExportedDataset::read(context)?;
+        if args.format.contains(&ExportFormat::Recbole) {
+            recbole::expect_ids(&dataset)?;
+        }
+    }
     if args.format.iter().any(|format| !format.is_of_dataset()) {
         let run = LoadedRun::load(&context.layout, &context.config, ItemStore::peek(context)?)?;
         if args.format.iter().any(|format| format.vectors().is_some()) {
             vectors::expect_vectors(run.trained.model.as_ref(), &context.config.model.name)?;
+        }
+        if args.format.contains(&ExportFormat::Huggingface) {
+            huggingface::check(context, &run.trained.inputs.sequences)?;
         }
     }
     let out = out(args, context)?;

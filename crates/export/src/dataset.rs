@@ -68,6 +68,7 @@ pub struct About {
 
 impl ExportedDataset {
     /// Reads the dataset of a run, and those features of its modalities that exist. Items that were added after training are not included.
+    /// A modality without a single row is left out, and the log says so, because the other programs cannot read it.
     pub fn read(context: &Context) -> anyhow::Result<Self> {
         let (config, layout) = (&context.config, &context.layout);
         let sequences = Sequences::read(&layout.sequences())?;
@@ -78,6 +79,11 @@ impl ExportedDataset {
             let path = layout.feature_file(&modality.name, &config.feature_name(modality));
             if path.exists() {
                 let own = Features::read(&path, &sequences.item_hash, sequences.item_count)?;
+                if own.rows() == 0 {
+                    let name = &modality.name;
+                    context.progress.log(format!("export: no item has features of `{name}`, so they are left out"));
+                    continue;
+                }
                 features.push(ModalityFeatures {
                     modality: modality.name.clone(),
                     width: own.width(),

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use mp4sr_artifact::{Layout, Sequences, files};
 use mp4sr_models::FINETUNE;
-use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::{Precision, StoreUrl};
 use mp4sr_pipeline::text::TextTable;
+use mp4sr_pipeline::{Config, Context};
 use mp4sr_protocol::{Metric, MetricMeans, Split, StoredRanks};
 use mp4sr_run::Inputs;
 use serde_json::{Value, json};
@@ -31,6 +31,11 @@ pub fn write(export: &Export<'_>, folder: &Path) -> anyhow::Result<Vec<PathBuf>>
     files::write_bytes(&card, card_text(export)?.as_bytes())?;
     paths.extend([weights, config, card]);
     Ok(paths)
+}
+
+/// Checks that the stored ranks, if there are any, belong to the run.
+pub fn check(context: &Context, sequences: &Sequences) -> anyhow::Result<()> {
+    metrics(&context.config, &context.layout, sequences).map(drop)
 }
 
 /// Copies what `mp4sr recommend` reads: the dataset, the features of the model, the weights, the configuration and the added items.

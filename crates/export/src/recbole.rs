@@ -17,8 +17,7 @@ pub const SETS: [&str; 3] = ["train", "valid", "test"];
 pub fn write(context: &Context, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let name = &context.config.dataset.name;
     let dataset = ExportedDataset::read(context)?;
-    expect_plain_ids(&dataset.items.ids, "item")?;
-    expect_plain_ids(&dataset.users.ids, "user")?;
+    expect_ids(&dataset)?;
     let at = |suffix: &str| folder.join(format!("{name}.{suffix}"));
     let (inter, item) = (at("inter"), at("item"));
     files::write_bytes(&inter, interactions(&dataset, None).as_bytes())?;
@@ -41,6 +40,12 @@ pub fn write(context: &Context, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     files::write_bytes(&yaml, settings(name, &dataset).as_bytes())?;
     paths.push(yaml);
     Ok(paths)
+}
+
+/// Rejects ids that the files cannot hold.
+pub fn expect_ids(dataset: &ExportedDataset) -> anyhow::Result<()> {
+    expect_plain_ids(&dataset.items.ids, "item")?;
+    expect_plain_ids(&dataset.users.ids, "user")
 }
 
 /// The suffix of a modality's file.
