@@ -69,9 +69,19 @@ fn a_search_is_resumed_sorts_by_validation_and_never_reads_the_test_set() {
     let message = String::from_utf8(refused.stderr).unwrap();
     assert!(!refused.status.success() && message.contains("`popularity` does not have its own grid"), "{message}");
 
-    let refused = world.output("search", &["--grid", "finetune.batch=0,64"]);
+    for more in [&["--dry-run"][..], &[]] {
+        let refused = world.output("search", &[&["--grid", "finetune.batch=0,64"], more].concat());
+        let printed = String::from_utf8(refused.stderr).unwrap();
+        assert!(!refused.status.success() && printed.contains("finetune.batch"), "{printed}");
+    }
+    let planned = world.run("search", &[&GRID[..], &["--dry-run"]].concat());
+    assert_eq!(planned, "runs of `a`: 4; finished: 4; missing: 0\n");
+    let refused = world.output(
+        "search",
+        &["--set", "model.name=\"popularity\"", "--grid", "model.popularity.latest_share=0.5,1", "--name", "p"],
+    );
     let printed = String::from_utf8(refused.stderr).unwrap();
-    assert!(!refused.status.success() && printed.contains("finetune.batch"), "{printed}");
+    assert!(!refused.status.success() && printed.contains("is not trained in epochs"), "{printed}");
 }
 
 #[test]
@@ -447,8 +457,21 @@ fn every_other_study_has_its_rows_and_its_smoke_run() {
             "{study}: {printed}"
         );
         assert_eq!(world.text(&format!("a-quick/studies/{study}/table.md")), printed);
+        let planned = run(study, &[flags, &["--dry-run"]].concat());
+        assert!(planned.starts_with("runs") && planned.contains("; missing: 0\n"), "{study}: {planned}");
     }
     assert!(!world.path("a").exists(), "a smoke run is a dataset of its own");
+    // Runs of studies that have the same settings are trained once: a copy has the times of the original.
+    let run_of = |name: &str, file: &str| files::read(&world.path(&format!("a-quick/runs/{name}/{file}"))).unwrap();
+    let default = Config::load(&world.path("a-quick/runs/mp4sr.s2020/config.toml"), &[], model_catalog()).unwrap().0;
+    let (experts, words) = (&default.model.section("mp4sr")["experts"], default.extract.image.words);
+    for same in [format!("O-{experts}.s2020"), format!("N-{words}.s2020")] {
+        for file in ["pretrain.safetensors", "finetune.safetensors", "finetune.timing.json", "metrics.jsonl"] {
+            assert!(run_of(&same, file) == run_of("mp4sr.s2020", file), "{same}: {file}");
+        }
+    }
+    let planned = run("fig7", &["--dry-run", "--seeds", "2"]);
+    assert!(planned.contains("; finished: 6; missing: 6\n") && planned.contains("would run"), "{planned}");
 
     // Figures show R@20 by default, or the largest K of a pipeline that evaluates others.
     let printed = run("fig7", &["--set", "evaluate.k=[1,3]"]);

@@ -6,6 +6,8 @@ use mp4sr_doctor::Scope;
 use mp4sr_doctor::command::{TrainedWork, dry_run, dry_run_of_download, dry_run_of_trained};
 use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{StageArgs, StageName, print};
+use mp4sr_study::RunPlan;
+use mp4sr_study::command::{search, study};
 use mp4sr_train::command::PhaseArgument;
 
 use crate::command::Command;
@@ -46,13 +48,21 @@ pub fn run(command: &Command, models: &Arc<ModelCatalog>) -> anyhow::Result<bool
         Command::Compare(_) => print(
             "`mp4sr compare` trains and writes nothing: it reads the stored ranks of the runs, or their lists with `--lists`.\n",
         ),
-        Command::Search(_) | Command::Study(_) => {
-            print("Every missing run goes through these stages; results that runs share are computed once.\n\n")?;
-            dry_run(stage, models, Scope::Until(StageName::Evaluate))
-        }
+        Command::Search(args) => planned(&search::plan(args, models)?, models),
+        Command::Study(args) => planned(&study::plan(args, models)?, models),
         _ => Ok(()),
     }?;
     Ok(true)
+}
+
+/// Prints which runs are missing, and what the first of them would do.
+fn planned(plan: &RunPlan, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
+    print(&plan.text)?;
+    let Some((next, last)) = &plan.next else { return Ok(()) };
+    print(
+        "The first missing run goes through these stages, and so do the others; results that runs share are computed once.\n\n",
+    )?;
+    dry_run(next, models, Scope::Until(*last))
 }
 
 /// The flags of every stage, if the command has them.

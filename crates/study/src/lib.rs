@@ -8,10 +8,12 @@ mod comparison_text;
 mod experiment;
 mod merge;
 mod paper;
+mod plan;
 mod runner;
 mod search;
 
 pub use experiment::{Experiment, StudyOptions, run_experiment};
 pub use merge::merge;
+pub use plan::RunPlan;
 pub use runner::{Runner, StudyRun};
 pub use search::{SearchGrid, search};

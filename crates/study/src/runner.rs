@@ -5,15 +5,13 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
-use mp4sr_artifact::{EpochLine, Layout, Manifest, Timing, files, log_line, recorded_settings};
+use mp4sr_artifact::{EpochLine, FileRecord, Layout, Manifest, Timing, files, log_line, recorded_settings};
 use mp4sr_pipeline::config::{FINETUNE, ModelCatalog, PRETRAIN};
 use mp4sr_pipeline::{Assignments, Config, Progress, StageArgs, StageName, TIED, hide_passwords};
 use serde_json::{Value, json};
-
-const PRETRAIN_RECORD: &str = "pretrain.manifest.json";
 
 /// One run of a study.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,7 +68,25 @@ pub struct Runner {
     models: Arc<ModelCatalog>,
     /// Whether training starts over if an unfinished run of the same name has other settings.
     restarts: bool,
+    /// The runs that would be executed, if they are only planned.
+    planned: Option<Mutex<Vec<PlannedRun>>>,
 }
+
+/// A run that would be executed.
+#[derive(Clone, Debug)]
+pub struct PlannedRun {
+    /// The run.
+    pub run: ResolvedRun,
+    /// Its last stage.
+    pub last: StageName,
+    /// Whether it has finished this stage with its settings, by its records.
+    pub is_finished: bool,
+}
+
+/// The end of a study whose runs are only planned.
+#[derive(Debug, thiserror::Error)]
+#[error("it is only planned")]
+pub struct OnlyPlanned;
 
 /// The last step of a run that is executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +103,19 @@ pub enum Until {
     Evaluated,
     /// The ranks, and the lists.
     Listed,
+}
+
+impl Until {
+    fn stage(self) -> StageName {
+        match self {
+            Self::Dataset => StageName::Preprocess,
+            Self::Features => StageName::Extract,
+            Self::Pretrained => StageName::Pretrain,
+            Self::Trained => StageName::Finetune,
+            Self::Evaluated => StageName::Evaluate,
+            Self::Listed => StageName::Recommend,
+        }
+    }
 }
 
 impl ResolvedRun {
@@ -106,9 +135,55 @@ impl Runner {
         }
         args.overrides = args.all_overrides();
         args.more_overrides = None;
+        args.dry_run = false;
         let program = std::env::current_exe().context("failed to find the path of this program")?;
         let progress = Progress::new(args.quiet);
-        Ok(Self { args, jobs: jobs.max(1), progress, program, models: models.clone(), restarts: false })
+        Ok(Self { args, jobs: jobs.max(1), progress, program, models: models.clone(), restarts: false, planned: None })
+    }
+
+    /// A runner that executes nothing: every run fails, and [`Self::planned`] returns those that would be executed.
+    #[must_use]
+    pub fn planning(self) -> Self {
+        Self { planned: Some(Mutex::default()), ..self }
+    }
+
+    /// Whether runs are only planned.
+    pub fn is_planning(&self) -> bool {
+        self.planned.is_some()
+    }
+
+    /// Ends a study before it writes anything if its runs are only planned.
+    pub fn expect_executing(&self) -> Result<(), OnlyPlanned> {
+        if self.is_planning() { Err(OnlyPlanned) } else { Ok(()) }
+    }
+
+    /// The runs that would be executed, each once.
+    pub fn planned(&self) -> Vec<PlannedRun> {
+        let planned =
+            self.planned.as_ref().map(|planned| planned.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        planned.unwrap_or_default()
+    }
+
+    /// Plans runs up to the stage `last`. Of datasets and features, only those that do not exist are planned.
+    fn plan(&self, planned: &Mutex<Vec<PlannedRun>>, runs: &[ResolvedRun], last: StageName) -> Vec<Option<String>> {
+        let mut planned = planned.lock().unwrap_or_else(PoisonError::into_inner);
+        let plan_one = |run: &ResolvedRun| {
+            let (folder, is_data) = match last {
+                StageName::Preprocess => (run.layout.dataset(), true),
+                StageName::Extract => (run.layout.features(), true),
+                _ => (run.layout.run(), false),
+            };
+            let is_finished =
+                Manifest::find(&folder, last.name()).is_some() && (is_data || self.trained_otherwise(run).is_none());
+            if is_data && is_finished {
+                return None;
+            }
+            if planned.iter().all(|other| other.run.layout.run() != run.layout.run()) {
+                planned.push(PlannedRun { run: run.clone(), last, is_finished });
+            }
+            Some(OnlyPlanned.to_string())
+        };
+        runs.iter().map(plan_one).collect()
     }
 
     /// A runner that retrains an unfinished run from the start if it has other settings, which is safe for the runs of a study because
@@ -176,25 +251,32 @@ impl Runner {
         StudyRun { pipeline: self.args.pipeline.clone(), name, overrides }
     }
 
-    /// The configuration and the files of a run.
-    pub fn resolve(&self, run: &StudyRun) -> anyhow::Result<ResolvedRun> {
-        let args = StageArgs {
+    /// The flags of the stages of a run.
+    pub fn args_of(&self, run: &StudyRun) -> anyhow::Result<StageArgs> {
+        Ok(StageArgs {
             pipeline: run.pipeline.clone(),
             data: self.data(&run.pipeline)?,
             run: Some(run.name.clone()),
             overrides: self.overrides(run),
             ..self.args.clone()
-        };
-        let context = args.context(&self.models)?;
+        })
+    }
+
+    /// The configuration and the files of a run.
+    pub fn resolve(&self, run: &StudyRun) -> anyhow::Result<ResolvedRun> {
+        let context = self.args_of(run)?.context(&self.models)?;
         Ok(ResolvedRun { spec: run.clone(), config: context.config, layout: context.layout })
     }
 
     /// Executes all runs up to `until`, `jobs` at once. Datasets and features are computed first, one after the other. Of the runs with the
-    /// same pre-training, one is pre-trained and the others copy its weights. Returns each run's error, if any: a run that fails does not
-    /// stop the others.
+    /// same pre-training, one is pre-trained and the others copy its weights, and so are weights of earlier runs with the same settings.
+    /// Returns each run's error, if any: a run that fails does not stop the others.
     pub fn run(&self, runs: &[ResolvedRun], until: Until) -> Vec<Option<String>> {
+        if let Some(planned) = &self.planned {
+            return self.plan(planned, runs, until.stage());
+        }
         let mut failed: Vec<Option<String>> = vec![None; runs.len()];
-        for alike in groups(runs, |run| Some(features_key(run))) {
+        for alike in groups(runs, |run| Some(features_key(&run.config))) {
             let last = if until == Until::Dataset { StageName::Preprocess } else { StageName::Extract };
             if let Err(error) = self.command_of(&runs[alike[0]], &["run", "--until", last.name()]) {
                 alike.iter().for_each(|&at| failed[at] = Some(format!("{error:#}")));
@@ -204,6 +286,9 @@ impl Runner {
             return failed;
         }
         let open = |failed: &[Option<String>]| (0..runs.len()).filter(|&at| failed[at].is_none()).collect::<Vec<_>>();
+        for at in open(&failed) {
+            failed[at] = self.adopt(&runs[at]).err().map(|error| format!("{error:#}"));
+        }
         let mut sources = groups(runs, |run| self.pretrain_key(run));
         // A run of an earlier study may already have the weights.
         sources.iter_mut().for_each(|alike| alike.sort_by_key(|&at| !has_pretrained(&runs[at].layout)));
@@ -213,7 +298,7 @@ impl Runner {
             for &at in &alike[1..] {
                 let taken = match &failed[alike[0]] {
                     Some(error) => Err(anyhow::anyhow!("{error}")),
-                    None => copy_pretrained(&runs[alike[0]].layout, &runs[at].layout),
+                    None => copy_phase(&runs[alike[0]].layout, &runs[at].layout, PRETRAIN),
                 };
                 failed[at] = failed[at].take().or(taken.err().map(|error| format!("{error:#}")));
             }
@@ -236,16 +321,60 @@ impl Runner {
     /// Pre-trains runs whose dataset and features are not written by a stage. Returns each run's error, if any.
     pub fn pretrain_as_is(&self, runs: &[ResolvedRun]) -> Vec<Option<String>> {
         let mut failed = vec![None; runs.len()];
+        if let Some(planned) = &self.planned {
+            self.plan(planned, runs, StageName::Pretrain);
+            // What follows can be planned, too.
+            return failed;
+        }
         let all: Vec<usize> = (0..runs.len()).collect();
         self.parallel(&all, &mut failed, "pre-trained", |at| self.stage(&runs[at], StageName::Pretrain));
         failed
+    }
+
+    /// Copies the weights of another run of the same dataset that was trained with the same settings, phase by phase, if this one has none.
+    /// Whether they are those of the present dataset and features is decided by the stage, which otherwise trains the run.
+    fn adopt(&self, run: &ResolvedRun) -> anyhow::Result<()> {
+        let own = run.layout.run();
+        let is_begun = |phase: &str| Manifest::find(&own, phase).is_some() || run.layout.training_state(phase).exists();
+        let phases: Vec<&str> =
+            [PRETRAIN, FINETUNE].into_iter().filter(|phase| self.models.trains(&run.config, phase)).collect();
+        if phases.iter().any(|phase| is_begun(phase)) {
+            return Ok(());
+        }
+        let runs = own.parent().filter(|runs| runs.is_dir());
+        let others = runs.map(files::list).transpose()?.unwrap_or_default();
+        for phase in phases {
+            let settings = self.models.phase_settings(&run.config, phase);
+            // Fine-tuning has to start from the same weights.
+            let start = Manifest::find(&own, PRETRAIN).and_then(|record| record.outputs.into_values().next());
+            let starts_alike = |record: &Manifest| {
+                let is_start =
+                    |weights: &FileRecord| record.inputs.values().any(|input| input.fingerprint == weights.fingerprint);
+                start.as_ref().is_none_or(is_start)
+            };
+            let is_same = |path: &&PathBuf| {
+                Manifest::find(path, phase)
+                    .is_some_and(|record| settings.changed_since(&record.settings).is_none() && starts_alike(&record))
+                    && Config::load(&path.join("config.toml"), &[], &self.models)
+                        .is_ok_and(|(config, _)| features_key(&config) == features_key(&run.config))
+            };
+            let Some(other) = others.iter().find(is_same) else { return Ok(()) };
+            let name = other.file_name().unwrap_or_default().to_string_lossy();
+            copy_phase(&run.layout.of(&run.config.dataset.name, &name), &run.layout, phase)?;
+            files::write_bytes(&run.layout.run_config(), run.config.to_toml()?.as_bytes())?;
+            self.progress.log(format!(
+                "study: `{}` has the weights of `{name}`, which has the same settings ({phase})",
+                run.spec.name
+            ));
+        }
+        Ok(())
     }
 
     /// The settings that determine pre-training; `None` if the run does not pre-train. Equal keys do not guarantee that runs can share
     /// weights: the stage decides this from its record.
     fn pretrain_key(&self, run: &ResolvedRun) -> Option<Value> {
         let settings = || self.models.phase_settings(&run.config, PRETRAIN).values().clone();
-        self.models.trains(&run.config, PRETRAIN).then(|| json!([features_key(run), settings()]))
+        self.models.trains(&run.config, PRETRAIN).then(|| json!([features_key(&run.config), settings()]))
     }
 
     /// The catalogue of models.
@@ -358,29 +487,39 @@ fn groups(runs: &[ResolvedRun], key: impl Fn(&ResolvedRun) -> Option<Value>) -> 
     groups
 }
 
-fn features_key(run: &ResolvedRun) -> Value {
-    let Config { dataset, source, preprocess, extract, .. } = &run.config;
-    json!([dataset, source, preprocess, extract, run.config.extracted()])
+/// The settings that determine the dataset and the features.
+fn features_key(config: &Config) -> Value {
+    let Config { dataset, source, preprocess, extract, .. } = config;
+    json!([dataset, source, preprocess, extract, config.extracted()])
 }
 
 fn has_pretrained(layout: &Layout) -> bool {
-    layout.run().join(PRETRAIN_RECORD).exists()
+    Manifest::find(&layout.run(), PRETRAIN).is_some()
 }
 
-/// Copies the record, weights, log and times of pre-training to a run that has none yet.
-fn copy_pretrained(from: &Layout, to: &Layout) -> anyhow::Result<()> {
-    if has_pretrained(to) {
+/// Copies the record, weights, log and times of a phase to a run that has none yet.
+fn copy_phase(from: &Layout, to: &Layout, phase: &str) -> anyhow::Result<()> {
+    let record = |layout: &Layout| layout.run().join(format!("{phase}.manifest.json"));
+    if record(to).exists() {
         return Ok(());
     }
-    let mut lines = EpochLine::read(&from.metrics_log(), "delete the run's folder and try again")?;
-    lines.retain(|line| line.phase == PRETRAIN);
-    let log: String = lines.iter().map(log_line).collect();
-    files::write_bytes(&to.metrics_log(), log.as_bytes())?;
-    let (times, own) = (Timing::path(&from.run(), "pretrain"), Timing::path(&to.run(), "pretrain"));
+    let read = |layout: &Layout, is_kept: fn(&str, &str) -> bool| -> mp4sr_artifact::Result<Vec<EpochLine>> {
+        let path = layout.metrics_log();
+        let mut lines =
+            if path.exists() { EpochLine::read(&path, "delete the run's folder and try again")? } else { Vec::new() };
+        lines.retain(|line| is_kept(&line.phase, phase));
+        Ok(lines)
+    };
+    let lines = [read(to, |own, phase| own != phase)?, read(from, |own, phase| own == phase)?].concat();
+    if !lines.is_empty() {
+        let log: String = lines.iter().map(log_line).collect();
+        files::write_bytes(&to.metrics_log(), log.as_bytes())?;
+    }
+    let (times, own) = (Timing::path(&from.run(), phase), Timing::path(&to.run(), phase));
     if times.exists() {
         files::write_bytes(&own, &files::read(&times)?)?;
     }
-    files::write_bytes(&to.checkpoint("pretrain"), &files::read(&from.checkpoint("pretrain"))?)?;
-    // The record is written last, so that pre-training runs again if the copy was interrupted.
-    Ok(files::write_bytes(&to.run().join(PRETRAIN_RECORD), &files::read(&from.run().join(PRETRAIN_RECORD))?)?)
+    files::write_bytes(&to.checkpoint(phase), &files::read(&from.checkpoint(phase))?)?;
+    // The record is written last, so that the phase runs again if the copy was interrupted.
+    Ok(files::write_bytes(&record(to), &files::read(&record(from))?)?)
 }

@@ -123,6 +123,14 @@ pub fn search(runner: &Runner, name: &str, grids: &[SearchGrid]) -> anyhow::Resu
     let base = runner.resolve(&runner.study_run(name.to_owned(), Vec::new()))?;
     let runs = runs_of(runner, name, grids, &all, &base)?;
     let mut failed = runner.run(&runs, Until::Trained);
+    runner.expect_executing()?;
+    let is_trained = |at: &usize| failed[*at].is_none();
+    let mut logs = (0..runs.len()).filter(is_trained).map(|at| runs[at].layout.metrics_log()).peekable();
+    anyhow::ensure!(
+        logs.peek().is_none() || logs.any(|log| log.exists()),
+        "the model is not trained in epochs, so a search has no values to compare; evaluate each run with `mp4sr evaluate --run RUN`, and \
+         compare them with `mp4sr compare --validation`"
+    );
     let trained = runs.iter().zip(&failed).filter(|(_, error)| error.is_none()).map(|(run, _)| run);
     let metric = &common_metric(&base.config.train.metric, trained)?.to_string();
     let mut outcomes = Vec::new();

@@ -106,10 +106,12 @@ impl Extraction<'_> {
     }
 
     /// Writes the features of the items, each with the vectors of its `keys`. `encoder` is the fingerprint of everything that determines an
-    /// item's vectors. Existing features are not replaced by empty ones.
+    /// item's vectors. Only the settings in `sections` are recorded, so that another encoder of images leaves the features of texts as they
+    /// are. Existing features are not replaced by empty ones.
     pub(super) fn write(
         &self,
         path: &Path,
+        sections: &[&str],
         encoded: &EncoderCache,
         encoder: &Fingerprint,
         keys: &[Vec<VectorKey>],
@@ -130,8 +132,9 @@ impl Extraction<'_> {
         if rows().count() != keys.iter().map(Vec::len).sum::<usize>() {
             return Err(Error::Missing { path: path.to_owned() });
         }
-        let mut recorded = json!(settings);
-        recorded["encoder"] = json!(encoder);
+        let all = json!(settings);
+        let mut recorded = json!({ "storage": all["storage"], "precision": all["precision"], "encoder": encoder });
+        sections.iter().for_each(|section| recorded[*section] = all[*section].clone());
         let header = RowsHeader {
             stage: NAME,
             settings: recorded,

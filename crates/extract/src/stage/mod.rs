@@ -133,7 +133,7 @@ impl Extraction<'_> {
         let path = self.context.layout.feature_file("text", &self.context.config.extract.text.encoder_name());
         self.encode("text", sentences, self.items.sentences.iter().flatten())?;
         let of_items: Vec<Vec<VectorKey>> = self.items.sentences.iter().map(|texts| text_keys(texts)).collect();
-        self.write(&path, &sentences.cache, &sentences.cache.fingerprint, &of_items)?;
+        self.write(&path, &["text"], &sentences.cache, &sentences.cache.fingerprint, &of_items)?;
         Ok(path)
     }
 
@@ -155,7 +155,7 @@ impl Extraction<'_> {
             None => {
                 let of_items: Vec<Vec<VectorKey>> =
                     usable.iter().map(|images| images.iter().map(|(_, key)| *key).collect()).collect();
-                self.write(&path, &images.cache, &images.cache.fingerprint, &of_items)?;
+                self.write(&path, &["image"], &images.cache, &images.cache.fingerprint, &of_items)?;
             }
             Some(of_sentences) => {
                 let sentences = opened(text, || Sentences::open(self, of_sentences, device))?;
@@ -168,7 +168,7 @@ impl Extraction<'_> {
                 let of_items: Vec<Vec<VectorKey>> = chosen.iter().map(|texts| text_keys(texts)).collect();
                 let (of_images, of_texts) = (&images.cache.fingerprint, &sentences.cache.fingerprint);
                 let encoder = encoder_of_words(of_images, of_texts, &dictionary.words, settings.image.words);
-                self.write(&path, &sentences.cache, &encoder, &of_items)?;
+                self.write(&path, &["image", "text"], &sentences.cache, &encoder, &of_items)?;
                 outputs.push(words_path);
             }
         }

@@ -96,7 +96,7 @@ impl Extraction<'_> {
         };
         let of_items: Vec<Vec<VectorKey>> = self.items.sounds.iter().map(usable).collect();
         let path = self.context.layout.feature_file("audio", &self.context.config.extract.audio.encoder_name());
-        self.write(&path, cache, &cache.fingerprint, &of_items)?;
+        self.write(&path, &["audio"], cache, &cache.fingerprint, &of_items)?;
         report.items_without_sound = of_items.iter().filter(|keys| keys.is_empty()).count();
         report.audio_encoder = work;
         for (id, names) in self.items.ids.iter().zip(&self.items.sounds) {

@@ -4,7 +4,7 @@ use mp4sr_pipeline::config::{ModelCatalog, ModelType};
 use mp4sr_pipeline::{Assignments, StageArgs, print};
 use std::sync::Arc;
 
-use crate::{Runner, SearchGrid, search};
+use crate::{RunPlan, Runner, SearchGrid, search};
 
 /// Trains every combination of settings as a separate run and sorts the runs by `train.metric` on the validation set; the test set is
 /// not read. Without a grid, the model's own grid is searched.
@@ -28,17 +28,9 @@ pub struct Args {
 }
 
 /// Runs `mp4sr search`.
-pub fn run(args: Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
-    let Args { stage, mut grids, more_grids, name, jobs } = args;
-    for grid in more_grids.iter().flat_map(|more| &more.0) {
-        grids.push(grid.parse()?);
-    }
-    let runner = Runner::new(stage, jobs.into(), models)?;
-    let (name, grids) = if grids.is_empty() {
-        own_grid(&runner, name, models)?
-    } else {
-        (name.unwrap_or_else(|| "search".to_owned()), grids)
-    };
+pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
+    let runner = Runner::new(args.stage.clone(), args.jobs.into(), models)?;
+    let (name, grids) = named_grids(args, &runner, models)?;
     let (text, failures) = search(&runner, &name, &grids)?;
     print(&text)?;
     anyhow::ensure!(
@@ -46,6 +38,28 @@ pub fn run(args: Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
         "unfinished runs: {failures} (the table names them); finished runs are kept, so run the command again"
     );
     Ok(())
+}
+
+/// What the search would execute. An error is one with which it would end before the first run.
+pub fn plan(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<RunPlan> {
+    let runner = Runner::new(args.stage.clone(), args.jobs.into(), models)?.planning();
+    let (name, grids) = named_grids(args, &runner, models)?;
+    let planned = search(&runner, &name, &grids);
+    RunPlan::new(&runner, planned.err())
+}
+
+/// The name of the search and its grids.
+fn named_grids(args: &Args, runner: &Runner, models: &ModelCatalog) -> anyhow::Result<(String, Vec<SearchGrid>)> {
+    let mut grids = args.grids.clone();
+    for grid in args.more_grids.iter().flat_map(|more| &more.0) {
+        grids.push(grid.parse()?);
+    }
+    let name = args.name.clone();
+    if grids.is_empty() {
+        own_grid(runner, name, models)
+    } else {
+        Ok((name.unwrap_or_else(|| "search".to_owned()), grids))
+    }
 }
 
 /// The model's own grid, and the name of the search.

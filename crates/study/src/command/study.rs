@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mp4sr_pipeline::{StageArgs, print};
 
-use crate::{Experiment, Runner, StudyOptions, run_experiment};
+use crate::{Experiment, RunPlan, Runner, StudyOptions, run_experiment};
 
 /// Trains the runs of a table or figure of the paper, and then writes the table or figure itself from their stored ranks.
 #[derive(Debug, clap::Args)]
@@ -50,20 +50,36 @@ pub struct Args {
     paper: Option<PathBuf>,
 }
 
-/// Runs `mp4sr study`.
-pub fn run(args: Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
-    let Args { experiment, stage, seeds, quick, jobs, with, unseen, resnet, text_encoder, image_encoder, lists, paper } =
-        args;
-    let usual = match experiment {
-        _ if quick => 1,
+/// What the study would execute. An error is one with which it would end before the first run.
+pub fn plan(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<RunPlan> {
+    let runner = Runner::new(args.stage.clone(), args.jobs.into(), models)?.planning();
+    let planned = run_experiment(&runner, args.experiment, &options(args));
+    RunPlan::new(&runner, planned.err())
+}
+
+fn options(args: &Args) -> StudyOptions {
+    let usual = match args.experiment {
+        _ if args.quick => 1,
         Experiment::Fig3 => 5,
         _ => 3,
     };
-    let seeds = seeds.map_or(usual, usize::from);
-    let runner = Runner::new(stage, jobs.into(), models)?.restarting();
-    let (text_encoders, image_encoders) = (text_encoder, image_encoder);
-    let options = StudyOptions { seeds, quick, with, unseen, resnet, text_encoders, image_encoders, lists, paper };
-    let (text, failures) = run_experiment(&runner, experiment, &options)?;
+    StudyOptions {
+        seeds: args.seeds.map_or(usual, usize::from),
+        quick: args.quick,
+        with: args.with.clone(),
+        unseen: args.unseen.clone(),
+        resnet: args.resnet.clone(),
+        text_encoders: args.text_encoder.clone(),
+        image_encoders: args.image_encoder.clone(),
+        lists: args.lists,
+        paper: args.paper.clone(),
+    }
+}
+
+/// Runs `mp4sr study`.
+pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
+    let runner = Runner::new(args.stage.clone(), args.jobs.into(), models)?.restarting();
+    let (text, failures) = run_experiment(&runner, args.experiment, &options(args))?;
     print(&text)?;
     anyhow::ensure!(
         failures == 0,

@@ -44,7 +44,9 @@ impl Study<'_> {
         }
         let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
         let union = names.join("_");
-        merge(&sources, &self.layout.of(&union, "study")).context("failed to merge the datasets")?;
+        if !self.runner.is_planning() {
+            merge(&sources, &self.layout.of(&union, "study")).context("failed to merge the datasets")?;
+        }
         let mut text = self.head("Table 5: pre-training on several datasets", 0);
         let _ = writeln!(
             text,

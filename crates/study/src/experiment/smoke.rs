@@ -19,6 +19,9 @@ impl Study<'_> {
     /// A smoke run has its own dataset, with fewer items. If another program wrote the features of the pipeline's items, the rows of the
     /// remaining items are copied. Files that existed before anything was copied belong to that program and are kept.
     pub(super) fn copy_features(&self, pipeline: &Path, common: &[String]) -> anyhow::Result<()> {
+        if self.runner.is_planning() {
+            return Ok(());
+        }
         let quick = self.study_run(pipeline, common, &full(), 0)?;
         let own = quick.config.model.modalities.iter().filter(|modality| !modality.features.is_empty());
         let names: Vec<(&str, &str)> =

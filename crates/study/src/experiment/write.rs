@@ -92,6 +92,7 @@ impl Study<'_> {
         details: &TextTable,
         figure: Option<Figure>,
     ) -> anyhow::Result<String> {
+        self.runner.expect_executing()?;
         let folder = self.folder();
         files::clean_folder(&folder)?;
         let mut written = vec!["table.md", "table.csv"];
