@@ -75,7 +75,8 @@ impl TextTable {
     /// Formats the table as Markdown whose columns also line up in a terminal. The first column is aligned left, and so are
     /// columns of words; numbers are aligned right.
     pub fn markdown(&self) -> String {
-        let escaped = |row: &Vec<String>| row.iter().map(|cell| cell.replace('|', "\\|")).collect::<Vec<_>>();
+        let escape = |cell: &String| cell.replace('|', "\\|").replace(['\r', '\n'], " ");
+        let escaped = |row: &Vec<String>| row.iter().map(escape).collect::<Vec<_>>();
         let lines: Vec<Vec<String>> = std::iter::once(&self.header).chain(&self.rows).map(escaped).collect();
         let cell = |line: &[String], column: usize| line.get(column).cloned().unwrap_or_default();
         let columns: Vec<(usize, bool)> = (0..self.header.len())

@@ -363,7 +363,7 @@ impl Runner {
             copy_phase(&run.layout.of(&run.config.dataset.name, &name), &run.layout, phase)?;
             files::write_bytes(&run.layout.run_config(), run.config.to_toml()?.as_bytes())?;
             self.progress.log(format!(
-                "study: `{}` has the weights of `{name}`, which has the same settings ({phase})",
+                "runs: `{}` has the weights of `{name}`, which has the same settings ({phase})",
                 run.spec.name
             ));
         }
@@ -401,7 +401,7 @@ impl Runner {
                             errors.push((at, format!("{error:#}")));
                         }
                         let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-                        self.progress.log(format!("study: {done} of {} runs {done_word}", which.len()));
+                        self.progress.log(format!("runs: {done} of {} {done_word}", which.len()));
                     }
                 });
             }

@@ -208,6 +208,21 @@ fn runs_of(
             run.spec().name
         );
     }
+    let without_name = |run: &ResolvedRun| {
+        let mut config = run.config.clone();
+        config.run.name.clear();
+        config
+    };
+    for (at, run) in runs.iter().enumerate() {
+        let same = runs[..at].iter().find(|before| without_name(before) == without_name(run));
+        if let Some(same) = same {
+            anyhow::bail!(
+                "the runs `{}` and `{}` of the grid have the same settings; give each value once",
+                same.spec().name,
+                run.spec().name
+            );
+        }
+    }
     for run in &runs {
         if let Some(key) = runner.trained_otherwise(run) {
             anyhow::bail!(

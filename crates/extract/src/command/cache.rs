@@ -45,6 +45,11 @@ enum Command {
 
 /// Runs `mp4sr cache`.
 pub fn run(args: &Args) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        args.artifacts.is_dir() || matches!(args.command, Command::Merge { .. }),
+        "`{}` is not a folder; name the folder of all artifacts with `--artifacts`",
+        args.artifacts.display()
+    );
     let root = Layout::new(&args.artifacts, "any", "any").vectors();
     match &args.command {
         Command::Stats => print(&format!("{}\n", table(&shares(&root)?))),

@@ -213,7 +213,8 @@ impl Notation {
             }
         };
         if seconds.value < 0 {
-            return refuse("is negative");
+            let is_date = matches!(self, Self::Iso | Self::Pattern(_) | Self::Mixed);
+            return refuse(if is_date { "is before the year 1970" } else { "is negative" });
         }
         if seconds.floor() > LATEST {
             return refuse("is after the year 2100");
@@ -530,7 +531,7 @@ mod tests {
     fn goodreads_dates_have_their_own_zone() {
         let goodreads = Notation::Pattern(GOODREADS.into());
         assert_eq!(read(&goodreads, "Fri Sep 08 10:44:24 -0700 2017").unwrap(), "1504892664");
-        assert_eq!(refused(&goodreads, "Mon Jan 01 00:00:00 -0800 0001"), "`t` is negative");
+        assert_eq!(refused(&goodreads, "Mon Jan 01 00:00:00 -0800 0001"), "`t` is before the year 1970");
         assert!(refused(&goodreads, "2017-09-08").contains("is not a date like"));
         assert_eq!(refused(&goodreads, ""), "no `t`");
     }
@@ -566,7 +567,7 @@ mod tests {
         ] {
             assert!(refused(&Notation::Iso, text).contains("is not a date like"), "{text}");
         }
-        assert_eq!(refused(&Notation::Iso, "1969-12-31"), "`t` is negative");
+        assert_eq!(refused(&Notation::Iso, "1969-12-31"), "`t` is before the year 1970");
         assert_eq!(refused(&Notation::Iso, "2101-01-01"), "`t` is after the year 2100");
     }
 

@@ -34,7 +34,7 @@ impl Study<'_> {
         let reads = |name: &str| self.config.model.modalities.iter().any(|m| m.name == name && m.features.is_empty());
         anyhow::ensure!(
             !(texts.is_empty() && images.is_empty()),
-            "no encoders are given in addition to the pipeline's own; name them with TEXT=\"...\" and IMAGE=\"...\""
+            "no encoders are given in addition to the pipeline's own; name them with `--text-encoder` and `--image-encoder`"
         );
         anyhow::ensure!(
             texts.is_empty() || reads("text"),
