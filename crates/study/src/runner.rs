@@ -85,7 +85,7 @@ pub struct PlannedRun {
 
 /// The end of a study whose runs are only planned.
 #[derive(Debug, thiserror::Error)]
-#[error("it is only planned")]
+#[error("it is only planned; run the command without `--dry-run`")]
 pub struct OnlyPlanned;
 
 /// The last step of a run that is executed.

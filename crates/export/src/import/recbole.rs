@@ -169,6 +169,14 @@ fn read_interactions(
     for (at, (path, set)) in inters.iter().enumerate() {
         let table = TabTable::read(path, true)?;
         let (user, item) = (table.expect(&USER)?, table.expect(&[ITEM])?);
+        for column in [user, item] {
+            let (name, kind) = &table.columns[column];
+            ensure!(
+                kind == "token",
+                "`{}`, line 1: the column `{name}` has the type `{kind}`, expected `token`; write one event per line",
+                path.display()
+            );
+        }
         let (time, list) = (table.find(TIME), table.find(LIST));
         interactions.is_timed &= time.is_some() && list.is_none();
         let used = [Some(user), Some(item), time, list];

@@ -84,7 +84,11 @@ impl TabTable {
     pub fn time(&self, line: u64, column: usize, cell: &str) -> anyhow::Result<f64> {
         let time: f64 = self.number(line, column, cell)?;
         let name = &self.columns[column].0;
-        ensure!(time.is_finite(), "`{}`, line {line}, column `{name}`: {cell:?} is not a time", self.path.display());
+        ensure!(
+            time.is_finite(),
+            "`{}`, line {line}, column `{name}`: {cell:?} is not a time; correct the cell, or remove the line",
+            self.path.display()
+        );
         Ok(time)
     }
 
@@ -93,7 +97,7 @@ impl TabTable {
         cell.trim().parse().ok().with_context(|| {
             let name = &self.columns[column].0;
             format!(
-                "`{}`, line {line}, column `{name}`: {cell:?} is not a number of the expected kind",
+                "`{}`, line {line}, column `{name}`: {cell:?} is not a number as this column needs it; correct the cell, or remove the line",
                 self.path.display()
             )
         })
