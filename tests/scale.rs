@@ -528,9 +528,8 @@ fn spark_writes_the_dataset_that_preprocess_builds_from_all_lines() {
 }
 
 /// Files with columns in different orders and with Windows line ends, a user whose events are in several files, repeated events of which
-/// the last file, whose times are in milliseconds, has the latest, a user below the core, a user whose id differs from another one only by
-/// blanks around it, an id of blanks, a line without a time, a line that is not
-/// UTF-8, and a file of which no event remains.
+/// the last file, whose times are in milliseconds, has the latest, a user below the core, a user whose id has blanks around it in one file,
+/// an id of blanks, one that marks a missing value, a line without a time, a line that is not UTF-8, and a file of which no event remains.
 #[test]
 fn several_files_are_reduced_together_by_spark() {
     let Some(python) = python_with_spark() else { return };
@@ -559,7 +558,7 @@ fn several_files_are_reduced_together_by_spark() {
             1_500_000_000 + at
         ));
     }
-    more.push_str("1700000000\ti3\tseldom\r\n\ti4\tseldom\r\n1700000000\ti3\t\u{2003}\r\n");
+    more.push_str("1700000000\ti3\tseldom\r\n\ti4\tseldom\r\n1700000000\ti3\t\u{2003}\r\n1700000000\ti3\tNULL\r\n");
     let mut more = more.into_bytes();
     more.extend(b"1700000000\ti3\tspl\xefit\r\n");
     world.write("more.tsv", more).write("old.ndjson", old).write("last.csv", last);
