@@ -8,10 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
-use mp4sr_artifact::{EpochLine, FileRecord, Layout, Manifest, Timing, files, log_line, recorded_settings};
+use mp4sr_artifact::{EpochLine, Layout, Manifest, Timing, files, log_line, recorded_settings};
 use mp4sr_pipeline::config::{FINETUNE, ModelCatalog, PRETRAIN};
 use mp4sr_pipeline::{Assignments, Config, Progress, StageArgs, StageName, TIED, hide_passwords};
 use serde_json::{Value, json};
+
+/// The role of the weights from which fine-tuning starts, in its record.
+const PRETRAINED: &str = "pre-trained weights";
 
 /// One run of a study.
 #[derive(Clone, Debug, PartialEq)]
@@ -345,12 +348,15 @@ impl Runner {
         let others = runs.map(files::list).transpose()?.unwrap_or_default();
         for phase in phases {
             let settings = self.models.phase_settings(&run.config, phase);
-            // Fine-tuning has to start from the same weights.
-            let start = Manifest::find(&own, PRETRAIN).and_then(|record| record.outputs.into_values().next());
-            let starts_alike = |record: &Manifest| {
-                let is_start =
-                    |weights: &FileRecord| record.inputs.values().any(|input| input.fingerprint == weights.fingerprint);
-                start.as_ref().is_none_or(is_start)
+            let start = (phase == FINETUNE && self.models.starts_pretrained(&run.config)).then(|| {
+                let from = run.config.pretrain.from.split_once('/').map(|(dataset, name)| run.layout.of(dataset, name));
+                let of_start = Manifest::find(&from.as_ref().unwrap_or(&run.layout).run(), PRETRAIN);
+                of_start.and_then(|record| record.outputs.into_values().next()).map(|weights| weights.fingerprint)
+            });
+            // Fine-tuning has to start from the same weights, or from random ones as well.
+            let starts_alike = |record: &Manifest| match &start {
+                None => !record.inputs.contains_key(PRETRAINED),
+                Some(weights) => record.inputs.get(PRETRAINED).map(|input| &input.fingerprint) == weights.as_ref(),
             };
             let is_same = |path: &&PathBuf| {
                 Manifest::find(path, phase)
