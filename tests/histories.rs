@@ -300,6 +300,70 @@ fn general_models_fold_in_new_users_or_refuse_them() {
 
 /// Without item ids, the model knows an item only by its features, so a copy has the score of the original.
 #[test]
+fn weights_with_a_vector_per_user_are_refused_for_other_users() {
+    let world = Project::small();
+    let clcrec = ["--set", "model.name=clcrec", "--set", "finetune.epochs=1"];
+    world.run("run", &[&clcrec[..], &["--until", "finetune"]].concat());
+    let raw = world.raw_text("a.tsv");
+    let lists = || world.output("recommend", &[&clcrec[..], &["--history", "i1"]].concat());
+    // Another order of the same users, and one other user.
+    for other in [
+        raw.replace("\nu0\t", "\nx\t").replace("\nu1\t", "\nu0\t").replace("\nx\t", "\nu1\t"),
+        raw.replace("\nu1\t", "\nnew\t"),
+    ] {
+        world.write("a.tsv", other);
+        world.run("preprocess", &clcrec);
+        for stage in ["evaluate", "recommend"] {
+            let refused = world.run_failing(stage, &clcrec);
+            assert!(refused.contains("the users have changed since; train it again"), "{stage}: {refused}");
+        }
+        assert!(stderr_of(&lists()).contains("the users have changed since"));
+    }
+    // More events of the same users.
+    world.write("a.tsv", format!("{raw}u0\ti9\t1999999999\n"));
+    world.run("preprocess", &clcrec);
+    world.run("evaluate", &clcrec);
+    // A model without parameters for users ranks for any.
+    let sasrec = ["--set", "model.name=sasrec", "--set", "finetune.epochs=1", "--run", "s"];
+    world.run("finetune", &sasrec);
+    world.write("a.tsv", raw.replace("\nu1\t", "\nnew\t"));
+    world.run("preprocess", &sasrec);
+    world.run("evaluate", &sasrec);
+}
+
+#[test]
+fn lists_that_are_empty_are_named_and_the_files_of_a_run_are_not_replaced() {
+    let world = Project::small();
+    let popular = ["--set", "model.name=popularity", "--set", "evaluate.seen_items=remove"];
+    world.run("run", &[&popular[..], &["--until", "finetune"]].concat());
+    world.write("only.txt", "i1\n");
+    world.write(
+        "two.jsonl",
+        "{\"user_id\": \"a\", \"history\": [\"i1\"]}\n{\"user_id\": \"b\", \"history\": [\"i2\"]}\n",
+    );
+    let only = world.folder().join("only.txt").display().to_string();
+    let two = world.folder().join("two.jsonl").display().to_string();
+    let words = [&popular[..], &["--only", &only]].concat();
+    let output = world.output("recommend", &[&words[..], &["--histories", &two]].concat());
+    assert!(output.status.success() && stderr_of(&output).contains("1 lists are empty"), "{}", stderr_of(&output));
+    let refused = world.run_failing("recommend", &[&words[..], &["--history", "i1"]].concat());
+    assert!(refused.contains("every list is empty"), "{refused}");
+    let weights = world.path("a/runs/mp4sr/finetune.safetensors").display().to_string();
+    for (out, part) in [
+        (weights.as_str(), "would replace a file of the run"),
+        (world.folder().to_str().unwrap(), "is a folder"),
+        (&format!("{weights}/lists.csv"), "is below a file"),
+    ] {
+        for more in [&["--dry-run"][..], &[]] {
+            let flags = ["--history", "i2", "--format", "csv", "--out", out];
+            let output = world.output("recommend", &[&popular[..], &flags, more].concat());
+            let refused = stderr_of(&output);
+            assert!(!output.status.success() && refused.contains(part), "{out}: {refused}");
+        }
+    }
+}
+
+#[test]
 fn a_copy_of_an_item_is_ranked_next_to_it_without_training() {
     let world = Project::small();
     let no_ids = ["--run", "r", "--set", "model.mp4sr.id_embedding=false"];

@@ -62,6 +62,8 @@ pub struct About {
     pub is_cut: bool,
     /// The shares of training, validation and test, if each user's events were split by ratio.
     pub ratio: Option<[f64; 3]>,
+    /// The modalities of the pipeline that have features, in its order, which decides how their weights are initialised.
+    pub modalities: Vec<String>,
     /// The hashes of the files that `mp4sr/` supplements. A file that has changed since is read without the supplement.
     pub files: std::collections::BTreeMap<String, String>,
 }
@@ -131,6 +133,7 @@ impl ExportedDataset {
         let positions = self.sequences.time_kind == TimeKind::Positions;
         let mut about =
             About { positions, is_cut: self.sequences.parts.is_some(), ratio: self.ratio, ..About::default() };
+        about.modalities = self.features.iter().map(|own| own.modality.clone()).collect();
         for path in added_to {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             about.files.insert(name, Fingerprint::of_file(path)?.as_str().to_owned());
@@ -176,6 +179,14 @@ impl About {
         let Some(then) = self.files.get(&name) else { return Ok(false) };
         Ok(Fingerprint::of_file(path)?.as_str() == then)
     }
+}
+
+/// The place of a modality among those of an imported dataset: in the order of the exported pipeline, or else texts, images and others.
+pub fn place_of_modality(about: Option<&About>, modality: &str) -> usize {
+    let usual = ["text", "image"].map(str::to_owned);
+    let order = about.map_or(&[][..], |about| &about.modalities);
+    let order = if order.is_empty() { &usual[..] } else { order };
+    order.iter().position(|own| own == modality).unwrap_or(order.len())
 }
 
 /// Reads the items of `mp4sr/items.jsonl`; `None` if the file does not exist.

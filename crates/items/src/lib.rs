@@ -237,7 +237,7 @@ impl Editor<'_> {
     }
 
     fn add_to_folder(&mut self, encoders: &mut Encoders, items: &Items) -> anyhow::Result<Added> {
-        let mut all = self.earlier()?;
+        let mut all = earlier(self.context)?;
         let before: HashSet<String> = all.iter().map(|item| item.id.clone()).collect();
         let (replaced, new) = items.ids.iter().cloned().partition(|id| before.contains(id));
         let given: HashSet<&String> = items.ids.iter().collect();
@@ -261,8 +261,8 @@ impl Editor<'_> {
         let folder = tempfile::tempdir()?;
         let own = self.context.layout.at(folder.path());
         let report = self.encode(encoders, own.clone(), &StoredItem::table(stored)).with_context(|| {
-            "the features of items that were added earlier are missing or come from other encoders, and cannot be computed again; remove \
-             these items with `mp4sr items remove`"
+            "the features of items that were added earlier are missing or come from other encoders, and cannot be computed again; add such \
+             items again, complete, together with the new ones, or remove all added items with `mp4sr items remove`"
         })?;
         *stored = StoredItem::read(&own, &self.context.config)?;
         let again = format!(
@@ -292,23 +292,10 @@ impl Editor<'_> {
     }
 
     fn remove_from_folder(&mut self, ids: &[String]) -> anyhow::Result<usize> {
-        let mut all = self.earlier()?;
-        expect_added(&all.iter().map(|item| item.id.as_str()).collect(), ids)?;
+        let kept = kept_without(self.context, ids)?;
         let removed: HashSet<&String> = ids.iter().collect();
-        all.retain(|item| !removed.contains(&item.id));
-        ensure!(
-            all.iter().all(|item| item.is_complete(&self.context.config)),
-            "the added items were encoded with other settings of `[extract]` than those of the run, so only all of them can be removed; \
-             restore the settings, or add one item again with `mp4sr items add`, which encodes all of them again"
-        );
-        self.publish(&all)?;
+        self.publish(&kept)?;
         Ok(removed.len())
-    }
-
-    /// The items that were added earlier, with their features.
-    fn earlier(&self) -> anyhow::Result<Vec<StoredItem>> {
-        let read = |own: &Layout| StoredItem::read(own, &self.context.config);
-        Ok(CurrentItems::read_with(&self.context.layout, read)?.unwrap_or_default())
     }
 
     /// Writes a new generation, and lets it replace the previous one once it is complete and approved.
@@ -359,6 +346,27 @@ impl Editor<'_> {
     }
 }
 
+/// The items that were added to the folder of the run earlier, with their features.
+fn earlier(context: &Context) -> anyhow::Result<Vec<StoredItem>> {
+    let read = |own: &Layout| StoredItem::read(own, &context.config);
+    Ok(CurrentItems::read_with(&context.layout, read)?.unwrap_or_default())
+}
+
+/// The items that remain in the folder of the run if `ids` are removed. Items that the run cannot read cannot remain.
+fn kept_without(context: &Context, ids: &[String]) -> anyhow::Result<Vec<StoredItem>> {
+    let mut all = earlier(context)?;
+    expect_added(&all.iter().map(|item| item.id.as_str()).collect(), ids)?;
+    let removed: HashSet<&String> = ids.iter().collect();
+    all.retain(|item| !removed.contains(&item.id));
+    ensure!(
+        all.iter().all(|item| item.is_complete(&context.config)),
+        "the added items were encoded with other settings of `[extract]` than those of the run, so only all of them can be removed; \
+         restore the settings, or add an item again with `mp4sr items add`, which encodes all of them again (one that has lost its only \
+         text or image has to be added again, too)"
+    );
+    Ok(all)
+}
+
 /// Reads the items of files that are not in the dataset, with notes on what is left out.
 fn read_new(context: &Context, paths: &[PathBuf]) -> anyhow::Result<(Items, Vec<String>)> {
     expect_addable(&context.config)?;
@@ -372,6 +380,7 @@ fn read_new(context: &Context, paths: &[PathBuf]) -> anyhow::Result<(Items, Vec<
     }
     notes.extend(unread(&read.rejected, "lines could not be read and are not added"));
     notes.extend(unread(&read.refused_images, "images cannot be used"));
+    notes.extend(unread(&read.refused_sounds, "sounds cannot be used"));
     let in_dataset: HashSet<String> = Items::read(&context.layout.items())?.ids.into_iter().collect();
     let new: Vec<usize> = (0..items.len()).filter(|&row| !in_dataset.contains(&items.ids[row])).collect();
     let known = items.len() - new.len();
@@ -415,9 +424,9 @@ pub fn check_removal(context: &Context, ids: &[String]) -> anyhow::Result<String
     if !ItemStore::is_folder_of(context) {
         return Ok(format!("remove {} items from PostgreSQL, if they are there", ids.len()));
     }
-    let earlier = ItemStore::Folder.items(&context.layout)?;
-    expect_added(&earlier.ids.iter().map(String::as_str).collect(), ids)?;
-    Ok(format!("remove {} of {} added items", ids.iter().collect::<HashSet<_>>().len(), earlier.len()))
+    kept_without(context, ids)?;
+    let count = ids.iter().collect::<HashSet<_>>().len();
+    Ok(format!("remove {count} of {} added items", ItemStore::Folder.items(&context.layout)?.len()))
 }
 
 /// Rejects ids that were not added to the run.

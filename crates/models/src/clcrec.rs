@@ -360,6 +360,9 @@ impl Model for ClcRec {
     fn is_sequential(&self) -> bool {
         false
     }
+    fn has_user_vectors(&self) -> bool {
+        true
+    }
 }
 
 /// The size of the additional coordinate of warm items if cold items come before all others. It is so small that the cosine similarity of

@@ -356,6 +356,9 @@ impl Model for DualGnn {
     fn is_sequential(&self) -> bool {
         false
     }
+    fn has_user_vectors(&self) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]

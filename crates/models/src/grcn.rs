@@ -302,6 +302,9 @@ impl Model for Grcn {
     fn is_sequential(&self) -> bool {
         false
     }
+    fn has_user_vectors(&self) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]

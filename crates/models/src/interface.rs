@@ -170,6 +170,11 @@ pub trait Model {
     fn is_sequential(&self) -> bool {
         true
     }
+
+    /// Whether the model has parameters of its own for every user, so that its weights fit only the users of training, in their order.
+    fn has_user_vectors(&self) -> bool {
+        false
+    }
 }
 
 /// Scores of items: an item's score is its inner product with the query, or the greatest of those with the query's interests.

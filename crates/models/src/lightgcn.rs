@@ -202,6 +202,9 @@ impl Model for LightGcn {
     fn is_sequential(&self) -> bool {
         false
     }
+    fn has_user_vectors(&self) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]

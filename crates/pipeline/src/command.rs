@@ -348,7 +348,7 @@ fn print_error(message: &str) {
 pub fn error_chain(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain() {
-        let text = cause.to_string().replace('\n', " ");
+        let text = without_backtrace(&cause.to_string()).replace('\n', " ");
         if line.is_empty() {
             line = text;
         } else if !line.contains(&text) {
@@ -356,6 +356,11 @@ pub fn error_chain(error: &anyhow::Error) -> String {
         }
     }
     line
+}
+
+/// A message without the backtrace that candle appends to it if `RUST_BACKTRACE` is set.
+fn without_backtrace(message: &str) -> &str {
+    message.find("\n   0: ").map_or(message, |at| &message[..at])
 }
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
@@ -494,6 +499,13 @@ mod tests {
         let layout = Layout::new(folder, "tiny", "run");
         let models = Arc::new(ModelCatalog::unchecked());
         Context { config: Config::default(), layout, progress: Progress::new(true), models }
+    }
+
+    #[test]
+    fn messages_have_no_backtrace() {
+        let error =
+            anyhow::anyhow!("cuda:0: built for the CPU\n   0: candle_core::Error::bt\n   1: main").context("failed");
+        assert_eq!(error_chain(&error), "failed: cuda:0: built for the CPU");
     }
 
     #[test]

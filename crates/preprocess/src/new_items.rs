@@ -42,7 +42,7 @@ pub fn read_items(config: &Config, paths: &[PathBuf], progress: &Progress) -> Re
     // Images in a folder are found by the ids of items, so these come first.
     let (found, ..) = read(&first, &Progress::new(true))?;
     let ids: NumberedIds = found.others.into_keys().collect();
-    let folder = image_folder(config, data, &ids)?;
+    let folder = image_folder(config, data, &ids, progress)?;
     let needed = vec![true; ids.len()];
     let second = Reading { item_ids: &ids, needed: &needed, folder: &folder, keep_others: false, ..first };
     let (mut catalogue, items_read, warnings) = read(&second, progress)?;
@@ -59,8 +59,8 @@ pub fn read_items(config: &Config, paths: &[PathBuf], progress: &Progress) -> Re
     Ok((items, items_read))
 }
 
-/// The folder of the images that no column names.
-fn image_folder(config: &Config, data: &Path, ids: &NumberedIds) -> Result<ImageFolder> {
+/// The folder of the images that no column names. The log says if it does not exist.
+fn image_folder(config: &Config, data: &Path, ids: &NumberedIds, progress: &Progress) -> Result<ImageFolder> {
     let pattern = config.source.images.as_str();
     if pattern.is_empty() {
         return Ok(ImageFolder::default());
@@ -69,5 +69,12 @@ fn image_folder(config: &Config, data: &Path, ids: &NumberedIds) -> Result<Image
         return Ok(ImageFolder::by_pattern(ImagePattern::parse(data, pattern)?));
     }
     let folder = data.join(pattern);
-    if folder.is_dir() { ImageFolder::read(&folder, ids) } else { Ok(ImageFolder::default()) }
+    if folder.is_dir() {
+        return ImageFolder::read(&folder, ids);
+    }
+    progress.log(format!(
+        "items: warning: `{}` does not exist, so no item has an image from it; name the data folder with `--data`, or correct `source.images`",
+        folder.display()
+    ));
+    Ok(ImageFolder::default())
 }

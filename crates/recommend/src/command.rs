@@ -133,6 +133,15 @@ fn list(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Resul
             }
         })
         .collect();
+    if scorer.needs_known_user() {
+        let unseen = asked.iter().filter(|(user, ..)| !scorer.has_seen(*user as u32)).count();
+        if unseen > 0 {
+            context.progress.log(format!(
+                "recommend: warning: {unseen} users have no training event; `{}` lists items for them by vectors that were not trained",
+                config.model.name
+            ));
+        }
+    }
     let recommender = Recommender::new(scorer.as_ref())?;
     for block in asked.chunks(config.evaluate.batch) {
         // A product of a single row is summed in another order than one of several, so a single user is computed twice: lists must not

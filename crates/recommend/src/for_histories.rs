@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use mp4sr_artifact::{Items, files};
 use mp4sr_pipeline::text::some_of;
 use mp4sr_pipeline::{Context, print};
-use mp4sr_run::NewItems;
+use mp4sr_run::{NewItems, TrainedModel};
 use mp4sr_store::ItemStore;
 
 use crate::condition::satisfying;
@@ -65,9 +65,17 @@ impl GivenArgs {
         files && texts && input_format.is_none() && top.is_none() && format.is_none()
     }
 
-    /// Rejects an output that would replace a file that is read.
-    fn expect_own_output(&self) -> anyhow::Result<()> {
+    /// Rejects an output that cannot be written, or that would replace a file that is read.
+    fn expect_own_output(&self, context: &Context) -> anyhow::Result<()> {
         let Some(out) = &self.out else { return Ok(()) };
+        ensure!(!out.is_dir(), "`--out {}` is a folder; name a file in it", out.display());
+        let is_below_file =
+            out.ancestors().skip(1).find(|parent| parent.exists()).is_some_and(|parent| !parent.is_dir());
+        ensure!(
+            !is_below_file,
+            "`--out {}` is below a file, so it cannot be written; name a file in a folder",
+            out.display()
+        );
         let is_out =
             |path: &PathBuf| path.canonicalize().is_ok_and(|path| out.canonicalize().is_ok_and(|out| out == path));
         for (flag, path) in [("--histories", &self.histories), ("--only", &self.only), ("--exclude", &self.exclude)] {
@@ -77,6 +85,16 @@ impl GivenArgs {
                 out.display()
             );
         }
+        let layout = &context.layout;
+        let mut of_run = TrainedModel::files(layout, &context.config);
+        of_run.extend([("items".to_owned(), layout.items()), ("users".to_owned(), layout.users())]);
+        let replaced = of_run.iter().find(|(_, path)| is_out(path));
+        ensure!(
+            replaced.is_none(),
+            "`--out {}` would replace a file of the run ({}); give another name",
+            out.display(),
+            replaced.map_or("", |(role, _)| role)
+        );
         Ok(())
     }
 
@@ -108,7 +126,7 @@ struct Prepared {
 impl Prepared {
     fn read(context: &Context, args: &GivenArgs, new_items: Option<NewItems>) -> anyhow::Result<Self> {
         let format = args.format()?;
-        args.expect_own_output()?;
+        args.expect_own_output(context)?;
         let asked = match (&args.histories, &args.history) {
             (Some(path), _) => {
                 let HistoriesFile { histories, warning } = histories::read(path, args.input_format)?;
@@ -169,6 +187,11 @@ pub fn for_histories(context: &Context, args: &GivenArgs) -> anyhow::Result<()> 
         bar.add(block.len() as u64);
     }
     drop(bar);
+    ensure!(
+        rows.iter().any(|row| !row.items.is_empty()),
+        "every list is empty, because the items of a history are not listed again and no others may be listed; change `--only`, `--exclude` \
+         and the conditions, or set `evaluate.seen_items=keep`"
+    );
     notes(&rows, &asked, top).iter().for_each(|note| context.progress.log(format!("recommend: {note}")));
     match &args.out {
         Some(path) => {
@@ -279,7 +302,12 @@ fn notes(rows: &[ListRow], asked: &[History], top: usize) -> Vec<String> {
         let (count, named) = (fallbacks.len(), some_of(&fallbacks));
         notes.push(format!("{count} histories without a known item get the most popular items: {named}"));
     }
-    let short = rows.iter().filter(|row| row.items.len() < top).count();
+    let empty: Vec<&str> = rows.iter().filter(|row| row.items.is_empty()).map(|row| row.user_id.as_str()).collect();
+    if !empty.is_empty() {
+        let (count, named) = (empty.len(), some_of(&empty));
+        notes.push(format!("warning: {count} lists are empty, because no item may be listed: {named}"));
+    }
+    let short = rows.iter().filter(|row| (1..top).contains(&row.items.len())).count();
     if short > 0 {
         notes.push(format!("{short} lists are shorter than {top}: no further items may be listed"));
     }

@@ -226,10 +226,10 @@ impl Answerer<'_> {
 
     /// The reason why the model cannot rank items for this request; `None` if it can.
     pub fn refusal(&self, request: &Request) -> Option<RecommendError> {
+        let is_empty = self.resolve(request).history.is_empty();
         let user = request.user.as_ref().and_then(|id| self.run.catalogue.user(id));
         let known = user.is_some_and(|user| self.scorer.has_seen(user));
         let unanswerable = !known && self.scorer.needs_known_user();
-        let is_empty = !request.history.iter().any(|id| self.run.catalogue.item(id).is_some());
         let who = || match &request.user {
             Some(id) => format!("the user {}", quoted(id)),
             None => "a user without an id".to_owned(),

@@ -26,6 +26,9 @@ pub struct CheckpointInfo {
     /// The fingerprints of the encoders whose features it was trained on, by modality; missing for features that do not name theirs.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub encoders: BTreeMap<String, String>,
+    /// The hash of the users' ids, in their order, if the model has parameters for every user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub users: Option<Fingerprint>,
     /// The resolved configuration ([`mp4sr_pipeline::Config::resolved`]).
     pub config: serde_json::Value,
 }
@@ -118,6 +121,17 @@ impl Checkpoint {
             }
         }
         Ok(Self { info, inputs, parameters, buffers })
+    }
+
+    /// Refuses weights of a model with parameters for every user if the users are no longer those of training.
+    pub(crate) fn expect_users(&self, model: &dyn Model, now: Option<&Fingerprint>, path: &Path) -> Result<()> {
+        match &self.info.users {
+            Some(then) if model.has_user_vectors() && Some(then) != now => {
+                let reason = "it has a vector for each user of the dataset on which it was trained, and the users have changed since";
+                Err(Error::unusable(path, reason, "train it again with `mp4sr train finetune`"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Returns a warning if the sequences or features have changed since training. This is not an error, because weights may well be used

@@ -95,6 +95,7 @@ impl TrainedModel {
             inputs.append(new)?;
         }
         let model = build_model(config, &inputs)?;
+        checkpoint.expect_users(model.as_ref(), inputs.sequences.user_hash.as_ref(), &path)?;
         checkpoint.load_into(model.as_ref(), last_phase(model.as_ref())?, &path)?;
         Ok(Self { inputs, model, checkpoint, new_items })
     }

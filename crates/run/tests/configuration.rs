@@ -87,8 +87,12 @@ fn the_documentation_of_the_configuration_is_up_to_date() {
     let mut text = String::from(
         "# Configuration\n\nThis page lists every key of a pipeline file. It is generated from the types of the configuration and of the models. An \
          unknown key, a wrong type and a value outside its range are errors. `--set section.key=value`, or `SET=\"section.key=value\"` with \
-         make, sets the value of a key.\n",
+         make, sets the value of a key. `mp4sr STAGE --help` names the environment variables that replace flags, such as `MP4SR_PIPELINE`.\n\nSome models have defaults of their own:\n\n| `model.name` | keys |\n|---|---|\n",
     );
+    for model in model_catalog().models().filter(|model| !model.defaults().is_empty()) {
+        let keys = model.defaults().lines().map(|line| format!("`{}`", line.replace(" = ", "="))).collect::<Vec<_>>();
+        let _ = writeln!(text, "| `{}` | {} |", model.name(), keys.join(", "));
+    }
     section(&mut text, "", &schema, &defaults, &schema);
     let path = Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("../../docs/configuration.md");
     if std::env::var_os("MP4SR_BLESS").is_some() {

@@ -228,7 +228,9 @@ fn train_and_write(
     let (epoch, validation_recall_20) = run_phase(context, stage, start)?;
     let output = layout.checkpoint(phase);
     let encoders = inputs.encoders.clone();
-    let info = CheckpointInfo { phase: phase.to_owned(), epoch, validation_recall_20, encoders, config: resolved };
+    let users = inputs.sequences.user_hash.clone().filter(|_| model.has_user_vectors());
+    let info =
+        CheckpointInfo { phase: phase.to_owned(), epoch, validation_recall_20, encoders, users, config: resolved };
     let (items, fingerprints) = (&inputs.sequences.item_hash, stage.input_fingerprints());
     let weights = TrainedPhase { model: model.as_ref(), phase: &own };
     Checkpoint::write(&output, &info, weights, items, fingerprints)?;

@@ -11,7 +11,7 @@ use super::events::{ImportedEvent, Interactions};
 use super::items::ImportedItem;
 use super::table::TabTable;
 use super::write::{Imported, exported_items, features_of};
-use crate::dataset::{About, ModalityFeatures, read_about};
+use crate::dataset::{About, ModalityFeatures, place_of_modality, read_about};
 use crate::mmrec::feature_file;
 use crate::npy::NpyMatrix;
 
@@ -149,25 +149,23 @@ fn ids(path: &Path, column: &str, count: u32) -> anyhow::Result<IndexSet<String>
     Ok(ids)
 }
 
-/// Reads the matrices of the folder, `text` and `image` first.
+/// Reads the matrices of the folder.
 fn read_features(
     folder: &Path,
     items: &IndexSet<String>,
     about: Option<&About>,
 ) -> anyhow::Result<Vec<ModalityFeatures>> {
     let end = feature_file("");
-    let mut modalities: Vec<String> = ["text", "image"].map(str::to_owned).to_vec();
+    let mut modalities: Vec<String> = Vec::new();
     for path in files::list(folder)? {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let modality = name.strip_suffix(&end).filter(|modality| !modality.is_empty()).map(str::to_owned);
-        modalities.extend(modality.filter(|modality| !modalities.contains(modality)));
+        modalities.extend(modality);
     }
+    modalities.sort_by_key(|modality| place_of_modality(about, modality));
     let mut features = Vec::new();
     for modality in modalities {
         let path = folder.join(feature_file(&modality));
-        if !path.exists() {
-            continue;
-        }
         let matrix = NpyMatrix::read(&path)?;
         ensure!(
             matrix.rows() == items.len(),

@@ -13,7 +13,7 @@ use super::items::ImportedItem;
 use super::sequences::{Joined, Location, SequenceLine};
 use super::table::TabTable;
 use super::write::{Imported, exported_items, features_of, file_with};
-use crate::dataset::{About, ModalityFeatures, read_about};
+use crate::dataset::{About, ModalityFeatures, place_of_modality, read_about};
 
 /// The names of the user column: RecBole's default, and the one in its session-based datasets.
 const USER: [&str; 2] = ["user_id", "session_id"];
@@ -101,6 +101,7 @@ pub fn read(args: &ImportArgs) -> anyhow::Result<Imported> {
             interactions.items.iter().map(|id| own.swap_remove(id).unwrap_or_else(|| ImportedItem::of_id(id))).collect()
         }
     };
+    table.vectors.sort_by_key(|own| place_of_modality(about.as_ref(), &own.modality));
     let features = table
         .vectors
         .iter()

@@ -284,7 +284,7 @@ pub struct Preprocess {
     /// How each user's events are divided into the training, validation and test sets. A user's target in the validation set
     /// or the test set is the first of the user's events there.
     pub split: SplitBy,
-    /// With `split = "ratio"`, the shares of training, validation and test.
+    /// With `split = "ratio"`, the shares of training, validation and test: three numbers above 0 whose sum is 1.
     #[schemars(length(min = 3, max = 3))]
     pub split_ratio: Vec<f64>,
     /// With `split = "time"`, the time at which training ends: events at or after it are for validation or the test. The notation is that
