@@ -290,7 +290,13 @@ impl Runner {
         }
         let open = |failed: &[Option<String>]| (0..runs.len()).filter(|&at| failed[at].is_none()).collect::<Vec<_>>();
         for at in open(&failed) {
-            failed[at] = self.adopt(&runs[at]).err().map(|error| format!("{error:#}"));
+            // Without the weights of another run, this one is trained.
+            if let Err(error) = self.adopt(&runs[at]) {
+                let name = &runs[at].spec.name;
+                self.progress.log(format!(
+                    "runs: warning: `{name}` is trained, because earlier weights cannot be copied: {error:#}"
+                ));
+            }
         }
         let mut sources = groups(runs, |run| self.pretrain_key(run));
         // A run of an earlier study may already have the weights.

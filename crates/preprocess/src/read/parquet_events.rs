@@ -14,7 +14,7 @@ use polars::prelude::*;
 use serde_json::Number;
 
 use super::RawCell;
-use super::parquet_rows::index_of;
+use super::parquet_rows::{damaged, index_of};
 use crate::rejects::{Fault, excerpt};
 use crate::{Error, Result};
 
@@ -315,12 +315,6 @@ fn check_pages(path: &Path) -> Result<()> {
         Ok(Err(error)) => Err(damaged(path, &error.to_string())),
         Err(_) => Err(damaged(path, "its metadata is inconsistent")),
     }
-}
-
-/// The error of a file that cannot be read.
-pub(super) fn damaged(path: &Path, problem: &str) -> Error {
-    let problem = problem.lines().next().unwrap_or_default();
-    Error::raw(path, format!("cannot be read as Parquet: {problem}; fetch it again, or write it with snappy or zstd"))
 }
 
 fn type_of<'s>(path: &Path, schema: &'s Schema, name: &str) -> Result<&'s DataType> {

@@ -14,7 +14,6 @@ use parquet::arrow::ProjectionMask;
 use parquet::errors::ParquetError;
 use serde_json::{Map, Number, Value};
 
-use super::parquet_events::damaged;
 use super::{RawCell, RawRow};
 use crate::images::{data_url, ending};
 use crate::rejects::{Fault, excerpt};
@@ -95,6 +94,12 @@ pub(super) fn index_of(path: &Path, schema: &Schema, field: &str, optional: bool
         ));
     }
     Ok(Some(at))
+}
+
+/// The error of a file that cannot be read.
+pub(super) fn damaged(path: &Path, problem: &str) -> Error {
+    let problem = problem.lines().next().unwrap_or_default();
+    Error::raw(path, format!("cannot be read as Parquet: {problem}; fetch it again, or write it with snappy or zstd"))
 }
 
 /// The columns whose types are read neither as text nor as numbers, with their types.
