@@ -298,7 +298,6 @@ fn general_models_fold_in_new_users_or_refuse_them() {
     );
 }
 
-/// Without item ids, the model knows an item only by its features, so a copy has the score of the original.
 #[test]
 fn weights_with_a_vector_per_user_are_refused_for_other_users() {
     let world = Project::small();
@@ -345,7 +344,11 @@ fn lists_that_are_empty_are_named_and_the_files_of_a_run_are_not_replaced() {
     let two = world.folder().join("two.jsonl").display().to_string();
     let words = [&popular[..], &["--only", &only]].concat();
     let output = world.output("recommend", &[&words[..], &["--histories", &two]].concat());
-    assert!(output.status.success() && stderr_of(&output).contains("1 lists are empty"), "{}", stderr_of(&output));
+    assert!(
+        output.status.success() && stderr_of(&output).contains("no item may be listed: 1 (`a`)"),
+        "{}",
+        stderr_of(&output)
+    );
     let refused = world.run_failing("recommend", &[&words[..], &["--history", "i1"]].concat());
     assert!(refused.contains("every list is empty"), "{refused}");
     let weights = world.path("a/runs/mp4sr/finetune.safetensors").display().to_string();
@@ -363,6 +366,7 @@ fn lists_that_are_empty_are_named_and_the_files_of_a_run_are_not_replaced() {
     }
 }
 
+/// Without item ids, the model knows an item only by its features, so a copy has the score of the original.
 #[test]
 fn a_copy_of_an_item_is_ranked_next_to_it_without_training() {
     let world = Project::small();

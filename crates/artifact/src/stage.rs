@@ -191,6 +191,7 @@ pub struct Stage {
     before: Option<Manifest>,
     /// Why the stage is not up to date although its inputs and settings are.
     outdated: Option<String>,
+    reads_throughout: bool,
 }
 
 impl Stage {
@@ -222,6 +223,7 @@ impl Stage {
             inputs: records,
             before,
             outdated: None,
+            reads_throughout: false,
         })
     }
 
@@ -239,6 +241,17 @@ impl Stage {
     #[must_use]
     pub fn outdated_because(self, why: Option<String>) -> Self {
         Self { outdated: why, ..self }
+    }
+
+    /// The stage, which reads its inputs until it ends, and not only at its start.
+    #[must_use]
+    pub fn reading_throughout(self) -> Self {
+        Self { reads_throughout: true, ..self }
+    }
+
+    /// Whether the stage reads its inputs until it ends.
+    pub fn reads_throughout(&self) -> bool {
+        self.reads_throughout
     }
 
     /// Compares the inputs, settings and outputs with the manifest of the last run.

@@ -81,9 +81,17 @@ impl ImagePlan {
         let downloads = Downloads::new(data);
         let ledger = downloads.ledger();
         let past = if ledger.exists() { LedgerContent::read(&ledger)?.past } else { Past::new() };
-        let (wanted, report) = plan(settings, &downloads, items, &past)?;
-        let (wanted, done) = (wanted.len() as u64, report.fates[&Fate::Done]);
-        Ok(Self { done, given_up: report.urls - done - wanted, wanted })
+        let (mut open, report) = plan(settings, &downloads, items, &past)?;
+        let given_up = report.urls - report.fates[&Fate::Done] - open.len() as u64;
+        // A file that another program has put there is not fetched either.
+        Items::each_image(items, |url| {
+            if open.contains(&Downloads::key(url)) && downloads.image(url).is_file() {
+                open.remove(&Downloads::key(url));
+            }
+            ControlFlow::Continue(())
+        })?;
+        let wanted = open.len() as u64;
+        Ok(Self { done: report.urls - given_up - wanted, given_up, wanted })
     }
 }
 

@@ -67,6 +67,7 @@ fn evaluate(context: &Context, shard: Option<Shard>) -> anyhow::Result<()> {
 fn rank(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Result<Vec<PathBuf>> {
     let (config, layout) = (&context.config, &context.layout);
     let trained = TrainedModel::load(layout, config)?;
+    stage.expect_unchanged_inputs()?;
     let sequences = &trained.inputs.sequences;
     for warning in trained.warnings(config, &stage.input_fingerprints()) {
         context.progress.log(format!("evaluate: warning: {warning}"));

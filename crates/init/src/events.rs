@@ -386,7 +386,7 @@ fn clock(
             let early = column.time_share - column.recent_share;
             if column.recent_share >= MOST && early > 0.0 {
                 doubts.push(Doubt::new(
-                    format!("{} of the values of `{name}` are times before 1989", percent(early)),
+                    format!("{} of the values of `{name}` are 0, which is read as a time of 1970", percent(early)),
                     "`preprocess.since`, which drops them",
                 ));
             }

@@ -57,11 +57,13 @@ pub fn holds_several(column: &ColumnSurvey) -> bool {
     column.objects == 0 && (column.lists * 2 > column.filled || clear_separator(column).is_some())
 }
 
-/// The separator of several short values in most cells of a column, with the share of cells that have it. Names contain spaces, so these
-/// separate only numbers, unless a table of items confirms that they separate other ids.
+/// The separator of several short values in most cells of a column, with the share of cells that have it. Names contain spaces, and so do
+/// dates and long numbers, so spaces separate only several numbers, unless a table of items confirms that they separate other ids.
 pub fn clear_separator(column: &ColumnSurvey) -> Option<&(String, f64)> {
+    let is_time = column.time.is_some() && column.time_separator.is_empty();
+    let is_list_of_numbers = column.separates_numbers && !is_time;
     let is_clear =
-        |(separator, share): &&(String, f64)| *share >= 0.5 && (!separator.contains(' ') || column.separates_numbers);
+        |(separator, share): &&(String, f64)| *share >= 0.5 && (!separator.contains(' ') || is_list_of_numbers);
     column.separator.as_ref().filter(is_clear)
 }
 

@@ -79,6 +79,7 @@ pub fn stage(context: &Context) -> anyhow::Result<Stage> {
     }
     let settings = StageSettings::new(settings, defaults);
     let stage = Stage::new("preprocess", VERSION, &context.layout.dataset(), settings, &inputs.by_role())?;
+    let stage = stage.reading_throughout();
     let found = PreprocessInputs::found_since(config, &context.layout);
     Ok(stage.outdated_because(found.map(|path| format!("`{}` was missing before", path.display()))))
 }

@@ -120,13 +120,14 @@ pub struct ColumnSurvey {
     pub time_share: f64,
     /// The first value that it cannot read, shortened.
     pub first_other_time: Option<String>,
-    /// The share of the values that are Unix times since 1989 in the unit of the notation; 0 for other notations.
+    /// The share of the values that are Unix times since 1989 in the unit of the notation; 0 for other notations, and if any of the values is
+    /// a time between 1970 and 1989.
     pub recent_share: f64,
     /// The separator of several times in a value; empty if a value is one time or a list.
     pub time_separator: String,
     /// The separator of several short values in a cell, with the share of cells that have it.
     pub separator: Option<(String, f64)>,
-    /// Whether all values between this separator are whole numbers.
+    /// Whether all values between this separator are whole numbers, on average at least three in a cell.
     pub separates_numbers: bool,
     /// The first distinct values, shortened.
     pub examples: Vec<String>,
@@ -216,8 +217,10 @@ impl Survey {
                 ),
             ));
         }
-        // With commas and semicolons, fields are read as quoted anyway, and with a header, its names show it.
-        let is_usual = has_header || [",", ";"].contains(&file.dialect.separator.as_str());
+        // With commas and semicolons, fields are read as quoted anyway, and a header of quoted names shows it.
+        let separator = file.dialect.separator.as_str();
+        let names_show_it = has_header && first.lines.first().is_some_and(|line| line.split(separator).all(is_quoted));
+        let is_usual = names_show_it || [",", ";"].contains(&separator);
         let quotes_all = file.is_table() && !is_usual && file.dialect.quotes() == Quoting::Always;
         let comma = file.dialect.decimal_comma;
         let surveyed =
@@ -294,7 +297,7 @@ fn ids_of(cell: &RawCell<'_>, separator: &str) -> Vec<String> {
         RawCell::Text(text) if text.starts_with('[') && literal_of(text).is_some() => entries(cell, ""),
         _ => {
             let is_present = |id: &str| !id.trim().is_empty() && !is_missing(id.trim());
-            cell.text().filter(|id| is_present(id)).map(std::borrow::Cow::into_owned).into_iter().collect()
+            cell.text().filter(|id| is_present(id)).map(|id| id.trim().to_owned()).into_iter().collect()
         }
     }
 }
@@ -337,17 +340,20 @@ fn find_separator(path: &Path, file: &mut FileFormat, first: &FirstLines) -> Res
 
 /// Whether a program wrote the lines that quotes all fields, or all those of text. It then also quotes all names of columns.
 fn quotes_all(lines: &[String], separator: &str) -> bool {
-    let quoted = |field: &str| field.len() > 1 && field.starts_with('"') && field.ends_with('"');
     let Some((first, others)) = lines.split_first() else { return false };
-    if first.split(separator).all(quoted) {
+    if first.split(separator).all(is_quoted) {
         return true;
     }
-    let columns = first.split(separator).enumerate().filter(|(_, field)| quoted(field));
+    let columns = first.split(separator).enumerate().filter(|(_, field)| is_quoted(field));
     columns.into_iter().any(|(at, _)| {
         let mut fields =
             others.iter().filter_map(|line| line.split(separator).nth(at)).filter(|field| !field.is_empty());
-        !others.is_empty() && fields.all(quoted)
+        !others.is_empty() && fields.all(is_quoted)
     })
+}
+
+fn is_quoted(field: &str) -> bool {
+    field.len() > 1 && field.starts_with('"') && field.ends_with('"')
 }
 
 /// Whether quoted fields contain quotation marks after a backslash: marks that neither end the field nor are doubled.
@@ -604,7 +610,10 @@ impl ColumnSurvey {
         let other = cells.iter().zip(&times).find(|(_, time)| time.is_err());
         self.first_other_time = other.map(|(cell, _)| excerpt(&cell.shown()));
         if matches!(notation, Notation::Unix(_)) {
-            self.recent_share = share(times.iter().flatten().filter(|time| time.floor() >= RECENT).count());
+            // A column of other numbers also has some in between.
+            let is_early = |time: &Decimal| (1..RECENT).contains(&time.floor());
+            let recent = times.iter().flatten().filter(|time| time.floor() >= RECENT).count();
+            self.recent_share = if times.iter().flatten().any(is_early) { 0.0 } else { share(recent) };
         }
         self.time = Some(Ok(TimeNotation {
             key: notation.key().unwrap_or_default(),
@@ -634,7 +643,8 @@ impl ColumnSurvey {
             let is_short = |part: &&str| part.chars().count() <= 40 && part.split_whitespace().count() <= 5;
             if parts.iter().all(is_short) {
                 self.separator = Some((separator.to_owned(), with.len() as f64 / texts.len() as f64));
-                self.separates_numbers = parts.iter().all(|part| part.bytes().all(|byte| byte.is_ascii_digit()));
+                let are_numbers = parts.iter().all(|part| part.bytes().all(|byte| byte.is_ascii_digit()));
+                self.separates_numbers = are_numbers && parts.len() >= 3 * with.len();
                 return;
             }
         }

@@ -115,6 +115,7 @@ fn list(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Resul
     let (items, users) = (Items::read(&layout.items())?, Users::read(&layout.users())?);
     let sequences = &trained.inputs.sequences;
     sequences.expect_tables(layout, &items, &users)?;
+    stage.expect_unchanged_inputs()?;
     for warning in trained.warnings(config, &stage.input_fingerprints()) {
         context.progress.log(format!("recommend: warning: {warning}"));
     }

@@ -305,7 +305,7 @@ fn notes(rows: &[ListRow], asked: &[History], top: usize) -> Vec<String> {
     let empty: Vec<&str> = rows.iter().filter(|row| row.items.is_empty()).map(|row| row.user_id.as_str()).collect();
     if !empty.is_empty() {
         let (count, named) = (empty.len(), some_of(&empty));
-        notes.push(format!("warning: {count} lists are empty, because no item may be listed: {named}"));
+        notes.push(format!("warning: lists that are empty because no item may be listed: {count} ({named})"));
     }
     let short = rows.iter().filter(|row| (1..top).contains(&row.items.len())).count();
     if short > 0 {

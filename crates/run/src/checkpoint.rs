@@ -125,8 +125,8 @@ impl Checkpoint {
 
     /// Refuses weights of a model with parameters for every user if the users are no longer those of training.
     pub(crate) fn expect_users(&self, model: &dyn Model, now: Option<&Fingerprint>, path: &Path) -> Result<()> {
-        match &self.info.users {
-            Some(then) if model.has_user_vectors() && Some(then) != now => {
+        match (&self.info.users, now) {
+            (Some(then), Some(now)) if model.has_user_vectors() && then != now => {
                 let reason = "it has a vector for each user of the dataset on which it was trained, and the users have changed since";
                 Err(Error::unusable(path, reason, "train it again with `mp4sr train finetune`"))
             }

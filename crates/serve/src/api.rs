@@ -23,7 +23,7 @@ pub struct RecommendRequest {
     /// The ids of the items of the history, oldest first. If it is empty and `user_id` names a user of the dataset, that user's history is
     /// used.
     #[serde(default, deserialize_with = "or_default")]
-    #[schema(example = json!(["B09P5O2CH9", "B0YU0S2NF7"]))]
+    #[schema(nullable, example = json!(["B09P5O2CH9", "B0YU0S2NF7"]))]
     pub history: Vec<String>,
     /// The id of a user of the dataset, if the request is for one.
     #[serde(default)]
@@ -34,6 +34,7 @@ pub struct RecommendRequest {
     pub k: Option<usize>,
     /// The ids of items that must not be listed.
     #[serde(default, deserialize_with = "or_default")]
+    #[schema(nullable)]
     pub exclude: Vec<String>,
     /// The ids of the only items that may be listed; without it, every item may be listed. An empty list is refused.
     #[serde(default)]
@@ -91,6 +92,7 @@ pub struct SimilarRequest {
     pub k: Option<usize>,
     /// The ids of items that must not be listed.
     #[serde(default, deserialize_with = "or_default")]
+    #[schema(nullable)]
     pub exclude: Vec<String>,
     /// The ids of the only items that may be listed; without it, every item may be listed. An empty list is refused.
     #[serde(default)]
@@ -107,15 +109,19 @@ pub struct NewItem {
     pub item_id: String,
     /// The item's title.
     #[serde(default, deserialize_with = "or_default")]
+    #[schema(nullable)]
     pub title: String,
     /// Further texts.
     #[serde(default, deserialize_with = "or_default")]
+    #[schema(nullable)]
     pub texts: Vec<String>,
     /// The names of the item's categories.
     #[serde(default, deserialize_with = "or_default")]
+    #[schema(nullable)]
     pub categories: Vec<String>,
     /// The bytes of image files, in base64.
     #[serde(default, deserialize_with = "or_default")]
+    #[schema(nullable)]
     pub images: Vec<String>,
 }
 

@@ -128,9 +128,9 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
         .build()
         .context("failed to start threads")?;
     let served = runtime.block_on(serve(args, models, keys, store.clone(), poll));
-    finish(LOG_TIME);
     // Tasks end at once, before the store is dropped. A thread that loads a run may need long, and changes nothing.
     runtime.shutdown_timeout(Duration::from_secs(1));
+    finish(LOG_TIME);
     served
 }
 

@@ -1,16 +1,20 @@
 //! The log of the service: JSON lines on standard error, written by a thread of their own, so that a reader of the log that stops reading
 //! never stops the service.
 
+use std::fs::File;
 use std::io::Write as _;
+use std::os::fd::AsFd as _;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 /// The number of lines that wait for standard error. While they wait, further lines are counted and left out.
 const WAITING: usize = 10_000;
+/// The time between two attempts to end a log that is full.
+const PAUSE: Duration = Duration::from_millis(10);
 
 static LINES: LazyLock<SyncSender<Entry>> = LazyLock::new(|| {
     let (lines, entries) = sync_channel(WAITING);
@@ -35,9 +39,14 @@ pub fn log(level: &str, fields: &Value) {
 /// Waits until the log is written, at most for `limit`.
 pub fn finish(limit: Duration) {
     let (written, wait) = sync_channel(1);
-    if LINES.try_send(Entry::Written(written)).is_ok() {
-        let _ = wait.recv_timeout(limit);
+    let end = Instant::now() + limit;
+    while LINES.try_send(Entry::Written(written.clone())).is_err() {
+        if Instant::now() >= end {
+            return;
+        }
+        std::thread::sleep(PAUSE);
     }
+    let _ = wait.recv_timeout(end.saturating_duration_since(Instant::now()));
 }
 
 fn line(level: &str, fields: &Value) -> String {
@@ -49,8 +58,11 @@ fn line(level: &str, fields: &Value) -> String {
 }
 
 fn write(entries: &Receiver<Entry>) {
+    // A descriptor of its own does not hold the lock of standard error while it waits for the reader.
+    let Ok(own) = std::io::stderr().as_fd().try_clone_to_owned() else { return };
+    let mut file = File::from(own);
     // One system call per line keeps lines whole. The service keeps running when standard error is closed.
-    let write = |line: String| drop(std::io::stderr().write_all(line.as_bytes()));
+    let mut write = |line: String| drop(file.write_all(line.as_bytes()));
     for entry in entries {
         match entry {
             Entry::Line(line) => write(line),

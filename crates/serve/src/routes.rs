@@ -628,10 +628,11 @@ impl Drop for Observed {
     fn drop(&mut self) {
         let Self { app, start, id, route, method, status } = self;
         let took = start.elapsed();
-        let labels = RequestLabels { route: route.clone(), method: known_method(method), status: *status };
+        let status = if std::thread::panicking() { StatusCode::INTERNAL_SERVER_ERROR.as_u16() } else { *status };
+        let labels = RequestLabels { route: route.clone(), method: known_method(method), status };
         app.metrics.requests.get_or_create(&labels).inc();
         app.metrics.seconds.get_or_create(&RouteLabels { route: route.clone() }).observe(took.as_secs_f64());
-        let level = if *status == StatusCode::INTERNAL_SERVER_ERROR.as_u16() { "error" } else { "info" };
+        let level = if status == StatusCode::INTERNAL_SERVER_ERROR.as_u16() { "error" } else { "info" };
         let fields = json!({
             "event": "request", "request_id": id, "method": method.as_str(), "route": route, "status": status,
             "milliseconds": took.as_secs_f64() * 1e3,

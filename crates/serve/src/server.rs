@@ -53,8 +53,6 @@ pub async fn serve(
         let service = TowerToHyperService::new(router.clone());
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            // A client that has sent its request, and sends nothing more, still reads the answer.
-            .half_close(true)
             .header_read_timeout(HEAD_TIME)
             .serve_connection(TokioIo::new(Box::pin(stream)), service);
         let connection = graceful.watch(connection);

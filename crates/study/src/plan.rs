@@ -18,10 +18,11 @@ pub struct RunPlan {
 }
 
 impl RunPlan {
-    /// The plan of a runner that only plans. `end` is the error with which the study ended; it counts if no run was planned before.
+    /// The plan of a runner that only plans. `end` is the error with which the study ended, which is usually that no run was executed.
     pub fn new(runner: &Runner, end: Option<anyhow::Error>) -> anyhow::Result<Self> {
         let runs = runner.planned();
-        if let Some(error) = end.filter(|error| runs.is_empty() && !error.is::<OnlyPlanned>()) {
+        let is_refusal = |error: &anyhow::Error| !format!("{error:#}").contains(&OnlyPlanned.to_string());
+        if let Some(error) = end.filter(is_refusal) {
             return Err(error);
         }
         let mut text = String::new();
@@ -33,6 +34,9 @@ impl RunPlan {
         let _ = writeln!(text, "runs{of}: {all}; finished: {}; missing: {left}", all - left);
         if !missing.is_empty() {
             let _ = writeln!(text, "missing: {}", some_of(&names));
+        }
+        if runs.iter().any(|planned| matches!(planned.last, StageName::Preprocess | StageName::Extract)) {
+            text += "further runs are known when these data exist\n";
         }
         let next = missing.first().map(|next| Ok::<_, anyhow::Error>((runner.args_of(next.run.spec())?, next.last)));
         Ok(Self { text, next: next.transpose()? })

@@ -88,7 +88,7 @@ pub struct PlannedRun {
 
 /// The end of a study whose runs are only planned.
 #[derive(Debug, thiserror::Error)]
-#[error("it is only planned; run the command without `--dry-run`")]
+#[error("runs are only planned with `--dry-run`; leave it out to execute them")]
 pub struct OnlyPlanned;
 
 /// The last step of a run that is executed.
@@ -181,8 +181,10 @@ impl Runner {
             if is_data && is_finished {
                 return None;
             }
-            if planned.iter().all(|other| other.run.layout.run() != run.layout.run()) {
-                planned.push(PlannedRun { run: run.clone(), last, is_finished });
+            let own = PlannedRun { run: run.clone(), last, is_finished };
+            match planned.iter_mut().find(|other| other.run.layout.run() == run.layout.run()) {
+                Some(earlier) => *earlier = own,
+                None => planned.push(own),
             }
             Some(OnlyPlanned.to_string())
         };
@@ -359,6 +361,9 @@ impl Runner {
                 let of_start = Manifest::find(&from.as_ref().unwrap_or(&run.layout).run(), PRETRAIN);
                 of_start.and_then(|record| record.outputs.into_values().next()).map(|weights| weights.fingerprint)
             });
+            if matches!(start, Some(None)) {
+                return Ok(());
+            }
             // Fine-tuning has to start from the same weights, or from random ones as well.
             let starts_alike = |record: &Manifest| match &start {
                 None => !record.inputs.contains_key(PRETRAINED),

@@ -296,7 +296,7 @@ impl Ready {
             before.record_in(&mut resolved, models, config);
             checkpoint.load_into(model.as_ref(), &own, path)?;
         }
-        // An input that was replaced meanwhile is reported before training, not hours later.
+        // What was loaded is what the record says; later changes do not matter.
         stage.expect_unchanged_inputs()?;
         Ok(Self { model, phase: own, inputs, resolved })
     }

@@ -174,8 +174,9 @@ fn read_interactions(
             let (name, kind) = &table.columns[column];
             ensure!(
                 kind == "token",
-                "`{}`, line 1: the column `{name}` has the type `{kind}`, expected `token`; write one event per line",
-                path.display()
+                "`{}`, line 1: the column `{name}` has the type `{kind}`, expected `token`; {}",
+                path.display(),
+                if kind.ends_with("_seq") { "write one event per line" } else { "correct the type" }
             );
         }
         let (time, list) = (table.find(TIME), table.find(LIST));

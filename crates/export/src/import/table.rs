@@ -97,7 +97,7 @@ impl TabTable {
         cell.trim().parse().ok().with_context(|| {
             let name = &self.columns[column].0;
             format!(
-                "`{}`, line {line}, column `{name}`: {cell:?} is not a number as this column needs it; correct the cell, or remove the line",
+                "`{}`, line {line}, column `{name}`: {cell:?} is not a number of the kind that this column needs; correct the cell, or remove the line",
                 self.path.display()
             )
         })

@@ -227,7 +227,7 @@ fn character(code: u32) -> Option<char> {
     }
 }
 
-/// Replaces halves of surrogate pairs in a text, which only a literal has.
+/// Replaces halves of surrogate pairs in a text. Texts of other files hardly ever have the private characters that stand for them.
 pub fn replace_halves(text: Cow<'_, str>, by: impl Fn(u32) -> String) -> Cow<'_, str> {
     let is_half = |c: char| HALVES.contains(&c);
     // All of these characters begin with this byte, which hardly any text has.

@@ -301,7 +301,7 @@ fn most_dates_of_digits(values: &[(&RawCell<'_>, Vec<Notation>)]) -> std::result
             let key = dates.key().unwrap_or_default();
             Err(format!(
                 "most of them are {}, and `{}` is not; correct the others, or name the notation in `source.time`, as in \
-                 `source.time = {key:?}`, which rejects the lines of the others",
+                 `source.time = {key:?}`, which rejects the lines of the others, or \"mixed\", which recognises each value separately",
                 dates.described(),
                 excerpt(&other.shown())
             ))
