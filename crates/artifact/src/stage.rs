@@ -191,7 +191,6 @@ pub struct Stage {
     before: Option<Manifest>,
     /// Why the stage is not up to date although its inputs and settings are.
     outdated: Option<String>,
-    reads_throughout: bool,
 }
 
 impl Stage {
@@ -223,7 +222,6 @@ impl Stage {
             inputs: records,
             before,
             outdated: None,
-            reads_throughout: false,
         })
     }
 
@@ -241,17 +239,6 @@ impl Stage {
     #[must_use]
     pub fn outdated_because(self, why: Option<String>) -> Self {
         Self { outdated: why, ..self }
-    }
-
-    /// The stage, which reads its inputs until it ends, and not only at its start.
-    #[must_use]
-    pub fn reading_throughout(self) -> Self {
-        Self { reads_throughout: true, ..self }
-    }
-
-    /// Whether the stage reads its inputs until it ends.
-    pub fn reads_throughout(&self) -> bool {
-        self.reads_throughout
     }
 
     /// Compares the inputs, settings and outputs with the manifest of the last run.
@@ -287,7 +274,7 @@ impl Stage {
             }
         }
         let unused = before.inputs.keys().find(|role| !self.inputs.contains_key(*role))?;
-        Some(format!("input `{unused}` is no longer used"))
+        Some(format!("input `{unused}` is not used now"))
     }
 
     /// What happened to an output since `before` was written; `None` if all outputs are unchanged.
@@ -331,7 +318,8 @@ impl Stage {
         })
     }
 
-    /// Fails if an input has other content than when the stage was made, because the outputs may then be of either content.
+    /// Fails if an input has other content than when the stage was made, because the outputs may then be of either content. A stage calls
+    /// this when it has read its inputs.
     pub fn expect_unchanged_inputs(&self) -> Result<()> {
         for (role, record) in &self.inputs {
             if !record.is_of(&record.path)? {

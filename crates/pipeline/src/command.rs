@@ -459,14 +459,7 @@ pub fn run_stage(
     files::remove_if_present(&timing_path)?;
     timing::start();
     let started = std::time::Instant::now();
-    let worked = work(&stage).and_then(|outputs| {
-        // Other stages have checked their inputs after loading them.
-        if stage.reads_throughout() {
-            stage.expect_unchanged_inputs()?;
-        }
-        Ok(outputs)
-    });
-    let outputs = match worked {
+    let outputs = match work(&stage) {
         Ok(outputs) => outputs,
         Err(error) => {
             // The error of the stage is the one to report. If nothing can be put back, the stage runs again.
@@ -545,10 +538,11 @@ mod tests {
         let made = folder.join("made");
         let copy = |replaced: &[u8]| {
             let inputs = [("events".to_owned(), raw.clone())];
-            let make_stage = || Ok(Stage::new("work", 1, folder, StageSettings::of(1), &inputs)?.reading_throughout());
-            run_stage(&context(folder), "work", folder, make_stage, |_| {
+            let make_stage = || Ok(Stage::new("work", 1, folder, StageSettings::of(1), &inputs)?);
+            run_stage(&context(folder), "work", folder, make_stage, |stage| {
                 files::write_bytes(&made, &files::read(&raw)?)?;
                 files::write_bytes(&raw, replaced)?;
+                stage.expect_unchanged_inputs()?;
                 Ok(vec![made.clone()])
             })
         };

@@ -44,6 +44,7 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
         || stage(context),
         |stage| {
             let (report, outputs) = make(config, &context.layout, stage.settings().values(), &context.progress)?;
+            stage.expect_unchanged_inputs()?;
             print(&report::table(&report))?;
             Ok(outputs)
         },
@@ -79,7 +80,6 @@ pub fn stage(context: &Context) -> anyhow::Result<Stage> {
     }
     let settings = StageSettings::new(settings, defaults);
     let stage = Stage::new("preprocess", VERSION, &context.layout.dataset(), settings, &inputs.by_role())?;
-    let stage = stage.reading_throughout();
     let found = PreprocessInputs::found_since(config, &context.layout);
     Ok(stage.outdated_because(found.map(|path| format!("`{}` was missing before", path.display()))))
 }

@@ -338,14 +338,14 @@ fn find_separator(path: &Path, file: &mut FileFormat, first: &FirstLines) -> Res
     Ok(usual)
 }
 
-/// Whether a program wrote the lines that quotes all fields, or all those of text. It then also quotes all names of columns.
+/// Whether the program that wrote the lines quotes all fields, or all those of a column.
 fn quotes_all(lines: &[String], separator: &str) -> bool {
     let Some((first, others)) = lines.split_first() else { return false };
     if first.split(separator).all(is_quoted) {
         return true;
     }
-    let columns = first.split(separator).enumerate().filter(|(_, field)| is_quoted(field));
-    columns.into_iter().any(|(at, _)| {
+    let mut columns = first.split(separator).enumerate().filter(|(_, field)| is_quoted(field));
+    columns.any(|(at, _)| {
         let mut fields =
             others.iter().filter_map(|line| line.split(separator).nth(at)).filter(|field| !field.is_empty());
         !others.is_empty() && fields.all(is_quoted)

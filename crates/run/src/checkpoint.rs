@@ -123,7 +123,7 @@ impl Checkpoint {
         Ok(Self { info, inputs, parameters, buffers })
     }
 
-    /// Refuses weights of a model with parameters for every user if the users are no longer those of training.
+    /// Refuses weights of a model with parameters for every user if the users differ from those of training.
     pub(crate) fn expect_users(&self, model: &dyn Model, now: Option<&Fingerprint>, path: &Path) -> Result<()> {
         match (&self.info.users, now) {
             (Some(then), Some(now)) if model.has_user_vectors() && then != now => {

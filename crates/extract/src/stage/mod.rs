@@ -36,10 +36,13 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
     let items = Items::read_in(&context.layout.items(), data)?;
     let files = ImageFiles::of(&items, data);
     let make_stage = || stage_of(context, &plan, &files, Access::Full);
-    run_stage(context, NAME, &context.layout.features(), make_stage, |_| {
+    run_stage(context, NAME, &context.layout.features(), make_stage, |stage| {
         let mut encoders = Encoders::of(context)?;
         let dictionary_items = DictionaryItems::These(&items);
-        Ok(Extraction { context, items: &items, dictionary_items, files: &files, keep: true }.run(&mut encoders)?)
+        let extraction = Extraction { context, items: &items, dictionary_items, files: &files, keep: true };
+        let outputs = extraction.run(&mut encoders)?;
+        stage.expect_unchanged_inputs()?;
+        Ok(outputs)
     })
 }
 

@@ -84,7 +84,7 @@ impl ExtractPlan {
         let inputs = self.inputs(context)?;
         let defaults = json!({"extract": Extract::default()});
         let settings = StageSettings::new(self.recorded(context, files), defaults);
-        Ok(Stage::new(NAME, VERSION, &context.layout.features(), settings, &inputs)?.reading_throughout())
+        Ok(Stage::new(NAME, VERSION, &context.layout.features(), settings, &inputs)?)
     }
 }
 
