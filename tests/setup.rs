@@ -1005,6 +1005,10 @@ fn doctor_reports_what_would_stop_a_run() {
             "run `mp4sr evaluate` for the run `old`, or remove it from `report.beside`",
         ),
         (&["--set", "source.items=[]", "--set", "model.name=mp4sr"], "the modality `text`"),
+        (
+            &["--set", "model.name=difsr", "--set", "model.difsr.attributes=categories"],
+            "`model.difsr.attributes` needs categories of items, and no item has one",
+        ),
     ] {
         let (code, message) = doctor(words);
         assert_eq!(code, Some(1), "{words:?}: {message}");
@@ -1039,6 +1043,10 @@ fn the_sample_shop_s_tables_become_a_pipeline_with_texts_and_images() {
     let page = project.output("doctor", &["--pipeline", "p.toml", "--set", "extract.image.dictionary=none.txt"]);
     let (code, page) = (page.status.code(), String::from_utf8(page.stdout).unwrap());
     assert!(code == Some(1) && page.contains("`none.txt` is missing; correct `extract.image.dictionary`"), "{page}");
+    project.write("empty.txt", "# no words\n");
+    let page = project.output("doctor", &["--pipeline", "p.toml", "--set", "extract.image.dictionary=empty.txt"]);
+    let (code, page) = (page.status.code(), String::from_utf8(page.stdout).unwrap());
+    assert!(code == Some(1) && page.contains("(`empty.txt`) is empty; write one word per line"), "{page}");
     let made = preprocessed(&project, &project.raw("p.toml"), "made", &[]);
     let with_image = made.images.iter().filter(|images| !images.is_empty()).count();
     assert!(with_image * 10 > 9 * made.items.ids.len(), "{with_image} of {}", made.items.ids.len());

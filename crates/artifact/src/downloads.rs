@@ -33,7 +33,8 @@ impl Downloads {
 
     /// Whether an image's name is a URL, and not a path.
     pub fn is_url(name: &str) -> bool {
-        name.starts_with("http://") || name.starts_with("https://")
+        let scheme = name.split_once(':').map_or("", |(scheme, _)| scheme);
+        scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
     }
 
     /// The path of the image of this name, whether or not it has been downloaded yet.
@@ -63,6 +64,7 @@ mod tests {
         assert_eq!(path, Path::new("data/downloads/images/af/af1349b9f5f9a1a6a0404dea36dcc949"));
         let downloads = Downloads::new(Path::new("data"));
         assert_eq!(downloads.file("https://x/y.jpg"), downloads.image("https://x/y.jpg"));
+        assert_eq!(downloads.file("HTTPS://x/y.jpg"), downloads.image("HTTPS://x/y.jpg"));
         assert_eq!(downloads.file("http.jpg"), Path::new("http.jpg"));
     }
 }

@@ -166,6 +166,9 @@ impl Features {
         if values.shape().len() != 2 {
             return Err(file.wrong(format!("`values`: expected [rows, width], found {:?}", values.shape())));
         }
+        if values.shape()[1] == 0 {
+            return Err(file.wrong("`values`: its rows have no values"));
+        }
         if offsets.len() != item_count + 1 {
             return Err(file.wrong(format!("`offsets`: expected [{}], found [{}]", item_count + 1, offsets.len())));
         }

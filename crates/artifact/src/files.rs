@@ -12,6 +12,8 @@ use crate::{Error, Result};
 
 /// Marks the names of files that are still being written.
 const TEMPORARY: &str = ".mp4sr-tmp-";
+/// Marks the temporary name of a folder that is being replaced.
+const EARLIER: &str = ".earlier";
 
 /// Reads a whole file.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
@@ -86,10 +88,13 @@ pub fn rename(from: &Path, to: &Path) -> Result<()> {
 /// Renames a complete file from its temporary name to its final one. The steps are fsync, rename and fsync of the folder, so that the final
 /// name refers to complete content even after a power failure.
 pub fn publish(temporary: &Path, path: &Path) -> Result<()> {
-    let sync = |path: &Path| File::open(path).and_then(|file| file.sync_all()).map_err(|e| Error::io("sync", path, e));
     sync(temporary)?;
     rename(temporary, path)?;
     sync(folder_of(path))
+}
+
+fn sync(path: &Path) -> Result<()> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(|e| Error::io("sync", path, e))
 }
 
 /// The paths directly inside a folder, sorted by name.
@@ -152,26 +157,30 @@ pub fn replace_folder<E: From<Error>>(
     clean_folder(parent)?;
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let beside = |mark: &str| parent.join(format!("{name}{mark}{TEMPORARY}{}", this_process()));
-    let (made, earlier) = (beside(""), beside(".earlier"));
+    let (made, earlier) = (beside(""), beside(EARLIER));
     let outcome = (|| {
         remove_dir_if_present(&made)?;
         create_dir_all(&made)?;
         fill(&made)?;
+        sync(&made)?;
         let replaces = path.exists();
         if replaces {
             rename(path, &earlier)?;
         }
-        if let Err(error) = publish(&made, path) {
+        if let Err(error) = rename(&made, path) {
             if replaces {
-                rename(&earlier, path)?;
+                // The error of the new folder is the one to report. The next start restores the earlier one if it could not be.
+                let _ = fs::rename(&earlier, path);
             }
             return Err(error.into());
         }
-        Ok(())
+        Ok(sync(parent)?)
     })();
     // Errors of this clean-up are ignored: the outcome is decided already, and the next start removes what is left.
     let _ = fs::remove_dir_all(&made);
-    let _ = fs::remove_dir_all(&earlier);
+    if path.exists() {
+        let _ = fs::remove_dir_all(&earlier);
+    }
     outcome
 }
 
@@ -183,6 +192,13 @@ pub fn temporary_of(path: &Path) -> PathBuf {
 
 fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Copies a file atomically, without holding its content in memory.
+pub fn copy(from: &Path, to: &Path) -> Result<()> {
+    let mut source = open(from)?;
+    let copied = |error: io::Error| io::Error::new(error.kind(), format!("copying `{}`: {error}", from.display()));
+    write_atomic(to, |out| io::copy(&mut source, out).map(|_| ()).map_err(copied))
 }
 
 /// Writes bytes atomically.
@@ -205,20 +221,22 @@ pub fn clean_folder(folder: &Path) -> Result<()> {
 }
 
 /// Removes temporary files that killed processes left directly in `folder`. Those of a running process stay, because another stage may be
-/// writing into the same folder.
+/// writing into the same folder. A folder that a killed process was about to replace gets its name back.
 pub fn remove_leftovers(folder: &Path) -> Result<usize> {
     let mut removed = 0;
     for path in list(folder)? {
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let Some((_, process)) = name.rsplit_once(TEMPORARY) else { continue };
-        if !ProcessName::parse(process).is_some_and(|process| process.may_run(&path, this_process())) {
-            if path.is_dir() {
-                remove_dir_if_present(&path)?;
-            } else {
-                remove_if_present(&path)?;
-            }
-            removed += 1;
+        let Some((name, process)) = name.rsplit_once(TEMPORARY) else { continue };
+        if ProcessName::parse(process).is_some_and(|process| process.may_run(&path, this_process())) {
+            continue;
         }
+        let replaced = name.strip_suffix(EARLIER).map(|name| folder.join(name));
+        match replaced.filter(|replaced| path.is_dir() && !replaced.exists()) {
+            Some(replaced) => rename(&path, &replaced)?,
+            None if path.is_dir() => remove_dir_if_present(&path)?,
+            None => remove_if_present(&path)?,
+        }
+        removed += 1;
     }
     Ok(removed)
 }
@@ -345,6 +363,22 @@ mod tests {
         fill("b", false).unwrap();
         assert_eq!(held().unwrap(), ["b"]);
         assert_eq!(list(folder.path()).unwrap(), std::slice::from_ref(&path), "nothing else is left");
+    }
+
+    #[test]
+    fn a_folder_gets_its_name_back_if_the_process_that_was_replacing_it_was_killed() {
+        let folder = tempfile::tempdir().unwrap();
+        let left = |mark: &str| folder.path().join(format!("out{mark}.mp4sr-tmp-4999999999"));
+        for mark in ["", ".earlier"] {
+            write_bytes(&left(mark).join(format!("file{mark}")), b"x").unwrap();
+        }
+        assert_eq!(remove_leftovers(folder.path()).unwrap(), 2);
+        let path = folder.path().join("out");
+        assert_eq!(list(&path).unwrap(), [path.join("file.earlier")]);
+        // If the new folder already has the name, the earlier one is removed.
+        write_bytes(&left(".earlier").join("older"), b"x").unwrap();
+        remove_leftovers(folder.path()).unwrap();
+        assert_eq!(list(folder.path()).unwrap(), [path]);
     }
 
     #[test]

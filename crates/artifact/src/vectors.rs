@@ -107,7 +107,7 @@ impl VectorCache {
                 vacant.insert(location);
                 self.new_keys.push(key);
                 self.new_values.extend_from_slice(vector);
-                if self.new_keys.len() == SHARD {
+                if self.new_keys.len() >= SHARD {
                     self.flush()?;
                 }
             }
@@ -115,14 +115,14 @@ impl VectorCache {
         Ok(())
     }
 
-    /// Writes the vectors that were added since the last shard.
+    /// Writes the vectors that were added since the last shard. If this fails, the cache still has them, and the next call tries again.
     pub fn flush(&mut self) -> Result<()> {
         if self.new_keys.is_empty() {
             return Ok(());
         }
-        let (keys, values) = (std::mem::take(&mut self.new_keys), std::mem::take(&mut self.new_values));
+        let (keys, values) = (&self.new_keys, &self.new_values);
         let name =
-            Fingerprint::of_bytes(&[bytemuck::cast_slice(&keys), bytemuck::cast_slice::<f32, u8>(&values)].concat());
+            Fingerprint::of_bytes(&[bytemuck::cast_slice(keys), bytemuck::cast_slice::<f32, u8>(values)].concat());
         let path = self.folder.join(format!("{}.{ENDING}", &name.as_str()[..32]));
         let header = Header {
             format: FORMAT.to_owned(),
@@ -134,11 +134,14 @@ impl VectorCache {
         };
         let (rows, width) = (keys.len(), self.width);
         let views = [
-            ("keys", (Dtype::I64, &[rows, 2][..], bytemuck::cast_slice(&keys))),
-            ("values", (Dtype::F32, &[rows, width][..], bytemuck::cast_slice(&values))),
+            ("keys", (Dtype::I64, &[rows, 2][..], bytemuck::cast_slice(keys))),
+            ("values", (Dtype::F32, &[rows, width][..], bytemuck::cast_slice(values))),
         ];
         write_views(&path, &header, &views)?;
-        self.shards.push(open(&path, |items| *items == self.encoder, self.width, REMEDY)?.values);
+        let shard = open(&path, |items| *items == self.encoder, self.width, REMEDY)?;
+        self.shards.push(shard.values);
+        self.new_keys.clear();
+        self.new_values.clear();
         Ok(())
     }
 
@@ -306,6 +309,23 @@ mod tests {
         assert_eq!((both.len(), both.get(3)), (3, Some(&[3.0, 3.5][..])));
         both.flush().unwrap();
         assert_eq!(shards_in(folder.path()).unwrap().len(), 2, "nothing new, no shard");
+    }
+
+    #[test]
+    fn vectors_that_could_not_be_written_are_still_those_of_their_keys() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("cache");
+        let mut cache = open(&folder);
+        cache.add(&[1, 2], &[1.0, 1.5, 2.0, 2.5]).unwrap();
+        std::fs::remove_dir(&folder).unwrap();
+        std::fs::write(&folder, b"not a folder").unwrap();
+        cache.flush().unwrap_err();
+        cache.add(&[3], &[3.0, 3.5]).unwrap();
+        let all = |cache: &VectorCache| [1, 2, 3].map(|key| cache.get(key).unwrap().to_vec());
+        assert_eq!(all(&cache), [[1.0, 1.5], [2.0, 2.5], [3.0, 3.5]]);
+        std::fs::remove_file(&folder).unwrap();
+        cache.flush().unwrap();
+        assert_eq!(all(&open(&folder)), [[1.0, 1.5], [2.0, 2.5], [3.0, 3.5]]);
     }
 
     #[test]

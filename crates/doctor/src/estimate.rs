@@ -341,6 +341,7 @@ mod tests {
             sentences: 5.0,
             images: 0.0,
             image_urls: 0.0,
+            categories: 0,
             raw_rows: 309_729,
             raw_bytes: 9_560_000,
         };

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::{Manifest, Stage, Status, Timing, files};
-use mp4sr_extract::{EncoderFacts, EncoderLocation, encoder_device, encoders, local_stage};
+use mp4sr_extract::{EncoderFacts, EncoderLocation, dictionary, encoder_device, encoders, local_stage};
 use mp4sr_ops::ComputeDevice;
 use mp4sr_pipeline::config::{FINETUNE, ImageFeatures, Modality, ModelType, PRETRAIN};
 use mp4sr_pipeline::text::bytes;
@@ -314,6 +314,7 @@ impl Plan {
             self.judge_encoders();
         }
         self.judge_modalities(context);
+        self.judge_categories(context);
         let written: f64 = self.running().map(|(_, cost)| cost.disk).sum();
         if let Some(free) = self.machine.disk.filter(|&free| written > free as f64) {
             self.problems.push(format!(
@@ -395,6 +396,21 @@ impl Plan {
                 .push("some images are URLs that have not been downloaded; `mp4sr download` downloads them".to_owned());
         }
     }
+
+    /// Reports a model that reads categories if no item has one, because its training would stop.
+    fn judge_categories(&mut self, context: &Context) {
+        let config = &context.config;
+        let Some(key) = context.models.model(&config.model.name).and_then(|model| model.category_key(config)) else {
+            return;
+        };
+        let trains = self.runs(StageName::Pretrain) || self.runs(StageName::Finetune);
+        let Some(sizes) = self.sizes.filter(|sizes| trains && sizes.categories == 0) else { return };
+        let sentence = format!(
+            "`{key}` needs categories of items, and no item has one; name their column in `source.columns.categories`, or use the features of \
+             the modalities"
+        );
+        if sizes.basis == SizeBasis::Sample { self.notes.push(sentence) } else { self.problems.push(sentence) }
+    }
 }
 
 /// The reason why the stage cannot run: it needs a file that is missing and that no earlier stage of the plan writes.
@@ -411,7 +427,7 @@ fn missing(context: &Context, question: Question<'_>, stage: StageName, reads: &
             None => format!("`{}` is missing, and no stage of this pipeline creates it", path.display()),
         });
     }
-    if let Some(why) = missing_by_key(context, stage) {
+    if let Some(why) = unreadable_by_key(context, stage) {
         return Some(why);
     }
     // In a run, earlier stages write their outputs first; files from elsewhere must exist already.
@@ -436,16 +452,21 @@ fn missing(context: &Context, question: Question<'_>, stage: StageName, reads: &
     })
 }
 
-/// The first file that a key makes the stage read, that no stage of this run writes, and that is missing, with what to do.
-fn missing_by_key(context: &Context, stage: StageName) -> Option<String> {
+/// Why the first file that a key makes the stage read, and that no stage of this run writes, cannot be read, with what to do.
+fn unreadable_by_key(context: &Context, stage: StageName) -> Option<String> {
     let (config, layout) = (&context.config, &context.layout);
     match stage {
         StageName::Extract => {
             let image = &config.extract.image;
             let reads_words = config.extracted().image && image.features == ImageFeatures::Words;
-            let is_missing = !image.dictionary.is_empty() && !Path::new(&image.dictionary).exists();
-            (reads_words && is_missing)
-                .then(|| format!("`{}` is missing; correct `extract.image.dictionary`", image.dictionary))
+            if !reads_words || image.dictionary.is_empty() {
+                return None;
+            }
+            let path = Path::new(&image.dictionary);
+            if !path.exists() {
+                return Some(format!("`{}` is missing; correct `extract.image.dictionary`", image.dictionary));
+            }
+            dictionary::read(path).err().map(|error| error.to_string())
         }
         StageName::Report => {
             let others = config.report.beside.iter().filter(|name| *name != layout.run_name());

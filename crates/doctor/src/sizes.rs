@@ -25,6 +25,7 @@ const SAMPLE: DatasetSizes = DatasetSizes {
     sentences: 6.62,
     images: 0.97,
     image_urls: 0.0,
+    categories: 8,
     raw_rows: 60_000,
     raw_bytes: 1_200_000,
 };
@@ -61,6 +62,8 @@ pub struct DatasetSizes {
     pub images: f64,
     /// The mean number of image URLs per item that have not been downloaded.
     pub image_urls: f64,
+    /// The number of distinct categories of items, at least.
+    pub categories: u64,
     /// The number of lines in all raw files.
     pub raw_rows: u64,
     /// The size of the uncompressed text of all raw files, in bytes.
@@ -168,6 +171,7 @@ impl DatasetSizes {
             sentences: statistics.sentences.mean,
             images: (statistics.images.mean - image_urls).max(0.0),
             image_urls,
+            categories: statistics.categories,
             raw_rows: 0,
             raw_bytes: 0,
         }

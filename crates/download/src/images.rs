@@ -106,7 +106,7 @@ fn plan(settings: &Download, downloads: &Downloads, items: &Path, past: &Past) -
     let mut outcome = Ok(());
     Items::each_image(items, |url| {
         let key = Downloads::key(url);
-        if !urls::is_web(url) || !seen.insert(key) {
+        if !Downloads::is_url(url) || !seen.insert(key) {
             return ControlFlow::Continue(());
         }
         tally.urls += 1;

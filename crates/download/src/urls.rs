@@ -6,12 +6,6 @@ use url::Url;
 
 use crate::outcome::{Fate, Verdict};
 
-/// Whether an entry of the image column is a URL rather than a path.
-pub fn is_web(name: &str) -> bool {
-    let scheme = name.split_once(':').map_or("", |(scheme, _)| scheme);
-    scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
-}
-
 /// Parses a URL as browsers do: spaces and non-ASCII letters are percent-encoded.
 pub fn parse(text: &str) -> Result<Url, Verdict> {
     checked(Url::parse(text), text)
@@ -162,6 +156,5 @@ mod tests {
             assert!(verdict.fate == Fate::Refused && verdict.reason.contains(reason), "{verdict:?}");
         }
         assert_eq!(follow(&base, "file:///etc/passwd").unwrap_err().fate, Fate::Refused);
-        assert!(is_web("HTTPS://x") && !is_web("images/http.jpg"));
     }
 }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::ensure;
-use mp4sr_artifact::{Features, Fingerprint, Items, Sequences, TimeKind, Users, files};
+use mp4sr_artifact::{Error, Features, Fingerprint, Items, Sequences, TimeKind, Users, files};
 use mp4sr_pipeline::Context;
 use mp4sr_pipeline::config::SplitBy;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,9 @@ use crate::npy;
 pub const EXTRA: &str = "mp4sr";
 const ABOUT: &str = "dataset.json";
 const ITEMS: &str = "items.jsonl";
+/// What to do about a file in `mp4sr/` that cannot be read.
+const REMEDY: &str =
+    "export the dataset again, or delete the file, without which the folder is read as another program's";
 
 /// A dataset with its features.
 pub struct ExportedDataset {
@@ -169,7 +172,8 @@ pub fn read_about(folder: &Path) -> anyhow::Result<Option<About>> {
     if !path.exists() {
         return Ok(None);
     }
-    Ok(Some(serde_json::from_slice(&files::read(&path)?)?))
+    let about = serde_json::from_slice(&files::read(&path)?);
+    Ok(Some(about.map_err(|e| Error::unreadable(&path, "it", &e, REMEDY))?))
 }
 
 impl About {
@@ -196,7 +200,10 @@ pub fn read_item_lines(folder: &Path) -> anyhow::Result<Option<Vec<ItemLine>>> {
         return Ok(None);
     }
     let text = files::read_to_string(&path)?;
-    Ok(Some(text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?))
+    let item = |(number, line)| {
+        serde_json::from_str(line).map_err(|e| Error::unreadable(&path, &format!("line {number}"), &e, REMEDY))
+    };
+    Ok(Some((1..).zip(text.lines()).map(item).collect::<Result<_, _>>()?))
 }
 
 impl ModalityFeatures {

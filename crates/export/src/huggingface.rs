@@ -24,7 +24,7 @@ pub fn write(export: &Export<'_>, folder: &Path) -> anyhow::Result<Vec<PathBuf>>
     let context = export.context;
     let mut paths = copy_run(export, &folder.join(ARTIFACTS))?;
     let weights = folder.join("model.safetensors");
-    files::write_bytes(&weights, &files::read(&context.layout.checkpoint(FINETUNE))?)?;
+    files::copy(&context.layout.checkpoint(FINETUNE), &weights)?;
     let config = folder.join("config.json");
     files::write_json(&config, &configuration(export))?;
     let card = folder.join("README.md");
@@ -50,7 +50,7 @@ fn copy_run(export: &Export<'_>, artifacts: &Path) -> anyhow::Result<Vec<PathBuf
     for source in sources {
         let relative = source.strip_prefix(layout.root()).context("a file of the run is outside of its artifacts")?;
         let path = own.root().join(relative);
-        files::write_bytes(&path, &files::read(&source)?)?;
+        files::copy(&source, &path)?;
         paths.push(path);
     }
     // The data folder of this machine does not exist on another one.

@@ -308,12 +308,14 @@ impl Editor<'_> {
         let own = generation.as_ref().map(|name| layout.new_items_generation(name));
         let prepared = self.prepare(own.as_ref(), items);
         if let (Err(_), Some(own)) = (&prepared, &own) {
-            files::remove_dir_if_present(own.root())?;
+            // The error of the change is the one to report, and the next change removes what is left.
+            let _ = files::remove_dir_if_present(own.root());
         }
         prepared?;
         files::write_json(&layout.new_items_pointer(), &CurrentItems { generation })?;
         if let Some(name) = before.generation {
-            files::remove_dir_if_present(layout.new_items_generation(&name).root())?;
+            // The change is stored, and the next one removes what is left.
+            let _ = files::remove_dir_if_present(layout.new_items_generation(&name).root());
         }
         Ok(())
     }

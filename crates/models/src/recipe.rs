@@ -86,9 +86,9 @@ impl Supports {
 }
 
 impl Reads {
-    /// Whether a model with this section reads the items' categories.
-    pub fn reads_categories(&self, own: &Value) -> bool {
-        self.categories.iter().any(|(key, value)| own[key] == *value)
+    /// The key for which a model with this section reads the items' categories; `None` if it does not read them.
+    pub fn category_key(&self, own: &Value) -> Option<&'static str> {
+        self.categories.iter().find(|(key, value)| own[key] == *value).map(|(key, _)| *key)
     }
 }
 

@@ -8,7 +8,8 @@ use crate::scratch;
 const THREADS: &str = "RAYON_NUM_THREADS";
 
 /// Gives the operators as many threads as `RAYON_NUM_THREADS` says, or as the machine has, and candle's own pool a single one: that pool
-/// spins while it waits, which costs more than it gains beside rayon's. Call this before any thread starts; later calls do nothing.
+/// spins while it waits, which costs more than it gains beside rayon's. Later calls do nothing. candle takes this number only from the
+/// environment, so call this before starting a thread that reads the environment.
 pub fn start_threads() {
     static STARTED: std::sync::Once = std::sync::Once::new();
     STARTED.call_once(set_threads);
@@ -19,7 +20,8 @@ fn set_threads() {
     let threads = asked.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
     // An existing pool keeps its size.
     let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-    // SAFETY: rayon's threads do not read the environment, and by the contract of this function no other threads run yet.
+    // SAFETY: the threads that may already run are rayon's and the one that waits for the end of the parent process, and neither reads the
+    // environment. Programs call this before they start others.
     unsafe { std::env::set_var(THREADS, "1") };
 }
 

@@ -35,31 +35,7 @@ impl FromStr for Assignments {
     type Err = NotClosed;
 
     fn from_str(text: &str) -> Result<Self, NotClosed> {
-        let mut found = Vec::new();
-        let mut current = String::new();
-        // The open brackets, and the quotation mark that encloses the next characters.
-        let (mut open, mut quote): (Vec<char>, Option<char>) = (Vec::new(), None);
-        let mut is_escaped = false;
-        for c in text.chars() {
-            if c.is_whitespace() && open.is_empty() && quote.is_none() {
-                found.push(std::mem::take(&mut current));
-                continue;
-            }
-            current.push(c);
-            match (quote, c) {
-                _ if is_escaped => is_escaped = false,
-                (Some('"'), '\\') => is_escaped = true,
-                (Some(opened), _) => quote = quote.filter(|_| opened != c),
-                (None, '"' | '\'') => quote = Some(c),
-                (None, '[' | '{') => open.push(c),
-                (None, ']' | '}') => _ = open.pop(),
-                (None, _) => {}
-            }
-        }
-        if let Some(opened) = quote.or(open.pop()) {
-            return Err(NotClosed { opened });
-        }
-        found.push(current);
+        let found = split_outside(text, char::is_whitespace)?;
         let words: Vec<&String> = found.iter().filter(|word| !word.is_empty()).collect();
         let mut assignments: Vec<String> = Vec::new();
         for (at, word) in words.iter().enumerate() {
@@ -73,6 +49,36 @@ impl FromStr for Assignments {
         }
         Ok(Self(assignments))
     }
+}
+
+/// Splits a text at characters outside of quotes, brackets and braces.
+pub fn split_outside(text: &str, is_separator: impl Fn(char) -> bool) -> Result<Vec<String>, NotClosed> {
+    let mut found = Vec::new();
+    let mut current = String::new();
+    // The open brackets, and the quotation mark that encloses the next characters.
+    let (mut open, mut quote): (Vec<char>, Option<char>) = (Vec::new(), None);
+    let mut is_escaped = false;
+    for c in text.chars() {
+        if is_separator(c) && open.is_empty() && quote.is_none() {
+            found.push(std::mem::take(&mut current));
+            continue;
+        }
+        current.push(c);
+        match (quote, c) {
+            _ if is_escaped => is_escaped = false,
+            (Some('"'), '\\') => is_escaped = true,
+            (Some(opened), _) => quote = quote.filter(|_| opened != c),
+            (None, '"' | '\'') => quote = Some(c),
+            (None, '[' | '{') => open.push(c),
+            (None, ']' | '}') => _ = open.pop(),
+            (None, _) => {}
+        }
+    }
+    if let Some(opened) = quote.or(open.pop()) {
+        return Err(NotClosed { opened });
+    }
+    found.push(current);
+    Ok(found)
 }
 
 /// An assignment without the quotes around the whole of it.

@@ -15,7 +15,7 @@ mod strict;
 pub mod text;
 mod timing;
 
-pub use assignments::{Assignments, NotClosed};
+pub use assignments::{Assignments, NotClosed, split_outside};
 pub use command::{
     ARTIFACTS_VARIABLE, AlreadyReported, Bug, Context, DEFAULT_ARTIFACTS, StageArgs, TIED, artifacts_folder,
     error_chain, print, report_error, run_main, run_stage, run_stage_in_shards,

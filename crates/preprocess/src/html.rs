@@ -136,7 +136,8 @@ fn entity(text: &str) -> Option<usize> {
     is_entity.then_some(end + 1)
 }
 
-/// A text in lower case, of the same length in bytes, and the last ends of comments, scripts and style sheets in it.
+/// A text in lower case, of the same length in bytes, and the last complete ends of comments, scripts and style sheets in it. They show
+/// whether a search for an end would find one; without them, a text with many starts would be searched to its end for each of them.
 struct HtmlSource {
     lower: String,
     last_comment: Option<usize>,
@@ -147,8 +148,9 @@ struct HtmlSource {
 impl HtmlSource {
     fn new(text: &str) -> Self {
         let lower = text.to_ascii_lowercase();
-        let last = |end: &str| lower.rfind(end);
-        Self { last_comment: last("-->"), last_script: last("</script"), last_style: last("</style"), lower }
+        let closed = &lower[..lower.rfind('>').unwrap_or(0)];
+        let (last_script, last_style) = (closed.rfind("</script"), closed.rfind("</style"));
+        Self { last_comment: lower.rfind("-->"), last_script, last_style, lower }
     }
 
     /// The length of the tag, the comment or the script at `at`.
@@ -274,6 +276,8 @@ mod tests {
             ("<\u{130}b>", "&lt;\u{130}b>"),
             ("<", "&lt;"),
             ("</", "&lt;/"),
+            ("<script>a</script>b", "<script>a</script>b"),
+            ("<script>a</script", "&lt;script>a&lt;/script"),
         ] {
             assert_eq!(without_lookalikes(text), expected, "{text}");
         }

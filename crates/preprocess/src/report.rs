@@ -6,8 +6,8 @@ use std::num::NonZeroU64;
 
 use comfy_table::{Cell, CellAlignment, Table};
 use mp4sr_artifact::{
-    CountSpread, DatasetStatistics, EventAccounts, EventsRead, FilterStep, ItemsRead, JoinShares, PreprocessReport,
-    Rejects, Table1Row,
+    CountSpread, DatasetStatistics, Downloads, EventAccounts, EventsRead, FilterStep, ItemsRead, JoinShares,
+    PreprocessReport, Rejects, Table1Row,
 };
 use mp4sr_pipeline::config::{Config, Format, Preprocess, Source};
 use mp4sr_pipeline::text::{count, terminal_table};
@@ -107,7 +107,6 @@ fn statistics(dataset: &Dataset, spread: SequenceSpread) -> DatasetStatistics {
     let items = &dataset.items;
     let (users, events) = (dataset.sequences.user_count() as u64, dataset.sequences.items.len() as u64);
     let pairs = users as f64 * items.len() as f64;
-    let is_url = |image: &String| image.starts_with("http://") || image.starts_with("https://");
     let rows_with =
         |test: &dyn Fn(&Vec<String>) -> bool, rows: &[Vec<String>]| rows.iter().filter(|row| test(row)).count() as u64;
     DatasetStatistics {
@@ -123,7 +122,10 @@ fn statistics(dataset: &Dataset, spread: SequenceSpread) -> DatasetStatistics {
         ties: spread.ties,
         items_without_text: rows_with(&Vec::is_empty, &items.sentences),
         items_without_image: rows_with(&Vec::is_empty, &items.images),
-        items_with_urls_only: rows_with(&|row| !row.is_empty() && row.iter().all(is_url), &items.images),
+        items_with_urls_only: rows_with(
+            &|row| !row.is_empty() && row.iter().all(|image| Downloads::is_url(image)),
+            &items.images,
+        ),
         items_without_category: rows_with(&Vec::is_empty, &items.categories),
         categories: items.categories.iter().flatten().collect::<HashSet<_>>().len() as u64,
         sentences: CountSpread::of(items.sentences.iter().map(Vec::len)),

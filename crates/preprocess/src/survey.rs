@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
+use mp4sr_artifact::Downloads;
 use mp4sr_pipeline::Progress;
 use mp4sr_pipeline::config::{Quoting, Source};
 use serde_json::Value;
@@ -538,12 +539,11 @@ impl ColumnSurvey {
         self.lists += u64::from(matches!(literal, Some(Value::Array(_))));
         self.objects += u64::from(matches!(literal, Some(Value::Object(_))));
         let names = image_names(cell, "");
-        let is_url = |name: &str| name.starts_with("http://") || name.starts_with("https://");
         let path_of = |name: &str| Path::new(name.split(['?', '#']).next().unwrap_or(name)).to_owned();
         let is_image = |name: &String| is_image_name(&path_of(name));
-        self.urls += u64::from(names.iter().any(|name| is_url(name)));
+        self.urls += u64::from(names.iter().any(|name| Downloads::is_url(name)));
         let embedded = |name: &String| name.starts_with(DATA);
-        if names.iter().any(|name| (is_url(name) && is_image(name)) || embedded(name)) {
+        if names.iter().any(|name| (Downloads::is_url(name) && is_image(name)) || embedded(name)) {
             self.image_urls += 1;
         } else if names.iter().any(|name| is_image(name) && !name.contains(char::is_whitespace)) {
             self.image_files += 1;

@@ -22,6 +22,15 @@ pub struct History {
     pub items: Vec<String>,
 }
 
+impl History {
+    /// The history in line or row `number`. A blank id is none.
+    fn of_line(number: u64, user_id: Option<String>, items: Vec<String>) -> Self {
+        let user_id = user_id.filter(|id| !id.trim().is_empty());
+        let is_named = user_id.is_some();
+        Self { user_id: user_id.unwrap_or_else(|| format!("line {number}")), is_named, items }
+    }
+}
+
 /// The histories of a file.
 #[derive(Debug, Default)]
 pub struct HistoriesFile {
@@ -142,6 +151,15 @@ struct Line {
     history: Vec<Id>,
 }
 
+/// The first key of an object beside its history, if it has no `user_id`, not even null.
+fn key_of_another_name(line: &str) -> Option<String> {
+    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).ok()?;
+    if object.contains_key(USER) {
+        return None;
+    }
+    object.into_iter().map(|(key, _)| key).find(|key| key != HISTORY)
+}
+
 fn of_json_lines(text: &str) -> Result<HistoriesFile, String> {
     const EXPECTED: &str = r#"expected `{"user_id": "u", "history": ["a", "b"]}` with ids as texts or whole numbers"#;
     let mut histories = Vec::new();
@@ -151,9 +169,17 @@ fn of_json_lines(text: &str) -> Result<HistoriesFile, String> {
         }
         let read: Line =
             serde_json::from_str(line).map_err(|e| format!("line {number}: {}; {EXPECTED}", in_line(&e)))?;
-        let is_named = read.user_id.is_some();
-        let user_id = read.user_id.map_or_else(|| format!("line {number}"), |id| id.to_string());
-        histories.push(History { user_id, is_named, items: read.history.iter().map(ToString::to_string).collect() });
+        // Other keys are allowed beside those of the users, who would otherwise lose their ids.
+        let other = if read.user_id.is_none() { key_of_another_name(line) } else { None };
+        if let Some(other) = other {
+            return Err(format!(
+                "line {number}: it has no `{USER}`, and {} is not read as one; name the key of the user's id `{USER}`, with null for a user \
+                 without one, or remove the other keys",
+                quoted(&other)
+            ));
+        }
+        let user_id = read.user_id.map(|id| id.to_string());
+        histories.push(History::of_line(number, user_id, read.history.iter().map(ToString::to_string).collect()));
     }
     Ok(HistoriesFile { histories, warning: None })
 }
@@ -184,15 +210,11 @@ fn of_csv(text: &str) -> Result<HistoriesFile, String> {
         match layout {
             HistoryLayout::Histories { history } => {
                 let items = cell(Some(history)).split_whitespace().map(str::to_owned).collect();
-                let (user_id, is_named) = match cell(user) {
-                    "" => (format!("line {line}"), false),
-                    id => (id.to_owned(), true),
-                };
-                histories.push(History { user_id, is_named, items });
+                histories.push(History::of_line(line, user.map(|_| cell(user).to_owned()), items));
             }
             HistoryLayout::Events => {
                 if cell(user).is_empty() || cell(item).is_empty() {
-                    return Err(format!("line {line}: `{USER}` and `{ITEM}` must have a value"));
+                    return Err(without_id("line", line));
                 }
                 let at = match time {
                     None => EventTime::default(),
@@ -209,6 +231,10 @@ fn of_csv(text: &str) -> Result<HistoriesFile, String> {
         histories = of_events(events);
     }
     Ok(HistoriesFile { histories, warning: layout.warning(&names) })
+}
+
+fn without_id(place: &str, number: u64) -> String {
+    format!("{place} {number}: `{USER}` and `{ITEM}` must have a value")
 }
 
 /// Describes a CSV error, with its line.
@@ -310,17 +336,20 @@ fn of_parquet(path: &Path) -> Result<HistoriesFile, String> {
     let layout = HistoryLayout::of(&names)?;
     let users = if table.has(USER) { Some(table.take_ids(USER).map_err(text)?) } else { None };
     if let HistoryLayout::Histories { .. } = layout {
-        let histories = table.take_id_lists(HISTORY).map_err(text)?;
-        let named = |row: usize| users.as_ref().map_or_else(|| format!("line {}", row + 1), |ids| ids[row].clone());
-        let history = |(row, items)| History { user_id: named(row), is_named: users.is_some(), items };
-        let histories = histories.into_iter().enumerate().map(history).collect();
+        let histories = (1..).zip(table.take_id_lists(HISTORY).map_err(text)?);
+        let mut users = users.into_iter().flatten();
+        let histories = histories.map(|(number, items)| History::of_line(number, users.next(), items)).collect();
         return Ok(HistoriesFile { histories, warning: None });
     }
     let items = table.take_ids(ITEM).map_err(text)?;
     let times =
         if table.has(TIME) { table.take_times(TIME).map_err(text)? } else { vec![EventTime::default(); items.len()] };
-    let events =
-        users.unwrap_or_default().into_iter().zip(items).zip(times).map(|((user, item), time)| (user, item, time));
+    let users = users.unwrap_or_default();
+    let is_blank = |(user, item): (&String, &String)| user.trim().is_empty() || item.trim().is_empty();
+    if let Some(row) = users.iter().zip(&items).position(is_blank) {
+        return Err(without_id("row", row as u64 + 1));
+    }
+    let events = users.into_iter().zip(items).zip(times).map(|((user, item), time)| (user, item, time));
     Ok(HistoriesFile { histories: of_events(events.collect()), warning: layout.warning(&names) })
 }
 
@@ -370,6 +399,33 @@ mod tests {
     }
 
     #[test]
+    fn blank_ids_are_none_in_every_format() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<String>>();
+        std::fs::write(
+            path("h.jsonl"),
+            "{\"user_id\": null, \"history\": [\"a\"], \"x\": 1}\n{\"user_id\": \" \", \"history\": [\"b\"]}\n",
+        )
+        .unwrap();
+        std::fs::write(path("h.csv"), "history,user_id\na, \nb,\n").unwrap();
+        let lists = Column::Texts(vec![texts(&["a"]), texts(&["b"])]);
+        Table::new(vec![("user_id", Column::Text(texts(&["", " "]))), ("history", lists)])
+            .write(&path("h.parquet"))
+            .unwrap();
+        for (name, lines) in [("h.jsonl", [1, 2]), ("h.csv", [2, 3]), ("h.parquet", [1, 2])] {
+            let expected =
+                [history(&format!("line {}", lines[0]), &["a"]), history(&format!("line {}", lines[1]), &["b"])];
+            assert_eq!(read(&path(name), None).unwrap().histories, expected, "{name}");
+        }
+        Table::new(vec![("user_id", Column::Text(texts(&["u", ""]))), ("item_id", Column::Text(texts(&["a", "b"])))])
+            .write(&path("e.parquet"))
+            .unwrap();
+        let message = read(&path("e.parquet"), None).unwrap_err().to_string();
+        assert!(message.contains("row 2: `user_id` and `item_id` must have a value"), "{message}");
+    }
+
+    #[test]
     fn numbers_are_ids_in_parquet_too() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("e.parquet");
@@ -408,6 +464,11 @@ mod tests {
             ("a.jsonl", "{\"history\": [\"a\"]}\n{\"user_id\": 1}\n", "line 2: missing field `history`"),
             ("b.jsonl", "{\"history\": [1.5]}\n", "line 1: an id is neither text nor a whole number"),
             ("c.jsonl", "\n", "it has no history"),
+            (
+                "k.jsonl",
+                "{\"user\": \"u\", \"history\": [\"a\"]}\n",
+                "line 1: it has no `user_id`, and `user` is not read as one",
+            ),
             ("d.csv", "user,items\n1,2\n", "its columns are `user`, `items`; expected `user_id` and `history`"),
             ("e.csv", "user_id,item_id,timestamp\n1,2,noon\n", "line 2: `timestamp` is `noon`"),
             ("f.csv", "user_id,item_id\n1,\n", "line 2: `user_id` and `item_id` must have a value"),

@@ -49,6 +49,11 @@ impl ModelType for RecipeEntry {
         !self.0.reads.categories.is_empty()
     }
 
+    fn category_key(&self, config: &Config) -> Option<String> {
+        let key = self.0.reads.category_key(config.model.own())?;
+        Some(format!("model.{}.{key}", self.0.name))
+    }
+
     fn shared_sections(&self) -> &[&'static str] {
         if self.0.reads.transformer { &[TRANSFORMER] } else { &[] }
     }

@@ -191,7 +191,7 @@ fn reads_features(config: &Config) -> bool {
 }
 
 fn reads_categories(config: &Config) -> bool {
-    recipe(&config.model.name).is_some_and(|recipe| recipe.reads.reads_categories(config.model.own()))
+    recipe(&config.model.name).is_some_and(|recipe| recipe.reads.category_key(config.model.own()).is_some())
 }
 
 #[cfg(test)]

@@ -100,8 +100,8 @@ impl TrainedModel {
         Ok(Self { inputs, model, checkpoint, new_items })
     }
 
-    /// The item matrix `[n, k]` of the scorer for new items only, computed with the same weights. The cost does not depend on the size of
-    /// the catalogue.
+    /// The item matrix `[n, k]` of the scorer for new items only, computed with the same weights. No vector of the
+    /// catalogue is computed.
     pub fn item_vectors(&self, layout: &Layout, config: &Config, new: &NewItems) -> anyhow::Result<Tensor> {
         let inputs = Inputs::of_new_items(new, &self.inputs);
         let checkpoint =

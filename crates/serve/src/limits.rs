@@ -40,6 +40,8 @@ pub const ITEM_TIME: Duration = Duration::from_mins(10);
 pub const TEXTS: usize = 100;
 /// The maximum number of images that are read from PostgreSQL at the same time.
 pub const STORED_IMAGES: usize = 4;
+/// The maximum number of simultaneous searches for items, each of which reads all titles.
+pub const SEARCHES: usize = 2;
 /// The maximum number of simultaneous requests with bodies larger than [`ServiceLimits::body`].
 pub const LARGE_BODIES: usize = 8;
 /// The time that open requests have to finish when the service stops.

@@ -495,7 +495,9 @@ async fn search(
     })?;
     let limit = within(&app, "limit", limit)?;
     let generation = app.generation()?;
+    let permit = app.searches.clone().acquire_owned().await.map_err(|e| ApiError::internal(&e.to_string()))?;
     let work = move || {
+        let _permit = permit;
         let catalogue = &generation.catalogue;
         let words: Vec<String> = q.split_whitespace().map(str::to_lowercase).collect();
         let matches = |item: u32| {

@@ -15,7 +15,7 @@ use crate::encoders::ResidentEncoders;
 use crate::engine::{EngineOptions, Generation};
 use crate::error::ApiError;
 use crate::keys::ApiKeys;
-use crate::limits::{LARGE_BODIES, STORED_IMAGES, ServiceLimits};
+use crate::limits::{LARGE_BODIES, SEARCHES, STORED_IMAGES, ServiceLimits};
 use crate::log::log;
 use crate::metrics::{Metrics, ReloadLabels};
 
@@ -47,6 +47,8 @@ pub struct App {
     pub encoders: Arc<ResidentEncoders>,
     /// The permits that requests for images in PostgreSQL hold. They wait without a thread of their own.
     pub stored_images: Arc<Semaphore>,
+    /// The permits that searches for items hold. They wait without a thread of their own.
+    pub searches: Arc<Semaphore>,
     /// The permits that requests with large bodies hold.
     pub large_bodies: Semaphore,
     stage: StageArgs,
@@ -84,6 +86,7 @@ impl App {
             encoding: Arc::new(Semaphore::new(1)),
             encoders: Arc::default(),
             stored_images: Arc::new(Semaphore::new(STORED_IMAGES)),
+            searches: Arc::new(Semaphore::new(SEARCHES)),
             large_bodies: Semaphore::new(LARGE_BODIES),
             stage,
             models,

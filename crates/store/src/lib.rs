@@ -115,7 +115,7 @@ impl ItemStore {
                 for source in [files_of(&own), vec![layout.new_items_pointer()]].concat() {
                     let relative = source.strip_prefix(layout.root()).unwrap_or(Path::new(""));
                     let copy = to.root().join(relative);
-                    files::write_bytes(&copy, &files::read(&source)?)?;
+                    files::copy(&source, &copy)?;
                     copies.push(copy);
                 }
                 Ok(copies)

@@ -534,9 +534,9 @@ fn copy_phase(from: &Layout, to: &Layout, phase: &str) -> anyhow::Result<()> {
     }
     let (times, own) = (Timing::path(&from.run(), phase), Timing::path(&to.run(), phase));
     if times.exists() {
-        files::write_bytes(&own, &files::read(&times)?)?;
+        files::copy(&times, &own)?;
     }
-    files::write_bytes(&to.checkpoint(phase), &files::read(&from.checkpoint(phase))?)?;
+    files::copy(&from.checkpoint(phase), &to.checkpoint(phase))?;
     // The record is written last, so that the phase runs again if the copy was interrupted.
-    Ok(files::write_bytes(&record(to), &files::read(&record(from))?)?)
+    Ok(files::copy(&record(from), &record(to))?)
 }

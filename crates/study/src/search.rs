@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use mp4sr_artifact::{EpochLine, Error, Sequences, files};
 use mp4sr_pipeline::config::{Config, SeenItems};
+use mp4sr_pipeline::split_outside;
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_protocol::Metric;
 
@@ -47,30 +48,12 @@ impl std::str::FromStr for SearchGrid {
     fn from_str(text: &str) -> Result<Self, BadGrid> {
         let bad = || BadGrid(text.to_owned());
         let (key, values) = text.split_once('=').ok_or_else(bad)?;
-        let values = split(values);
+        let values = split_outside(values, |c| c == ',').map_err(|_| bad())?;
         if key.is_empty() || values.iter().any(String::is_empty) {
             return Err(bad());
         }
         Ok(Self { key: key.to_owned(), values })
     }
-}
-
-/// Splits at commas outside of brackets and quotes.
-fn split(text: &str) -> Vec<String> {
-    let (mut parts, mut depth, mut quoted) = (vec![String::new()], 0i32, false);
-    for c in text.chars() {
-        match c {
-            '"' => quoted = !quoted,
-            '[' | '{' if !quoted => depth += 1,
-            ']' | '}' if !quoted => depth -= 1,
-            _ => {}
-        }
-        match parts.last_mut() {
-            Some(last) if c != ',' || quoted || depth > 0 => last.push(c),
-            _ => parts.push(String::new()),
-        }
-    }
-    parts
 }
 
 /// All combinations of the grids' values, one value per grid, with the last key varying fastest.

@@ -113,7 +113,7 @@ fn ids(path: &Path, column: &str, count: u32) -> anyhow::Result<IndexSet<String>
     let text = files::read(path)?;
     let comma = !text.split(|&byte| byte == b'\n').next().unwrap_or_default().contains(&b'\t');
     let mut reader = csv::ReaderBuilder::new().delimiter(if comma { b',' } else { b'\t' }).from_reader(&text[..]);
-    let header = reader.headers()?.clone();
+    let header = reader.headers().with_context(|| format!("failed to read `{}`", path.display()))?.clone();
     let number = header.iter().position(|name| name == column);
     let number = number.filter(|_| header.len() == 2).with_context(|| {
         format!("`{}`, line 1: expected two columns, an id and `{column}`; found {header:?}", path.display())

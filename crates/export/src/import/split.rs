@@ -47,7 +47,7 @@ fn starts_by_ratio(length: usize, ratio: &[f64; 3]) -> (usize, usize) {
     let share = |set: usize| ratio[set] * length as f64;
     let mut sizes = [1, 2].map(|set| (share(set) + 1e-9) as usize);
     for set in [2, 1] {
-        let left = length - sizes[0] - sizes[1];
+        let left = length.saturating_sub(sizes[0] + sizes[1]);
         if left > 1 && share(set) < 1.0 - 1e-9 {
             sizes[set - 1] += 1;
         }

@@ -15,6 +15,8 @@ use symphonia::core::meta::MetadataOptions;
 
 /// The longest sound that is decoded, in seconds. A damaged file can claim to last for days.
 const LONGEST: u64 = 3600;
+/// The maximum number of samples that are decoded, an hour at 48,000 Hz: an hour at the highest rate would take 16 GB.
+const MOST_SAMPLES: u64 = 48_000 * LONGEST;
 /// The sampling rates that are resampled, in hertz.
 const RATES: std::ops::RangeInclusive<u32> = 4000..=384_000;
 /// The number of samples that the resampler takes at once.
@@ -35,8 +37,10 @@ pub enum AudioError {
     /// The file has no samples.
     #[error("it has no samples; fetch it again")]
     NoSamples,
-    /// The sound is longer than an hour.
-    #[error("it is longer than {LONGEST} seconds; shorten it")]
+    /// The sound is longer than an hour, or has too many samples.
+    #[error(
+        "it is longer than {LONGEST} seconds, or has more than {MOST_SAMPLES} samples; shorten it, or resample it to 16000 Hz"
+    )]
     TooLong,
     /// The sampling rate cannot be resampled.
     #[error(
@@ -99,7 +103,7 @@ fn mono(bytes: &[u8]) -> Result<(Vec<f32>, u32), AudioError> {
         let channels = sound.num_planes().max(1);
         sound.copy_to_vec_interleaved(&mut block);
         samples.extend(block.chunks_exact(channels).map(|values| values.iter().sum::<f32>() / channels as f32));
-        if samples.len() as u64 > u64::from(rate) * LONGEST {
+        if samples.len() as u64 > MOST_SAMPLES.min(u64::from(rate) * LONGEST) {
             return Err(AudioError::TooLong);
         }
     }

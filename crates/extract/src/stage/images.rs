@@ -146,8 +146,13 @@ impl ReadBlock {
 }
 
 fn read_block(encoder: &dyn ImageEncoder, block: &[(VectorKey, usize)], paths: &[PathBuf]) -> ReadBlock {
-    let read = |&(_, index): &(VectorKey, usize)| {
-        mp4sr_image::read(&paths[index]).and_then(|bytes| encoder.processor().read(&bytes))
+    let read = |&(key, index): &(VectorKey, usize)| {
+        let bytes = mp4sr_image::read(&paths[index]).map_err(|e| e.to_string())?;
+        // All datasets share the cache, so it must not have the vector of another content under this key.
+        if vector_key(&bytes) != key {
+            return Err("it was replaced while it was read; run `mp4sr extract` again".to_owned());
+        }
+        encoder.processor().read(&bytes).map_err(|e| e.to_string())
     };
     // For a GPU, all threads read the same block; on the CPU, every thread has its own block.
     let images: Vec<_> =
@@ -159,7 +164,7 @@ fn read_block(encoder: &dyn ImageEncoder, block: &[(VectorKey, usize)], paths: &
                 found.keys.push(key);
                 found.pixels.extend(values);
             }
-            Err(reason) => found.unusable.push((key, reason.to_string())),
+            Err(reason) => found.unusable.push((key, reason)),
         }
     }
     found

@@ -58,8 +58,9 @@ struct Staging {
 }
 
 impl Staging {
-    #[allow(unsafe_code, reason = "the memory is written before it is read")]
+    #[allow(unsafe_code, reason = "allocates memory without initialising it")]
     fn new(context: &Arc<CudaContext>) -> Result<Self> {
+        // SAFETY: the values are bytes, and `upload` writes each range before it is read.
         Ok(Self { memory: unsafe { context.alloc_pinned(STAGING) }.w()?, used: 0 })
     }
 }
@@ -305,8 +306,9 @@ impl Gpu {
     }
 
     /// Uninitialised memory.
-    #[allow(unsafe_code, reason = "every kernel that is given fresh memory writes all of it")]
+    #[allow(unsafe_code, reason = "allocates memory without initialising it")]
     pub fn allocate<T: DeviceRepr>(&self, count: usize) -> Result<CudaSlice<T>> {
+        // SAFETY: the host reads memory of the GPU only after a kernel or a copy has written all of it.
         unsafe { self.device.alloc::<T>(count.max(1)) }
     }
 
@@ -324,7 +326,7 @@ impl Gpu {
     }
 
     /// Copies values to the GPU. The host may change or drop them as soon as this returns.
-    #[allow(unsafe_code, reason = "the bytes are within the staging memory, and no copy out of them is under way")]
+    #[allow(unsafe_code, reason = "copies through pinned memory without waiting for the GPU")]
     pub fn upload<T: DeviceRepr + 'static>(&self, values: &[T]) -> Result<CudaSlice<T>> {
         if values.is_empty() {
             return self.allocate(1);
@@ -343,6 +345,8 @@ impl Gpu {
         let start = staging.used;
         staging.used = (start + bytes).next_multiple_of(256);
         let from = staging.memory.as_mut_ptr().w()?;
+        // SAFETY: the range from `start` is within the staging memory and in no copy that is under way: the host has waited for the GPU since
+        // the range was last used. `values` has `bytes` bytes, and `to` has room for them.
         unsafe {
             let from = from.add(start);
             from.copy_from_nonoverlapping(values.as_ptr().cast(), bytes);
@@ -368,8 +372,8 @@ impl Gpu {
     }
 
     /// Launches a kernel. The arguments must be those that it takes, in its order, and the memory of each must be large enough for what the
-    /// kernel reads or writes.
-    #[allow(unsafe_code, reason = "a launch is unsafe; the twins compare every kernel with candle's operations")]
+    /// kernel reads or writes. Only the operators of this module launch kernels.
+    #[allow(unsafe_code, reason = "launches a kernel of CUDA C")]
     pub fn launch(&self, name: &str, grid: LaunchGrid, arguments: &mut [Argument]) -> Result<()> {
         let (x, y) = grid.blocks;
         if x == 0 || y == 0 {
@@ -384,6 +388,8 @@ impl Gpu {
         let stream = self.device.cuda_stream();
         stream.context().bind_to_thread().w()?;
         let blocks = (x as u32, y as u32, 1);
+        // SAFETY: `pointers` point to `arguments`, which live until the launch has copied them. The callers pass what the kernel takes, as
+        // documented above; the twins compare each kernel with candle's operations for all shapes that its operator accepts.
         unsafe {
             result::launch_kernel(
                 function.cu_function(),
@@ -445,7 +451,7 @@ impl Gpu {
         self.gemm(to, a, b, false, precision)
     }
 
-    #[allow(unsafe_code, reason = "cuBLAS is C; the twins compare every product with candle's")]
+    #[allow(unsafe_code, reason = "calls cuBLAS")]
     fn gemm(&self, out: Out, a: Matrix, b: Matrix, add: bool, precision: Precision) -> Result<()> {
         let ((m, k), (k_b, n)) = (a.shape(), b.shape());
         if k != k_b || a.half != b.half || (out.half && !a.half) {
@@ -466,6 +472,8 @@ impl Gpu {
         let pointer = |at: DevicePointer| at.0 as *const c_void;
         let blas = self.device.cublas_handle();
         // cuBLAS stores matrices column after column, so this computes out^T = b^T a^T.
+        // SAFETY: a `Matrix` and an `Out` describe memory of the GPU that holds their rows and columns at their stride, in the type of `half`;
+        // the factors fit together, as checked above. The twins compare the products with candle's.
         unsafe {
             gemm_ex(
                 *blas.handle(),
@@ -541,8 +549,9 @@ impl LargeUploads {
         Ok(uploaded)
     }
 
-    #[allow(unsafe_code, reason = "the memory is written before it is read")]
+    #[allow(unsafe_code, reason = "allocates memory without initialising it")]
     fn pinned(gpu: &Gpu, count: usize) -> Result<PinnedHostSlice<f32>> {
+        // SAFETY: every bit pattern is a number, and the next line writes all values.
         let mut pinned = unsafe { gpu.device.cuda_stream().context().alloc_pinned::<f32>(count) }.w()?;
         pinned.as_mut_slice().w()?.fill(0.0);
         Ok(pinned)

@@ -52,7 +52,7 @@ pub(crate) type GpuIndices = candle_core::cuda_backend::cudarc::driver::CudaSlic
 pub(crate) const WIDEST: usize = 1024;
 
 /// The device of GPU `ordinal`, opened once. All work goes to one stream, so candle does not have to track which work uses which memory.
-#[allow(unsafe_code, reason = "with one stream, everything happens in the order of the calls")]
+#[allow(unsafe_code, reason = "tells candle that it need not track the use of memory")]
 pub(crate) fn device(ordinal: usize) -> Result<Device> {
     static OPEN: Mutex<BTreeMap<usize, Device>> = Mutex::new(BTreeMap::new());
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -61,6 +61,7 @@ pub(crate) fn device(ordinal: usize) -> Result<Device> {
     }
     let device = Device::new_cuda_with_stream(ordinal)?;
     if let Device::Cuda(cuda) = &device {
+        // SAFETY: the device has one stream, on which everything happens in the order of the calls.
         unsafe { cuda.disable_event_tracking() };
         keep_memory(cuda)?;
     }
@@ -70,7 +71,7 @@ pub(crate) fn device(ordinal: usize) -> Result<Device> {
 
 /// Makes freed memory stay with the process: otherwise, every wait for the GPU returns it to the system, and the next step has to allocate
 /// it again.
-#[allow(unsafe_code, reason = "the pool is the device's own, and the value is of the attribute's type")]
+#[allow(unsafe_code, reason = "sets an attribute of the memory pool by a pointer")]
 fn keep_memory(device: &CudaDevice) -> Result<()> {
     let context = device.cuda_stream().context().clone();
     if !context.has_async_alloc() {
@@ -78,6 +79,7 @@ fn keep_memory(device: &CudaDevice) -> Result<()> {
     }
     let mut bytes = u64::MAX;
     let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the pool is the device's own, and the attribute is a number of 64 bits, which lives until the call returns.
     unsafe {
         let pool = result::device::get_default_mem_pool(context.cu_device()).w()?;
         result::mem_pool::set_attribute(pool, threshold, std::ptr::from_mut(&mut bytes).cast()).w()

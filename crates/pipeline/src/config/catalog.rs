@@ -44,6 +44,8 @@ pub trait ModelType: Debug + Send + Sync {
     fn reads_features(&self) -> bool;
     /// Whether a setting of the model makes it read the categories of items.
     fn reads_categories(&self) -> bool;
+    /// The key that makes the model read the categories of items under the given settings; `None` if it does not read them.
+    fn category_key(&self, config: &Config) -> Option<String>;
     /// The shared sections that the model reads.
     fn shared_sections(&self) -> &[&'static str];
     /// The model's own section.

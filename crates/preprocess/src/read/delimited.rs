@@ -326,7 +326,7 @@ fn for_each_plain(
     let mut line = Vec::new();
     let mut pending = VecDeque::new();
     let mut record = QuotedRecord::new(dialect);
-    loop {
+    while lines.begins_record() {
         let (number, outcome) = match pending.pop_front() {
             Some((number, Ok(held))) => {
                 line = held;
@@ -362,6 +362,7 @@ fn for_each_plain(
             Err(fault) => visit((number, Err(fault)))?,
         }
     }
+    Ok(())
 }
 
 /// Splits a text at an ASCII character. This is faster than the standard library, and many texts are split.
@@ -464,7 +465,7 @@ fn for_each_quoted(
 ) -> Result<()> {
     let mut record = QuotedRecord::new(dialect);
     let mut pending = VecDeque::new();
-    loop {
+    while lines.begins_record() {
         let Some((number, outcome)) = next_line(lines, &mut pending)? else { return Ok(()) };
         let line = match outcome {
             Ok(line) => line,
@@ -487,6 +488,7 @@ fn for_each_quoted(
             Err(fault) => visit((number, Err(fault)))?,
         }
     }
+    Ok(())
 }
 
 type Pending = (u64, std::result::Result<Vec<u8>, Fault>);

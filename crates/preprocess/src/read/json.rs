@@ -24,7 +24,9 @@ pub fn for_each(
     let distinct: Vec<&str> = distinct.into_iter().collect();
     let elements = lines.holds_elements()?;
     let mut line = Vec::new();
-    while let Some((number, outcome)) = next(lines, elements, &mut line)? {
+    while lines.begins_record()
+        && let Some((number, outcome)) = next(lines, elements, &mut line)?
+    {
         let cells = outcome.and_then(|()| lines::text(&line)).and_then(|text| cells(text, &distinct));
         match cells {
             Ok(cells) if indices.len() > cells.len() => {

@@ -22,8 +22,8 @@ pub struct Lines<'b> {
     invalid: u64,
     /// The number of the first line that is not UTF-8.
     first_invalid: Option<u64>,
-    /// The number of the last line that is read.
-    last: u64,
+    /// The number of records that are still read.
+    records_left: u64,
     /// The numbers of bytes that were read, and after which no further line is read.
     bytes: u64,
     last_byte: u64,
@@ -41,7 +41,7 @@ impl<'b> Lines<'b> {
             valid: 0,
             invalid: 0,
             first_invalid: None,
-            last: u64::MAX,
+            records_left: u64::MAX,
             bytes: 0,
             last_byte: u64::MAX,
             open_arrays: 0,
@@ -54,12 +54,19 @@ impl<'b> Lines<'b> {
         self
     }
 
-    /// Stops after this many lines.
-    pub fn stop_after(&mut self, lines: u64) {
-        self.last = lines;
+    /// Stops after this many records, each of which may take several lines; [`Self::begins_record`] counts them.
+    pub fn stop_after_records(&mut self, records: u64) {
+        self.records_left = records;
     }
 
-    /// Stops after the line that contains this byte.
+    /// Whether another record is read, which is counted.
+    pub fn begins_record(&mut self) -> bool {
+        let begins = self.records_left > 0;
+        self.records_left = self.records_left.saturating_sub(1);
+        begins
+    }
+
+    /// Stops after the line, or the object, that contains this byte.
     pub fn stop_after_bytes(&mut self, bytes: u64) {
         self.last_byte = bytes;
     }
@@ -81,7 +88,7 @@ impl<'b> Lines<'b> {
     /// Reads the next line into `line`. Returns its number, or `None` at the end.
     pub fn next(&mut self, line: &mut Vec<u8>) -> Result<Option<(u64, std::result::Result<(), Fault>)>> {
         line.clear();
-        if self.number >= self.last || self.is_stopped() {
+        if self.is_stopped() {
             return Ok(None);
         }
         let room = self.limit as u64 + 2;
@@ -170,7 +177,7 @@ impl<'b> Lines<'b> {
     /// Reads the next object of an array, or of several arrays, into `element`, and returns the number of the line in which it begins.
     pub fn next_element(&mut self, element: &mut Vec<u8>) -> Result<Option<(u64, std::result::Result<(), Fault>)>> {
         element.clear();
-        if self.number > self.last {
+        if self.is_stopped() {
             return Ok(None);
         }
         let mut scan = ElementScan::default();
@@ -203,6 +210,7 @@ impl<'b> Lines<'b> {
                 }
             }
             self.reader.consume(used);
+            self.bytes += used as u64;
             if scan.is_over {
                 break;
             }

@@ -79,7 +79,7 @@ impl FileFormat {
     }
 }
 
-/// Passes every row of a file, or the first `limit`, to `visit`. `bar` advances with the bytes that are read.
+/// Passes every row of a file, or the first `limit`, to `visit`; the header is not a row, and a row may take several lines. `bar` advances with the bytes that are read.
 pub fn for_each_row(
     path: &Path,
     format: &FileFormat,
@@ -93,8 +93,7 @@ pub fn for_each_row(
     }
     let mut lines = open::open(path, format, bar)?;
     if let Some(limit) = limit {
-        // The limit applies to lines, and the header is one.
-        lines.stop_after(limit + 1);
+        lines.stop_after_records(limit);
     }
     match format.shape {
         Shape::JsonLines => json::for_each(&mut lines, fields, visit)?,
@@ -238,5 +237,49 @@ pub(crate) mod testing {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         encoder.write_all(content).unwrap();
         encoder.finish().unwrap()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mp4sr_pipeline::Progress;
+
+    use super::*;
+
+    /// The titles in the first `limit` rows of a file, and how many rows its first bytes hold.
+    fn first(name: &str, content: &str, limit: u64) -> (Vec<String>, (u64, bool)) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        let (format, _) = FileFormat::of_name(&path).unwrap().resolved(&path, &["title"]).unwrap();
+        let bar = Progress::new(true).bytes("", 0);
+        let mut titles = Vec::new();
+        for_each_row(&path, &format, &["title"], Some(limit), &bar, &mut |(_, row)| {
+            let Ok([cell]) = row else { panic!("{name}: every row has a title") };
+            titles.push(cell.text().unwrap().trim().to_owned());
+            Ok(())
+        })
+        .unwrap();
+        (titles, count_first_rows(&path, &format, content.len() as u64 / 2, &bar).unwrap())
+    }
+
+    #[test]
+    fn limits_count_rows_however_many_lines_they_take() {
+        let rows = |row: &dyn Fn(usize) -> String, between: &str| (0..9).map(row).collect::<Vec<_>>().join(between);
+        let files = [
+            ("lines.jsonl", rows(&|i| format!("{{\"title\": \"t{i}\"}}"), "\n")),
+            ("array.json", format!("[{}]", rows(&|i| format!("{{\"title\": \"t{i}\"}}"), ", "))),
+            ("pretty.json", format!("[\n{}\n]\n", rows(&|i| format!("  {{\n    \"title\": \"t{i}\"\n  }}"), ",\n"))),
+            ("breaks.csv", format!("id,title\n{}\n", rows(&|i| format!("{i},\"t{i}\n\n\""), "\n"))),
+            ("breaks.tsv", format!("id\ttitle\n{}\n", rows(&|i| format!("{i}\t\"t{i}\n\n\""), "\n"))),
+        ];
+        for (name, content) in files {
+            for limit in [0, 1, 4, 9, 20] {
+                let (titles, (counted, is_all)) = first(name, &content, limit);
+                let expected: Vec<String> = (0..limit.min(9)).map(|i| format!("t{i}")).collect();
+                assert_eq!(titles, expected, "{name}");
+                assert!((4..=6).contains(&counted) && !is_all, "{name}: {counted} rows in half of the bytes");
+            }
+        }
     }
 }

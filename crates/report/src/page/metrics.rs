@@ -38,7 +38,7 @@ fn lists_table(own: &str, table: &ListsTable) -> Markup {
             "often and nearly 1 if a few take all list positions; entropy is that of the listed items in nats, divided by the number of "
             "distinct ones. Popularity is the mean number of training events of a listed item, tail the share of list positions that go "
             "to the tenth of the items with training events that have the fewest, novelty the mean of \u{2212}log" sub { "2" } " of the "
-            "number of training events divided by the number of users, diversity the mean over pairs of listed items of 1 \u{2212} the "
+            "share of users who have training events of the item, diversity the mean over pairs of listed items of 1 \u{2212} the "
             "cosine similarity of their features. The columns from coverage to tail are defined as in RecBole's evaluator, without its "
             "padding item."
         }
