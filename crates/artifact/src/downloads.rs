@@ -37,6 +37,19 @@ impl Downloads {
         scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
     }
 
+    /// The name of an image for messages and reports. A URL is shown without user name and password, and without its parameters, query and
+    /// fragment, which may contain signatures and tokens.
+    pub fn shown(name: &str) -> String {
+        let Some((scheme, rest)) = name.split_once("://") else { return name.to_owned() };
+        let (address, hidden) = match rest.find(['?', '#', ';']) {
+            Some(at) => (&rest[..at], &rest[at..=at]),
+            None => (rest, ""),
+        };
+        let host_at = address[..address.find('/').unwrap_or(address.len())].rfind('@').map_or(0, |at| at + 1);
+        let dots = if hidden.is_empty() { "" } else { "..." };
+        format!("{scheme}://{}{hidden}{dots}", &address[host_at..])
+    }
+
     /// The path of the image of this name, whether or not it has been downloaded yet.
     pub fn file(&self, name: &str) -> PathBuf {
         if Self::is_url(name) { self.image(name) } else { PathBuf::from(name) }
@@ -56,6 +69,19 @@ impl Downloads {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn urls_are_shown_without_secrets() {
+        for (name, shown) in [
+            ("https://u:secret@h/a.jpg?sig=secret#x", "https://h/a.jpg?..."),
+            ("http://h/a;jsessionid=secret.jpg", "http://h/a;..."),
+            ("https://h/u@v.jpg", "https://h/u@v.jpg"),
+            ("file:///a.jpg?secret", "file:///a.jpg?..."),
+            ("covers/a;b#c?d.jpg", "covers/a;b#c?d.jpg"),
+        ] {
+            assert_eq!(Downloads::shown(name), shown);
+        }
+    }
 
     /// The hash of the empty text is published with BLAKE3's test vectors.
     #[test]

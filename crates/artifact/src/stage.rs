@@ -62,9 +62,14 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// The path of the manifest of a stage in the folder that it writes to.
+    pub fn path(folder: &Path, stage: &str) -> PathBuf {
+        folder.join(format!("{stage}.manifest.json"))
+    }
+
     /// Reads the manifest of a stage from the folder that it wrote to; `None` if it cannot be read.
     pub fn find(folder: &Path, stage: &str) -> Option<Self> {
-        let bytes = files::read(&folder.join(format!("{stage}.manifest.json"))).ok()?;
+        let bytes = files::read(&Self::path(folder, stage)).ok()?;
         serde_json::from_slice(&bytes).ok()
     }
 }
@@ -72,7 +77,7 @@ impl Manifest {
 /// Refuses an output that differs from what the manifest beside it records. An output without a manifest is accepted, because another
 /// program may have written it.
 pub fn expect_recorded(path: &Path, stage: &str, remedy: &str) -> Result<()> {
-    let record = path.with_file_name(format!("{stage}.manifest.json"));
+    let record = Manifest::path(path.parent().unwrap_or(Path::new("")), stage);
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     if !record.exists() {
         return Ok(());
@@ -203,7 +208,7 @@ impl Stage {
         settings: StageSettings,
         inputs: &[(String, PathBuf)],
     ) -> Result<Self> {
-        let path = folder.join(format!("{name}.manifest.json"));
+        let path = Manifest::path(folder, name);
         let before: Option<Manifest> = match files::read(&path) {
             // A manifest that cannot be read counts as missing, so the stage runs again.
             Ok(bytes) => serde_json::from_slice(&bytes).ok(),
@@ -357,7 +362,7 @@ impl Stage {
     }
 
     fn manifest_path(&self) -> PathBuf {
-        self.folder.join(format!("{}.manifest.json", self.name))
+        Manifest::path(&self.folder, &self.name)
     }
 }
 

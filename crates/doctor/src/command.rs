@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use mp4sr_artifact::files;
+use mp4sr_artifact::{Downloads, files};
 use mp4sr_download::ImagePlan;
 use mp4sr_extract::encoders;
 use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::text::{bytes, count};
 use mp4sr_pipeline::{Context, StageArgs, StageName, print};
-use mp4sr_run::TrainedModel;
+use mp4sr_run::{TrainedModel, other_settings};
 
 use crate::estimate::{Cost, Estimator};
 use crate::page::{page, spoken_cost};
@@ -102,6 +102,8 @@ pub fn dry_run_of_trained(
 fn described(context: &Context, work: &TrainedWork) -> String {
     let mut text = String::new();
     work.sentences.iter().for_each(|sentence| text.push_str(&format!("would  {sentence}\n")));
+    let settings = other_settings(&context.layout, &context.config);
+    settings.iter().for_each(|warning| text.push_str(&format!("note   {warning}\n")));
     let estimate = match DatasetSizes::of_dataset(&context.layout, &context.config, &[]) {
         Some(sizes) => spoken_cost(&cost_of(context, sizes, work)),
         None => format!("unknown, because `{}` is missing", context.layout.statistics().display()),
@@ -156,7 +158,7 @@ fn downloads(context: &Context) -> anyhow::Result<String> {
         let path = data.join(&file.path);
         match files::length(&path)?.filter(|&size| size > 0) {
             Some(size) => text.push_str(&format!("exists    {}, {}\n", path.display(), bytes(size))),
-            None => text.push_str(&format!("download  {} to {}\n", file.url, path.display())),
+            None => text.push_str(&format!("download  {} to {}\n", Downloads::shown(&file.url), path.display())),
         }
     }
     let items = context.layout.items();

@@ -126,8 +126,8 @@ fn row(planned: &StagePlan) -> Vec<String> {
         StageVerdict::UpToDate => "up to date".to_owned(),
         StageVerdict::Runs(why) => format!("would run: {why}"),
         StageVerdict::Nothing(why) => format!("nothing to do: {why}"),
-        // A stage that waits for a blocked one names it; any other cause is listed below the table.
-        StageVerdict::Blocked(why) if why.ends_with("` is") => format!("blocked: {why}"),
+        StageVerdict::BlockedBy(stage) => format!("blocked: `{}` is", stage.name()),
+        // The cause is listed below the table.
         StageVerdict::Blocked(_) => "blocked, see below".to_owned(),
     };
     let (mut time, mut memory, mut writes) = (String::new(), String::new(), String::new());
@@ -146,7 +146,7 @@ fn row(planned: &StagePlan) -> Vec<String> {
         };
         memory = sizes_spoken(cost.memory);
         writes = format!("{}, up to {}", planned.writes.display(), bytes(cost.disk as u64));
-    } else if matches!(planned.verdict, StageVerdict::Blocked(_)) {
+    } else if matches!(planned.verdict, StageVerdict::Blocked(_) | StageVerdict::BlockedBy(_)) {
         // The size is known only from a dataset, or from raw files from which one can be built.
         time.push_str("unknown, because the size of the dataset is unknown");
     }

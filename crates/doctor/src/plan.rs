@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::{Manifest, Stage, Status, Timing, files};
-use mp4sr_extract::{EncoderFacts, EncoderLocation, dictionary, encoder_device, encoders, local_stage};
+use mp4sr_extract::{EncoderFacts, EncoderLocation, dictionary, encoder_device, encoders, is_offline, local_stage};
 use mp4sr_ops::ComputeDevice;
 use mp4sr_pipeline::config::{FINETUNE, ImageFeatures, Modality, ModelType, PRETRAIN};
 use mp4sr_pipeline::text::bytes;
 use mp4sr_pipeline::{Config, Context, StageName};
-use mp4sr_run::{Inputs, TrainedModel};
+use mp4sr_run::{Inputs, TrainedModel, other_data_settings, other_settings};
 
 use crate::estimate::{Cost, Estimator};
 use crate::machine::{Machine, check_writable};
@@ -25,6 +25,8 @@ pub enum StageVerdict {
     Nothing(String),
     /// It cannot run, for this reason.
     Blocked(String),
+    /// It cannot run, because this stage cannot.
+    BlockedBy(StageName),
 }
 
 /// The plan for one stage.
@@ -207,7 +209,7 @@ impl Plan {
             if planned.stage == stage {
                 planned.verdict = StageVerdict::Blocked(why.to_owned());
             } else if planned.stage.path().contains(&stage) && matches!(planned.verdict, StageVerdict::Runs(_)) {
-                planned.verdict = StageVerdict::Blocked(format!("`{}` is", stage.name()));
+                planned.verdict = StageVerdict::BlockedBy(stage);
             }
         }
     }
@@ -248,10 +250,10 @@ impl Plan {
             }
         }
         let needs = |planned: &&StagePlan| planned.stage != stage && stage.path().contains(&planned.stage);
-        let blocked =
-            self.stages.iter().filter(needs).find(|planned| matches!(planned.verdict, StageVerdict::Blocked(_)));
-        if let Some(planned) = blocked {
-            return StageVerdict::Blocked(format!("`{}` is", planned.stage.name()));
+        let is_blocked =
+            |planned: &&StagePlan| matches!(planned.verdict, StageVerdict::Blocked(_) | StageVerdict::BlockedBy(_));
+        if let Some(planned) = self.stages.iter().filter(needs).find(is_blocked) {
+            return StageVerdict::BlockedBy(planned.stage);
         }
         let before = self.stages.iter().filter(needs).find(|planned| matches!(planned.verdict, StageVerdict::Runs(_)));
         if let Some(missing) = missing(context, question, stage, reads) {
@@ -281,7 +283,7 @@ impl Plan {
         let estimator = Estimator { context, sizes, encoders: known, threads: self.machine.threads };
         let mut kept: f64 = 0.0;
         for planned in &mut self.stages {
-            let would_cost = matches!(planned.verdict, StageVerdict::Runs(_) | StageVerdict::Blocked(_));
+            let would_cost = !matches!(planned.verdict, StageVerdict::UpToDate | StageVerdict::Nothing(_));
             planned.cost = would_cost.then(|| estimator.cost(planned.stage));
             if let Some(cost) = &mut planned.cost {
                 // The stages run one after the other in one process, which does not return the memory of training to the system.
@@ -304,9 +306,7 @@ impl Plan {
     /// Collects what would stop the run and what is worth knowing.
     fn judge(&mut self, context: &Context) {
         for planned in &self.stages {
-            if let StageVerdict::Blocked(why) = &planned.verdict
-                && !(why.starts_with('`') && why.ends_with("` is"))
-            {
+            if let StageVerdict::Blocked(why) = &planned.verdict {
                 self.problems.push(format!("`{}` cannot run: {why}", planned.stage.name()));
             }
         }
@@ -315,6 +315,7 @@ impl Plan {
         }
         self.judge_modalities(context);
         self.judge_categories(context);
+        self.judge_settings(context);
         let written: f64 = self.running().map(|(_, cost)| cost.disk).sum();
         if let Some(free) = self.machine.disk.filter(|&free| written > free as f64) {
             self.problems.push(format!(
@@ -350,8 +351,7 @@ impl Plan {
     }
 
     fn judge_encoders(&mut self) {
-        let is_on = |value: String| !["", "0", "false", "no", "off"].contains(&value.trim().to_lowercase().as_str());
-        let offline = std::env::var("HF_HUB_OFFLINE").is_ok_and(is_on);
+        let offline = is_offline();
         for encoder in &self.encoders {
             match &encoder.location {
                 EncoderLocation::Unusable(why) => self.problems.push(format!("`extract` cannot run: {why}")),
@@ -394,6 +394,20 @@ impl Plan {
         if extracted.image && sizes.images > 0.0 && sizes.image_urls > 0.0 {
             self.notes
                 .push("some images are URLs that have not been downloaded; `mp4sr download` downloads them".to_owned());
+        }
+    }
+
+    /// Reports settings with which the results that a single stage reads were not made. A run makes them again.
+    fn judge_settings(&mut self, context: &Context) {
+        let (layout, config) = (&context.layout, &context.config);
+        match self.stages.as_slice() {
+            [StagePlan { stage: StageName::Pretrain | StageName::Finetune, .. }] => {
+                self.notes.extend(other_data_settings(layout, config));
+            }
+            [StagePlan { stage: StageName::Evaluate | StageName::Recommend | StageName::Report, .. }] => {
+                self.notes.extend(other_settings(layout, config));
+            }
+            _ => {}
         }
     }
 

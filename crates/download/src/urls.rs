@@ -29,8 +29,8 @@ fn checked(parsed: Result<Url, url::ParseError>, text: &str) -> Result<Url, Verd
     Ok(url)
 }
 
-/// A URL in the form for messages: without user name and password, and with `...` in place of its query, which may contain signatures and
-/// tokens.
+/// A URL in the form for messages: without user name, password and fragment, and with `...` in place of its parameters and its query, which
+/// may contain signatures and tokens.
 pub fn shown(url: &Url) -> String {
     let mut url = url.clone();
     // This fails only for URLs without a host, which have neither a user name nor a password.
@@ -38,6 +38,10 @@ pub fn shown(url: &Url) -> String {
     if url.query().is_some_and(|query| !query.is_empty()) {
         url.set_query(Some("..."));
     }
+    if let Some((path, _)) = url.path().to_owned().split_once(';') {
+        url.set_path(&format!("{path};..."));
+    }
+    url.set_fragment(None);
     url.to_string()
 }
 

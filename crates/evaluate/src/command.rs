@@ -10,7 +10,7 @@ use mp4sr_pipeline::config::{Evaluate, ModelCatalog};
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_pipeline::{Config, Context, Shard, StageArgs, print, run_stage_in_shards};
 use mp4sr_protocol::{EvalCase, Metric, MetricMeans, RanksInfo, Split, StoredRanks};
-use mp4sr_run::{TrainedModel, removes_seen};
+use mp4sr_run::{TrainedModel, other_settings, removes_seen};
 use serde_json::json;
 
 use crate::{RankOptions, rank_users};
@@ -36,6 +36,9 @@ pub struct Args {
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     mp4sr_ops::start_threads();
     let context = args.stage.context(models)?;
+    for warning in other_settings(&context.layout, &context.config) {
+        context.progress.log(format!("evaluate: warning: {warning}"));
+    }
     evaluate(&context, args.shard)?;
     if args.shard.is_some() { Ok(()) } else { print(&table(&context)?) }
 }
@@ -69,7 +72,7 @@ fn rank(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Resul
     let trained = TrainedModel::load(layout, config)?;
     stage.expect_unchanged_inputs()?;
     let sequences = &trained.inputs.sequences;
-    for warning in trained.warnings(config, &stage.input_fingerprints()) {
+    if let Some(warning) = trained.checkpoint.trained_on_others(&stage.input_fingerprints()) {
         context.progress.log(format!("evaluate: warning: {warning}"));
     }
     let scorer = trained.scorer()?;
@@ -99,7 +102,7 @@ fn rank(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Resul
             split: split.name().to_owned(),
             history,
             removes_seen: Some(remove_seen),
-            config: trained.checkpoint.info.settings_of_results(config),
+            config: trained.checkpoint.info.settings_of_results(layout, config),
         };
         let path = path(&info.name());
         StoredRanks { ranks, info }.write(&path, &sequences.item_hash, stage.input_fingerprints())?;

@@ -196,7 +196,7 @@ fn write_run(
     if !vector_formats.is_empty() {
         vectors::expect_vectors(run.trained.model.as_ref(), &context.config.model.name)?;
     }
-    for warning in run.warnings() {
+    for warning in run.warnings(&context.layout) {
         context.progress.log(format!("export: warning: {warning}"));
     }
     let answerer = run.answerer()?;

@@ -90,7 +90,7 @@ fn configuration(export: &Export<'_>) -> Value {
         "vector_width": export.answerer.scorer().items().dims().last(),
         "modalities": if trained.inputs.modalities.is_empty() { Vec::new() } else { features },
         "epoch": info.epoch,
-        "settings": info.settings_of_results(config),
+        "settings": info.settings_of_results(&export.context.layout, config),
     })
 }
 

@@ -37,6 +37,16 @@ enum HubAnswer {
     Refused(String, String),
 }
 
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.trim().is_empty())
+}
+
+/// Whether `HF_HUB_OFFLINE` keeps programs from requesting anything from the hub.
+pub fn is_offline() -> bool {
+    let is_on = |value: String| !["0", "false", "no", "off"].contains(&value.trim().to_lowercase().as_str());
+    variable("HF_HUB_OFFLINE").is_some_and(is_on)
+}
+
 impl HubModel {
     /// Opens `owner/name`, or `owner/name@revision`. The environment variables of the Python library apply: `HF_HOME`, `HF_HUB_CACHE`,
     /// `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`. Nothing is requested yet.
@@ -49,11 +59,9 @@ impl HubModel {
         if !is_hub_name(model) || revision.is_empty() {
             return refused("is neither a folder nor a name on the hub");
         }
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
         let cache = variable("HF_HUB_CACHE").map_or_else(Cache::from_env, |folder| Cache::new(folder.into()));
         let repo = Repo::with_revision(model.to_owned(), RepoType::Model, revision.to_owned());
-        let is_on = |value: String| !["0", "false", "no", "off"].contains(&value.trim().to_lowercase().as_str());
-        let api = if access == Access::LocalOnly || variable("HF_HUB_OFFLINE").is_some_and(is_on) {
+        let api = if access == Access::LocalOnly || is_offline() {
             None
         } else {
             let mut builder = ApiBuilder::from_cache(cache.clone()).with_progress(false).with_retries(RETRIES);

@@ -41,6 +41,7 @@ pub use device::{EncoderDevice, overlap};
 pub use encoder::{ImageEncoder, WordEncoder};
 pub use encoder_facts::{EncoderFacts, EncoderLocation, EncoderRole, encoders};
 pub use error::{Error, Result};
+pub use hub::is_offline;
 pub use open::{load_image_encoder, load_image_encoder_on};
 pub use processor::Processor;
 pub use sentence::SentenceEncoder;

@@ -2,14 +2,20 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::Subcommand;
 use mp4sr_extract::Encoders;
-use mp4sr_pipeline::config::ModelCatalog;
+use mp4sr_pipeline::config::{FINETUNE, ModelCatalog};
 use mp4sr_pipeline::{Context, StageArgs, print};
+use mp4sr_run::{NewItems, TrainedModel};
 use mp4sr_store::ItemStore;
 
 use crate::{Editor, check_files, check_removal};
+
+/// The time for which a command waits for another process that changes the added items: a service does so only now and then.
+const LOCK_TIME: Duration = Duration::from_secs(30);
 
 /// Adds items to a trained run, which ranks them without further training, or removes such items.
 ///
@@ -84,7 +90,8 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
         Command::Add { stage, items } => {
             let context = stage.context(models)?;
             let (store, mut encoders) = (ItemStore::open(&context)?, Encoders::of(&context)?);
-            let mut editor = Editor { context: &context, store: &store, approve: None };
+            let mut approve = |new| expect_usable(&context, new);
+            let mut editor = Editor { context: &context, store: &store, approve: Some(&mut approve), wait: LOCK_TIME };
             let added = editor.add_files(&mut encoders, items)?;
             added.notes.iter().for_each(|note| context.progress.log(format!("items: {note}")));
             let (new, replaced, total) = (added.new.len(), added.replaced.len(), added.total);
@@ -94,7 +101,7 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
         Command::Remove { stage, item } => {
             let context = stage.context(models)?;
             let store = ItemStore::open(&context)?;
-            let removed = Editor { context: &context, store: &store, approve: None }.remove(item)?;
+            let removed = Editor { context: &context, store: &store, approve: None, wait: LOCK_TIME }.remove(item)?;
             context.progress.log(format!("items: {removed} removed"));
             Ok(())
         }
@@ -107,4 +114,16 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
             print(&String::from_utf8(table.into_inner()?)?)
         }
     }
+}
+
+/// Refuses items with which the weights of the run cannot be used. A run that is not trained yet takes any.
+fn expect_usable(context: &Context, new: Option<NewItems>) -> anyhow::Result<()> {
+    let Context { layout, config, .. } = context;
+    if !layout.checkpoint(FINETUNE).exists() {
+        return Ok(());
+    }
+    let loaded = TrainedModel::load_with_new_items(layout, config, new);
+    loaded
+        .and_then(|(trained, _)| trained.scorer().map(drop))
+        .context("the run cannot use these items, so none was added")
 }

@@ -26,8 +26,6 @@ use serde_json::json;
 const LOCK: &str = "items";
 /// The folder of the images of added items, in the folder of added items.
 const IMAGES: &str = "images";
-/// The time for which a command waits for another process that changes the added items, and the pause between two attempts.
-const LOCK_TIME: Duration = Duration::from_secs(30);
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// An item that a program adds.
@@ -91,7 +89,7 @@ pub type Approve<'a> = &'a mut dyn FnMut(Option<NewItems>) -> anyhow::Result<()>
 /// let store = ItemStore::open(&context)?;
 /// let mut encoders = Encoders::of(&context)?;
 /// # encoders.extract_new_items(&context, &context)?;
-/// let mut editor = Editor { context: &context, store: &store, approve: None };
+/// let mut editor = Editor { context: &context, store: &store, approve: None, wait: std::time::Duration::ZERO };
 /// let cup = ItemRecord {
 ///     id: "cup-2".to_owned(),
 ///     title: "A blue cup".to_owned(),
@@ -110,6 +108,8 @@ pub struct Editor<'a> {
     pub store: &'a ItemStore,
     /// Called before a change is stored; an error leaves the added items unchanged. Without it, every change is stored.
     pub approve: Option<Approve<'a>>,
+    /// How long a change waits for another process to finish its own.
+    pub wait: Duration,
 }
 
 /// The records with the first `most` images that can be decoded, and a note on each image that cannot, and on each item with more.
@@ -182,14 +182,13 @@ impl Editor<'_> {
         Ok(Added { notes: [notes, added.notes].concat(), ..added })
     }
 
-    /// The lock under which the items in the folder of the run are changed; PostgreSQL has its own. A service, which asks for approval, tells
-    /// its client to retry while another process has the lock; a command waits for a while, because a service has it only now and then.
+    /// The lock under which the items in the folder of the run are changed; PostgreSQL has its own.
     fn lock(&self) -> anyhow::Result<Option<Lock>> {
         match self.store {
             ItemStore::Folder => {
                 let folder = self.context.layout.new_items();
                 files::create_dir_all(&folder)?;
-                let give_up = Instant::now() + if self.approve.is_some() { Duration::ZERO } else { LOCK_TIME };
+                let give_up = Instant::now() + self.wait;
                 loop {
                     match Lock::acquire(&folder, LOCK) {
                         Err(mp4sr_artifact::Error::Locked { .. }) if Instant::now() < give_up => {

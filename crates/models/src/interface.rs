@@ -113,7 +113,8 @@ pub trait Model {
     /// The named parameters, in a fixed order.
     fn parameters(&self) -> &Parameters;
 
-    /// The state that steps change but the optimiser does not, such as memory banks. It is saved and restored with the parameters.
+    /// The state that steps change but the optimiser does not, such as memory banks. An unfinished phase saves and restores it with the
+    /// parameters, and checkpoints store it; a later phase begins with the buffers of a new model.
     fn buffers(&self) -> Option<&Buffers> {
         None
     }
@@ -175,6 +176,27 @@ pub trait Model {
     fn has_user_vectors(&self) -> bool {
         false
     }
+}
+
+/// The scorer of `phase` for a dataset of `items` items. Returns an error if it has another number of rows or no interest: items would be
+/// ranked by the scores of others.
+pub fn scorer_of<'m>(model: &'m dyn Model, phase: &Phase, items: usize) -> Result<Box<dyn Scorer + 'm>> {
+    let scorer = model.scorer(phase)?;
+    let (first, dims) = (scorer.first_item(), scorer.items().dims().to_vec());
+    let fits = match dims[..] {
+        [rows, _] if model.group().is_none() => first == 0 && rows == items,
+        [rows, _] => first + rows <= items,
+        _ => false,
+    };
+    if !fits {
+        candle_core::bail!(
+            "the scorer of the model has an item matrix of {dims:?}, expected a row for each of {items} items; correct `Scorer::items`"
+        );
+    }
+    if scorer.interests() == 0 {
+        candle_core::bail!("the scorer of the model has no interest per query; correct `Scorer::interests`");
+    }
+    Ok(scorer)
 }
 
 /// Scores of items: an item's score is its inner product with the query, or the greatest of those with the query's interests.

@@ -28,6 +28,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    mp4sr_ops::report_file_limit();
     run_main(move || dispatch(arguments.command))
 }
 
@@ -51,7 +52,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Serve(args) => mp4sr_serve::run(&args, models),
         Command::Export(args) => mp4sr_export::command::run(&args, models),
         Command::Import(args) => mp4sr_export::import::run(&args, models),
-        Command::Report(args) => mp4sr_report::command::run(&args, models),
+        Command::Report(args) => mp4sr_report::command::run(&args, models, run::other_settings),
         Command::Compare(args) => mp4sr_study::command::compare::run(args, models),
         Command::Search(args) => mp4sr_study::command::search::run(&args, models),
         Command::Study(args) => mp4sr_study::command::study::run(&args, models),

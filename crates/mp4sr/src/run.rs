@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mp4sr_pipeline::config::ModelCatalog;
-use mp4sr_pipeline::{StageArgs, StageName};
+use mp4sr_pipeline::{Context, StageArgs, StageName};
 
 /// Runs the stages of a pipeline in order, up to a given stage, in one process.
 ///
@@ -59,6 +59,11 @@ fn run_stage(stage: StageArgs, name: StageName, models: &Arc<ModelCatalog>) -> a
             let given = mp4sr_recommend::for_histories::GivenArgs::default();
             mp4sr_recommend::command::run(&mp4sr_recommend::command::Args { stage, given, shard: None }, models)
         }
-        StageName::Report => mp4sr_report::command::run(&mp4sr_report::command::Args { stage }, models),
+        StageName::Report => mp4sr_report::command::run(&mp4sr_report::command::Args { stage }, models, other_settings),
     }
+}
+
+/// The settings of the pipeline with which the run was not made, as warnings.
+pub fn other_settings(context: &Context) -> Vec<String> {
+    mp4sr_run::other_settings(&context.layout, &context.config)
 }

@@ -74,7 +74,9 @@ pub use layout::{LayerParts, LayerSizes, MixtureSizes};
 pub use mask::{FalseNegatives, Mask};
 pub use nearest::{Neighbour, nearest};
 pub use packed::PackedOffsets;
-pub use process::{avoid_huge_pages, keep_memory, release_memory, release_thread_memory, start_threads, threads};
+pub use process::{
+    avoid_huge_pages, keep_memory, release_memory, release_thread_memory, report_file_limit, start_threads, threads,
+};
 pub use ragged::{Ragged, StoredValues};
 pub use random::{Dropout, RngKey};
 pub use residual::InferenceResNet;

@@ -34,6 +34,15 @@ pub fn keep_memory() {
     unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
 }
 
+/// Makes a write beyond the limit on the size of files (`ulimit -f`) an error like others, instead of the end of the process.
+pub fn report_file_limit() {
+    // SAFETY: the call changes how one signal is handled, and no handler of the program is replaced.
+    #[cfg(unix)]
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+}
+
 /// Keeps the system from backing this process's memory by huge pages from now on. mimalloc asks for them, and the system then adds pages
 /// that the program does not use, whenever it chooses: a service of a small run needs twice the memory, and the amount goes up in steps. If
 /// the system has no huge pages, the call has no effect.

@@ -404,7 +404,16 @@ pub fn run_stage_in_shards(
             context.progress.log(format!("{name}: merged {shards} shards"));
             Ok(outputs)
         }
-        None => work(stage),
+        None => {
+            let reasons = Shard::unfinished(name, folder, &make_stage)?;
+            if !reasons.is_empty() {
+                context.progress.log(format!(
+                    "{name}: the shards are not merged ({}), so all of it is computed",
+                    reasons.join("; ")
+                ));
+            }
+            work(stage)
+        }
     })?;
     for shard in Shard::recorded(name, folder)? {
         remove_shard(&shard.stage_name(name), folder, &make_stage)?;

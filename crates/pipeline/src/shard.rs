@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -61,6 +62,25 @@ impl Shard {
             }
         }
         Ok(None)
+    }
+
+    /// Why the recorded shards of the stage `name` cannot be merged: of each division, the first shard that is not up to date.
+    pub fn unfinished(
+        name: &str,
+        folder: &Path,
+        make_stage: impl Fn(&str) -> anyhow::Result<Stage>,
+    ) -> anyhow::Result<Vec<String>> {
+        let counts: BTreeSet<usize> = Self::recorded(name, folder)?.into_iter().map(|shard| shard.count).collect();
+        let mut reasons = Vec::new();
+        for count in counts {
+            for shard in Self::all(count) {
+                if let Status::Stale(why) = make_stage(&shard.stage_name(name))?.status()? {
+                    reasons.push(format!("shard {shard}: {why}"));
+                    break;
+                }
+            }
+        }
+        Ok(reasons)
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use mp4sr_artifact::{Fingerprint, Rejects, files};
+use mp4sr_artifact::{Downloads, Fingerprint, Rejects, files};
 
 use crate::rejects::{Fault, reject};
 use crate::source::NumberedIds;
@@ -394,7 +394,7 @@ impl Resolver {
         if let Some(scheme) = scheme(name) {
             return match scheme.to_ascii_lowercase().as_str() {
                 "http" | "https" => Ok(name.to_owned()),
-                _ => Err(Fault::new("image URL is neither http nor https", name)),
+                _ => Err(Fault::new("image URL is neither http nor https", Downloads::shown(name))),
             };
         }
         self.file(name, "image")

@@ -45,6 +45,8 @@ impl PreprocessInputs {
             data,
         };
         inputs.interactions.iter().chain(&inputs.items).try_for_each(|path| check_file(path))?;
+        expect_distinct("interactions", &inputs.interactions)?;
+        expect_distinct("items", &inputs.items)?;
         if let Some(folder) = inputs.images.as_deref().filter(|folder| folder.exists() && !folder.is_dir()) {
             return Err(Error::raw(
                 folder,
@@ -96,6 +98,14 @@ impl PreprocessInputs {
         names.sort_unstable();
         Ok(Some(Fingerprint::of_bytes(names.join("\n").as_bytes())))
     }
+}
+
+/// Refuses a file that a key names twice, because its rows would count twice.
+fn expect_distinct(key: &str, paths: &[PathBuf]) -> Result<()> {
+    let twice = paths.iter().enumerate().find(|(at, path)| paths[..*at].contains(path));
+    twice.map_or(Ok(()), |(_, path)| {
+        Err(Error::Setting(format!("`source.{key}` names `{}` twice; name each file once", path.display())))
+    })
 }
 
 fn list_names(folder: &Path, depth: usize, names: &mut Vec<String>) -> Result<()> {

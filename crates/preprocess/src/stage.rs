@@ -386,6 +386,13 @@ impl FilterSettings {
     fn new(preprocess: &Preprocess, scale: TimeScale) -> Result<Self> {
         // Unset bounds cannot occur in a resolved configuration.
         let bounds = Bounds { user: preprocess.user_core.unwrap_or(0), item: preprocess.item_core.unwrap_or(0) };
+        if preprocess.recent > 0 && preprocess.recent < bounds.user {
+            return Err(Error::Setting(format!(
+                "`preprocess.recent` = {} keeps fewer events per user than `preprocess.user_core` = {} requires, so no user would be left; \
+                 raise the former or lower the latter",
+                preprocess.recent, bounds.user
+            )));
+        }
         let window = Window::new(preprocess, scale)?;
         Ok(Self { window, repeated: preprocess.repeated, recent: preprocess.recent, bounds })
     }

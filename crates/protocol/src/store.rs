@@ -14,6 +14,8 @@ const VERSION: u32 = 2;
 
 /// The role of the weights among the inputs of ranks.
 pub const WEIGHTS: &str = "fine-tuned weights";
+/// The role of the weights that fine-tuning starts from among its inputs.
+pub const PRETRAINED_WEIGHTS: &str = "pre-trained weights";
 
 /// One rank per user, as stored in `ranks.<set>.safetensors`. Every table is computed from these files.
 #[derive(Clone, Debug, PartialEq)]
@@ -171,6 +173,7 @@ impl RanksInfo {
         }
         // The setting may name the same candidates in two ways.
         difference("", &self.config, &other.config, &|path| path != SEEN_ITEMS && is_compared(path))
+            .or_else(|| other_pretraining(&self.config, &other.config))
     }
 
     /// The name of the ranks in file names: the evaluated set, with the length of the histories if they were cut.
@@ -181,7 +184,20 @@ impl RanksInfo {
 
 /// The first setting that two runs both record, that should be equal in runs of one model, and that differs.
 pub(crate) fn other_setting(own: &Value, other: &Value) -> Option<OtherSetting> {
-    difference("", own, other, &is_compared)
+    difference("", own, other, &is_compared).or_else(|| other_pretraining(own, other))
+}
+
+/// `pretrain.from` of two runs whose pre-trained weights are from different datasets. Runs of several seeds may take their weights from
+/// different runs of one dataset.
+fn other_pretraining(own: &Value, other: &Value) -> Option<OtherSetting> {
+    let dataset = |config: &Value| -> Option<String> {
+        let from = config["pretrain"]["from"].as_str()?;
+        let dataset = from.split_once('/').map(|(dataset, _)| dataset).or_else(|| config["dataset"]["name"].as_str());
+        dataset.filter(|_| config["pretrain"]["enabled"] == true).map(str::to_owned)
+    };
+    let shown = |config: &Value| config["pretrain"]["from"].to_string();
+    let differs = dataset(own).zip(dataset(other)).is_some_and(|(own, other)| own != other);
+    differs.then(|| OtherSetting { key: "pretrain.from".to_owned(), own: shown(own), others: shown(other) })
 }
 
 fn is_compared(path: &str) -> bool {

@@ -8,7 +8,7 @@ use mp4sr_models::Query;
 use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{Config, Context, Shard, StageArgs, run_stage_in_shards};
 use mp4sr_protocol::{EvalCase, Split};
-use mp4sr_run::{TrainedModel, removes_seen};
+use mp4sr_run::{TrainedModel, other_settings, removes_seen};
 use serde_json::{Value, json};
 
 use crate::Recommender;
@@ -39,7 +39,13 @@ pub struct Args {
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     mp4sr_ops::start_threads();
     let context = args.stage.context(models)?;
-    if args.given.is_empty() { recommend(&context, args.shard) } else { for_histories(&context, &args.given) }
+    if !args.given.is_empty() {
+        return for_histories(&context, &args.given);
+    }
+    for warning in other_settings(&context.layout, &context.config) {
+        context.progress.log(format!("recommend: warning: {warning}"));
+    }
+    recommend(&context, args.shard)
 }
 
 #[derive(Default)]
@@ -116,7 +122,7 @@ fn list(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Resul
     let sequences = &trained.inputs.sequences;
     sequences.expect_tables(layout, &items, &users)?;
     stage.expect_unchanged_inputs()?;
-    for warning in trained.warnings(config, &stage.input_fingerprints()) {
+    if let Some(warning) = trained.checkpoint.trained_on_others(&stage.input_fingerprints()) {
         context.progress.log(format!("recommend: warning: {warning}"));
     }
     let scorer = trained.scorer()?;
@@ -165,7 +171,7 @@ fn list(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Resul
     // The tables only supply names, so their fingerprints are not recorded as a source of the lists.
     let mut inputs = stage.input_fingerprints();
     inputs.retain(|role, _| !["items", "users"].contains(&role.as_str()));
-    let source = json!({ "config": trained.checkpoint.info.settings_of_results(config), "inputs": inputs });
+    let source = json!({ "config": trained.checkpoint.info.settings_of_results(layout, config), "inputs": inputs });
     let path = shard.map_or_else(|| layout.recommendations(), |shard| shard_path(layout, shard));
     columns.write(&path, &source)?;
     Ok(vec![path])

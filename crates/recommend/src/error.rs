@@ -19,7 +19,7 @@ pub enum RecommendError {
     },
     /// The model ranks by users of the dataset, and this user is not one of them.
     #[error(
-        "{who} has no training event in the dataset, and `{model}` ranks by what it learned about a user, not by the history; use a \
+        "{who} has no training event in the dataset, and `{model}` ranks only for users of its training; use a \
          model that reads histories, or train on a dataset with such events"
     )]
     UnknownUser {

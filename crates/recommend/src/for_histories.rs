@@ -141,7 +141,7 @@ impl Prepared {
             }
         };
         let run = LoadedRun::load(&context.layout, &context.config, new_items)?;
-        for warning in run.warnings() {
+        for warning in run.warnings(&context.layout) {
             context.progress.log(format!("recommend: warning: {warning}"));
         }
         let selection = select(&run, args)?;

@@ -209,6 +209,13 @@ fn of_csv(text: &str) -> Result<HistoriesFile, String> {
         let cell = |at: Option<usize>| at.and_then(|at| record.get(at)).unwrap_or_default().trim();
         match layout {
             HistoryLayout::Histories { history } => {
+                if cell(Some(history)).starts_with('[') && cell(Some(history)).ends_with(']') {
+                    return Err(format!(
+                        "line {line}: `{HISTORY}` is {}, which is a list in the notation of Python or JSON; separate the ids by spaces, as in \
+                         `a b`, or write JSON lines",
+                        quoted(cell(Some(history)))
+                    ));
+                }
                 let items = cell(Some(history)).split_whitespace().map(str::to_owned).collect();
                 histories.push(History::of_line(line, user.map(|_| cell(user).to_owned()), items));
             }
@@ -473,6 +480,7 @@ mod tests {
             ("e.csv", "user_id,item_id,timestamp\n1,2,noon\n", "line 2: `timestamp` is `noon`"),
             ("f.csv", "user_id,item_id\n1,\n", "line 2: `user_id` and `item_id` must have a value"),
             ("g.csv", "user_id,history\n1,2,3\n", "line 2: expected 2 cells"),
+            ("m.csv", "user_id,history\n1,\"['007', 'i1']\"\n", "which is a list in the notation of Python or JSON"),
             ("h.csv", "user_id,history\n1,\"2\n3,4\n", "line 2: a cell has a line break between quotation marks"),
             (
                 "k.csv",

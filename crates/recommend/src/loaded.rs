@@ -9,7 +9,7 @@ use mp4sr_models::{FINETUNE, Query, Scorer, popularity_scores};
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::text::{quoted, some_of};
 use mp4sr_protocol::training_events;
-use mp4sr_run::{Inputs, NewItems, TrainedModel, removes_seen, training_sequences};
+use mp4sr_run::{Inputs, NewItems, TrainedModel, other_settings, removes_seen, training_sequences};
 
 use crate::top::{CandidateItems, ListQuery, order};
 use crate::{RecommendError, Recommender, Scored};
@@ -160,8 +160,8 @@ impl LoadedRun {
         Ok(Self { config: config.clone(), trained, catalogue, in_dataset, files })
     }
 
-    /// Warnings about the items that were added to the run, and about data and settings of training that have changed since.
-    pub fn warnings(&self) -> Vec<String> {
+    /// Warnings about the items that were added to the run, and about data and settings that have changed since its training.
+    pub fn warnings(&self, layout: &Layout) -> Vec<String> {
         let named: Vec<&str> = self.in_dataset.iter().map(String::as_str).collect();
         let added = (!named.is_empty()).then(|| {
             format!(
@@ -171,7 +171,9 @@ impl LoadedRun {
                 some_of(&named)
             )
         });
-        added.into_iter().chain(self.trained.warnings(&self.config, &self.files)).collect()
+        let data = self.trained.checkpoint.trained_on_others(&self.files);
+        let settings = other_settings(layout, &self.config);
+        added.into_iter().chain(data).chain(settings).collect()
     }
 
     /// Computes the item matrix, and returns the run ready to answer requests.

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use mp4sr_pipeline::StageArgs;
 use mp4sr_pipeline::config::ModelCatalog;
+use mp4sr_pipeline::{Context, StageArgs};
 
 /// Writes artifacts/DATASET/runs/RUN/report: index.html, a self-contained page (tables with intervals and tests, user groups,
 /// training curves, statistics, the words that CLIP chose, recommended items as images, times of stages), and the same tables and
@@ -18,7 +18,15 @@ pub struct Args {
     pub stage: StageArgs,
 }
 
-/// Runs `mp4sr report`.
-pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
-    crate::run(&args.stage.context(models)?, &args.stage.pipeline)
+/// Runs `mp4sr report`, after it has printed the warnings that `warnings` returns about the run.
+pub fn run(
+    args: &Args,
+    models: &Arc<ModelCatalog>,
+    warnings: impl FnOnce(&Context) -> Vec<String>,
+) -> anyhow::Result<()> {
+    let context = args.stage.context(models)?;
+    for warning in warnings(&context) {
+        context.progress.log(format!("report: warning: {warning}"));
+    }
+    crate::run(&context, &args.stage.pipeline)
 }

@@ -29,7 +29,7 @@ impl Inputs {
     /// The files that a run reads, by role.
     pub fn files(layout: &Layout, config: &Config) -> Vec<(String, PathBuf)> {
         let mut files = vec![("sequences".to_owned(), layout.sequences())];
-        if reads_features(config) {
+        if Self::reads_features(config) {
             files.extend(config.feature_files(layout));
         }
         if reads_categories(config) {
@@ -38,12 +38,17 @@ impl Inputs {
         files
     }
 
+    /// Whether a run with this configuration reads features.
+    pub(crate) fn reads_features(config: &Config) -> bool {
+        recipe(&config.model.name).is_some_and(|recipe| recipe.reads.features)
+    }
+
     /// Reads and verifies these files.
     pub fn load(layout: &Layout, config: &Config) -> anyhow::Result<Self> {
         let sequences = Sequences::read(&layout.sequences())?;
         expect_items(layout, &sequences)?;
         let (mut modalities, mut encoders) = (Vec::new(), BTreeMap::new());
-        if reads_features(config) {
+        if Self::reads_features(config) {
             for modality in &config.model.modalities {
                 let (hash, count) = (&sequences.item_hash, sequences.item_count);
                 let ModalityRows { rows, encoder } = read_features(layout, config, modality, hash, count)?;
@@ -184,10 +189,6 @@ fn noisy(features: Ragged, modality: &config::Modality, key: RngKey) -> Ragged {
     }
     order.iter().rev().take(lost).for_each(|&item| sources[item as usize] = None);
     features.rearranged(&sources)
-}
-
-fn reads_features(config: &Config) -> bool {
-    recipe(&config.model.name).is_some_and(|recipe| recipe.reads.features)
 }
 
 fn reads_categories(config: &Config) -> bool {

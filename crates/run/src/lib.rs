@@ -5,6 +5,7 @@
 
 mod catalog;
 mod checkpoint;
+mod data_settings;
 mod divided;
 mod inputs;
 mod new_items;
@@ -14,6 +15,7 @@ mod trained;
 
 pub use catalog::model_catalog;
 pub use checkpoint::{Checkpoint, CheckpointInfo, TrainedPhase, buffer_tensor, take_buffer};
+pub use data_settings::{other_data_settings, other_settings, record_data};
 pub use divided::{ParameterTensor, write_divided};
 pub use inputs::{Inputs, training_sequences};
 pub use new_items::{CurrentItems, NewItems, item_tables};

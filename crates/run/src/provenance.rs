@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use mp4sr_artifact::{Error, Result, StageSettings};
+use mp4sr_artifact::{Error, Layout, Result, StageSettings};
 use mp4sr_models::{FINETUNE, PRETRAIN};
 use mp4sr_pipeline::Config;
-use mp4sr_pipeline::config::ModelCatalog;
+use mp4sr_pipeline::config::{ModelCatalog, Pretrain};
 use serde_json::{Value, json};
 
+use crate::data_settings::record_data;
 use crate::{CheckpointInfo, Inputs};
 
 /// The sections of the settings by which weights were trained. The seed and the preset come from `[run]`.
@@ -27,6 +28,14 @@ impl CheckpointInfo {
         used_in: &str,
         path: &Path,
     ) -> Result<()> {
+        let name = &self.config["model"]["name"];
+        if name.is_string() && *name != config.model.name {
+            let reason =
+                format!("its weights are those of the model {name}, but the pipeline sets {:?}", config.model.name);
+            let remedy =
+                format!("run `mp4sr train {phase}` to train this model, or set `model.name` to that of the weights");
+            return Err(Error::unusable(path, reason, remedy));
+        }
         let settings = models.model_settings_of(config, &[phase, used_in]);
         let Some(key) = self.changed(&settings, &json!({ "model": self.config["model"] })) else { return Ok(()) };
         let reason = format!(
@@ -56,13 +65,36 @@ impl CheckpointInfo {
         ))
     }
 
+    /// Returns a warning if the weights that these were trained from were not those that `config` names, or had other training settings.
+    pub fn other_pretraining(&self, models: &ModelCatalog, config: &Config) -> Option<String> {
+        let could_start = Config { pretrain: Pretrain { enabled: true, ..config.pretrain.clone() }, ..config.clone() };
+        if !models.starts_pretrained(&could_start) {
+            return None;
+        }
+        let origin = |section: &Value| json!({ "enabled": section["enabled"], "from": section["from"] });
+        let defaults = json!({ PRETRAIN: origin(&json!(Pretrain::default())) });
+        let (now, then) = (json!({ PRETRAIN: origin(&json!(config.pretrain)) }), &self.config[PRETRAIN]);
+        let recorded = json!({ PRETRAIN: then });
+        if let Some(key) = self.changed(&models.settings(now.clone(), defaults), &recorded) {
+            let (then, now) = (shown(&recorded, &key), shown(&now, &key));
+            return Some(format!(
+                "the weights were trained with `{key}` = {then}, not {now}; `mp4sr train {FINETUNE}` trains with this setting"
+            ));
+        }
+        // The settings of weights from another run are that run's own.
+        let has_own = models.starts_pretrained(config) && config.pretrain.from.is_empty();
+        if has_own { self.other_training(models, config, PRETRAIN) } else { None }
+    }
+
     fn changed(&self, settings: &StageSettings, recorded: &Value) -> Option<String> {
         if self.config.is_object() { settings.changed_since(recorded) } else { None }
     }
 
-    /// The settings to record with the results of these weights: the weights' own settings of training, and all others from `config`.
-    pub fn settings_of_results(&self, config: &Config) -> Value {
+    /// The settings to record with the results of these weights: the weights' own settings of training, those by which the data were made,
+    /// and all others from `config`.
+    pub fn settings_of_results(&self, layout: &Layout, config: &Config) -> Value {
         let mut resolved = config.resolved();
+        record_data(&mut resolved, layout, config);
         for section in TRAINING {
             copy(&self.config, &mut resolved, section);
         }
@@ -106,7 +138,7 @@ fn copy(from: &Value, to: &mut Value, key: &str) {
 }
 
 /// The value of a key with its sections, as text; a key that is not recorded had its default.
-fn shown(settings: &Value, key: &str) -> String {
+pub(crate) fn shown(settings: &Value, key: &str) -> String {
     let pointer = format!("/{}", key.replace('[', "/").replace(']', "").replace('.', "/"));
     settings.pointer(&pointer).map_or_else(|| "its default".to_owned(), Value::to_string)
 }

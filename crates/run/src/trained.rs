@@ -1,9 +1,8 @@
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use candle_core::Tensor;
-use mp4sr_artifact::{Fingerprint, Items, Layout};
-use mp4sr_models::{FINETUNE, Model, Scorer};
+use mp4sr_artifact::{Items, Layout};
+use mp4sr_models::{FINETUNE, Model, Scorer, scorer_of};
 use mp4sr_pipeline::Config;
 use mp4sr_protocol::WEIGHTS;
 
@@ -112,15 +111,9 @@ impl TrainedModel {
         Ok(model.scorer(phase)?.items().clone())
     }
 
-    /// Returns warnings about data and settings of training that have changed since. These are not errors, because weights may well be used
-    /// with newer events.
-    pub fn warnings(&self, config: &Config, inputs: &BTreeMap<String, Fingerprint>) -> Vec<String> {
-        let data = self.checkpoint.trained_on_others(inputs);
-        data.into_iter().chain(self.checkpoint.info.other_training(model_catalog(), config, FINETUNE)).collect()
-    }
-
     /// The scorer of the phase whose weights rank the items.
     pub fn scorer(&self) -> anyhow::Result<Box<dyn Scorer + '_>> {
-        Ok(self.model.scorer(last_phase(self.model.as_ref())?)?)
+        let model = self.model.as_ref();
+        Ok(scorer_of(model, last_phase(model)?, self.inputs.item_count())?)
     }
 }

@@ -425,3 +425,24 @@ fn a_run_of_the_previous_release_is_up_to_date() {
         assert_eq!(model_catalog().phase_settings(&other, phase).changed_since(&recorded).unwrap(), "seed");
     }
 }
+
+#[test]
+fn every_recipe_has_defaults_phases_and_a_title_that_can_be_used() {
+    let pipeline = "[dataset]\nname = \"x\"\n[source]\ninteractions = [\"x.tsv\"]\n";
+    let parse =
+        |text: &str, set: &[String]| Config::parse(text, "x.toml", set, model_catalog()).map(|(config, _)| config);
+    let mut titles = Vec::new();
+    for model in model_catalog().models() {
+        let name = model.name();
+        let own = [format!("model.name={name}")];
+        let config = parse(pipeline, &own).unwrap_or_else(|error| panic!("{name}: {error}"));
+        // Defaults are not read as a pipeline file is, which refuses unknown keys and values that are not allowed.
+        parse(&format!("{}\n{pipeline}", model.defaults()), &own).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let text = config.to_toml().unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(parse(&text, &[]).unwrap(), config, "{name}");
+        let phases = model.phases(&config);
+        assert!(matches!(phases[..], ["finetune"] | ["pretrain", "finetune"]), "{name}: {phases:?}");
+        assert!(!titles.contains(&model.title()), "{name}: another model is called {}", model.title());
+        titles.push(model.title());
+    }
+}

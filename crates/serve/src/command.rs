@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use clap::builder::FalseyValueParser;
 use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{Context, StageArgs, print};
 use mp4sr_recommend::LoadedRun;
@@ -48,7 +49,7 @@ pub struct Args {
     #[arg(long, env = "MP4SR_INDEX", value_enum, value_name = "INDEX", default_value_t = IndexChoice::Exact)]
     index: IndexChoice,
     /// Reloads the run when its files change.
-    #[arg(long, env = "MP4SR_WATCH")]
+    #[arg(long, env = "MP4SR_WATCH", value_parser = FalseyValueParser::new())]
     watch: bool,
     /// The maximum number of requests that wait for the model; further ones are answered with 429.
     #[arg(long, env = "MP4SR_QUEUE", value_name = "REQUESTS", default_value_t = 1024, value_parser = at_least_one)]
@@ -78,7 +79,7 @@ pub struct Args {
     #[arg(long, env = "MP4SR_CONNECTIONS", value_name = "CONNECTIONS", default_value_t = 1024, value_parser = at_least_one)]
     connections: usize,
     /// Writes histories to the log, which otherwise never contains them.
-    #[arg(long, env = "MP4SR_LOG_HISTORIES")]
+    #[arg(long, env = "MP4SR_LOG_HISTORIES", value_parser = FalseyValueParser::new())]
     log_histories: bool,
 }
 

@@ -175,7 +175,7 @@ fn serve(
     ready: &SyncSender<anyhow::Result<Ready>>,
 ) -> anyhow::Result<()> {
     let run = LoadedRun::load(&context.layout, &context.config, new_items)?;
-    run.warnings().iter().for_each(|warning| context.progress.log(format!("serve: warning: {warning}")));
+    run.warnings(&context.layout).iter().for_each(|warning| context.progress.log(format!("serve: warning: {warning}")));
     let answerer = run.answerer()?;
     let exact = answerer.recommender()?;
     let hnsw = match options.index {

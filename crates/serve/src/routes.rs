@@ -277,7 +277,9 @@ async fn changed<T: Send + 'static>(
                 loaded = Some(ready);
                 Ok(())
             };
-            let mut editor = Editor { context: &context, store: &own.store, approve: Some(&mut load) };
+            // While another process changes the items, the client is told to retry.
+            let wait = std::time::Duration::ZERO;
+            let mut editor = Editor { context: &context, store: &own.store, approve: Some(&mut load), wait };
             let done = edit(&context, &mut editor)?;
             // Other replicas may have changed the items in PostgreSQL at the same time, so they are read again.
             let in_folder = matches!(*own.store, ItemStore::Folder);

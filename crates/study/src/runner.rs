@@ -11,10 +11,8 @@ use anyhow::Context as _;
 use mp4sr_artifact::{EpochLine, Layout, Manifest, Timing, files, log_line, recorded_settings};
 use mp4sr_pipeline::config::{FINETUNE, ModelCatalog, PRETRAIN};
 use mp4sr_pipeline::{Assignments, Config, Progress, StageArgs, StageName, TIED, hide_passwords};
+use mp4sr_protocol::PRETRAINED_WEIGHTS;
 use serde_json::{Value, json};
-
-/// The role of the weights from which fine-tuning starts, in its record.
-const PRETRAINED: &str = "pre-trained weights";
 
 /// One run of a study.
 #[derive(Clone, Debug, PartialEq)]
@@ -209,6 +207,19 @@ impl Runner {
         })
     }
 
+    /// The first setting of the dataset in which the run's configuration differs from that of its weights.
+    pub fn trained_on_other_data(&self, run: &ResolvedRun) -> Option<String> {
+        let of_phase = |phase: &str| recorded_settings(&run.layout.checkpoint(phase));
+        let recorded = of_phase(FINETUNE).or_else(|| of_phase(PRETRAIN))?["config"].take();
+        let sections = |config: &Config| {
+            let mut preprocess = json!(config.preprocess);
+            // The limit of memory decides how the dataset is built, and not what it contains.
+            preprocess.as_object_mut().map(|keys| keys.remove("memory"));
+            json!({ "source": config.source, "preprocess": preprocess })
+        };
+        self.models.settings(sections(&run.config), sections(&Config::default())).changed_since(&recorded)
+    }
+
     /// The flags that all runs share.
     pub fn args(&self) -> &StageArgs {
         &self.args
@@ -357,8 +368,7 @@ impl Runner {
         for phase in phases {
             let settings = self.models.phase_settings(&run.config, phase);
             let start = (phase == FINETUNE && self.models.starts_pretrained(&run.config)).then(|| {
-                let from = run.config.pretrain.from.split_once('/').map(|(dataset, name)| run.layout.of(dataset, name));
-                let of_start = Manifest::find(&from.as_ref().unwrap_or(&run.layout).run(), PRETRAIN);
+                let of_start = Manifest::find(&run.config.pretraining_run(&run.layout).run(), PRETRAIN);
                 of_start.and_then(|record| record.outputs.into_values().next()).map(|weights| weights.fingerprint)
             });
             if matches!(start, Some(None)) {
@@ -366,8 +376,10 @@ impl Runner {
             }
             // Fine-tuning has to start from the same weights, or from random ones as well.
             let starts_alike = |record: &Manifest| match &start {
-                None => !record.inputs.contains_key(PRETRAINED),
-                Some(weights) => record.inputs.get(PRETRAINED).map(|input| &input.fingerprint) == weights.as_ref(),
+                None => !record.inputs.contains_key(PRETRAINED_WEIGHTS),
+                Some(weights) => {
+                    record.inputs.get(PRETRAINED_WEIGHTS).map(|input| &input.fingerprint) == weights.as_ref()
+                }
             };
             let is_same = |path: &&PathBuf| {
                 Manifest::find(path, phase)
@@ -516,7 +528,7 @@ fn has_pretrained(layout: &Layout) -> bool {
 
 /// Copies the record, weights, log and times of a phase to a run that has none yet.
 fn copy_phase(from: &Layout, to: &Layout, phase: &str) -> anyhow::Result<()> {
-    let record = |layout: &Layout| layout.run().join(format!("{phase}.manifest.json"));
+    let record = |layout: &Layout| Manifest::path(&layout.run(), phase);
     if record(to).exists() {
         return Ok(());
     }

@@ -207,10 +207,10 @@ fn runs_of(
         }
     }
     for run in &runs {
-        if let Some(key) = runner.trained_otherwise(run) {
+        if let Some(key) = runner.trained_otherwise(run).or_else(|| runner.trained_on_other_data(run)) {
             anyhow::bail!(
                 "the run `{}` was trained with a different `{key}` from that of this search, by another search or manually; give this \
-                 search its own name (`--name`, `NAME=`), or delete `{}`",
+                 search its own name (`--name`), or delete `{}`",
                 run.spec().name,
                 run.layout.run().display()
             );

@@ -7,14 +7,17 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
-use mp4sr_artifact::{EpochLine, Layout, Stage, files, log_line};
+use mp4sr_artifact::{EpochLine, Fingerprint, Layout, Stage, files, log_line};
 use mp4sr_evaluate::RankOptions;
 use mp4sr_models::{FINETUNE, Model, PRETRAIN, Phase, ProcessGroup, Samples, Stop};
 use mp4sr_ops::{ComputeDevice, Precision, check_precision, set_precision};
 use mp4sr_pipeline::config::{self, ModelCatalog, PhaseSettings, PretrainItems};
 use mp4sr_pipeline::{AlreadyReported, Context, Progress, StageArgs, report_error, run_stage};
-use mp4sr_protocol::Metric;
-use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, TrainedPhase, build_model_in_group, removes_seen};
+use mp4sr_protocol::{Metric, PRETRAINED_WEIGHTS};
+use mp4sr_run::{
+    Checkpoint, CheckpointInfo, Inputs, TrainedPhase, build_model_in_group, other_data_settings, record_data,
+    removes_seen,
+};
 
 use crate::{Launch, PhaseOutcome, TrainError, TrainSettings, Training};
 
@@ -98,6 +101,8 @@ fn train_in_group(
             let outcome = train_phase(&context, phase, |stage| {
                 started.set(true);
                 group.scalars(&[1.0])?;
+                agree(group, Ok(()))?;
+                expect_alike(group, &context, stage, phase)?;
                 work(stage)
             });
             if !started.get() {
@@ -108,16 +113,36 @@ fn train_in_group(
         if group.scalars(&[0.0])?[0][0] == 0.0 {
             return Ok(());
         }
-        match stage(&context, phase) {
-            Ok(stage) => work(&stage).map(drop),
-            // The other processes are about to agree that they are ready, so this one reports its failure there.
-            Err(error) => agree(group, Err(error)),
-        }
+        let stage = agree(group, stage(&context, phase))?;
+        expect_alike(group, &context, &stage, phase)?;
+        work(&stage).map(drop)
     });
     match outcome {
         // The other processes do not reach a point at which they would learn of this failure.
         Err(error) if matches!(error.downcast_ref(), Some(TrainError::Alone { .. })) => Err(error),
         outcome => agree(group, outcome),
+    }
+}
+
+/// Refuses processes that do not have the same settings and the same files: they would train one model in different ways.
+fn expect_alike(group: &ProcessGroup, context: &Context, stage: &Stage, phase: &str) -> anyhow::Result<()> {
+    let Context { layout, config, .. } = context;
+    let settings = stage.settings().values().as_object().cloned().unwrap_or_default();
+    let mut parts: Vec<(String, String)> =
+        settings.into_iter().map(|(key, value)| (format!("settings (`{key}`)"), value.to_string())).collect();
+    parts.push(("run".to_owned(), format!("{phase} {} {}", config.dataset.name, layout.run_name())));
+    parts.push(("dataset, features or pre-trained weights".to_owned(), format!("{:?}", stage.input_fingerprints())));
+    // 48 bits of a hash are exact in a number of 64 bits.
+    let hash = |text: &String| u64::from_str_radix(&Fingerprint::of_bytes(text.as_bytes()).as_str()[..12], 16);
+    let hashes = parts.iter().map(|(_, text)| hash(text).map(|hash| hash as f64)).collect::<Result<Vec<_>, _>>()?;
+    let all = group.scalars(&hashes)?;
+    let differs = |own: &Vec<f64>| own.iter().zip(&all[0]).position(|(own, first)| own.to_bits() != first.to_bits());
+    match all.iter().enumerate().find_map(|(rank, own)| Some((rank, differs(own)?))) {
+        None => Ok(()),
+        Some((rank, part)) => bail!(
+            "process {rank} has other {} than process 0; give all processes the same pipeline, `--set`, `MP4SR_SET` and artifacts",
+            parts[part].0
+        ),
     }
 }
 
@@ -147,6 +172,9 @@ fn train_phase(
         let name = &config.run.name;
         context.progress.log(format!("{phase}: nothing to do, because the run `{name}` starts from {start}"));
         return Ok(());
+    }
+    for warning in other_data_settings(layout, config) {
+        context.progress.log(format!("{phase}: warning: {warning}"));
     }
     let folder = layout.run();
     let mut run = mp4sr_artifact::Lock::acquire_to_check(&folder, "train")?;
@@ -276,6 +304,7 @@ impl Ready {
             );
         }
         let mut resolved = config.resolved();
+        record_data(&mut resolved, layout, config);
         if let Some(sections) = resolved.as_object_mut().filter(|_| phase == PRETRAIN) {
             sections.remove(FINETUNE);
         }
@@ -305,7 +334,7 @@ impl Ready {
 /// The files that a phase reads, by role.
 pub fn inputs(context: &Context, phase: &str) -> Vec<(String, PathBuf)> {
     let mut inputs = Inputs::files(&context.layout, &context.config);
-    inputs.extend(pretrained_of(context, phase).map(|path| ("pre-trained weights".to_owned(), path)));
+    inputs.extend(pretrained_of(context, phase).map(|path| (PRETRAINED_WEIGHTS.to_owned(), path)));
     inputs
 }
 
@@ -317,14 +346,8 @@ pub fn stage(context: &Context, phase: &str) -> anyhow::Result<Stage> {
 
 /// The path of the pre-trained weights that a phase starts from, if any.
 fn pretrained_of(context: &Context, phase: &str) -> Option<PathBuf> {
-    (phase == FINETUNE && context.models.starts_pretrained(&context.config)).then(|| pretrained(context))
-}
-
-/// The path of the pre-trained weights that fine-tuning starts from: the run's own, or those of another run.
-fn pretrained(context: &Context) -> PathBuf {
-    let layout = &context.layout;
-    let from = context.config.pretrain.from.split_once('/').map(|(dataset, run)| layout.of(dataset, run));
-    from.as_ref().unwrap_or(layout).checkpoint(PRETRAIN)
+    let Context { config, layout, models, .. } = context;
+    (phase == FINETUNE && models.starts_pretrained(config)).then(|| config.pretraining_run(layout).checkpoint(PRETRAIN))
 }
 
 /// A phase that is about to be trained.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use candle_core::Var;
 use mp4sr_artifact::{EpochLine, Fingerprint, Sequences, StageSettings, files, log_line};
 use mp4sr_evaluate::{RankError, RankOptions, mean_loss, mean_loss_in_group, rank_users, rank_users_in_group};
-use mp4sr_models::{Batch, Buffers, Model, PRETRAIN, Phase, ProcessGroup, RngKey, Step, Stop};
+use mp4sr_models::{Batch, Buffers, Model, PRETRAIN, Phase, ProcessGroup, RngKey, Step, Stop, scorer_of};
 use mp4sr_ops::{Adam, Pending, Precision, with_precision};
 use mp4sr_pipeline::config::PhaseSettings;
 use mp4sr_protocol::{COLD_EVENTS, EvalCase, Metric, MetricMeans, Split, popularity_value, training_events};
@@ -540,7 +540,7 @@ impl Training<'_> {
 
     /// The metrics of the validation set by name, and the loss on the test set if it is logged.
     fn validate(&self) -> Result<(BTreeMap<String, f64>, Option<f64>), TrainError> {
-        let scorer = self.model.scorer(&self.phase)?;
+        let scorer = scorer_of(self.model, &self.phase, self.sequences.item_count)?;
         let users = self.sequences.user_count();
         let case = |split| move |user| EvalCase::of(self.sequences, user, split);
         let (scorer, options) = (scorer.as_ref(), self.settings.rank_options);

@@ -97,10 +97,12 @@ impl StateIdentity<'_> {
     /// The name of the first setting or input that differs from the recorded one.
     fn difference(&self, progress: &PhaseProgress) -> Option<String> {
         let mut recorded = progress.identity["settings"].clone();
-        let PhaseLimits { phase, epochs, patience, .. } = self.limits;
-        if recorded[phase].is_object() {
-            recorded[phase]["epochs"] = serde_json::json!(epochs);
-            recorded[phase]["patience"] = serde_json::json!(patience);
+        let phase = self.limits.phase;
+        // A phase may go on with other limits; those that it has already passed are found below.
+        for limit in ["epochs", "patience"] {
+            if let Some(now) = self.settings.values()[phase].get(limit).filter(|_| recorded[phase].is_object()) {
+                recorded[phase][limit] = now.clone();
+            }
         }
         let changed = |(role, now): (&String, &Fingerprint)| {
             (progress.identity["inputs"][role] != serde_json::json!(now)).then(|| role.clone())

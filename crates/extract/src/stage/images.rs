@@ -111,7 +111,7 @@ impl Extraction<'_> {
         named
             .filter_map(|(id, name)| {
                 let reason = keys[self.files.index(name)].as_ref().err()?.clone();
-                Some(UnusableImage { item_id: id.clone(), image: name.clone(), reason })
+                Some(UnusableImage { item_id: id.clone(), image: Downloads::shown(name), reason })
             })
             .collect()
     }

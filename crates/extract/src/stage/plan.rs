@@ -99,7 +99,7 @@ pub(super) fn earlier_stage(
     if plan.extracted == Extracted::ALL || plan.extracted.audio {
         return Ok(None);
     }
-    let record = context.layout.features().join(format!("{NAME}.manifest.json"));
+    let record = Manifest::path(&context.layout.features(), NAME);
     let earlier: Option<Manifest> = files::read(&record).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     // The settings are compared first, so that encoders are not opened for settings that have never run.
     let settings = StageSettings::new(json!(context.config.extract), json!(Extract::default()));

@@ -237,9 +237,13 @@ impl ModelCatalog {
 
     fn stage_settings(&self, config: &Config, values: impl Fn(&Config) -> Value) -> StageSettings {
         let defaults = Config::of_model(&config.model.name, self).map_or(Value::Null, |config| values(&config));
+        self.settings(values(config), defaults)
+    }
+
+    /// Sections of a configuration, to be compared with those of an earlier run, which may have had earlier names of keys.
+    pub fn settings(&self, values: Value, defaults: Value) -> StageSettings {
         let renamed = self.renamed();
-        StageSettings::new(values(config), defaults)
-            .with_earlier_names(move |recorded| rename_recorded(recorded, &renamed))
+        StageSettings::new(values, defaults).with_earlier_names(move |recorded| rename_recorded(recorded, &renamed))
     }
 
     /// The schema of the whole configuration, with the sections of models.

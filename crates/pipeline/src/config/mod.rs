@@ -187,6 +187,10 @@ impl Config {
                 return fail(key, format!("{numbers:?}"), "numbers from 1, each once");
             }
         }
+        let metrics = &self.evaluate.metrics;
+        if metrics.iter().collect::<BTreeSet<_>>().len() < metrics.len() {
+            return fail("evaluate.metrics", format!("{metrics:?}"), "metrics, each once");
+        }
         let reads_sounds = |modality: &&Modality| modality.name == "audio" && modality.features.is_empty();
         if self.extract.audio.model.is_empty() && self.model.modalities.iter().any(|modality| reads_sounds(&modality)) {
             return fail("extract.audio.model", "\"\"".to_owned(), "a Whisper model, for the modality `audio`");
@@ -199,6 +203,11 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// The run whose pre-trained weights fine-tuning starts from: the run of `layout` itself, or that of `pretrain.from`.
+    pub fn pretraining_run(&self, layout: &Layout) -> Layout {
+        self.pretrain.from.split_once('/').map_or_else(|| layout.clone(), |(dataset, run)| layout.of(dataset, run))
     }
 
     /// The features of `[extract]` that the modalities read.

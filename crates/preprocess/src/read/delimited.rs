@@ -101,7 +101,11 @@ fn absent(format: &FileFormat, names: &[String], first: &str, fields: &[&str], f
     let known: Vec<&str> = names.iter().map(String::as_str).collect();
     let near =
         mp4sr_pipeline::nearest(field, &known).map_or(String::new(), |near| format!(" (did you mean `{near}`?)"));
-    let what = if format.dialect.names.is_empty() {
+    let what = if format.dialect.names.is_empty() && names.iter().any(|name| name.contains('"')) {
+        "set `source.quoting = \"always\"` if its fields are quoted, or correct `[source.columns]`".to_owned()
+    } else if format.dialect.names.is_empty() && names.len() == 1 {
+        "name what separates its columns in `source.separator`, or correct `[source.columns]`".to_owned()
+    } else if format.dialect.names.is_empty() {
         "correct `[source.columns]`".to_owned()
     } else {
         format!("correct `[source.columns]` or `source.{items}_header`")

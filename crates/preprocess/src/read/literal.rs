@@ -101,8 +101,9 @@ impl Parser<'_> {
             self.skip_space();
             let before = self.rest;
             let value = self.value(depth)?;
-            if outermost && value.is_number() {
-                self.numbers.push((key.clone(), &before[..before.len() - self.rest.len()]));
+            let text = &before[..before.len() - self.rest.len()];
+            if outermost && value.is_number() && !text.contains('(') {
+                self.numbers.push((key.clone(), text));
             }
             // The last of several equal keys counts, as in Python; in the outermost dictionary, the caller decides.
             map.insert(key, value);
@@ -148,11 +149,18 @@ impl Parser<'_> {
         }
     }
 
-    /// A call in place of a value: `array([...], dtype=object)`, `Timestamp('...')`, `Decimal('1.5')`.
+    /// A call in place of a value: `array([...], dtype=object)`, `Timestamp('...')`, `Decimal('1.5')`, `np.float64(1.5)`,
+    /// `datetime.date(2018, 9, 30)`.
     fn call(&mut self, name: &str, depth: usize) -> Option<Value> {
         const KNOWN: [&str; 7] = ["array", "Timestamp", "Decimal", "OrderedDict", "set", "frozenset", "str_"];
+        // The scalars of NumPy, with their number of bits.
+        const SCALARS: [&str; 4] = ["float", "int", "uint", "bool_"];
         let name = name.rsplit('.').next().unwrap_or(name);
-        if !KNOWN.contains(&name) || !self.eat("(") {
+        let is_scalar = SCALARS.contains(&name.trim_end_matches(|c: char| c.is_ascii_digit())) || name == "bool";
+        if matches!(name, "datetime" | "date") && self.eat("(") {
+            return self.date();
+        }
+        if !(KNOWN.contains(&name) || is_scalar) || !self.eat("(") {
             return None;
         }
         let value = self.value(depth)?;
@@ -163,6 +171,21 @@ impl Parser<'_> {
             self.rest = &self.rest[end..];
         }
         self.eat(")").then_some(value)
+    }
+
+    /// The numbers of a date and a time without a zone, up to the closing bracket.
+    fn date(&mut self) -> Option<Value> {
+        let end = self.rest.find(')')?;
+        let (arguments, rest) = (&self.rest[..end], &self.rest[end + 1..]);
+        let numbers = arguments.split(',').map(|part| part.trim().parse::<u32>().ok()).collect::<Option<Vec<_>>>()?;
+        let (&[year, month, day], time) = numbers.split_first_chunk::<3>()?;
+        let at = |index: usize| time.get(index).copied().unwrap_or(0);
+        let mut text = format!("{year:04}-{month:02}-{day:02}");
+        if !time.is_empty() {
+            text.push_str(&format!("T{:02}:{:02}:{:02}.{:06}", at(0), at(1), at(2), at(3)));
+        }
+        self.rest = rest;
+        Some(Value::String(text))
     }
 
     fn string(&mut self) -> Option<String> {
@@ -296,6 +319,11 @@ mod tests {
             ("('a', 'b')", json!(["a", "b"])),
             ("[1. 2.5]", json!([1.0, 2.5])),
             ("array(['a'], dtype='<U1')", json!(["a"])),
+            ("[np.float64(1.5), numpy.int64(3), np.bool_(True)]", json!([1.5, 3, true])),
+            (
+                "{'at': datetime.datetime(2018, 9, 30, 8, 5), 'day': datetime.date(2018, 9, 3), 'x': np.float32(0.1)}",
+                json!({"at": "2018-09-30T08:05:00.000000", "day": "2018-09-03", "x": 0.1}),
+            ),
             (" [] ", json!([])),
         ] {
             assert_eq!(of_cell(cell), Some(expected), "{cell}");

@@ -40,12 +40,23 @@ pub fn open<'b>(path: &Path, format: &FileFormat, bar: &'b Bar) -> Result<Lines<
     if start.is_empty() {
         return Err(Error::raw(path, "contains no data; fetch it again"));
     }
+    if start.starts_with(&MAGIC) {
+        return Err(Error::raw(path, "is compressed by gzip twice; unpack it once"));
+    }
+    if is_tar(start) {
+        return Err(Error::raw(path, "is a tar archive; unpack it"));
+    }
     if let Some(encoding) = format.dialect.encoding.or_else(|| marked(start)).filter(|encoding| *encoding != UTF_8) {
         reader = Box::new(BufReader::with_capacity(BUFFER, Decoded::new(reader, encoding)));
-    } else if is_utf_16(start) {
+    } else if is_utf_32(start) {
+        return Err(Error::raw(path, "appears to be UTF-32 text, which is not read; save it as UTF-8"));
+    } else if let Some(encoding) = utf_16(start) {
+        let name = encoding.name().to_ascii_lowercase();
         return Err(Error::raw(
             path,
-            "appears to be UTF-16 text without a byte order mark; name its encoding, as in `source.encoding = \"utf-16le\"`",
+            format!(
+                "appears to be UTF-16 text without a byte order mark; name its encoding: `source.encoding = \"{name}\"`"
+            ),
         ));
     }
     let start = reader.fill_buf().map_err(failed)?;
@@ -63,11 +74,7 @@ pub fn unmarked_utf_16(path: &Path) -> Result<Option<&'static Encoding>> {
         reader = Box::new(BufReader::new(Gunzip::new(reader)));
     }
     let start = reader.fill_buf().map_err(failed)?;
-    if marked(start).is_some() || !is_utf_16(start) {
-        return Ok(None);
-    }
-    let high = start.iter().take(64).step_by(2).filter(|&&byte| byte == 0).count();
-    Ok(Some(if high * 4 > start.len().min(64) { UTF_16BE } else { UTF_16LE }))
+    Ok(utf_16(start).filter(|_| marked(start).is_none() && !is_tar(start) && !is_utf_32(start)))
 }
 
 /// The byte order of UTF-16, if the file begins with its byte order mark.
@@ -76,11 +83,30 @@ fn marked(start: &[u8]) -> Option<&'static Encoding> {
     [UTF_16LE, UTF_16BE].contains(&encoding).then_some(encoding)
 }
 
-/// Whether every other byte is zero, as in Latin letters of UTF-16.
-fn is_utf_16(start: &[u8]) -> bool {
+/// The byte order of text in which every other byte is zero, as in Latin letters of UTF-16.
+fn utf_16(start: &[u8]) -> Option<&'static Encoding> {
     let start = &start[..start.len().min(64) / 2 * 2];
     let zeros = |from: usize| start.iter().skip(from).step_by(2).filter(|&&byte| byte == 0).count();
-    start.len() >= 4 && (zeros(0) * 4 > start.len() || zeros(1) * 4 > start.len())
+    let is_zero = |from: usize| start.len() >= 4 && zeros(from) * 4 > start.len();
+    if is_zero(0) {
+        Some(UTF_16BE)
+    } else if is_zero(1) {
+        Some(UTF_16LE)
+    } else {
+        None
+    }
+}
+
+/// Whether two bytes in the middle of every four are zero, or those at both ends, as in Latin letters of UTF-32 of either byte order.
+fn is_utf_32(start: &[u8]) -> bool {
+    let start = &start[..start.len().min(64) / 4 * 4];
+    let is = |zeros: [usize; 3]| start.chunks_exact(4).all(|letter| zeros.iter().all(|&at| letter[at] == 0));
+    start.len() >= 8 && (is([0, 1, 2]) || is([1, 2, 3]))
+}
+
+/// Whether a file begins as tar archives do, by the mark of POSIX in the header of its first file.
+fn is_tar(start: &[u8]) -> bool {
+    start.get(257..262) == Some(b"ustar")
 }
 
 /// Describes what a file is that does not consist of lines of text.
@@ -143,7 +169,15 @@ mod tests {
             ("a.json.gz", b"{\"a\": 1}\n".to_vec(), "named .gz but is not a gzip file"),
             ("a.json.gz", gzip(b""), "contains no data"),
             ("a.csv", b"PK\x03\x04...".to_vec(), "a zip archive or a spreadsheet; unpack it, or save the table as CSV"),
-            ("a.csv", b"a\0,\0b\0".to_vec(), "appears to be UTF-16 text without a byte order mark"),
+            (
+                "a.csv",
+                b"a\0,\0b\0".to_vec(),
+                "without a byte order mark; name its encoding: `source.encoding = \"utf-16le\"`",
+            ),
+            ("a.csv", b"\0a\0,\0b".to_vec(), "`source.encoding = \"utf-16be\"`"),
+            ("a.csv", b"a\0\0\0,\0\0\0b\0\0\0".to_vec(), "UTF-32 text, which is not read"),
+            ("a.tgz", gzip(&[&b"a.csv"[..], &[0; 252], b"ustar\0"].concat()), "is a tar archive; unpack it"),
+            ("a.csv", gzip(&gzip(b"a,b\n")), "compressed by gzip twice"),
             ("a.csv", b"\xff\xfea\0\0\xd8".to_vec(), "bytes that are not UTF-16LE"),
             ("a.csv", b"\xd0\xcf\x11\xe0\xa1".to_vec(), "old spreadsheet"),
         ] {

@@ -14,6 +14,8 @@ use crate::{Error, Result};
 
 /// 2100-01-01: no event is later.
 const LATEST: i128 = 4_102_444_800;
+/// The Unix time of the year 100: dates of earlier years have years of two digits.
+const OF_TWO_DIGITS: i128 = -59_011_459_200;
 /// A Unix time in a finer unit than seconds that would be before March 1973 is really in a coarser unit.
 const EARLIEST: i128 = 100_000_000;
 /// The number of digits of a large number that spreadsheet programs show at most.
@@ -214,7 +216,13 @@ impl Notation {
         };
         if seconds.value < 0 {
             let is_date = matches!(self, Self::Iso | Self::Pattern(_) | Self::Mixed);
-            return refuse(if is_date { "is before the year 1970" } else { "is negative" });
+            return refuse(match self {
+                Self::Pattern(pattern) if &**pattern != GOODREADS && seconds.floor() < OF_TWO_DIGITS => {
+                    "has a year of two digits; write `%y` instead of `%Y` in `source.time`"
+                }
+                _ if is_date => "is before the year 1970",
+                _ => "is negative",
+            });
         }
         if seconds.floor() > LATEST {
             return refuse("is after the year 2100");
@@ -568,6 +576,8 @@ mod tests {
             assert!(refused(&Notation::Iso, text).contains("is not a date like"), "{text}");
         }
         assert_eq!(refused(&Notation::Iso, "1969-12-31"), "`t` is before the year 1970");
+        let two_digits = "`t` has a year of two digits; write `%y` instead of `%Y` in `source.time`";
+        assert_eq!(refused(&Notation::Pattern("%d.%m.%Y".into()), "31.12.20"), two_digits);
         assert_eq!(refused(&Notation::Iso, "2101-01-01"), "`t` is after the year 2100");
     }
 

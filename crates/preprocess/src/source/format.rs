@@ -161,6 +161,21 @@ impl SourceFormat {
                 return Err(Error::Setting(format!("`source.columns.{key}` is empty; name the column")));
             }
         }
+        if columns.user == columns.item {
+            return Err(Error::Setting(format!(
+                "`source.columns.user` and `source.columns.item` are both {:?}; name two columns",
+                columns.user
+            )));
+        }
+        expect_distinct("texts", &columns.texts)?;
+        expect_distinct("categories", &columns.categories)?;
+        if !columns.title.is_empty() && columns.texts.contains(&columns.title) {
+            return Err(Error::Setting(format!(
+                "`source.columns.texts` contains {:?}, the column of `source.columns.title`, so every title would be read twice; leave it out \
+                 of one of them",
+                columns.title
+            )));
+        }
         Ok(Self {
             format: source.format,
             user: columns.user.clone(),
@@ -208,4 +223,11 @@ impl SourceFormat {
     pub fn has_named_columns(&self) -> bool {
         matches!(self.format, Format::RecBole | Format::Tabular)
     }
+}
+/// Refuses a column that a list of columns names twice.
+fn expect_distinct(key: &str, names: &[String]) -> Result<()> {
+    let twice = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name));
+    twice.map_or(Ok(()), |(_, name)| {
+        Err(Error::Setting(format!("`source.columns.{key}` names {name:?} twice; name each column once")))
+    })
 }

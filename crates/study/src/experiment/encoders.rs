@@ -38,11 +38,11 @@ impl Study<'_> {
         );
         anyhow::ensure!(
             texts.is_empty() || reads("text"),
-            "the pipeline does not extract a modality `text`; use a pipeline that does, or leave out TEXT"
+            "the pipeline does not extract a modality `text`; use a pipeline that does, or leave out `--text-encoder`"
         );
         anyhow::ensure!(
             images.is_empty() || reads("image"),
-            "the pipeline does not extract a modality `image`; use a pipeline that does, or leave out IMAGE"
+            "the pipeline does not extract a modality `image`; use a pipeline that does, or leave out `--image-encoder`"
         );
         let mut rows = vec![StudyRow { label: "the pipeline's own".to_owned(), ..full() }];
         for model in texts {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use mp4sr_artifact::{Error, FeatureType, Features, Items, Layout, Stage, StageSettings, Status};
+use mp4sr_artifact::{Error, FeatureType, Features, Items, Layout, Manifest, Stage, StageSettings, Status};
 use serde_json::json;
 
 use super::rows::full;
@@ -65,7 +65,7 @@ impl Study<'_> {
 }
 
 fn record(layout: &Layout) -> std::path::PathBuf {
-    layout.root().join(format!("{NAME}.manifest.json"))
+    Manifest::path(layout.root(), NAME)
 }
 
 /// Writes the feature rows of the items of `some`, in their order.
