@@ -293,7 +293,7 @@ fn general_models_fold_in_new_users_or_refuse_them() {
     assert_eq!(output.status.code(), Some(1));
     let reported = stderr_of(&output);
     assert!(
-        reported.contains("the user `somebody new` has no training event in the dataset, and `grcn` ranks by"),
+        reported.contains("the user `somebody new` has no training event in the dataset, and `grcn` ranks only for users of its training"),
         "{reported}"
     );
 }

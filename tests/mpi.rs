@@ -270,6 +270,39 @@ fn after_a_process_was_killed_training_resumes_with_the_same_or_another_number_o
     assert!(off < WEIGHTS, "resumed by 4: weights are off by {off}");
 }
 
+/// The command of one process, and that of a second one with further words, after the colon of mpirun.
+fn unlike(world: &Project, words: &[&str]) -> Output {
+    let mut command = mpirun(world, 1, "pretrain", &[]);
+    let second = world.command("pretrain", words);
+    command.args([":", "-n", "1"]).arg(second.get_program()).args(second.get_args()).output().unwrap()
+}
+
+#[test]
+fn processes_with_other_settings_or_files_are_refused() {
+    let world = world();
+    if !has_mpi(&world) {
+        return;
+    }
+    for (words, part) in [
+        (
+            &["--set", "pretrain.learning_rate=0.1"][..],
+            "process 2 of 2 has other settings (`pretrain`) than the first one",
+        ),
+        (&["--set", "pretrain.epochs=1"], "process 2 of 2 has other settings (`pretrain`) than the first one"),
+        (&["--set", "run.seed=7"], "process 2 of 2 has other settings (`seed`) than the first one"),
+        (&["--set", "model.transformer.width=32"], "process 2 of 2 has other settings (`model`) than the first one"),
+        (&["--set", "evaluate.batch=9"], "process 2 of 2 has other settings (`evaluate.batch`) than the first one"),
+        (&["--run", "other"], "process 2 of 2 has another run than the first one"),
+    ] {
+        let output = unlike(&world, words);
+        let message = stderr_of(&output);
+        assert!(!output.status.success(), "{words:?}: {message}");
+        assert_eq!(message.matches("error: ").count(), 1, "{words:?}: {message}");
+        assert!(message.contains(part), "{words:?}: {message}");
+        assert!(!checkpoint(&world, "pretrain").exists(), "{words:?}");
+    }
+}
+
 #[test]
 fn unsupported_training_is_refused_once_with_a_message() {
     let world = world();

@@ -68,6 +68,38 @@ fn weights_are_used_under_the_settings_of_their_training_or_not_at_all() {
 }
 
 #[test]
+fn settings_with_which_existing_data_and_weights_were_not_made_are_reported_and_not_recorded() {
+    let world = Project::small();
+    world.run("run", &[]);
+    let other = ["--set", "preprocess.user_core=9", "--set", "extract.storage=f32", "--set", "pretrain.epochs=7"];
+    let expected = [
+        "warning: the dataset was made with `preprocess.user_core` =",
+        "warning: the features of `text` were computed with `extract.storage` = \"f16\", not \"f32\"",
+        "warning: the weights were trained with `pretrain.epochs` =",
+    ];
+    // Stages that are up to date report them, too.
+    for stage in ["evaluate", "recommend", "report"] {
+        let reported = world.run_stderr(stage, &other);
+        assert!(reported.contains("up to date"), "{stage}: {reported}");
+        for warning in expected {
+            assert!(reported.contains(warning), "{stage}, {warning}: {reported}");
+        }
+    }
+    std::fs::remove_file(world.path("a/runs/mp4sr/ranks.test.safetensors")).unwrap();
+    world.run("evaluate", &other);
+    let reported = world.run_stderr("finetune", &[&other[..], &["--set", "finetune.epochs=2"]].concat());
+    assert!(reported.contains(expected[0]) && reported.contains(expected[1]), "{reported}");
+    let weights = TensorFile::read(&world.path("a/runs/mp4sr/finetune.safetensors"), "checkpoint", 1, "").unwrap();
+    for settings in [&settings_of_ranks(&world, "mp4sr"), &weights.header().settings["config"]] {
+        assert_ne!(settings["preprocess"]["user_core"], 9);
+        assert_eq!(settings["extract"]["storage"], "f16");
+    }
+    // With the settings of the data and the weights, nothing is reported.
+    let quiet = world.run_stderr("run", &["--set", "finetune.epochs=2"]);
+    assert!(!quiet.contains("warning: the"), "{quiet}");
+}
+
+#[test]
 fn pretrained_weights_of_another_encoder_or_reading_are_refused() {
     let world = Project::small();
     trained(&world, "source", &[]);

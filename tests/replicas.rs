@@ -458,6 +458,7 @@ fn a_change_of_another_replica_is_loaded_again_after_a_failure() {
     let length = || second.post("/v1/recommend", &json!({ "history": ["i3"], "k": 50 })).list().len();
     wait("the replica does not see the item", || length() == 31);
     let failures = |service: &Service| service.get("/metrics").body.contains("outcome=\"failed\"} 1");
+    let encoder = store.sql("select encoder from mp4sr_features where modality = 'text'");
     store.sql("update mp4sr_features set encoder = 'other'; update mp4sr_runs set change = change + 1");
     wait("nobody reads the change", || failures(&first) && failures(&second));
     // Meanwhile, nothing is added that no replica could load.
@@ -468,7 +469,9 @@ fn a_change_of_another_replica_is_loaded_again_after_a_failure() {
     let refused = world.run_failing("items", &[&["add", "--items", &new.display().to_string()][..], &address].concat());
     assert!(refused.contains("`one` and `two` come from two encoders"), "{refused}");
     assert_eq!(store.sql("select item_id from mp4sr_items"), "one");
-    store.sql("delete from mp4sr_features where modality = 'image'");
+    store.sql(&format!(
+        "delete from mp4sr_features where modality = 'image'; update mp4sr_features set encoder = '{encoder}'"
+    ));
     let refused = world.run_failing("items", &[&["add", "--items", &new.display().to_string()][..], &address].concat());
     assert!(refused.contains("`one` has no features of `image`"), "{refused}");
     store.sql("delete from mp4sr_items");

@@ -232,7 +232,10 @@ pub fn remove_leftovers(folder: &Path) -> Result<usize> {
         }
         let replaced = name.strip_suffix(EARLIER).map(|name| folder.join(name));
         match replaced.filter(|replaced| path.is_dir() && !replaced.exists()) {
-            Some(replaced) => rename(&path, &replaced)?,
+            Some(replaced) => {
+                rename(&path, &replaced)?;
+                continue;
+            }
             None if path.is_dir() => remove_dir_if_present(&path)?,
             None => remove_if_present(&path)?,
         }
@@ -372,7 +375,7 @@ mod tests {
         for mark in ["", ".earlier"] {
             write_bytes(&left(mark).join(format!("file{mark}")), b"x").unwrap();
         }
-        assert_eq!(remove_leftovers(folder.path()).unwrap(), 2);
+        assert_eq!(remove_leftovers(folder.path()).unwrap(), 1);
         let path = folder.path().join("out");
         assert_eq!(list(&path).unwrap(), [path.join("file.earlier")]);
         // If the new folder already has the name, the earlier one is removed.

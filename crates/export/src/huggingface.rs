@@ -58,9 +58,12 @@ fn copy_run(export: &Export<'_>, artifacts: &Path) -> anyhow::Result<Vec<PathBuf
     "data".clone_into(&mut elsewhere.dataset.data);
     // The added items are in the folder of the copied run.
     elsewhere.serve.store = StoreUrl::default();
-    // The other machine may have no GPU, and ranking on the CPU needs 32 bits.
+    // The other machine may have no GPU, and new items can be encoded in 32 bits everywhere.
     "cpu".clone_into(&mut elsewhere.run.device);
-    (elsewhere.train.precision, elsewhere.extract.precision) = (Precision::F32, Precision::F32);
+    elsewhere.extract.precision = Precision::F32;
+    if elsewhere.train.precision == Precision::Tf32 {
+        elsewhere.train.precision = Precision::F32;
+    }
     files::write_bytes(&own.run_config(), elsewhere.to_toml()?.as_bytes())?;
     paths.push(own.run_config());
     Ok(paths)

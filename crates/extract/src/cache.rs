@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::folder::ModelFolder;
-use crate::model_files::PROCESSOR;
+use crate::model_files::{PROCESSOR, TOKENIZER};
 
 /// Incremented with every change after which the same file or sentence gets another vector.
 const VERSION: u32 = 2;
@@ -23,6 +23,9 @@ pub(crate) fn open(root: &Path, encoder: &CachedEncoder<'_>) -> Result<EncoderCa
     let sees = encoder.content != "sounds" && encoder.files.iter().any(|file| file == PROCESSOR);
     if sees && encoder.folder.has_corrected_sizes()? {
         identity.push_str("\nsizes as in the library");
+    }
+    if encoder.files.iter().any(|file| file == TOKENIZER) && encoder.folder.cuts_starts()? {
+        identity.push_str("\nstarts are cut");
     }
     for (name, path) in encoder.folder.inputs("", &encoder.files)? {
         identity.push_str(&format!("\n{name} {}", Fingerprint::of_file(&path)?));

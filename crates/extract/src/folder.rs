@@ -12,7 +12,7 @@ use crate::builtin;
 use crate::error::{Error, Result};
 use crate::hub::HubModel;
 use crate::model_files::{
-    Access, CONFIG, MODULES, NESTED_PROCESSOR, PICKLED_WEIGHTS, PROCESSOR, PROCESSOR_PARTS, TOKENIZER,
+    Access, CONFIG, MODULES, NESTED_PROCESSOR, PICKLED_WEIGHTS, PROCESSOR, PROCESSOR_PARTS, SPECIAL_TOKENS, TOKENIZER,
     TOKENIZER_CONFIG, WEIGHTS, WEIGHTS_INDEX, WHOLE,
 };
 use crate::processor::Processor;
@@ -211,6 +211,13 @@ impl ModelFolder {
         Ok(processor)
     }
 
+    /// Whether long texts are cut at their start because `tokenizer.json` says so. Earlier releases cut them at their end, so vectors of that
+    /// time must not be used.
+    pub fn cuts_starts(&self) -> Result<bool> {
+        let whole: serde_json::Value = self.json(TOKENIZER)?.parse()?;
+        Ok(whole["truncation"]["direction"] == "Left")
+    }
+
     /// The tokenizer, which cuts at `limit` tokens, special tokens included, and never pads. All its tokens must be in the
     /// model's `vocabulary`.
     pub fn tokenizer(&self, limit: usize, vocabulary: usize) -> Result<Tokenizer> {
@@ -223,13 +230,14 @@ impl ModelFolder {
             return Err(Error::model(&path, reason));
         }
         tokenizer.with_padding(None);
-        let direction = match self.optional_json(TOKENIZER_CONFIG)? {
-            Some(file) => {
-                let whole = JsonFile::read(path.clone())?.parse()?;
-                tokens::check(&file.parse()?, &tokenizer, &whole).map_err(|reason| file.error(reason))?
-            }
-            None => TruncationDirection::Right,
-        };
+        let whole = JsonFile::read(path.clone())?.parse()?;
+        let config = self.optional_json(TOKENIZER_CONFIG)?;
+        let settings = config.as_ref().map_or(Ok(serde_json::Value::Null), JsonFile::parse)?;
+        let direction = tokens::check(&settings, &tokenizer, &whole)
+            .map_err(|reason| config.as_ref().map_or(Error::model(&path, &reason), |file| file.error(&reason)))?;
+        if let Some(file) = self.optional_json(SPECIAL_TOKENS)? {
+            tokens::check_map(&file.parse()?, &settings, &tokenizer, &whole).map_err(|reason| file.error(reason))?;
+        }
         let truncation = TruncationParams { max_length: limit, direction, ..TruncationParams::default() };
         tokenizer.with_truncation(Some(truncation)).map_err(|e| Error::model(&path, e))?;
         Ok(tokenizer)

@@ -12,6 +12,8 @@ pub(crate) const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
 /// The settings with which the Python library modifies the tokenizer.
 pub(crate) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+/// The tokens that replace those of [`TOKENIZER_CONFIG`], in a file of older releases.
+pub(crate) const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 /// The processor of images or sounds. Later releases of the Python library write it as a part of [`NESTED_PROCESSOR`].
 pub(crate) const PROCESSOR: &str = "preprocessor_config.json";
 pub(crate) const NESTED_PROCESSOR: &str = "processor_config.json";

@@ -234,9 +234,19 @@ impl Processor {
         let is_both = is_of(&["DeiT", "ViT", "EfficientNet"]);
         if let Size::Side(side) = self.size
             && self.crop_pct.is_none()
-            && (is_both || self.crops().is_none() && !is_shortest)
         {
-            self.size = Size::Exact(Exact { height: side, width: side });
+            let is_square = is_both || self.crops().is_none() && !is_shortest;
+            if let Some(found) =
+                self.others.get("default_to_square").and_then(Value::as_bool).filter(|own| *own != is_square)
+            {
+                return Err(format!(
+                    "default_to_square: expected {is_square} for a size of one number, found {found}; write `size` as \
+                     {{\"shortest_edge\": {side}}}, or as {{\"height\": {side}, \"width\": {side}}}"
+                ));
+            }
+            if is_square {
+                self.size = Size::Exact(Exact { height: side, width: side });
+            }
         }
         let (side, Some(share)) = (self.size.side(), self.crop_pct) else { return Ok(self) };
         let exact = Size::Exact(Exact { height: side, width: side });

@@ -21,18 +21,25 @@ pub(crate) fn check(settings: &Value, tokenizer: &Tokenizer, whole: &Value) -> R
     expect_added(settings, tokenizer)?;
     let class = settings["tokenizer_class"].as_str().unwrap_or_default();
     if !class.is_empty() && !AS_IT_IS.contains(&class) {
-        expect_roles(settings, tokenizer, whole)?;
         expect_prefix(settings, class, whole)?;
     }
     // Without a class, the library takes that of the model type.
     if !AS_IT_IS.contains(&class) {
+        expect_roles(settings, tokenizer, whole)?;
         expect_letters(settings, whole)?;
     }
     match settings["truncation_side"].as_str() {
+        None if whole["truncation"]["direction"] == "Left" => Ok(TruncationDirection::Left),
         None | Some("right") => Ok(TruncationDirection::Right),
         Some("left") => Ok(TruncationDirection::Left),
         Some(other) => Err(format!("truncation_side: expected right or left, found {other}")),
     }
+}
+
+/// Checks `special_tokens_map.json`, whose tokens replace those of `settings`, the content of `tokenizer_config.json`.
+pub(crate) fn check_map(map: &Value, settings: &Value, tokenizer: &Tokenizer, whole: &Value) -> Result<(), String> {
+    let class = settings["tokenizer_class"].as_str().unwrap_or_default();
+    if AS_IT_IS.contains(&class) { Ok(()) } else { expect_roles(map, tokenizer, whole) }
 }
 
 /// The text of a token, which is written as text or as an object.
@@ -67,7 +74,33 @@ fn expect_roles(settings: &Value, tokenizer: &Tokenizer, whole: &Value) -> Resul
             return Err(format!("{role}: expected a token that tokenizer.json has for it, found {token:?}"));
         }
     }
+    let [first, last] = tokens_around(&whole["post_processor"]);
+    for (role, used) in [("cls_token", first), ("sep_token", last)] {
+        if let (Some(token), Some(used)) = (content(&settings[role]), used)
+            && token != used
+        {
+            return Err(format!(
+                "{role}: expected {used:?} as in the post-processor of tokenizer.json, found {token:?}"
+            ));
+        }
+    }
     Ok(())
+}
+
+/// The tokens that a post-processor puts before and after a text.
+fn tokens_around(processor: &Value) -> [Option<&str>; 2] {
+    match processor["type"].as_str() {
+        Some("BertProcessing" | "RobertaProcessing") => ["cls", "sep"].map(|role| processor[role][0].as_str()),
+        Some("TemplateProcessing") => {
+            let parts = processor["single"].as_array().map_or(&[][..], Vec::as_slice);
+            [parts.first(), parts.last()].map(|part| part?["SpecialToken"]["id"].as_str())
+        }
+        Some("Sequence") => {
+            let inner = processor["processors"].as_array().into_iter().flatten().map(tokens_around);
+            inner.into_iter().find(|tokens| tokens.iter().any(Option::is_some)).unwrap_or_default()
+        }
+        _ => [None, None],
+    }
 }
 
 /// Collects a part and all parts within it.
@@ -187,6 +220,10 @@ mod tests {
             refused("bert", "BertTokenizer", key, json!("x"));
             refused("roberta", "RobertaTokenizer", key, json!({"content": "x"}));
             assert!(check_of("bert", "TokenizersBackend", key, json!("x")).is_ok());
+            for class in ["", "BertTokenizer"] {
+                refused("bert", class, key, json!("[MASK]"));
+            }
+            assert!(check_of("bert", "TokenizersBackend", key, json!("[MASK]")).is_ok());
         }
         refused("bert", "BertTokenizer", "unk_token", json!("the"));
         refused("roberta", "RobertaTokenizer", "add_prefix_space", json!(true));

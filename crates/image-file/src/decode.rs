@@ -71,6 +71,20 @@ fn upright(bytes: &[u8], max_pixels: u64) -> Result<DynamicImage> {
     Ok(image)
 }
 
+/// The usual extension of an image's file name, by its first bytes; `None` if they are not those of an image that is read.
+pub fn extension(bytes: &[u8]) -> Option<&'static str> {
+    kind(bytes)?.extensions_str().first().copied()
+}
+
+/// The media type of an image, such as `image/png`, by its first bytes; `None` if they are not those of an image that is read.
+pub fn media_type(bytes: &[u8]) -> Option<&'static str> {
+    kind(bytes).map(|format| format.to_mime_type())
+}
+
+fn kind(bytes: &[u8]) -> Option<ImageFormat> {
+    if avif::is_avif(bytes) { Some(ImageFormat::Avif) } else { format(bytes).ok() }
+}
+
 /// Detects the format from the first bytes, whatever the file's name is.
 fn format(bytes: &[u8]) -> Result<ImageFormat> {
     if bytes.is_empty() {
@@ -113,6 +127,23 @@ mod tests {
         let mut bytes = Cursor::new(Vec::new());
         image.write_to(&mut bytes, format).unwrap();
         bytes.into_inner()
+    }
+
+    #[test]
+    fn the_first_bytes_tell_the_extension_and_the_media_type() {
+        let found = |bytes: &[u8]| (extension(bytes), media_type(bytes));
+        let formats: Vec<_> = FORMATS.map(|format| found(&encoded(format))).into_iter().collect();
+        let expected = [
+            ("jpg", "image/jpeg"),
+            ("png", "image/png"),
+            ("webp", "image/webp"),
+            ("gif", "image/gif"),
+            ("bmp", "image/bmp"),
+            ("tiff", "image/tiff"),
+        ];
+        assert_eq!(formats, expected.map(|(extension, kind)| (Some(extension), Some(kind))));
+        assert_eq!(found(b"\0\0\0\x14ftypmif1\0\0\0\0avif"), (Some("avif"), Some("image/avif")));
+        assert_eq!(found(b"GIF but no image"), (None, None));
     }
 
     #[test]

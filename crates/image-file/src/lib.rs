@@ -14,7 +14,7 @@ mod jpeg;
 mod pixels;
 mod read;
 
-pub use decode::{decode, dimensions};
+pub use decode::{decode, dimensions, extension, media_type};
 pub use error::{ImageError, Result};
 pub use pixels::MAX_PIXELS;
 pub use read::{MAX_BYTES, read};

@@ -116,14 +116,15 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     }
 }
 
-/// Refuses items with which the weights of the run cannot be used. A run that is not trained yet takes any.
+/// Refuses items with which the weights of the run cannot be used. A run that is not trained yet, or has to be trained again, takes any.
 fn expect_usable(context: &Context, new: Option<NewItems>) -> anyhow::Result<()> {
     let Context { layout, config, .. } = context;
     if !layout.checkpoint(FINETUNE).exists() {
         return Ok(());
     }
-    let loaded = TrainedModel::load_with_new_items(layout, config, new);
-    loaded
-        .and_then(|(trained, _)| trained.scorer().map(drop))
-        .context("the run cannot use these items, so none was added")
+    let load = |new| TrainedModel::load_with_new_items(layout, config, new).and_then(|(run, _)| run.scorer().map(drop));
+    match load(new) {
+        Err(error) if load(None).is_ok() => Err(error).context("the run cannot use these items, so none was added"),
+        _ => Ok(()),
+    }
 }

@@ -464,7 +464,8 @@ fn of_records(context: &Context, records: &[ItemRecord], folder: &Path) -> anyho
         ensure!(!marks_missing_value(id), "the id {} marks a missing value; give the item another id", quoted(id));
         let mut images = Vec::new();
         for bytes in &record.images {
-            let name = format!("{}.{}", &blake3::hash(bytes).to_hex()[..32], ending(bytes));
+            let name =
+                format!("{}.{}", &blake3::hash(bytes).to_hex()[..32], mp4sr_image::extension(bytes).unwrap_or("jpg"));
             let path = folder.join(&name);
             if !path.exists() {
                 files::write_bytes(&path, bytes)?;
@@ -508,16 +509,6 @@ fn of_records(context: &Context, records: &[ItemRecord], folder: &Path) -> anyho
         bail!("{item} is given twice; give each id once");
     }
     Ok(items)
-}
-
-/// The extension of an image file, by its first bytes.
-fn ending(bytes: &[u8]) -> &'static str {
-    match bytes {
-        [0x89, b'P', b'N', b'G', ..] => "png",
-        [b'G', b'I', b'F', ..] => "gif",
-        [b'R', b'I', b'F', b'F', ..] => "webp",
-        _ => "jpg",
-    }
 }
 
 /// Removes what a killed process left: temporary files, and generations that are not in use.

@@ -190,11 +190,13 @@ pub fn scorer_of<'m>(model: &'m dyn Model, phase: &Phase, items: usize) -> Resul
     };
     if !fits {
         candle_core::bail!(
-            "the scorer of the model has an item matrix of {dims:?}, expected a row for each of {items} items; correct `Scorer::items`"
+            "the scorer of the model has an item matrix of {dims:?}, expected a row for each of {items} items; correct the model"
         );
     }
     if scorer.interests() == 0 {
-        candle_core::bail!("the scorer of the model has no interest per query; correct `Scorer::interests`");
+        candle_core::bail!(
+            "the scorer of the model has no interest per query, expected at least one; correct the model"
+        );
     }
     Ok(scorer)
 }

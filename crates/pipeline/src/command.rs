@@ -408,7 +408,7 @@ pub fn run_stage_in_shards(
             let reasons = Shard::unfinished(name, folder, &make_stage)?;
             if !reasons.is_empty() {
                 context.progress.log(format!(
-                    "{name}: the shards are not merged ({}), so all of it is computed",
+                    "{name}: the shards cannot be used ({}), so all of it is computed",
                     reasons.join("; ")
                 ));
             }

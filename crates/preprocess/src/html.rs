@@ -180,7 +180,10 @@ impl HtmlSource {
             "style" => self.last_style,
             _ => None,
         };
-        if !closes && is_ahead(last) {
+        if !closes && matches!(name, "script" | "style") {
+            if !is_ahead(last) {
+                return has_attributes.then_some(end);
+            }
             let close = text.find(&format!("</{name}"))?;
             return text[close..].find('>').map(|end| close + end + 1);
         }

@@ -37,11 +37,9 @@ const LATER_KEYS: [&str; 11] = [
 
 /// The settings of the filters as the files of a dataset record them. The manifest records all of them, to notice when a key is removed.
 pub fn recorded(preprocess: &Preprocess) -> Value {
-    let (mut settings, defaults) = (json!(preprocess), json!(Preprocess::default()));
+    let (mut settings, defaults) = (preprocess.deciding(), json!(Preprocess::default()));
     if let Some(settings) = settings.as_object_mut() {
         settings.retain(|key, value| !LATER_KEYS.contains(&key.as_str()) || *value != defaults[key]);
-        // The memory limit decides how the dataset is built, and not what it contains.
-        settings.remove("memory");
     }
     settings
 }

@@ -17,6 +17,9 @@ const WORKSPACE: u64 = 16;
 /// The minimum number of events that are written at once, however small the limit is.
 const LEAST_ROWS: u64 = 1 << 12;
 
+/// The number of events below which a limit makes so many files that they take longer and hardly less memory, that of 64 MiB.
+const FEW_ROWS: u64 = (64 << 20) / (EVENT * WORKSPACE);
+
 /// A limit of memory, and the folder for the events beyond it.
 #[derive(Clone, Debug)]
 pub struct MemoryLimit {
@@ -47,6 +50,13 @@ impl MemoryLimit {
             )));
         }
         Ok(Some(Self { rows: (bytes / (EVENT * WORKSPACE)).max(LEAST_ROWS), folder }))
+    }
+
+    /// A warning about a limit that is too low to be of use.
+    pub fn warning(&self) -> Option<&'static str> {
+        (self.rows < FEW_ROWS).then_some(
+            "`preprocess.memory` below 64MiB makes many small files, which take longer and hardly less memory; raise it",
+        )
     }
 
     /// A limit with which `events` events need `partitions` partitions.

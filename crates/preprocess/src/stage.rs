@@ -61,13 +61,9 @@ pub fn stage(context: &Context) -> anyhow::Result<Stage> {
         "data": config.dataset.data,
         "table1": config.dataset.table1,
         "source": config.source,
-        "preprocess": config.preprocess,
+        "preprocess": config.preprocess.deciding(),
         "image_names": inputs.image_names(config)?,
     });
-    // The memory limit decides how the dataset is built, and not what it contains.
-    if let Some(keys) = settings["preprocess"].as_object_mut() {
-        keys.remove("memory");
-    }
     if config.preprocess.split == SplitBy::Time {
         // Earlier releases let later events decide which training events are kept.
         settings["kept_within"] = json!("sets");
@@ -77,6 +73,11 @@ pub fn stage(context: &Context) -> anyhow::Result<Stage> {
     {
         // Earlier releases did not order the items without events by their lines.
         settings["items_without_events"] = json!("lines");
+    }
+    let columns = &config.source.columns;
+    if !columns.title.is_empty() && columns.texts.contains(&columns.title) {
+        // Earlier releases read such a title twice.
+        settings["title_in_texts"] = json!("once");
     }
     let settings = StageSettings::new(settings, defaults);
     let stage = Stage::new("preprocess", VERSION, &context.layout.dataset(), settings, &inputs.by_role())?;
@@ -158,6 +159,9 @@ fn make(
 ) -> Result<(PreprocessReport, Vec<PathBuf>)> {
     let spill = layout.dataset().join(SPILL);
     let memory = MemoryLimit::new(&config.preprocess.memory, spill.clone())?;
+    if let Some(warning) = memory.as_ref().and_then(MemoryLimit::warning) {
+        progress.log(format!("preprocess: warning: {warning}"));
+    }
     let store = layout.dataset().join(EMBEDDED);
     files::remove_dir_if_present(&store)?;
     // A run that was killed leaves it behind.
@@ -386,7 +390,9 @@ impl FilterSettings {
     fn new(preprocess: &Preprocess, scale: TimeScale) -> Result<Self> {
         // Unset bounds cannot occur in a resolved configuration.
         let bounds = Bounds { user: preprocess.user_core.unwrap_or(0), item: preprocess.item_core.unwrap_or(0) };
-        if preprocess.recent > 0 && preprocess.recent < bounds.user {
+        // With a split by time, the most recent events of each of the three sets are kept.
+        let sets = if preprocess.split == SplitBy::Time { 3 } else { 1 };
+        if preprocess.recent > 0 && preprocess.recent.saturating_mul(sets) < bounds.user {
             return Err(Error::Setting(format!(
                 "`preprocess.recent` = {} keeps fewer events per user than `preprocess.user_core` = {} requires, so no user would be left; \
                  raise the former or lower the latter",

@@ -190,6 +190,9 @@ pub(crate) fn other_setting(own: &Value, other: &Value) -> Option<OtherSetting> 
 /// `pretrain.from` of two runs whose pre-trained weights are from different datasets. Runs of several seeds may take their weights from
 /// different runs of one dataset.
 fn other_pretraining(own: &Value, other: &Value) -> Option<OtherSetting> {
+    if [own, other].iter().all(|config| config["pretrain"]["from"] == "") {
+        return None;
+    }
     let dataset = |config: &Value| -> Option<String> {
         let from = config["pretrain"]["from"].as_str()?;
         let dataset = from.split_once('/').map(|(dataset, _)| dataset).or_else(|| config["dataset"]["name"].as_str());

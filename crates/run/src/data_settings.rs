@@ -11,9 +11,6 @@ use serde_json::{Map, Value, json};
 use crate::provenance::shown;
 use crate::{CheckpointInfo, Inputs, model_catalog};
 
-/// The keys that do not change what a stage writes.
-const WITHOUT_EFFECT: [(&str, &str); 1] = [("preprocess", "memory")];
-
 /// The settings by which a file that a run reads was made.
 struct MadeBy {
     /// What was made, as the subject of a sentence.
@@ -29,13 +26,15 @@ struct MadeBy {
 impl MadeBy {
     fn dataset(layout: &Layout, config: &Config) -> Option<Self> {
         let settings = Manifest::find(&layout.dataset(), "preprocess")?.settings;
-        let mut now = json!({ "source": config.source, "preprocess": config.preprocess });
-        let sections = ["source", "preprocess"].map(|section| (section.to_owned(), settings[section].clone()));
-        for (section, key) in WITHOUT_EFFECT {
-            now[section].as_object_mut().map(|keys| keys.remove(key));
-        }
-        let recorded = Value::Object(Map::from_iter(sections));
-        Some(Self { what: "the dataset was made".to_owned(), stage: "preprocess", recorded, now })
+        let now = json!({ "source": config.source, "preprocess": config.preprocess.deciding() });
+        let sections = ["source", "preprocess"].into_iter().filter(|section| settings[*section].is_object());
+        let recorded = sections.map(|section| (section.to_owned(), settings[section].clone())).collect();
+        Some(Self {
+            what: "the dataset was made".to_owned(),
+            stage: "preprocess",
+            recorded: Value::Object(recorded),
+            now,
+        })
     }
 
     /// The features of a modality in the file at `path`. Another program's file has no such record.
@@ -43,8 +42,7 @@ impl MadeBy {
         let recorded = recorded_settings(path)?;
         let all = json!(config.extract);
         let by_words = modality == "image" && config.extract.image.features == ImageFeatures::Words;
-        let is_read =
-            |key: &str| key == modality || key == "precision" || key == "storage" || key == "text" && by_words;
+        let is_read = |key: &str| key == modality || key == "storage" || key == "text" && by_words;
         let keys = all.as_object()?.iter().filter(|(key, _)| is_read(key) && !recorded[key.as_str()].is_null());
         let now: Map<String, Value> = keys.map(|(key, value)| (key.clone(), value.clone())).collect();
         let recorded = now.keys().map(|key| (key.clone(), recorded[key].clone())).collect::<Map<_, _>>();
@@ -89,8 +87,12 @@ pub fn other_settings(layout: &Layout, config: &Config) -> Vec<String> {
     let mut warnings = other_data_settings(layout, config);
     let recorded = recorded_settings(&layout.checkpoint(FINETUNE));
     if let Some(info) = recorded.and_then(|settings| serde_json::from_value::<CheckpointInfo>(settings).ok()) {
-        warnings.extend(info.other_training(models, config, FINETUNE));
-        warnings.extend(info.other_pretraining(models, config));
+        let training = info.other_training(models, config, FINETUNE);
+        // A setting that both phases read is reported once.
+        let about = |warning: &String| warning.split(';').next().map(str::to_owned);
+        let pretraining = info.other_pretraining(models, layout, config);
+        let is_new = |warning: &String| training.as_ref().and_then(about) != about(warning);
+        warnings.extend(pretraining.filter(is_new).into_iter().chain(training.clone()));
     }
     warnings
 }
@@ -112,7 +114,6 @@ fn overlay(to: &mut Value, from: &Value) {
                 }
             }
         }
-        (to, from) if !from.is_null() => *to = from.clone(),
-        _ => {}
+        (to, from) => *to = from.clone(),
     }
 }

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use mp4sr_artifact::{Error, Layout, Result, StageSettings};
+use mp4sr_artifact::{Error, Fingerprint, Layout, Manifest, Result, StageSettings};
 use mp4sr_models::{FINETUNE, PRETRAIN};
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::{ModelCatalog, Pretrain};
+use mp4sr_protocol::PRETRAINED_WEIGHTS;
 use serde_json::{Value, json};
 
 use crate::data_settings::record_data;
@@ -66,24 +67,26 @@ impl CheckpointInfo {
     }
 
     /// Returns a warning if the weights that these were trained from were not those that `config` names, or had other training settings.
-    pub fn other_pretraining(&self, models: &ModelCatalog, config: &Config) -> Option<String> {
+    pub fn other_pretraining(&self, models: &ModelCatalog, layout: &Layout, config: &Config) -> Option<String> {
         let could_start = Config { pretrain: Pretrain { enabled: true, ..config.pretrain.clone() }, ..config.clone() };
-        if !models.starts_pretrained(&could_start) {
+        if !self.config.is_object() || !models.starts_pretrained(&could_start) {
             return None;
         }
-        let origin = |section: &Value| json!({ "enabled": section["enabled"], "from": section["from"] });
-        let defaults = json!({ PRETRAIN: origin(&json!(Pretrain::default())) });
-        let (now, then) = (json!({ PRETRAIN: origin(&json!(config.pretrain)) }), &self.config[PRETRAIN]);
-        let recorded = json!({ PRETRAIN: then });
-        if let Some(key) = self.changed(&models.settings(now.clone(), defaults), &recorded) {
-            let (then, now) = (shown(&recorded, &key), shown(&now, &key));
-            return Some(format!(
-                "the weights were trained with `{key}` = {then}, not {now}; `mp4sr train {FINETUNE}` trains with this setting"
-            ));
-        }
-        // The settings of weights from another run are that run's own.
-        let has_own = models.starts_pretrained(config) && config.pretrain.from.is_empty();
-        if has_own { self.other_training(models, config, PRETRAIN) } else { None }
+        let (then, now) = (&self.config[PRETRAIN], json!(config.pretrain));
+        let differs = |key: &str| !then[key].is_null() && then[key] != now[key];
+        let key = if differs("enabled") {
+            "enabled"
+        } else if config.pretrain.enabled && differs("from") && !starts_from(layout, config) {
+            "from"
+        } else {
+            // The settings of weights from another run are that run's own.
+            let has_own = config.pretrain.enabled && config.pretrain.from.is_empty();
+            return if has_own { self.other_training(models, config, PRETRAIN) } else { None };
+        };
+        Some(format!(
+            "the weights were trained with `{PRETRAIN}.{key}` = {}, not {}; `mp4sr train {FINETUNE}` trains with this setting",
+            then[key], now[key]
+        ))
     }
 
     fn changed(&self, settings: &StageSettings, recorded: &Value) -> Option<String> {
@@ -129,6 +132,14 @@ impl CheckpointInfo {
         let reason = format!("its weights were trained on features of `{modality}` from a different encoder");
         Err(Error::unusable(path, reason, "use the encoder of its training in `[extract]`, or train with this one"))
     }
+}
+
+/// Whether the run was fine-tuned from the very weights that `config` names, although under another name.
+fn starts_from(layout: &Layout, config: &Config) -> bool {
+    let record = Manifest::find(&layout.run(), FINETUNE);
+    let then = record.and_then(|record| record.inputs.get(PRETRAINED_WEIGHTS).map(|input| input.fingerprint.clone()));
+    let now = Fingerprint::of_file(&config.pretraining_run(layout).checkpoint(PRETRAIN)).ok();
+    then.is_some() && then == now
 }
 
 fn copy(from: &Value, to: &mut Value, key: &str) {

@@ -468,16 +468,9 @@ async fn stored_image(app: &App, id: String, number: usize) -> Result<Option<Vec
     found.map_err(|error| not_changed(app, &error.into()))
 }
 
+/// The media type of an image that browsers show.
 fn image_kind(bytes: &[u8]) -> Option<&'static str> {
-    match bytes {
-        [0xff, 0xd8, ..] => Some("image/jpeg"),
-        [0x89, b'P', b'N', b'G', ..] => Some("image/png"),
-        [b'G', b'I', b'F', ..] => Some("image/gif"),
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some("image/webp"),
-        [b'B', b'M', ..] => Some("image/bmp"),
-        [_, _, _, _, b'f', b't', b'y', b'p', b'a', b'v', b'i', b'f', ..] => Some("image/avif"),
-        _ => None,
-    }
+    mp4sr_image::media_type(bytes).filter(|kind| *kind != "image/tiff")
 }
 
 /// Searches items by words of their titles or parts of their ids.

@@ -211,12 +211,7 @@ impl Runner {
     pub fn trained_on_other_data(&self, run: &ResolvedRun) -> Option<String> {
         let of_phase = |phase: &str| recorded_settings(&run.layout.checkpoint(phase));
         let recorded = of_phase(FINETUNE).or_else(|| of_phase(PRETRAIN))?["config"].take();
-        let sections = |config: &Config| {
-            let mut preprocess = json!(config.preprocess);
-            // The limit of memory decides how the dataset is built, and not what it contains.
-            preprocess.as_object_mut().map(|keys| keys.remove("memory"));
-            json!({ "source": config.source, "preprocess": preprocess })
-        };
+        let sections = |config: &Config| json!({ "source": config.source, "preprocess": config.preprocess.deciding() });
         self.models.settings(sections(&run.config), sections(&Config::default())).changed_since(&recorded)
     }
 

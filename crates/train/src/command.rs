@@ -129,9 +129,14 @@ fn expect_alike(group: &ProcessGroup, context: &Context, stage: &Stage, phase: &
     let Context { layout, config, .. } = context;
     let settings = stage.settings().values().as_object().cloned().unwrap_or_default();
     let mut parts: Vec<(String, String)> =
-        settings.into_iter().map(|(key, value)| (format!("settings (`{key}`)"), value.to_string())).collect();
-    parts.push(("run".to_owned(), format!("{phase} {} {}", config.dataset.name, layout.run_name())));
-    parts.push(("dataset, features or pre-trained weights".to_owned(), format!("{:?}", stage.input_fingerprints())));
+        settings.into_iter().map(|(key, value)| (format!("other settings (`{key}`)"), value.to_string())).collect();
+    // All processes rank the same blocks of users together.
+    parts.push(("other settings (`evaluate.batch`)".to_owned(), config.evaluate.batch.to_string()));
+    parts.push(("another run".to_owned(), format!("{phase} {} {}", config.dataset.name, layout.run_name())));
+    parts.push((
+        "another dataset, other features or other pre-trained weights".to_owned(),
+        format!("{:?}", stage.input_fingerprints()),
+    ));
     // 48 bits of a hash are exact in a number of 64 bits.
     let hash = |text: &String| u64::from_str_radix(&Fingerprint::of_bytes(text.as_bytes()).as_str()[..12], 16);
     let hashes = parts.iter().map(|(_, text)| hash(text).map(|hash| hash as f64)).collect::<Result<Vec<_>, _>>()?;
@@ -140,7 +145,9 @@ fn expect_alike(group: &ProcessGroup, context: &Context, stage: &Stage, phase: &
     match all.iter().enumerate().find_map(|(rank, own)| Some((rank, differs(own)?))) {
         None => Ok(()),
         Some((rank, part)) => bail!(
-            "process {rank} has other {} than process 0; give all processes the same pipeline, `--set`, `MP4SR_SET` and artifacts",
+            "process {} of {} has {} than the first one; give all processes the same pipeline, `--set`, `MP4SR_SET` and artifacts",
+            rank + 1,
+            group.size(),
             parts[part].0
         ),
     }
@@ -200,7 +207,14 @@ fn train_stage(
 ) -> anyhow::Result<Vec<PathBuf>> {
     let layout = &context.layout;
     let writes = group.is_none_or(ProcessGroup::is_first);
-    let earlier = if writes && stage.outputs_are_unchanged()? { RunFiles::read(layout)? } else { RunFiles::default() };
+    let unchanged = || -> anyhow::Result<RunFiles> {
+        let is_kept = writes && stage.outputs_are_unchanged()?;
+        Ok(if is_kept { RunFiles::read(layout)? } else { RunFiles::default() })
+    };
+    let earlier = match group {
+        Some(group) => agree(group, unchanged())?,
+        None => unchanged()?,
+    };
     let trained = train_and_write(context, stage, phase, restart, group);
     // The run keeps its weights, so it also keeps the files that say how they were trained. The error of training is the one to report.
     if trained.is_err()

@@ -31,8 +31,12 @@ pub(super) fn optional_files(folder: &ModelFolder) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// The settings of the module Transformer with their name, if the folder has them. A model of the hub is not asked for further names.
+/// The settings of the module Transformer with their name, if the folder has them. A model of the hub is not asked for further names. As in
+/// the reference, they are not read without a list of modules.
 fn transformer_file(folder: &ModelFolder) -> Result<Option<(&'static str, JsonFile)>> {
+    if folder.optional_json(MODULES)?.is_none() {
+        return Ok(None);
+    }
     for name in TRANSFORMER {
         if let Some(file) = folder.optional_json(name)? {
             return Ok(Some((name, file)));

@@ -340,6 +340,15 @@ impl Default for Preprocess {
 }
 
 impl Preprocess {
+    /// The settings that decide what a dataset contains: all but the limit of memory, which decides how it is built.
+    pub fn deciding(&self) -> serde_json::Value {
+        let mut settings = serde_json::to_value(self).unwrap_or_default();
+        if let Some(keys) = settings.as_object_mut() {
+            keys.remove("memory");
+        }
+        settings
+    }
+
     pub(super) fn resolve(&mut self) {
         let (user_core, item_core, missing) = match self.preset {
             DataPreset::Strict5Core => (5, 5, Missing::Keep),

@@ -95,7 +95,11 @@ pub struct Config {
 impl Config {
     /// The configuration as the text of a pipeline file, from which it can be read again.
     pub fn to_toml(&self) -> Result<String, ConfigError> {
-        toml::to_string_pretty(self).map_err(|e| ConfigError::invalid("the resolved configuration", &e.to_string()))
+        let mut own = self.clone();
+        for section in own.model.sections.values_mut() {
+            *section = renamed::without_nulls(std::mem::take(section));
+        }
+        toml::to_string_pretty(&own).map_err(|e| ConfigError::invalid("the resolved configuration", &e.to_string()))
     }
 
     /// The settings that decide a run's results, for the headers of its files: every section, without paths, names and the appearance of

@@ -81,18 +81,9 @@ impl Config {
         for name in named {
             if let Some(section) = models.section(&name) {
                 let own = self.model.sections.remove(&name).unwrap_or_else(|| Json::Object(serde_json::Map::new()));
-                self.model.sections.insert(name, without_nulls((section.resolve)(own)?));
+                self.model.sections.insert(name, (section.resolve)(own)?);
             }
         }
         Ok(())
-    }
-}
-/// A section without the keys that have no value, which a TOML file cannot express.
-fn without_nulls(value: Json) -> Json {
-    match value {
-        Json::Object(keys) => Json::Object(
-            keys.into_iter().filter(|(_, own)| !own.is_null()).map(|(key, own)| (key, without_nulls(own))).collect(),
-        ),
-        other => other,
     }
 }

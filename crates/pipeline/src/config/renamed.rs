@@ -71,7 +71,7 @@ pub(super) fn rename_recorded(recorded: Json, renamed: &[RenamedKey]) -> Json {
 }
 
 /// TOML has no null; a key without a value counts as missing.
-fn without_nulls(value: Json) -> Json {
+pub(super) fn without_nulls(value: Json) -> Json {
     match value {
         Json::Object(keys) => keys
             .into_iter()

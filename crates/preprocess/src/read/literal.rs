@@ -137,8 +137,8 @@ impl Parser<'_> {
             return self.call(word, depth);
         }
         match word {
-            "True" | "true" => Some(Value::Bool(true)),
-            "False" | "false" => Some(Value::Bool(false)),
+            "True" | "true" | "np.True_" => Some(Value::Bool(true)),
+            "False" | "false" | "np.False_" => Some(Value::Bool(false)),
             "None" | "null" | "nan" | "NaN" | "NaT" | "inf" | "-inf" | "Infinity" | "-Infinity" => Some(Value::Null),
             _ => {
                 let whole = word.trim_end_matches('L');
@@ -319,7 +319,7 @@ mod tests {
             ("('a', 'b')", json!(["a", "b"])),
             ("[1. 2.5]", json!([1.0, 2.5])),
             ("array(['a'], dtype='<U1')", json!(["a"])),
-            ("[np.float64(1.5), numpy.int64(3), np.bool_(True)]", json!([1.5, 3, true])),
+            ("[np.float64(1.5), numpy.int64(3), np.bool_(True), np.False_]", json!([1.5, 3, true, false])),
             (
                 "{'at': datetime.datetime(2018, 9, 30, 8, 5), 'day': datetime.date(2018, 9, 3), 'x': np.float32(0.1)}",
                 json!({"at": "2018-09-30T08:05:00.000000", "day": "2018-09-03", "x": 0.1}),

@@ -79,7 +79,8 @@ impl FileFormat {
     }
 }
 
-/// Passes every row of a file, or the first `limit`, to `visit`; the header is not a row, and a row may take several lines. `bar` advances with the bytes that are read.
+/// Passes every row of a file, or the first `limit`, to `visit`; the header is not a row, and a row may take several lines. `bar` advances
+/// with the bytes that are read.
 pub fn for_each_row(
     path: &Path,
     format: &FileFormat,

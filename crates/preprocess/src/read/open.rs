@@ -46,10 +46,11 @@ pub fn open<'b>(path: &Path, format: &FileFormat, bar: &'b Bar) -> Result<Lines<
     if is_tar(start) {
         return Err(Error::raw(path, "is a tar archive; unpack it"));
     }
+    if is_utf_32(start) {
+        return Err(Error::raw(path, "appears to be UTF-32 text, which is not read; save it as UTF-8"));
+    }
     if let Some(encoding) = format.dialect.encoding.or_else(|| marked(start)).filter(|encoding| *encoding != UTF_8) {
         reader = Box::new(BufReader::with_capacity(BUFFER, Decoded::new(reader, encoding)));
-    } else if is_utf_32(start) {
-        return Err(Error::raw(path, "appears to be UTF-32 text, which is not read; save it as UTF-8"));
     } else if let Some(encoding) = utf_16(start) {
         let name = encoding.name().to_ascii_lowercase();
         return Err(Error::raw(
@@ -97,8 +98,11 @@ fn utf_16(start: &[u8]) -> Option<&'static Encoding> {
     }
 }
 
-/// Whether two bytes in the middle of every four are zero, or those at both ends, as in Latin letters of UTF-32 of either byte order.
+/// Whether text begins with the byte order mark of UTF-32, or three of every four bytes are zero, as in its Latin letters.
 fn is_utf_32(start: &[u8]) -> bool {
+    if start.starts_with(b"\xff\xfe\0\0") || start.starts_with(b"\0\0\xfe\xff") {
+        return true;
+    }
     let start = &start[..start.len().min(64) / 4 * 4];
     let is = |zeros: [usize; 3]| start.chunks_exact(4).all(|letter| zeros.iter().all(|&at| letter[at] == 0));
     start.len() >= 8 && (is([0, 1, 2]) || is([1, 2, 3]))
@@ -176,6 +180,7 @@ mod tests {
             ),
             ("a.csv", b"\0a\0,\0b".to_vec(), "`source.encoding = \"utf-16be\"`"),
             ("a.csv", b"a\0\0\0,\0\0\0b\0\0\0".to_vec(), "UTF-32 text, which is not read"),
+            ("a.csv", b"\xff\xfe\0\0a\0\0\0".to_vec(), "UTF-32 text, which is not read"),
             ("a.tgz", gzip(&[&b"a.csv"[..], &[0; 252], b"ustar\0"].concat()), "is a tar archive; unpack it"),
             ("a.csv", gzip(&gzip(b"a,b\n")), "compressed by gzip twice"),
             ("a.csv", b"\xff\xfea\0\0\xd8".to_vec(), "bytes that are not UTF-16LE"),

@@ -1,5 +1,6 @@
 //! Reads the times of events in many notations.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
@@ -405,7 +406,11 @@ fn utc(time: DateTime, offset: Offset) -> Option<Decimal> {
 }
 
 fn by_pattern(pattern: &str, text: &str) -> Option<Decimal> {
-    let time = strtime::parse(pattern, text).ok()?;
+    // HTTP and older mail write the name of the zone in place of its offset.
+    let before_zone =
+        if pattern.ends_with(" %z") { text.strip_suffix(" GMT").or_else(|| text.strip_suffix(" UTC")) } else { None };
+    let text = before_zone.map_or(Cow::Borrowed(text), |start| format!("{start} +0000").into());
+    let time = strtime::parse(pattern, &*text).ok()?;
     if let Ok(timestamp) = time.to_timestamp() {
         return Some(Decimal::of_nanoseconds(timestamp.as_nanosecond()));
     }
@@ -613,6 +618,10 @@ mod tests {
             (&["13-Sep-2020"], "dates written as `%d-%b-%Y`"),
             (&["Sep 13, 2020 5:27 PM"], "dates written as `%b %d, %Y %I:%M %p`"),
             (&["Fri Sep 08 10:44:24 -0700 2017"], "dates written as `%a %b %d %H:%M:%S %z %Y`"),
+            (
+                &["Mon, 06 Jan 2020 10:00:00 GMT", "Mon, 06 Jan 2020 11:00:00 +0100"],
+                "dates written as `%a, %d %b %Y %H:%M:%S %z`",
+            ),
         ] {
             assert_eq!(of(values), Ok(Some(expected.to_owned())), "{values:?}");
         }

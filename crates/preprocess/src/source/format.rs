@@ -169,13 +169,6 @@ impl SourceFormat {
         }
         expect_distinct("texts", &columns.texts)?;
         expect_distinct("categories", &columns.categories)?;
-        if !columns.title.is_empty() && columns.texts.contains(&columns.title) {
-            return Err(Error::Setting(format!(
-                "`source.columns.texts` contains {:?}, the column of `source.columns.title`, so every title would be read twice; leave it out \
-                 of one of them",
-                columns.title
-            )));
-        }
         Ok(Self {
             format: source.format,
             user: columns.user.clone(),
@@ -185,7 +178,8 @@ impl SourceFormat {
             clock,
             item_id: vec![columns.item_id.clone()],
             title: columns.title.clone(),
-            texts: columns.texts.clone(),
+            // The title is a text of its own.
+            texts: columns.texts.iter().filter(|name| **name != columns.title).cloned().collect(),
             text_separator: columns.text_separator.clone(),
             image_separator: columns.image_separator.clone(),
             images: if columns.images.is_empty() { Vec::new() } else { vec![columns.images.clone()] },

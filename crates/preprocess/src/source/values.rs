@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use indexmap::IndexSet;
+use mp4sr_artifact::Downloads;
 use serde_json::{Map, Value};
 
 use crate::images::{DATA, is_image_name};
@@ -202,7 +203,7 @@ fn gather_images(value: &Value, found: &mut Vec<String>) {
                 Some(value) => gather_images(value, found),
                 // In an object with other keys, the first value that is a URL is used.
                 None => {
-                    let url = |value: &&Value| value.as_str().is_some_and(|text| text.starts_with("http"));
+                    let url = |value: &&Value| value.as_str().is_some_and(Downloads::is_url);
                     found.extend(sizes.values().find(url).and_then(Value::as_str).map(str::to_owned));
                 }
             }
