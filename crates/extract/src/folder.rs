@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use mp4sr_artifact::{files, json_problem};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokenizers::{Tokenizer, TruncationDirection, TruncationParams};
+use tokenizers::{Tokenizer, TruncationParams};
 
 use crate::builtin;
 use crate::error::{Error, Result};

@@ -8,7 +8,6 @@ use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::{Extract, ImageFeatures, ModelCatalog, Preprocess, Source};
 use serde_json::{Map, Value, json};
 
-use crate::provenance::shown;
 use crate::{CheckpointInfo, Inputs, model_catalog};
 
 /// The settings by which a file that a run reads was made.
@@ -116,4 +115,10 @@ fn overlay(to: &mut Value, from: &Value) {
         }
         (to, from) => *to = from.clone(),
     }
+}
+
+/// The value of a key with its sections, as text; a key that is not recorded had its default.
+pub(crate) fn shown(settings: &Value, key: &str) -> String {
+    let pointer = format!("/{}", key.replace('[', "/").replace(']', "").replace('.', "/"));
+    settings.pointer(&pointer).map_or_else(|| "its default".to_owned(), Value::to_string)
 }

@@ -9,7 +9,7 @@ use mp4sr_pipeline::config::{ModelCatalog, Pretrain};
 use mp4sr_protocol::PRETRAINED_WEIGHTS;
 use serde_json::{Value, json};
 
-use crate::data_settings::record_data;
+use crate::data_settings::{record_data, shown};
 use crate::{CheckpointInfo, Inputs};
 
 /// The sections of the settings by which weights were trained. The seed and the preset come from `[run]`.
@@ -146,10 +146,4 @@ fn copy(from: &Value, to: &mut Value, key: &str) {
     if let Some(value) = from.get(key).filter(|value| !value.is_null()) {
         to[key] = value.clone();
     }
-}
-
-/// The value of a key with its sections, as text; a key that is not recorded had its default.
-pub(crate) fn shown(settings: &Value, key: &str) -> String {
-    let pointer = format!("/{}", key.replace('[', "/").replace(']', "").replace('.', "/"));
-    settings.pointer(&pointer).map_or_else(|| "its default".to_owned(), Value::to_string)
 }
