@@ -543,18 +543,39 @@ fn special_tokens_in_a_text_keep_their_spelling_in_lower_case() {
 }
 
 /// sentence-transformers reads the settings of a text under seven names, and an early folder has a configuration of its release at its top.
+/// Writes the list of modules of a sentence encoder whose transformer is in the folder `transformer`, and the settings of its pooling.
+fn write_modules(folder: &Path, transformer: &str) {
+    let path = folder.join(transformer).join("config.json");
+    let config: serde_json::Value = serde_json::from_slice(&files::read(&path).unwrap()).unwrap();
+    let module = |index: usize, path: &str, class: &str| serde_json::json!({ "idx": index, "name": index.to_string(), "path": path, "type": format!("sentence_transformers.models.{class}") });
+    let modules = [module(0, transformer, "Transformer"), module(1, "1_Pooling", "Pooling")];
+    let pooling = serde_json::json!({
+        "word_embedding_dimension": config["hidden_size"], "pooling_mode_cls_token": false, "pooling_mode_mean_tokens": true,
+        "pooling_mode_max_tokens": false, "pooling_mode_mean_sqrt_len_tokens": false
+    });
+    std::fs::create_dir(folder.join("1_Pooling")).unwrap();
+    files::write_json(&folder.join("1_Pooling/config.json"), &pooling).unwrap();
+    files::write_json(&folder.join("modules.json"), &modules).unwrap();
+}
+
 #[test]
 fn earlier_names_and_folders_of_sentence_encoders_are_read() {
     let short = |settings: &mut serde_json::Value| settings["max_seq_length"] = 4.into();
     let current = changed("bert", "sentence_bert_config.json", short);
+    let without_modules = changed("bert", "sentence_bert_config.json", short);
+    write_modules(current.path(), "");
     let of = |folder: &TempDir| {
         let encoder = SentenceEncoder::load(&folder.path().to_string_lossy()).unwrap();
         encoder.encode(&["one two three four five six seven"], |_| {}).unwrap()
     };
     let expected = of(&current);
-    assert_ne!(of(&changed("bert", "sentence_bert_config.json", |_| ())), expected);
+    // Without a list of modules, the library does not read their settings either.
+    let whole = of(&changed("bert", "sentence_bert_config.json", |_| ()));
+    assert_ne!(whole, expected);
+    assert_eq!(of(&without_modules), whole);
 
     let renamed = changed("bert", "sentence_bert_config.json", short);
+    write_modules(renamed.path(), "");
     let at = |name: &str| renamed.path().join(name);
     std::fs::rename(at("sentence_bert_config.json"), at("sentence_distilbert_config.json")).unwrap();
     assert_eq!(of(&renamed), expected);
@@ -565,16 +586,7 @@ fn earlier_names_and_folders_of_sentence_encoders_are_read() {
     for file in files::list(early.path()).unwrap().into_iter().filter(|path| path.is_file()) {
         std::fs::rename(&file, inner.join(file.file_name().unwrap())).unwrap();
     }
-    let config: serde_json::Value = serde_json::from_slice(&files::read(&inner.join("config.json")).unwrap()).unwrap();
-    let module = |index: usize, path: &str, class: &str| serde_json::json!({ "idx": index, "name": index.to_string(), "path": path, "type": format!("sentence_transformers.models.{class}") });
-    let modules = [module(0, "0_Transformer", "Transformer"), module(1, "1_Pooling", "Pooling")];
-    let pooling = serde_json::json!({
-        "word_embedding_dimension": config["hidden_size"], "pooling_mode_cls_token": false, "pooling_mode_mean_tokens": true,
-        "pooling_mode_max_tokens": false, "pooling_mode_mean_sqrt_len_tokens": false
-    });
-    std::fs::create_dir(early.path().join("1_Pooling")).unwrap();
-    files::write_json(&early.path().join("1_Pooling/config.json"), &pooling).unwrap();
-    files::write_json(&early.path().join("modules.json"), &modules).unwrap();
+    write_modules(early.path(), "0_Transformer");
     files::write_json(&early.path().join("config.json"), &serde_json::json!({ "__version__": "0.2.5" })).unwrap();
     assert_eq!(of(&early), expected);
 }
@@ -586,6 +598,7 @@ fn sentence_encoders_without_a_vector_per_text_are_refused() {
         ("sentence_bert_config.json", "max_seq_length", 2.into(), "max_seq_length: expected room"),
     ] {
         let folder = changed("bert", file, |settings| settings[key] = value.clone());
+        write_modules(folder.path(), "");
         let message = SentenceEncoder::load(&folder.path().to_string_lossy()).err().unwrap().to_string();
         assert!(message.contains(expected) && message.contains(file), "{message}");
     }
@@ -620,6 +633,9 @@ fn a_module_with_pickled_weights_is_refused_with_a_remedy() {
 fn settings_that_are_not_supported_are_refused_by_name() {
     let text = |from: &str, file: &str, key: &str, value: serde_json::Value| {
         let folder = changed(&format!("adapter/{from}"), file, |config| config[key] = value.clone());
+        if file == "sentence_bert_config.json" {
+            write_modules(folder.path(), "");
+        }
         SentenceEncoder::load(&folder.path().to_string_lossy()).err().map(|e| e.to_string()).unwrap_or_default()
     };
     let cases = [
