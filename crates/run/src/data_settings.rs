@@ -5,7 +5,7 @@ use std::path::Path;
 use mp4sr_artifact::{Layout, Manifest, recorded_settings};
 use mp4sr_models::FINETUNE;
 use mp4sr_pipeline::Config;
-use mp4sr_pipeline::config::{Extract, ImageFeatures, ModelCatalog, Preprocess, Source};
+use mp4sr_pipeline::config::{Extract, ImageFeatures, Modality, ModelCatalog, Preprocess, Source};
 use serde_json::{Map, Value, json};
 
 use crate::{CheckpointInfo, Inputs, model_catalog};
@@ -24,15 +24,19 @@ struct MadeBy {
 
 impl MadeBy {
     fn dataset(layout: &Layout, config: &Config) -> Option<Self> {
-        let settings = Manifest::find(&layout.dataset(), "preprocess")?.settings;
-        let now = json!({ "source": config.source, "preprocess": config.preprocess.deciding() });
-        let sections = ["source", "preprocess"].into_iter().filter(|section| settings[*section].is_object());
-        let recorded = sections.map(|section| (section.to_owned(), settings[section].clone())).collect();
+        let recorded = Manifest::find(&layout.dataset(), "preprocess")?.settings;
+        let mut now = Map::new();
+        for (section, keys) in [("source", json!(config.source)), ("preprocess", config.preprocess.deciding())] {
+            if recorded[section].is_object() {
+                now.insert(section.to_owned(), keys);
+            }
+        }
+        let recorded = now.keys().map(|section| (section.clone(), recorded[section].clone())).collect::<Map<_, _>>();
         Some(Self {
             what: "the dataset was made".to_owned(),
             stage: "preprocess",
-            recorded: Value::Object(recorded),
-            now,
+            recorded: recorded.into(),
+            now: now.into(),
         })
     }
 
@@ -57,7 +61,7 @@ impl MadeBy {
     fn all(layout: &Layout, config: &Config) -> Vec<Self> {
         let features = if Inputs::reads_features(config) { &config.model.modalities[..] } else { &[] };
         let extracted = features.iter().filter(|modality| modality.features.is_empty());
-        let of_modality = |modality: &mp4sr_pipeline::config::Modality| {
+        let of_modality = |modality: &Modality| {
             let path = layout.feature_file(&modality.name, &config.feature_name(modality));
             Self::features(&path, &modality.name, config)
         };
