@@ -209,7 +209,7 @@ fn of_csv(text: &str) -> Result<HistoriesFile, String> {
         let cell = |at: Option<usize>| at.and_then(|at| record.get(at)).unwrap_or_default().trim();
         match layout {
             HistoryLayout::Histories { history } => {
-                if cell(Some(history)).starts_with('[') && cell(Some(history)).ends_with(']') {
+                if is_list(cell(Some(history))) {
                     return Err(format!(
                         "line {line}: `{HISTORY}` is {}, which is a list in the notation of Python or JSON; separate the ids by spaces, as in \
                          `a b`, or write JSON lines",
@@ -238,6 +238,11 @@ fn of_csv(text: &str) -> Result<HistoriesFile, String> {
         histories = of_events(events);
     }
     Ok(HistoriesFile { histories, warning: layout.warning(&names) })
+}
+
+/// Whether a cell is a list as Python and JSON write it, and not ids that are in brackets themselves.
+fn is_list(cell: &str) -> bool {
+    cell.starts_with('[') && cell.ends_with(']') && cell.contains(['\'', '"', ','])
 }
 
 fn without_id(place: &str, number: u64) -> String {
@@ -400,6 +405,8 @@ mod tests {
         }
         // The extension does not always determine the format.
         std::fs::copy(path("h.csv"), path("h.txt")).unwrap();
+        std::fs::write(path("b.csv"), "user_id,history\nu1,[a] b [c]\n").unwrap();
+        assert_eq!(read(&path("b.csv"), None).unwrap().histories, [history("u1", &["[a]", "b", "[c]"])]);
         assert_eq!(read(&path("h.txt"), Some(HistoryFormat::Csv)).unwrap().histories, expected);
         assert!(read(&path("h.txt"), None).unwrap_err().to_string().contains("--input-format"));
         assert_eq!(of_json_lines("{\"history\": [1]}").unwrap().histories, [history("line 1", &["1"])]);

@@ -51,19 +51,25 @@ impl CheckpointInfo {
     /// Returns a warning if the weights were trained with other training settings than those of `config` for `phase`. These settings do not
     /// change what trained weights compute, but a user may believe that the weights were trained with them.
     pub fn other_training(&self, models: &ModelCatalog, config: &Config, phase: &str) -> Option<String> {
+        // Runs of several seeds may start from the weights of one run.
+        let is_of_another_run = phase == PRETRAIN && !config.pretrain.from.is_empty();
+        let seed = if is_of_another_run { json!(config.run.seed) } else { self.config["run"]["seed"].clone() };
         let recorded = json!({
             phase: self.config[phase],
             "model": self.config["model"],
-            "seed": self.config["run"]["seed"],
+            "seed": seed,
             "train": self.config["train"],
         });
         let settings = models.training_settings(config, phase);
         let key = self.changed(&settings, &recorded)?;
         let (then, now) = (shown(&recorded, &key), shown(settings.values(), &key));
         let key = if key == "seed" { "run.seed" } else { &key };
-        Some(format!(
-            "the weights were trained with `{key}` = {then}, not {now}; `mp4sr train {phase}` trains with this setting"
-        ))
+        let remedy = if is_of_another_run {
+            "the setting has no effect on weights of another run".to_owned()
+        } else {
+            format!("`mp4sr train {phase}` trains with this setting")
+        };
+        Some(format!("the weights were trained with `{key}` = {then}, not {now}; {remedy}"))
     }
 
     /// Returns a warning if the weights that these were trained from were not those that `config` names, or had other training settings.
