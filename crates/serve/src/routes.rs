@@ -277,7 +277,7 @@ async fn changed<T: Send + 'static>(
                 loaded = Some(ready);
                 Ok(())
             };
-            // While another process changes the items, the client is told to retry.
+            // A request does not wait for another process that changes the items; the client can send it again.
             let wait = std::time::Duration::ZERO;
             let mut editor = Editor { context: &context, store: &own.store, approve: Some(&mut load), wait };
             let done = edit(&context, &mut editor)?;
