@@ -90,12 +90,8 @@ pub fn other_settings(layout: &Layout, config: &Config) -> Vec<String> {
     let mut warnings = other_data_settings(layout, config);
     let recorded = recorded_settings(&layout.checkpoint(FINETUNE));
     if let Some(info) = recorded.and_then(|settings| serde_json::from_value::<CheckpointInfo>(settings).ok()) {
-        let training = info.other_training(models, config, FINETUNE);
-        // A setting that both phases read is reported once.
-        let about = |warning: &String| warning.split(';').next().map(str::to_owned);
-        let pretraining = info.other_pretraining(models, layout, config);
-        let is_new = |warning: &String| training.as_ref().and_then(about) != about(warning);
-        warnings.extend(pretraining.filter(is_new).into_iter().chain(training.clone()));
+        warnings.extend(info.other_pretraining(models, layout, config));
+        warnings.extend(info.other_training(models, config, FINETUNE));
     }
     warnings
 }

@@ -51,18 +51,10 @@ impl CheckpointInfo {
     /// Returns a warning if the weights were trained with other training settings than those of `config` for `phase`. These settings do not
     /// change what trained weights compute, but a user may believe that the weights were trained with them.
     pub fn other_training(&self, models: &ModelCatalog, config: &Config, phase: &str) -> Option<String> {
-        // Runs of several seeds may start from the weights of one run.
-        let is_of_another_run = phase == PRETRAIN && !config.pretrain.from.is_empty();
-        let seed = if is_of_another_run { json!(config.run.seed) } else { self.config["run"]["seed"].clone() };
-        let recorded = json!({
-            phase: self.config[phase],
-            "model": self.config["model"],
-            "seed": seed,
-            "train": self.config["train"],
-        });
-        let settings = models.training_settings(config, phase);
-        let key = self.changed(&settings, &recorded)?;
+        let key = self.changed_in_training(models, config, phase)?;
+        let (recorded, settings) = (self.recorded_training(config, phase), models.training_settings(config, phase));
         let (then, now) = (shown(&recorded, &key), shown(settings.values(), &key));
+        let is_of_another_run = phase == PRETRAIN && !config.pretrain.from.is_empty();
         let key = if key == "seed" { "run.seed" } else { &key };
         let remedy = if is_of_another_run {
             "the setting has no effect on weights of another run".to_owned()
@@ -70,6 +62,24 @@ impl CheckpointInfo {
             format!("`mp4sr train {phase}` trains with this setting")
         };
         Some(format!("the weights were trained with `{key}` = {then}, not {now}; {remedy}"))
+    }
+
+    /// The first setting of the training of `phase` that differs in `config`.
+    fn changed_in_training(&self, models: &ModelCatalog, config: &Config, phase: &str) -> Option<String> {
+        self.changed(&models.training_settings(config, phase), &self.recorded_training(config, phase))
+    }
+
+    /// The recorded settings of training, in the form of [`ModelCatalog::training_settings`].
+    fn recorded_training(&self, config: &Config, phase: &str) -> Value {
+        // Runs of several seeds may start from the weights of one run.
+        let is_of_another_run = phase == PRETRAIN && !config.pretrain.from.is_empty();
+        let seed = if is_of_another_run { json!(config.run.seed) } else { self.config["run"]["seed"].clone() };
+        json!({
+            phase: self.config[phase],
+            "model": self.config["model"],
+            "seed": seed,
+            "train": self.config["train"],
+        })
     }
 
     /// Returns a warning if the weights that these were trained from were not those that `config` names, or had other training settings.
@@ -85,9 +95,11 @@ impl CheckpointInfo {
         } else if config.pretrain.enabled && differs("from") && !starts_from(layout, config) {
             "from"
         } else {
-            // The settings of weights from another run are that run's own.
+            // The settings of weights from another run are that run's own, and a setting that both phases read is reported for the last one.
             let has_own = config.pretrain.enabled && config.pretrain.from.is_empty();
-            return if has_own { self.other_training(models, config, PRETRAIN) } else { None };
+            let is_reported = |key: &String| self.changed_in_training(models, config, FINETUNE).as_ref() == Some(key);
+            let changed = self.changed_in_training(models, config, PRETRAIN).filter(|key| has_own && !is_reported(key));
+            return changed.and_then(|_| self.other_training(models, config, PRETRAIN));
         };
         Some(format!(
             "the weights were trained with `{PRETRAIN}.{key}` = {}, not {}; `mp4sr train {FINETUNE}` trains with this setting",
