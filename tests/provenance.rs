@@ -519,6 +519,8 @@ fn typed_values_win_over_inherited_ones_and_errors_name_the_source_of_a_value() 
         assert!(output.status.success(), "{value:?}: {}", stderr_of(&output));
         assert_eq!(stderr_of(&output).is_empty(), is_quiet, "{value:?}");
     }
+    let unclear = stderr_of(&run(&[], &[("MP4SR_QUIET", "disabled")]));
+    assert!(unclear.contains("expected 1 or 0 in the environment variable"), "{unclear}");
     let empty = [("MP4SR_ARTIFACTS", ""), ("MP4SR_DATA", ""), ("MP4SR_RUN", "")];
     assert!(run(&[], &empty).status.success());
     let long = "a".repeat(300);

@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clap::builder::FalseyValueParser;
 use mp4sr_artifact::{Layout, files};
 use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{
-    ARTIFACTS_VARIABLE, Assignments, DEFAULT_ARTIFACTS, StageArgs, StageName, artifacts_folder, print,
+    ARTIFACTS_VARIABLE, Assignments, DEFAULT_ARTIFACTS, StageArgs, StageName, artifacts_folder, print, switch,
 };
 
 use crate::run::run_until;
@@ -29,7 +28,7 @@ pub struct Args {
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     overrides: Vec<String>,
     /// Prints only results and errors.
-    #[arg(long, short, env = "MP4SR_QUIET", value_parser = FalseyValueParser::new())]
+    #[arg(long, short, env = "MP4SR_QUIET", value_parser = switch)]
     quiet: bool,
 }
 

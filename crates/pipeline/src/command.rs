@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
-use clap::builder::{FalseyValueParser, OsStringValueParser, TypedValueParser};
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::parser::ValueSource;
 use mp4sr_artifact::{Layout, Lock, Manifest, Stage, Status, Timing, files, is_guarded};
 
@@ -39,7 +39,7 @@ struct StageFlags {
     #[arg(long = "set-all", env = "MP4SR_SET", value_name = "ASSIGNMENTS")]
     more_overrides: Option<Assignments>,
     /// Prints only results and errors.
-    #[arg(long, short, env = "MP4SR_QUIET", value_parser = FalseyValueParser::new())]
+    #[arg(long, short, env = "MP4SR_QUIET", value_parser = switch)]
     quiet: bool,
     /// Prints what would be done, read and used, as `mp4sr doctor` does, without doing it.
     #[arg(long)]
@@ -146,6 +146,16 @@ fn run_folder(folder: &Path) -> PathBuf {
     let names_dataset = written.ancestors().nth(2).is_some_and(|dataset| dataset.file_name().is_some());
     let is_clear = is_in_runs && names_dataset && written.file_name().is_some();
     if is_clear { written } else { folder.canonicalize().unwrap_or(written) }
+}
+
+/// Parses the value of a switch in an environment variable. An empty text means no. Any other word is refused, because `off` and
+/// `disabled` would have opposite meanings otherwise.
+pub fn switch(text: &str) -> Result<bool, String> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "1" | "yes" | "y" | "true" | "t" | "on" => Ok(true),
+        "" | "0" | "no" | "n" | "false" | "f" | "off" => Ok(false),
+        _ => Err("expected 1 or 0 in the environment variable of this flag".to_owned()),
+    }
 }
 
 /// A path that may be empty.

@@ -18,7 +18,7 @@ mod timing;
 pub use assignments::{Assignments, NotClosed, split_outside};
 pub use command::{
     ARTIFACTS_VARIABLE, AlreadyReported, Bug, Context, DEFAULT_ARTIFACTS, StageArgs, TIED, artifacts_folder,
-    error_chain, print, report_error, run_main, run_stage, run_stage_in_shards,
+    error_chain, print, report_error, run_main, run_stage, run_stage_in_shards, switch,
 };
 pub use config::Config;
 pub use passwords::hide_passwords;

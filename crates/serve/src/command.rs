@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use clap::builder::FalseyValueParser;
 use mp4sr_pipeline::config::ModelCatalog;
-use mp4sr_pipeline::{Context, StageArgs, print};
+use mp4sr_pipeline::{Context, StageArgs, print, switch};
 use mp4sr_recommend::LoadedRun;
 use mp4sr_store::ItemStore;
 use serde_json::json;
@@ -49,7 +48,7 @@ pub struct Args {
     #[arg(long, env = "MP4SR_INDEX", value_enum, value_name = "INDEX", default_value_t = IndexChoice::Exact)]
     index: IndexChoice,
     /// Reloads the run when its files change.
-    #[arg(long, env = "MP4SR_WATCH", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "MP4SR_WATCH", value_parser = switch)]
     watch: bool,
     /// The maximum number of requests that wait for the model; further ones are answered with 429.
     #[arg(long, env = "MP4SR_QUEUE", value_name = "REQUESTS", default_value_t = 1024, value_parser = at_least_one)]
@@ -79,7 +78,7 @@ pub struct Args {
     #[arg(long, env = "MP4SR_CONNECTIONS", value_name = "CONNECTIONS", default_value_t = 1024, value_parser = at_least_one)]
     connections: usize,
     /// Writes histories to the log, which otherwise never contains them.
-    #[arg(long, env = "MP4SR_LOG_HISTORIES", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "MP4SR_LOG_HISTORIES", value_parser = switch)]
     log_histories: bool,
 }
 

@@ -251,12 +251,17 @@ impl Engine<'_> {
             Some(hnsw) => hnsw,
             None => self.exact,
         };
-        match self.answerer.answer(search, &requests) {
-            Ok(answers) => replies.into_iter().zip(answers).for_each(|(reply, answer)| send(reply, Ok(answer))),
-            Err(error) => {
-                let message = error.to_string();
-                replies.into_iter().for_each(|reply| send(reply, Err(ApiError::internal(&message))));
+        replies.into_iter().zip(self.lists(search, &requests)).for_each(|(reply, answer)| send(reply, answer));
+    }
+
+    /// The answers to requests. If they cannot be computed together, each is computed alone, so that only those at fault fail.
+    fn lists(&self, search: &dyn Search, requests: &[Request]) -> Vec<Result<Answer, ApiError>> {
+        match self.answerer.answer(search, requests) {
+            Ok(answers) => answers.into_iter().map(Ok).collect(),
+            Err(_) if requests.len() > 1 => {
+                requests.iter().flat_map(|request| self.lists(search, std::slice::from_ref(request))).collect()
             }
+            Err(error) => vec![Err(ApiError::internal(&error.to_string()))],
         }
     }
 

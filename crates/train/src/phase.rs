@@ -130,9 +130,21 @@ pub enum TrainError {
     /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] mp4sr_artifact::Error),
-    /// The model failed.
+    /// The model failed before its first step or between steps.
     #[error(transparent)]
     Model(#[from] mp4sr_models::Error),
+    /// The model failed in a step.
+    #[error("the model failed in {phase} epoch {epoch}, step {step}; earlier checkpoints are kept")]
+    Step {
+        /// The name of the phase.
+        phase: &'static str,
+        /// The number of the epoch, from 1.
+        epoch: usize,
+        /// The number of the step in its epoch, from 1.
+        step: usize,
+        /// The error of the model.
+        source: mp4sr_models::Error,
+    },
     /// Validation failed.
     #[error(transparent)]
     Rank(#[from] RankError),
@@ -246,6 +258,13 @@ impl Training<'_> {
         while state.progress.epoch < settings.epochs && !self.patience_is_exhausted(&state.progress) {
             let line = self.epoch(&mut state, samples, steps)?;
             log(&self.report(&line));
+            if line.gradient_norm == 0.0 {
+                let (phase, epoch) = (self.phase.name, line.epoch);
+                log(&format!(
+                    "{phase}: warning: the gradient was 0 in every step of epoch {epoch}, so no weight was changed by the loss; check that \
+                     the loss of the model depends on parameters that the phase trains"
+                ));
+            }
             let progress = &mut state.progress;
             progress.epoch += 1;
             progress.under_way = UnderWay::default();
@@ -476,7 +495,12 @@ impl Training<'_> {
             let global = state.progress.steps + flight.len() as u64;
             let step = Step { epoch, index, global, epoch_key, key };
             state.adam.learning_rate = settings.learning_rate_at(epoch, (index + 1) as f64 / batches.len() as f64);
-            let pending = self.begin(state, &batch, &step)?;
+            let pending = self.begin(state, &batch, &step).map_err(|source| TrainError::Step {
+                phase: self.phase.name,
+                epoch,
+                step: index + 1,
+                source,
+            })?;
             let ahead = if pending.is_known() { 0 } else { ahead };
             flight.push_back(InFlight { pending, batch, step });
             while flight.len() > ahead {
@@ -496,7 +520,7 @@ impl Training<'_> {
     }
 
     /// Computes the loss and the gradients of a batch, and begins the optimizer's step.
-    fn begin(&self, state: &mut TrainingState, batch: &Batch, step: &Step) -> Result<Pending, TrainError> {
+    fn begin(&self, state: &mut TrainingState, batch: &Batch, step: &Step) -> mp4sr_models::Result<Pending> {
         let loss = self.model.loss(&self.phase, batch, step)?;
         let gradients = loss.backward()?;
         Ok(match self.group() {

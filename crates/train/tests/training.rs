@@ -69,6 +69,16 @@ fn train(
     settings: TrainSettings,
     folder: &Path,
 ) -> std::result::Result<PhaseOutcome, TrainError> {
+    train_with_log(model, sequences, settings, folder, |_| ())
+}
+
+fn train_with_log(
+    model: &dyn Model,
+    sequences: &Sequences,
+    settings: TrainSettings,
+    folder: &Path,
+    log: impl FnMut(&str),
+) -> std::result::Result<PhaseOutcome, TrainError> {
     let training = Training {
         model,
         phase: model.phases()[0],
@@ -79,7 +89,7 @@ fn train(
         identity: &StageSettings::of(serde_json::json!({"data": "x"})),
         inputs: BTreeMap::new(),
     };
-    training.run(|_| (), |_| ())
+    training.run(log, |_| ())
 }
 
 fn lines(folder: &Path) -> Vec<EpochLine> {
@@ -529,6 +539,40 @@ impl Model for Remembering {
     }
 }
 
+/// The messages of training a model for one epoch.
+fn messages_of_one_epoch(model: &dyn Model) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let mut messages = String::new();
+    train_with_log(model, &rising(), settings(1, 1, 1024), folder.path(), |line| messages += line).unwrap();
+    messages
+}
+
+#[test]
+fn a_loss_that_no_trained_parameter_changes_is_reported() {
+    struct Idle(Remembering);
+    impl Model for Idle {
+        fn parameters(&self) -> &Parameters {
+            self.0.parameters()
+        }
+        fn phases(&self) -> &[Phase] {
+            self.0.phases()
+        }
+        fn trains(&self, phase: &Phase, name: &str) -> bool {
+            self.0.trains(phase, name)
+        }
+        fn loss(&self, _: &Phase, _: &Batch, _: &Step) -> Result<Tensor> {
+            self.0.parameters.get("fixed").unwrap().sum_all()
+        }
+        fn scorer(&self, phase: &Phase) -> Result<Box<dyn Scorer + '_>> {
+            self.0.scorer(phase)
+        }
+    }
+    let model = || Remembering::new(PHASE, None);
+    let (idle, other) = (messages_of_one_epoch(&Idle(model())), messages_of_one_epoch(&model()));
+    assert!(idle.contains("the gradient was 0 in every step of epoch 1"), "{idle}");
+    assert!(!other.contains("warning"), "{other}");
+}
+
 /// A scorer for which all items are equal, so no epoch is better than the first.
 struct Flat(Tensor);
 
@@ -542,6 +586,14 @@ impl Scorer for Flat {
 }
 
 #[test]
+fn a_scorer_with_another_number_of_rows_than_items_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = sequences(&[&[1, 2, 3, 4, 5, 6], &[2, 3, 4, 5, 6, 7]], 41);
+    let error = train(&Remembering::new(PHASE, None), &data, settings(1, 1, 8), folder.path()).unwrap_err();
+    assert!(error.to_string().contains("item matrix of [40, 1], expected a row for each of 41 items"), "{error}");
+}
+
+#[test]
 fn buffers_and_the_number_of_steps_survive_a_kill_to_the_bit() {
     for samples in [Samples::Events, Samples::Sequences { at_least: 1, batch: BatchUnit::Sequences }] {
         let phase = Phase { name: FINETUNE, samples, stop: Stop::Epochs };
@@ -551,7 +603,11 @@ fn buffers_and_the_number_of_steps_survive_a_kill_to_the_bit() {
         for step in 1..whole.seen.borrow().len() as u64 {
             let folder = tempfile::tempdir().unwrap();
             let killed = Remembering::new(phase, Some(step));
-            train(&killed, &rising(), settings(3, 1, 4), folder.path()).unwrap_err();
+            let error = train(&killed, &rising(), settings(3, 1, 4), folder.path()).unwrap_err();
+            // Twenty samples, or ten users, make five steps per epoch of four samples each, or three.
+            let per_epoch = whole.seen.borrow().len() as u64 / 3;
+            let place = format!("finetune epoch {}, step {}", step / per_epoch + 1, step % per_epoch + 1);
+            assert!(error.to_string().contains(&place), "{error}, not {place}");
             let resumed = Remembering::new(phase, None);
             train(&resumed, &rising(), settings(3, 1, 4), folder.path()).unwrap();
             assert_eq!(resumed.buffers.snapshot(), whole.buffers.snapshot(), "step {step}");

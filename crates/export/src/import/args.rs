@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use mp4sr_pipeline::{ARTIFACTS_VARIABLE, DEFAULT_ARTIFACTS, artifacts_folder};
+use mp4sr_pipeline::{ARTIFACTS_VARIABLE, DEFAULT_ARTIFACTS, artifacts_folder, switch};
 
 /// The flags of an import.
 #[derive(Debug, clap::Args)]
@@ -24,6 +24,6 @@ pub struct ImportArgs {
     #[arg(long, env = ARTIFACTS_VARIABLE, value_name = "FOLDER", default_value = DEFAULT_ARTIFACTS, value_parser = artifacts_folder)]
     pub artifacts: PathBuf,
     /// Prints only results and errors.
-    #[arg(long, short, env = "MP4SR_QUIET", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, short, env = "MP4SR_QUIET", value_parser = switch)]
     pub quiet: bool,
 }

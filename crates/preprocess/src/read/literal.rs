@@ -41,8 +41,8 @@ pub fn of_cell(text: &str) -> Option<Value> {
     let holds_text =
         |value: &Value| matches!(value, Value::String(_) | Value::Object(_) | Value::Array(_) | Value::Null);
     match &value {
-        // A tuple of numbers may be a part of a title, such as (500).
-        Value::Array(values) if text.starts_with('(') => values.iter().all(holds_text).then_some(value),
+        // A tuple or set of numbers may be a part of a title, such as (500).
+        Value::Array(values) if text.starts_with(['(', '{']) => values.iter().all(holds_text).then_some(value),
         Value::Array(_) | Value::Object(_) => Some(value),
         _ => None,
     }
@@ -74,7 +74,7 @@ impl Parser<'_> {
             '[' => self.list("[", "]", depth),
             '(' => self.list("(", ")", depth),
             '\'' | '"' => self.string().map(Value::String),
-            'u' | 'U' if self.rest[1..].starts_with(['\'', '"']) => {
+            'u' | 'U' | 'b' if self.rest[1..].starts_with(['\'', '"']) => {
                 self.rest = &self.rest[1..];
                 self.string().map(Value::String)
             }
@@ -82,11 +82,16 @@ impl Parser<'_> {
         }
     }
 
+    /// A dictionary, or a set, which is read as a list.
     fn dictionary(&mut self, depth: usize) -> Option<Value> {
         self.eat("{");
         let mut map = Map::new();
         while !self.eat("}") {
-            let key = match self.value(depth)? {
+            let first = self.value(depth)?;
+            if map.is_empty() && !self.is_next(':') {
+                return self.set(first, depth);
+            }
+            let key = match first {
                 Value::String(key) => key,
                 Value::Number(key) => key.to_string(),
                 _ => return None,
@@ -112,6 +117,25 @@ impl Parser<'_> {
             }
         }
         Some(Value::Object(map))
+    }
+
+    fn is_next(&mut self, token: char) -> bool {
+        self.skip_space();
+        self.rest.starts_with(token)
+    }
+
+    /// The rest of a set after its first member.
+    fn set(&mut self, first: Value, depth: usize) -> Option<Value> {
+        let mut members = vec![first];
+        while !self.eat("}") {
+            if !self.eat(",") {
+                return None;
+            }
+            if !self.is_next('}') {
+                members.push(self.value(depth)?);
+            }
+        }
+        Some(Value::Array(members))
     }
 
     fn list(&mut self, open: &str, close: &str, depth: usize) -> Option<Value> {
@@ -152,7 +176,8 @@ impl Parser<'_> {
     /// A call in place of a value: `array([...], dtype=object)`, `Timestamp('...')`, `Decimal('1.5')`, `np.float64(1.5)`,
     /// `datetime.date(2018, 9, 30)`.
     fn call(&mut self, name: &str, depth: usize) -> Option<Value> {
-        const KNOWN: [&str; 7] = ["array", "Timestamp", "Decimal", "OrderedDict", "set", "frozenset", "str_"];
+        const KNOWN: [&str; 8] =
+            ["array", "Timestamp", "Decimal", "OrderedDict", "set", "frozenset", "str_", "datetime64"];
         // The scalars of NumPy, with their number of bits.
         const SCALARS: [&str; 4] = ["float", "int", "uint", "bool_"];
         let name = name.rsplit('.').next().unwrap_or(name);
@@ -173,18 +198,26 @@ impl Parser<'_> {
         self.eat(")").then_some(value)
     }
 
-    /// The numbers of a date and a time without a zone, up to the closing bracket.
+    /// The numbers of a date and a time, up to the closing bracket, and the zone if it is UTC.
     fn date(&mut self) -> Option<Value> {
-        let end = self.rest.find(')')?;
-        let (arguments, rest) = (&self.rest[..end], &self.rest[end + 1..]);
-        let numbers = arguments.split(',').map(|part| part.trim().parse::<u32>().ok()).collect::<Option<Vec<_>>>()?;
+        let mut numbers: Vec<u32> = Vec::new();
+        let mut zone = "";
+        while !self.eat(")") {
+            self.skip_space();
+            let end = self.rest.find([',', ')'])?;
+            match self.rest[..end].trim_end() {
+                "tzinfo=datetime.timezone.utc" | "tzinfo=<UTC>" => zone = "Z",
+                number => numbers.push(number.parse().ok()?),
+            }
+            self.rest = &self.rest[end..];
+            self.eat(",");
+        }
         let (&[year, month, day], time) = numbers.split_first_chunk::<3>()?;
         let at = |index: usize| time.get(index).copied().unwrap_or(0);
         let mut text = format!("{year:04}-{month:02}-{day:02}");
         if !time.is_empty() {
-            text.push_str(&format!("T{:02}:{:02}:{:02}.{:06}", at(0), at(1), at(2), at(3)));
+            text.push_str(&format!("T{:02}:{:02}:{:02}.{:06}{zone}", at(0), at(1), at(2), at(3)));
         }
-        self.rest = rest;
         Some(Value::String(text))
     }
 
@@ -324,6 +357,12 @@ mod tests {
                 "{'at': datetime.datetime(2018, 9, 30, 8, 5), 'day': datetime.date(2018, 9, 3), 'x': np.float32(0.1)}",
                 json!({"at": "2018-09-30T08:05:00.000000", "day": "2018-09-03", "x": 0.1}),
             ),
+            (
+                "[datetime.datetime(2018, 9, 30, 8, 5, tzinfo=datetime.timezone.utc), np.datetime64('2018-09-30T08:05')]",
+                json!(["2018-09-30T08:05:00.000000Z", "2018-09-30T08:05"]),
+            ),
+            ("{'Action', 'Crime'}", json!(["Action", "Crime"])),
+            ("{'of': {b'a'}, 'n': {1, 2,}}", json!({"of": ["a"], "n": [1, 2]})),
             (" [] ", json!([])),
         ] {
             assert_eq!(of_cell(cell), Some(expected), "{cell}");
@@ -332,6 +371,7 @@ mod tests {
             "[REC]",
             "(500) Days",
             "(500)",
+            "{500}",
             "[Unisex] <Cotton>",
             "{unknown}",
             "sin(x)",
@@ -350,7 +390,10 @@ mod tests {
         for text in [
             "",
             "{",
-            "{'a'}",
+            "{'a' 'b'}",
+            "{'a', 'b': 1}",
+            "{'a': 1, 'b'}",
+            "datetime.datetime(2018, 9, 30, 8, tzinfo=datetime.timezone(datetime.timedelta(seconds=7200)))",
             "{'a': }",
             "{'a': 1",
             "{'a': 1 'b': 2}",
