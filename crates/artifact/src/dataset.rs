@@ -13,6 +13,7 @@ const USER_IDS: &str = "user ids";
 /// The setting that states the kind of the times, and its value for positions.
 const TIMES: &str = "times";
 const POSITIONS: &str = "positions";
+const SECONDS: &str = "seconds";
 /// The names of the tensors of [`SequenceParts`].
 const VALIDATION_START: &str = "validation_start";
 const TEST_START: &str = "test_start";
@@ -62,11 +63,13 @@ pub struct Sequences {
 }
 
 /// The kind of the times of events.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TimeKind {
-    /// The kind is not recorded: Unix seconds, or positions in a file that was written by a version that did not record the kind.
+    /// The kind is not recorded, because the source has bare numbers.
     #[default]
     Unstated,
+    /// Unix seconds.
+    Seconds,
     /// Positions or the order of lines. They order events, but their differences have no meaning.
     Positions,
 }
@@ -113,9 +116,10 @@ impl Sequences {
 
     /// Writes the file.
     pub fn write(&self, path: &Path, mut settings: serde_json::Value) -> Result<()> {
-        if self.time_kind == TimeKind::Positions {
-            // The setting is absent for Unix seconds, so that these files have the same bytes as those of earlier versions.
-            settings[TIMES] = POSITIONS.into();
+        match self.time_kind {
+            TimeKind::Unstated => {}
+            TimeKind::Seconds => settings[TIMES] = SECONDS.into(),
+            TimeKind::Positions => settings[TIMES] = POSITIONS.into(),
         }
         let header = Header {
             format: Self::FORMAT.to_owned(),
@@ -168,7 +172,11 @@ impl Sequences {
         let has_parts = file.names().iter().any(|name| name == VALIDATION_START);
         let parts = if has_parts { Some(read_parts(&mut file, &offsets)?) } else { None };
         let header = file.header();
-        let time_kind = if header.settings[TIMES] == POSITIONS { TimeKind::Positions } else { TimeKind::Unstated };
+        let time_kind = match header.settings[TIMES].as_str() {
+            Some(POSITIONS) => TimeKind::Positions,
+            Some(SECONDS) => TimeKind::Seconds,
+            _ => TimeKind::Unstated,
+        };
         let (item_hash, user_hash) = (header.items.clone(), header.inputs.get(USER_IDS).cloned());
         Ok(Self { offsets, items, times, item_hash, item_count, user_hash, time_kind, parts })
     }
@@ -434,10 +442,12 @@ mod tests {
         small().write(&b, serde_json::json!({"user_core": 5, "item_core": 5})).unwrap();
         assert_eq!(Sequences::read(&a).unwrap(), small());
         assert_eq!(crate::files::read(&a).unwrap(), crate::files::read(&b).unwrap());
-        let positions = Sequences { time_kind: TimeKind::Positions, ..small() };
-        for settings in [serde_json::Value::Null, serde_json::json!({"user_core": 5})] {
-            positions.write(&a, settings).unwrap();
-            assert_eq!(Sequences::read(&a).unwrap(), positions);
+        for time_kind in [TimeKind::Positions, TimeKind::Seconds] {
+            let stated = Sequences { time_kind, ..small() };
+            for settings in [serde_json::Value::Null, serde_json::json!({"user_core": 5})] {
+                stated.write(&a, settings).unwrap();
+                assert_eq!(Sequences::read(&a).unwrap(), stated);
+            }
         }
     }
 

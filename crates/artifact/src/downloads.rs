@@ -1,4 +1,20 @@
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// The fate of an image that was saved.
+const DONE: &str = "done";
+
+/// What a line of the ledger says about a URL.
+#[derive(Deserialize)]
+struct LedgerLine {
+    url: String,
+    fate: String,
+    reason: String,
+}
 
 /// The folder of downloaded images, `<data folder>/downloads`, in which images are stored by the URLs that they came from.
 #[derive(Clone, Debug)]
@@ -58,6 +74,21 @@ impl Downloads {
     /// The outcome for each URL, one JSON object per line; the last line of a URL counts.
     pub fn ledger(&self) -> PathBuf {
         self.folder.join("ledger.jsonl")
+    }
+
+    /// Why images were not downloaded, by [`key`](Self::key), as far as the ledger can be read.
+    pub fn lost(&self) -> HashMap<u128, String> {
+        let mut lost = HashMap::new();
+        let Ok(file) = File::open(self.ledger()) else { return lost };
+        for line in BufReader::new(file).lines().map_while(std::io::Result::ok) {
+            let Ok(LedgerLine { url, fate, reason }) = serde_json::from_str(&line) else { continue };
+            if fate == DONE {
+                lost.remove(&Self::key(&url));
+            } else {
+                lost.insert(Self::key(&url), reason);
+            }
+        }
+        lost
     }
 
     /// The counts of the last run of the download stage.

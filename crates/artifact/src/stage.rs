@@ -328,12 +328,23 @@ impl Stage {
     pub fn expect_unchanged_inputs(&self) -> Result<()> {
         for (role, record) in &self.inputs {
             if !record.is_of(&record.path)? {
-                let reason = format!("it changed while it was read as the input `{role}` of the stage `{}`", self.name);
-                let remedy = "run the command again, with a copy if the file changes all the time";
-                return Err(Error::unusable(&record.path, reason, remedy));
+                return Err(self.changed_while_read(role, record));
             }
         }
         Ok(())
+    }
+
+    /// Fails if an input that was read before the stage was made had other content then. `then` is the fingerprint from before the reading.
+    pub fn expect_input_as_before(&self, role: &str, then: &Fingerprint) -> Result<()> {
+        match self.inputs.get(role) {
+            Some(record) if record.fingerprint != *then => Err(self.changed_while_read(role, record)),
+            _ => Ok(()),
+        }
+    }
+
+    fn changed_while_read(&self, role: &str, record: &FileRecord) -> Error {
+        let reason = format!("it changed while it was read as the input `{role}` of the stage `{}`", self.name);
+        Error::unusable(&record.path, reason, "run the command again, with a copy if the file changes all the time")
     }
 
     /// Writes the manifest, after all `outputs` (inside the stage's folder) are complete.
@@ -407,6 +418,11 @@ mod tests {
     fn an_input_that_changes_while_the_stage_runs_is_noticed() {
         let world = World::new();
         let stage = world.stage(1, &json!({}));
+        for (role, now) in &stage.input_fingerprints() {
+            stage.expect_input_as_before(role, now).unwrap();
+            let error = stage.expect_input_as_before(role, &Fingerprint::of_bytes(b"another")).unwrap_err();
+            assert!(error.to_string().contains("it changed while it was read"), "{error}");
+        }
         files::write_bytes(&world.path("in"), b"raw").unwrap();
         stage.expect_unchanged_inputs().unwrap();
         files::write_bytes(&world.path("in"), b"other").unwrap();

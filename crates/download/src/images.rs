@@ -219,13 +219,21 @@ impl ImageDownloader<'_> {
             retries: self.settings.retries,
             watch: &|_, _| (),
         };
-        let outcome = match transfer.run(&mut |url| permit.change(urls::host(url))) {
+        // A redirect may lead to other hosts, and only the last one may have failed to answer.
+        let mut last = host.clone();
+        let outcome = match transfer.run(&mut |url| {
+            last = urls::host(url);
+            permit.change(last.clone());
+        }) {
             Ok(whole) => self.keep(&part, &path, whole)?,
             Err(Trouble::Passing(verdict, _) | Trouble::Final(verdict)) => Err(verdict),
             Err(Trouble::Disk(error)) => return Err(error.into()),
         };
         let no_answer = outcome.as_ref().is_err_and(|v| v.fate == Fate::Failed && v.status.is_none());
-        self.note_answer(host, !no_answer);
+        if last != host {
+            self.note_answer(host, true);
+        }
+        self.note_answer(last, !no_answer);
         Ok(outcome)
     }
 

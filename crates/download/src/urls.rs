@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use mp4sr_artifact::Downloads;
 use url::Url;
 
 use crate::outcome::{Fate, Verdict};
@@ -49,7 +50,8 @@ pub fn shown(url: &Url) -> String {
 pub fn shown_text(text: &str) -> String {
     match Url::parse(text) {
         Ok(url) => shown(&url),
-        Err(_) => text.rsplit('@').next().unwrap_or_default().split('?').next().unwrap_or_default().to_owned(),
+        Err(_) if text.contains("://") => Downloads::shown(text),
+        Err(_) => text.split(['?', '#', ';']).next().unwrap_or_default().to_owned(),
     }
 }
 

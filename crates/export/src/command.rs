@@ -200,7 +200,18 @@ fn write_run(
         context.progress.log(format!("export: warning: {warning}"));
     }
     let answerer = run.answerer()?;
-    let histories = histories(&run.trained.inputs.sequences, context.config.recommend.before_test_item);
+    let sequences = &run.trained.inputs.sequences;
+    let histories = histories(sequences, context.config.recommend.before_test_item);
+    let users = (0..sequences.user_count()).filter(|&user| !sequences.of(user).is_empty()).count();
+    let needs_histories =
+        formats.iter().any(|format| lists::list_format(*format).is_some()) || !vector_formats.is_empty();
+    if needs_histories && histories.len() < users {
+        context.progress.log(format!(
+            "export: {} of {users} users have no event before the test events and are left out; set \
+             `recommend.before_test_item=false` to include them",
+            users - histories.len()
+        ));
+    }
     let top = top.map_or(context.config.recommend.top, |top| top as usize);
     let export = Export { context, store: &store, run: &run, answerer: &answerer, histories: &histories, top };
     let mut paths = Vec::new();

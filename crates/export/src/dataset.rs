@@ -61,6 +61,8 @@ pub struct ItemLine {
 pub struct About {
     /// Whether the times are positions.
     pub positions: bool,
+    /// Whether the times are those of dates, and never positions.
+    pub dates: bool,
     /// Whether the dataset records where each user's validation and test events begin; otherwise these are the last two events.
     pub is_cut: bool,
     /// The shares of training, validation and test, if each user's events were split by ratio.
@@ -133,9 +135,10 @@ impl ExportedDataset {
             npy::write(&offsets, &own.offsets, &[own.offsets.len()])?;
             paths.extend([rows, offsets]);
         }
-        let positions = self.sequences.time_kind == TimeKind::Positions;
+        let kind = self.sequences.time_kind;
+        let (positions, dates) = (kind == TimeKind::Positions, kind == TimeKind::Seconds);
         let mut about =
-            About { positions, is_cut: self.sequences.parts.is_some(), ratio: self.ratio, ..About::default() };
+            About { positions, dates, is_cut: self.sequences.parts.is_some(), ratio: self.ratio, ..About::default() };
         about.modalities = self.features.iter().map(|own| own.modality.clone()).collect();
         for path in added_to {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();

@@ -10,7 +10,7 @@ use arrow_array::{ArrayRef, BooleanArray, FixedSizeListArray, Float32Array, Reco
 use arrow_schema::{DataType, Field, Schema};
 use candle_core::Tensor;
 use mp4sr_artifact::{Header, Tensor as Stored, Users, files, write_tensors};
-use mp4sr_models::{Model, Query, Samples};
+use mp4sr_models::{Model, Query, Samples, query_vectors};
 use mp4sr_run::removes_seen;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
@@ -64,7 +64,7 @@ impl ExportedVectors {
         let mut queries = Vec::with_capacity(histories.len() * scorer.interests() * width);
         for block in histories.chunks(context.config.evaluate.batch) {
             let asked: Vec<Query<'_>> = block.iter().map(UserHistory::query).collect();
-            queries.extend(values(&scorer.queries(&asked)?)?);
+            queries.extend(values(&query_vectors(scorer, &asked)?)?);
             bar.add(block.len() as u64);
         }
         Ok(Self { items: values(scorer.items())?, width, interests: scorer.interests(), queries })

@@ -2,17 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
+use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use mp4sr_artifact::files;
 
 use crate::error::{Error, Result};
-use crate::model_files::{Access, WEIGHTS, WEIGHTS_INDEX};
+use crate::model_files::{Access, MODULES, PROCESSOR, WEIGHTS, WEIGHTS_INDEX};
 
 /// The revision of a name that does not state one.
 const MAIN: &str = "main";
-/// The file that says how a text's vector is computed from those of its tokens.
-const MODULES: &str = "modules.json";
 /// The number of further attempts after a failed one.
 const RETRIES: usize = 3;
 
@@ -23,7 +21,20 @@ pub(crate) struct HubModel {
     revision: String,
     cache: CacheRepo,
     /// `None` if the hub must not be contacted, as with `HF_HUB_OFFLINE`.
-    api: Option<Box<ApiRepo>>,
+    client: Option<Box<HubClient>>,
+}
+
+/// The model as the hub has it.
+struct HubClient {
+    api: Api,
+    repo: ApiRepo,
+}
+
+impl HubClient {
+    /// The size of a file in bytes; `None` if the model does not have it, or if the hub cannot be reached.
+    fn size(&self, file: &str) -> Option<u64> {
+        self.api.metadata(&self.repo.url(file)).ok().map(|about| about.size() as u64)
+    }
 }
 
 /// The answer to a request for a file.
@@ -61,7 +72,7 @@ impl HubModel {
         }
         let cache = variable("HF_HUB_CACHE").map_or_else(Cache::from_env, |folder| Cache::new(folder.into()));
         let repo = Repo::with_revision(model.to_owned(), RepoType::Model, revision.to_owned());
-        let api = if access == Access::LocalOnly || is_offline() {
+        let client = if access == Access::LocalOnly || is_offline() {
             None
         } else {
             let mut builder = ApiBuilder::from_cache(cache.clone()).with_progress(false).with_retries(RETRIES);
@@ -72,11 +83,11 @@ impl HubModel {
                 builder = builder.with_token(Some(token.trim().to_owned()));
             }
             match builder.build() {
-                Ok(api) => Some(Box::new(api.repo(repo.clone()))),
+                Ok(api) => Some(Box::new(HubClient { repo: api.repo(repo.clone()), api })),
                 Err(error) => return refused(&format!("could not be requested from the hub ({error})")),
             }
         };
-        Ok(Self { name: name.to_owned(), revision: revision.to_owned(), cache: cache.repo(repo), api })
+        Ok(Self { name: name.to_owned(), revision: revision.to_owned(), cache: cache.repo(repo), client })
     }
 
     /// The path of a file that the model must have.
@@ -103,26 +114,19 @@ impl HubModel {
             HubAnswer::Found(path) => Ok(Some(path)),
             HubAnswer::Absent => Ok(None),
             HubAnswer::Unreachable(_) if file != MODULES && self.has_cached_weights() => Ok(None),
-            HubAnswer::Unreachable(_) if file == MODULES && self.cached("preprocessor_config.json").is_some() => {
-                Ok(None)
-            }
+            HubAnswer::Unreachable(_) if file == MODULES && self.cached(PROCESSOR).is_some() => Ok(None),
             _ => self.file(file).map(Some),
         }
     }
 
     /// Whether the model has this file, which only Python's pickle can read.
     pub fn has_pickle(&self, file: &str) -> bool {
-        matches!(&self.api, Some(api) if {
-            let url = api.url(file);
-            ApiBuilder::from_env().with_progress(false).build().is_ok_and(|api| api.metadata(&url).is_ok())
-        })
+        self.client.as_ref().is_some_and(|client| client.size(file).is_some())
     }
 
     /// The size of the weights in bytes, according to the hub; `None` if it cannot be reached, or if the weights are in several files.
     pub fn weight_bytes(&self) -> Option<u64> {
-        let api = self.api.as_ref()?;
-        let asked = ApiBuilder::from_env().with_progress(false).build().ok()?;
-        asked.metadata(&api.url(WEIGHTS)).ok().map(|about| about.size() as u64)
+        self.client.as_ref()?.size(WEIGHTS)
     }
 
     fn has_cached_weights(&self) -> bool {
@@ -137,8 +141,8 @@ impl HubModel {
         if marker.as_ref().is_some_and(|marker| marker.exists()) {
             return HubAnswer::Absent;
         }
-        let Some(api) = &self.api else { return HubAnswer::Unreachable("`HF_HUB_OFFLINE` is on".to_owned()) };
-        let error = match api.get(file) {
+        let Some(client) = &self.client else { return HubAnswer::Unreachable("`HF_HUB_OFFLINE` is on".to_owned()) };
+        let error = match client.repo.get(file) {
             Ok(path) => return HubAnswer::Found(path),
             Err(error) => error,
         };

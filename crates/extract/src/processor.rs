@@ -4,7 +4,7 @@
 //! transforms of timm 1.0 for its models. The image is turned upright as its EXIF data says, laid on white where it is transparent and
 //! converted to RGB; it is resized, the centre is cropped, levels are rescaled, and each channel is normalised by its mean and standard
 //! deviation. The first frame of an animation is used; grey is repeated in three channels; of 16-bit levels, only the upper eight bits are
-//! used. Settings that are not supported are refused by name.
+//! used, and grey ones are rounded to eight bits. Settings that are not supported are refused by name.
 
 use image::{DynamicImage, GrayAlphaImage, Rgb, RgbImage, RgbaImage};
 use mp4sr_image::{ImageError, MAX_PIXELS};

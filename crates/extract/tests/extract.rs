@@ -13,6 +13,7 @@ use mp4sr_ops::ComputeDevice;
 use mp4sr_pipeline::config::{ImageFeatures, Modality, ModelCatalog, Precision};
 use mp4sr_pipeline::{Config, Context, Progress};
 use mp4sr_sample::{SampleFormat, TRUTH, Truth, TruthItem, ensure};
+use serde_json::json;
 use tempfile::TempDir;
 
 /// The sample world, which tests of other crates read, too.
@@ -300,16 +301,22 @@ fn a_fetched_image_is_found_by_its_url_and_a_missing_one_is_reported() {
     let mut context = context(folder.path());
     context.config.dataset.data = folder.path().join("data").to_string_lossy().into_owned();
     let mut items = small_dataset(&context.layout);
-    let [there, absent] = ["https://shop.example/a.jpg", "https://shop.example/b.jpg"];
-    let path = Downloads::new(Path::new(&context.config.dataset.data)).image(there);
+    let [there, absent, gone] = ["a", "b", "c"].map(|name| format!("https://shop.example/{name}.jpg"));
+    let downloads = Downloads::new(Path::new(&context.config.dataset.data));
+    let path = downloads.image(&there);
+    let line = |url: &str, fate: &str| json!({ "url": url, "fate": fate, "reason": "the server answered 404" });
+    let ledger =
+        [line(&gone, "gone"), line(&absent, "gone"), line(&absent, "done")].map(|line| line.to_string() + "\n");
+    files::write_bytes(&downloads.ledger(), ledger.concat().as_bytes()).unwrap();
     files::write_bytes(&path, &files::read(Path::new(&items.images[0][0])).unwrap()).unwrap();
-    items.images = vec![vec![there.to_owned()], vec![absent.to_owned()], vec![], vec![], vec![]];
+    items.images = vec![vec![there], vec![absent], vec![gone], vec![], vec![]];
     items.write(&context.layout.items()).unwrap();
     mp4sr_extract::run(&context).unwrap();
     let features = Features::read(&feature_files(&context)[1], &items.hash(), 5).unwrap();
     assert_eq!(features.offsets, [0, 1, 1, 1, 1, 1]);
     let report = files::read_to_string(&context.layout.extract_report()).unwrap();
     assert!(report.contains("it was not downloaded; run `mp4sr download`"), "{report}");
+    assert!(report.contains("it was not downloaded: the server answered 404; to try again"), "{report}");
 }
 
 #[test]

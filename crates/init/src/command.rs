@@ -105,7 +105,7 @@ fn yes_or_no(text: &str) -> std::result::Result<bool, String> {
     }
 }
 
-/// The bounds to try, from the usual ones to none.
+/// The limits to try, from the usual ones to none.
 const CORES: [CoreThresholds; 4] = [
     CoreThresholds { user: 5, item: 5 },
     CoreThresholds { user: 5, item: 0 },
@@ -201,7 +201,7 @@ impl Made {
             out: out.display().to_string(),
         };
         let parse = |text: &str| Config::parse(text, &out.display().to_string(), &[], models);
-        // The first trial has no bounds, because they would drop what a few lines hold.
+        // The first trial has no limits, because they would drop what a few lines hold.
         let (mut config, _) = parse(&draft.text())?;
         let limits = RowLimits { interactions: Some(EVENT_ROWS), items: Some(ITEM_ROWS) };
         let first = trial(&config, RowLimits { interactions: Some(EVENT_ROWS), items: Some(ITEM_ROWS) });
@@ -365,7 +365,7 @@ impl Inspected {
 }
 
 impl Args {
-    /// Whether a flag names columns; a published form has no keys for them.
+    /// Whether a flag names columns; a published format has no keys for them.
     fn names_columns(&self) -> bool {
         let named =
             [&self.user, &self.item, &self.time, &self.time_format, &self.item_id, &self.title, &self.image_column];
@@ -376,7 +376,7 @@ impl Args {
     }
 }
 
-/// The published form whose fields both files have.
+/// The published format whose fields both files have.
 fn published(events: &Survey, items: Option<&Survey>) -> Option<Format> {
     let has = |survey: &Survey, names: &[&str]| names.iter().all(|name| survey.column(name).is_some());
     let of_items = |names: &[&str]| items.is_some_and(|items| names.iter().any(|name| items.column(name).is_some()));
@@ -483,7 +483,7 @@ fn core(
     let leaves = |core: CoreThresholds| {
         let mut config = config.clone();
         (config.preprocess.user_core, config.preprocess.item_core) = (Some(core.user), Some(core.item));
-        // Only the bounds matter here.
+        // Only the limits matter here.
         config.preprocess.min_described = 0.0;
         match trial(&config, limits) {
             Ok(report) => Ok(Some(report.statistics)),
@@ -511,7 +511,7 @@ fn core(
             );
             doubts.push(Doubt::new(
                 format!(
-                    "five events per user and item would leave nothing, so the bounds are {} and {}",
+                    "five events per user and item would leave nothing, so the limits are {} and {}",
                     core.user, core.item
                 ),
                 remedy,

@@ -15,7 +15,7 @@ pub const TINY_TEXT: &str = "builtin:tiny-sentence";
 /// The image encoder that is built into the program.
 pub const TINY_IMAGE: &str = "builtin:tiny-clip";
 
-/// The columns of both files, or the published form that names them.
+/// The columns of both files, or the published format that names them.
 #[derive(Clone, Debug)]
 #[expect(clippy::large_enum_variant, reason = "there is one value of it")]
 pub enum ColumnRoles {
@@ -26,7 +26,7 @@ pub enum ColumnRoles {
         /// The columns of items, if there are items.
         items: Option<ItemColumns>,
     },
-    /// A published form, which fixes the names of the columns.
+    /// A published format, which fixes the names of the columns.
     Published(Format),
 }
 
@@ -105,6 +105,12 @@ impl DraftLines {
         }
     }
 
+    /// Suggests a condition in a comment of one line, which becomes a key if `# ` is removed.
+    fn condition(&mut self, condition: &str) {
+        let line: String = condition.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let _ = writeln!(self.0, "# where = {}", Value::String(line));
+    }
+
     fn key(&mut self, key: &str, value: &Value) {
         let _ = writeln!(self.0, "{key} = {value}");
     }
@@ -118,10 +124,10 @@ impl DraftLines {
     }
 }
 
-/// Quotes the name of a column for an SQL expression inside a TOML string.
+/// Quotes the name of a column for an SQL expression.
 fn quoted(name: &str) -> String {
     let is_plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    if is_plain { name.to_owned() } else { format!("\\\"{name}\\\"") }
+    if is_plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
 }
 
 /// The largest number of characters in a line of a comment.
@@ -369,15 +375,14 @@ impl Draft<'_> {
         lines.key("item_core", &Value::Integer(self.core.item.into()));
         let ColumnRoles::Guessed { events, .. } = &self.columns else { return };
         if let Some(kind) = events.kind.as_ref().and_then(|kind| self.of_events.column(kind)) {
+            let (name, count) = (&kind.name, kind.distinct);
             lines.comment(&format!(
-                "`{}` has {} kinds of events, and all of them count; to keep only one kind:",
-                kind.name, kind.distinct
+                "`{name}` has {count} kinds of events, and all of them count; to keep only one kind:"
             ));
-            lines.comment(&format!(
-                "where = \"{} = '{}'\"",
-                quoted(&kind.name),
-                kind.examples.first().map_or("", String::as_str)
-            ));
+            // A long value is shown in part.
+            let whole = kind.examples.iter().find(|example| !example.ends_with("..."));
+            let value = whole.map_or("", String::as_str).replace('\'', "''");
+            lines.condition(&format!("{} = '{value}'", quoted(name)));
         }
         let Some(rating) = &events.rating else { return };
         let range = self.of_events.column(rating).and_then(|column| column.range);
@@ -385,7 +390,7 @@ impl Draft<'_> {
         lines.comment(&format!(
             "`{rating}` ranges from {least} to {most}. All events count, good and bad; to keep only the good ones:"
         ));
-        lines.comment(&format!("where = \"{} >= {}\"", quoted(rating), (least + 0.75 * (most - least)).ceil()));
+        lines.condition(&format!("{} >= {}", quoted(rating), (least + 0.75 * (most - least)).ceil()));
     }
 
     fn model(&self, lines: &mut DraftLines) {

@@ -201,6 +201,15 @@ pub fn scorer_of<'m>(model: &'m dyn Model, phase: &Phase, items: usize) -> Resul
     Ok(scorer)
 }
 
+/// The vectors of queries, `[B interests, k]`. A product of a single row is summed in another order than one of several, so a single query is
+/// computed twice: vectors must not depend on how many others are computed with them.
+pub fn query_vectors(scorer: &dyn Scorer, queries: &[Query<'_>]) -> Result<Tensor> {
+    match queries {
+        [only] => scorer.queries(&[*only; 2])?.narrow(0, 0, scorer.interests()),
+        _ => scorer.queries(queries),
+    }
+}
+
 /// Scores of items: an item's score is its inner product with the query, or the greatest of those with the query's interests.
 ///
 /// If a group of processes computes the model, every process has a scorer for its own share of the items. Then [`queries`](Self::queries)

@@ -55,7 +55,9 @@ pub use esasrec::ESasRec;
 pub use fdsa::Fdsa;
 pub use features::{RowMean, mean_rows};
 pub use grcn::Grcn;
-pub use interface::{BatchUnit, FINETUNE, Model, PRETRAIN, Phase, Samples, Scorer, Step, Stop, scorer_of};
+pub use interface::{
+    BatchUnit, FINETUNE, Model, PRETRAIN, Phase, Samples, Scorer, Step, Stop, query_vectors, scorer_of,
+};
 pub use keys::{Refused, Renamed};
 pub use lightgcn::LightGcn;
 pub use masr::Masr;

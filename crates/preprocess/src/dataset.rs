@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
-use mp4sr_artifact::{Items, Layout, SequenceParts, Sequences, TimeKind, Users};
+use mp4sr_artifact::{Items, Layout, SequenceParts, Sequences, Users};
 use mp4sr_pipeline::config::ItemOrder;
 
 use polars::prelude::{DataFrame, PolarsResult};
@@ -90,7 +90,7 @@ impl Dataset {
             item_hash: items.hash(),
             item_count: items.len(),
             user_hash: Some(users.hash()),
-            time_kind: if scale.positions { TimeKind::Positions } else { TimeKind::Unstated },
+            time_kind: scale.kind,
             parts: split
                 .is_stored()
                 .then(|| SequenceParts { validation: vec![0; users.ids.len()], test: vec![0; users.ids.len()] }),
@@ -253,7 +253,7 @@ mod tests {
         };
         let (users, items) = (|| ids(&["a", "b", "c", "d"]), || ids(&["p", "q", "r", "s"]));
         let events = Partitions::in_memory(events);
-        let scale = TimeScale { positions: false, unit: Some(3), digits: 3 };
+        let scale = TimeScale { kind: mp4sr_artifact::TimeKind::Unstated, unit: Some(3), digits: 3 };
         let numbered = |keep_others: bool, order: ItemOrder| {
             let (rule, numbering) = (SplitRule::LeaveOneOut, ItemNumbering { keep_others, order });
             Dataset::new(&events, scale, &rule, users(), items(), catalogue(), numbering).unwrap()

@@ -61,9 +61,11 @@ impl Decimal {
             value = value.checked_mul(10)?;
             digits += 1;
         }
-        while digits > MOST as i32 {
-            value = value.div_euclid(10);
-            digits -= 1;
+        if digits > MOST as i32 {
+            // A power that does not fit is greater than any value.
+            let over = digits.abs_diff(MOST as i32);
+            value = 10_i128.checked_pow(over).map_or(0, |power| value / power);
+            digits = MOST as i32;
         }
         let value = if negative { -value } else { value };
         Some(Self { value, digits: digits as u8 }.shortened())
@@ -156,6 +158,9 @@ mod tests {
             ("2.5e-3", Some((25, 4))),
             ("0e400", Some((0, 0))),
             ("1e300", None),
+            ("1e-2147483000", Some((0, 0))),
+            ("15e-36", Some((15, 36))),
+            ("125e-37", Some((12, 36))),
             ("nan", None),
             ("", None),
             ("-", None),

@@ -358,22 +358,6 @@ pub fn data_url(image: &[u8]) -> String {
     format!("{DATA};base64,{}", STANDARD.encode(image))
 }
 
-/// The ending of an image file's name, by its first bytes.
-pub fn ending(image: &[u8]) -> Option<&'static str> {
-    const STARTS: [(&[u8], &str); 6] = [
-        (b"\xff\xd8\xff", "jpg"),
-        (b"\x89PNG\r\n\x1a\n", "png"),
-        (b"GIF8", "gif"),
-        (b"BM", "bmp"),
-        (b"II*\0", "tif"),
-        (b"MM\0*", "tif"),
-    ];
-    let known = STARTS.iter().find(|(start, _)| image.starts_with(start)).map(|(_, ending)| *ending);
-    let riff = image.starts_with(b"RIFF") && image.get(8..12) == Some(b"WEBP");
-    let avif = image.get(4..12) == Some(b"ftypavif");
-    known.or(riff.then_some("webp")).or(avif.then_some("avif"))
-}
-
 impl Resolver {
     /// Names are relative to the folder of the items' file, to the data folder, or to that of the images.
     pub fn new(items: &Path, data: &Path, images: &ImageFolder, store: Option<&Path>) -> Self {
@@ -385,12 +369,22 @@ impl Resolver {
         Self { folders: folders.into_iter().filter_map(real).collect(), store: store.map(Path::to_owned) }
     }
 
-    /// The URL, or the path of the file as seen from the working directory.
-    pub fn resolve(&self, name: &str) -> std::result::Result<String, Fault> {
+    /// The URL, or the path of the file as seen from the working directory. An image within the name is written to a file, which may fail.
+    pub fn resolve(&self, name: &str) -> Result<std::result::Result<String, Fault>> {
         let name = name.trim();
-        if let (Some(data), Some(store)) = (name.strip_prefix(DATA), &self.store) {
-            return stored(data, store);
+        match (name.strip_prefix(DATA), &self.store) {
+            (Some(data), Some(store)) => stored(data, store),
+            _ => Ok(self.resolve_name(name)),
         }
+    }
+
+    /// Whether one of these names is that of an existing file, or holds an image.
+    pub fn has_file(&self, names: &[String]) -> bool {
+        let is_file = |name: &str| scheme(name).is_none() && self.file(name, "image").is_ok();
+        names.iter().map(|name| name.trim()).any(|name| is_file(name) || name.starts_with(DATA) && self.store.is_some())
+    }
+
+    fn resolve_name(&self, name: &str) -> std::result::Result<String, Fault> {
         if let Some(scheme) = scheme(name) {
             return match scheme.to_ascii_lowercase().as_str() {
                 "http" | "https" => Ok(name.to_owned()),
@@ -453,19 +447,28 @@ impl Resolver {
 }
 
 /// Writes the image in a data URL to a file that is named by a hash of its content.
-fn stored(data: &str, store: &Path) -> std::result::Result<String, Fault> {
-    let refuse = |why: &str| Fault::new(format!("image data {why}"), data);
-    let (_, encoded) = data.split_once(";base64,").ok_or_else(|| refuse("is not base64"))?;
-    let image = STANDARD.decode(encoded.trim()).map_err(|_| refuse("is not base64"))?;
-    let ending = ending(&image).ok_or_else(|| refuse("is not a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file"))?;
+fn stored(data: &str, store: &Path) -> Result<std::result::Result<String, Fault>> {
+    let (image, extension) = match decoded(data) {
+        Ok(image) => image,
+        Err(why) => return Ok(Err(Fault::new(format!("image data {why}"), data))),
+    };
     let hash = Fingerprint::of_bytes(&image);
     let name: String = hash.as_str().chars().filter(char::is_ascii_alphanumeric).collect();
-    let path = store.join(format!("{name}.{ending}"));
+    let path = store.join(format!("{name}.{extension}"));
     if !path.is_file() {
-        let written = files::create_dir_all(store).and_then(|()| files::write_bytes(&path, &image));
-        written.map_err(|e| Fault::new("image data cannot be written to a file", e.to_string()))?;
+        files::create_dir_all(store)?;
+        files::write_bytes(&path, &image)?;
     }
-    path.to_str().map(str::to_owned).ok_or_else(|| refuse("would have a path that is not UTF-8"))
+    let path = path.to_str().map(str::to_owned);
+    Ok(path.ok_or_else(|| Fault::new("image data would have a path that is not UTF-8", data)))
+}
+
+/// The image in a data URL and the extension of its file name, or why it is none.
+fn decoded(data: &str) -> std::result::Result<(Vec<u8>, &'static str), &'static str> {
+    let encoded = data.split_once(";base64,").and_then(|(_, encoded)| STANDARD.decode(encoded.trim()).ok());
+    let image = encoded.ok_or("is not base64")?;
+    let extension = mp4sr_image::extension(&image).ok_or("is not a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file")?;
+    Ok((image, extension))
 }
 
 /// The scheme of a URL; a drive letter is not a scheme.
@@ -632,17 +635,31 @@ mod tests {
         let resolver =
             Resolver::new(&folder.path().join("items.parquet"), folder.path(), &ImageFolder::default(), Some(&store));
         let png = b"\x89PNG\r\n\x1a\nrest";
-        let path = resolver.resolve(&data_url(png)).unwrap();
+        let resolve = |name: &str| resolver.resolve(name).unwrap();
+        let path = resolve(&data_url(png)).unwrap();
         assert!(is_image_name(Path::new(&path)) && Path::new(&path).starts_with(&store), "{path}");
         assert_eq!(fs::read(&path).unwrap(), png);
-        assert_eq!(resolver.resolve(&format!("data:image/png;base64,{}", STANDARD.encode(png))).unwrap(), path);
+        assert_eq!(resolve(&format!("data:image/png;base64,{}", STANDARD.encode(png))).unwrap(), path);
+        let avif = resolve(&data_url(b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf")).unwrap();
+        assert!(avif.ends_with(".avif"), "{avif}");
         for (bad, reason) in [
             ("data:image/png;base64,?", "image data is not base64"),
             ("data:text/plain,x", "image data is not base64"),
             ("data:;base64,eHg=", "image data is not a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file"),
         ] {
-            assert_eq!(resolver.resolve(bad).unwrap_err().reason, reason, "{bad}");
+            assert_eq!(resolve(bad).unwrap_err().reason, reason, "{bad}");
         }
+    }
+
+    #[test]
+    fn an_image_that_cannot_be_written_is_an_error_and_not_a_refused_image() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path().join("embedded");
+        fs::write(&store, "a file in place of the folder").unwrap();
+        let items = folder.path().join("items.parquet");
+        let resolver = Resolver::new(&items, folder.path(), &ImageFolder::default(), Some(&store));
+        let error = resolver.resolve(&data_url(b"\x89PNG\r\n\x1a\nrest")).unwrap_err();
+        assert!(error.to_string().contains("embedded"), "{error}");
     }
 
     #[test]
@@ -662,9 +679,9 @@ mod tests {
         let images = ImageFolder::read(folder.path(), &NumberedIds::default()).unwrap();
         let resolver = Resolver::new(&shop.join("items.jsonl"), data.path(), &images, None);
         for good in ["images/1.jpg", "./images/1.jpg", "2.jpg", "shop/images/1.jpg", "inside.jpg", "3.jpg"] {
-            assert!(Path::new(&resolver.resolve(good).unwrap()).is_file(), "{good}");
+            assert!(Path::new(&resolver.resolve(good).unwrap().unwrap()).is_file(), "{good}");
         }
-        assert_eq!(resolver.resolve(" https://x/y.jpg ").unwrap(), "https://x/y.jpg");
+        assert_eq!(resolver.resolve(" https://x/y.jpg ").unwrap().unwrap(), "https://x/y.jpg");
         let absolute = outside.path().join("secret.jpg").display().to_string();
         for (bad, reason) in [
             ("../2.jpg", "image path leaves the data folder"),
@@ -677,7 +694,7 @@ mod tests {
             ("file:///etc/passwd", "image URL is neither http nor https"),
             ("data:image/png;base64,AA", "image URL is neither http nor https"),
         ] {
-            assert_eq!(resolver.resolve(bad).unwrap_err().reason, reason, "{bad}");
+            assert_eq!(resolver.resolve(bad).unwrap().unwrap_err().reason, reason, "{bad}");
         }
     }
 }

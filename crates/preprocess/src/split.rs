@@ -1,6 +1,6 @@
 //! Where the validation and the test events of each user begin.
 
-use mp4sr_artifact::{Sequences, TimeKind};
+use mp4sr_artifact::Sequences;
 use mp4sr_pipeline::config::{Preprocess, SplitBy};
 use polars::prelude::*;
 
@@ -124,7 +124,7 @@ impl SplitRule {
         let why = match self {
             Self::Time { .. } => {
                 let last = sequences.times.iter().max().copied().unwrap_or_default();
-                let last = TimeScale::unknown(sequences.time_kind == TimeKind::Positions).shown(last);
+                let last = TimeScale::unknown(sequences.time_kind).shown(last);
                 format!("the last event is at {last}; choose another `preprocess.{key}`")
             }
             _ => "sequences are too short for `preprocess.split_ratio`; keep longer ones, or choose other shares"
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
     use crate::filters::ITEM;
 
-    const SECONDS: TimeScale = TimeScale { positions: false, unit: Some(0), digits: 0 };
+    const SECONDS: TimeScale = TimeScale { kind: mp4sr_artifact::TimeKind::Unstated, unit: Some(0), digits: 0 };
 
     fn frame(users: &[u32], times: &[i64]) -> DataFrame {
         df!(USER => users, ITEM => vec![0_u32; users.len()], TIME => times).unwrap()

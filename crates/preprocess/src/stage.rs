@@ -89,7 +89,7 @@ pub fn stage(context: &Context) -> anyhow::Result<Stage> {
 pub fn check_settings(config: &Config) -> Result<()> {
     table1::row(&config.dataset.table1)?;
     let format = SourceFormat::new(&config.source)?;
-    let scale = TimeScale::unknown(format.clock.is_position());
+    let scale = TimeScale::unknown(format.clock.kind());
     FilterSettings::new(&config.preprocess, scale)?;
     SplitRule::new(&config.preprocess, scale)?;
     Condition::parse(&config.preprocess.r#where)?;

@@ -8,6 +8,9 @@ use html5ever::tokenizer::{BufferQueue, TagKind, Token, TokenSink, TokenSinkResu
 
 use crate::html;
 
+/// A character that no text has, in place of a `<` that is not written as an entity and begins no tag. It keeps such a text apart from
+/// markup that is written as entities.
+const LITERAL: &str = "\u{fdd0}";
 /// How often markup may be wrapped in itself (`&amp;lt;b&amp;gt;` is wrapped twice).
 const WRAPPINGS: usize = 4;
 /// Elements that end a paragraph.
@@ -129,14 +132,17 @@ fn plain(text: &str, any_wrapped: bool) -> String {
         if !text.contains(['<', '&']) {
             break;
         }
-        let unwrapped =
-            if any_wrapped && wrapping > 0 { unwrap(closed(&text)) } else { unwrap(html::without_lookalikes(&text)) };
+        let unwrapped = match (any_wrapped, wrapping) {
+            (false, _) => unwrap(html::without_lookalikes(&text, "&lt;")),
+            (true, 0) => unwrap(html::without_lookalikes(&text, LITERAL)),
+            (true, _) => unwrap(closed(&text)),
+        };
         if unwrapped == text {
             break;
         }
         text = unwrapped;
     }
-    text
+    if any_wrapped { text.replace(LITERAL, "<") } else { text }
 }
 
 /// A tag that is never closed is treated as text: "pants <5 years" keeps its end.
@@ -241,7 +247,14 @@ mod tests {
             (Markup::Html.line(wrapped), Markup::WrappedHtml.line(wrapped)),
             ("It's a <classic>".into(), "It's a".into())
         );
-        assert_eq!(Markup::WrappedHtml.line("C++ <vector>"), "C++ <vector>");
+        for (text, expected) in [
+            ("C++ <vector>", "C++ <vector>"),
+            ("std::vector<int> in C++ &amp; C", "std::vector<int> in C++ & C"),
+            ("Fits <brand x> pens<br>&lt;i&gt;and ink", "Fits <brand x> pens and ink"),
+            ("Weighs <s. Great pen &amp; ink &lt;3. Buy &gt; it.", "Weighs <s. Great pen & ink <3. Buy > it."),
+        ] {
+            assert_eq!(Markup::WrappedHtml.line(text), expected, "{text}");
+        }
         assert!(Markup::Html.is_in("<b>x</b>") && !Markup::None.is_in("<b>x</b>") && !Markup::Html.is_in("<T>"));
     }
 

@@ -1,6 +1,7 @@
 //! `preprocess.since` and `preprocess.until`: the window of time in which events are kept.
 
 use jiff::Timestamp;
+use mp4sr_artifact::TimeKind;
 use mp4sr_pipeline::config::Preprocess;
 
 use crate::decimal::Decimal;
@@ -10,8 +11,8 @@ use crate::{Error, Result};
 /// The unit and kind of times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeScale {
-    /// Whether they are positions and not times of a clock.
-    pub positions: bool,
+    /// Whether they are positions or times of a clock, as far as this is certain.
+    pub kind: TimeKind,
     /// The number of decimal digits of a second in the unit of the files; `None` if the unit is unknown or differs between files.
     pub unit: Option<u8>,
     /// The number of decimal digits in the unit of the times, which are whole numbers of it.
@@ -20,8 +21,8 @@ pub struct TimeScale {
 
 impl TimeScale {
     /// The scale before any file has been read.
-    pub fn unknown(positions: bool) -> Self {
-        Self { positions, unit: None, digits: 0 }
+    pub fn unknown(kind: TimeKind) -> Self {
+        Self { kind, unit: None, digits: 0 }
     }
 
     /// Converts a time to units. A time between two units becomes the later one, which divides events in the same way.
@@ -32,7 +33,7 @@ impl TimeScale {
     /// Formats a time for people.
     pub fn shown(self, time: i64) -> String {
         let time = Decimal::of_units(time, self.digits);
-        if self.positions {
+        if self.kind == TimeKind::Positions {
             let point = 10_i128.pow(time.digits.into());
             let fraction = time.value.rem_euclid(point);
             return match time.digits {
@@ -94,7 +95,7 @@ pub struct Bound {
 impl Bound {
     /// Whether it is before another one. If the unit of the files is unknown, a number and a date always count as in order.
     pub fn is_before(self, other: Self, scale: TimeScale) -> bool {
-        let comparable = self.is_number == other.is_number || scale.unit.is_some() || scale.positions;
+        let comparable = self.is_number == other.is_number || scale.unit.is_some() || scale.kind == TimeKind::Positions;
         !comparable || self.time.is_less(other.time)
     }
 }
@@ -108,7 +109,7 @@ pub fn bound(key: &str, text: &str, scale: TimeScale) -> Result<Option<Bound>> {
     if let Some(number) = Decimal::parse(text, false) {
         return Ok(Some(Bound { time: number.scaled_down(scale.unit.unwrap_or(0)), is_number: true }));
     }
-    if scale.positions {
+    if scale.kind == TimeKind::Positions {
         return Err(Error::Setting(format!(
             "`preprocess.{key}` = {text:?} is not a position, and these interactions have no timestamps; give a number"
         )));
@@ -141,10 +142,10 @@ mod tests {
     use super::*;
 
     fn scale(unit: u8, digits: u8) -> TimeScale {
-        TimeScale { positions: false, unit: Some(unit), digits }
+        TimeScale { kind: TimeKind::Unstated, unit: Some(unit), digits }
     }
 
-    const POSITIONS: TimeScale = TimeScale { positions: true, unit: Some(0), digits: 0 };
+    const POSITIONS: TimeScale = TimeScale { kind: TimeKind::Positions, unit: Some(0), digits: 0 };
 
     fn read(text: &str, scale: TimeScale) -> std::result::Result<Option<i64>, String> {
         bound("since", text, scale).map(|bound| bound.map(|bound| scale.units(bound.time))).map_err(|e| e.to_string())
@@ -190,8 +191,8 @@ mod tests {
         let refused = |since, until, scale| window(since, until, scale).unwrap_err().to_string();
         assert!(refused("2019-01-01", "2018-01-01", scale(0, 0)).contains("is not before"));
         assert!(refused("1546300800000", "2018-01-01", scale(3, 3)).contains("is not before"));
-        assert!(window("1546300800000", "2020-01-01", TimeScale::unknown(false)).is_ok());
-        let several = TimeScale::unknown(false);
+        assert!(window("1546300800000", "2020-01-01", TimeScale::unknown(TimeKind::Unstated)).is_ok());
+        let several = TimeScale::unknown(TimeKind::Unstated);
         assert!(check_numbers([("since", "2018-01-01"), ("until", "")], several).is_ok());
         assert!(check_numbers([("since", "5")], several).unwrap_err().to_string().contains("give a date"));
     }

@@ -66,8 +66,11 @@ impl UserFacts {
 
 /// Whether the times of events are Unix seconds, rather than positions.
 pub fn has_clock(sequences: &Sequences) -> bool {
-    let is_stated_otherwise = sequences.time_kind == TimeKind::Positions;
-    !is_stated_otherwise && sequences.times.iter().max().is_some_and(|&last| last >= CLOCK)
+    match sequences.time_kind {
+        TimeKind::Seconds => true,
+        TimeKind::Positions => false,
+        TimeKind::Unstated => sequences.times.iter().max().is_some_and(|&last| last >= CLOCK),
+    }
 }
 
 /// The time of every item's first event; `None` if times are positions.
@@ -219,6 +222,8 @@ mod tests {
         assert_eq!(UserFacts::of(&data, Split::Validation), [facts(0, 3, 1, 0, 0), facts(3, 4, 2, 0, 700)]);
         let positions = sequences(&[&[1, 2, 3]], 3, |at| at as i64);
         assert_eq!(UserFacts::of(&positions, Split::Test)[0].target_age, None);
+        let seconds = Sequences { time_kind: TimeKind::Seconds, ..positions };
+        assert_eq!(UserFacts::of(&seconds, Split::Test)[0].target_age, Some(0));
     }
 
     #[test]

@@ -151,12 +151,9 @@ fn list(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Resul
     }
     let recommender = Recommender::new(scorer.as_ref())?;
     for block in asked.chunks(config.evaluate.batch) {
-        // A product of a single row is summed in another order than one of several, so a single user is computed twice: lists must not
-        // depend on how users are divided among blocks and shards.
-        let rows = || block.iter().cycle().take(block.len().max(2));
         let queries: Vec<Query<'_>> =
-            rows().map(|&(user, history, _)| Query { user: Some(user as u32), history }).collect();
-        let targets: Vec<Option<u32>> = rows().map(|&(.., target)| target).collect();
+            block.iter().map(|&(user, history, _)| Query { user: Some(user as u32), history }).collect();
+        let targets: Vec<Option<u32>> = block.iter().map(|&(.., target)| target).collect();
         let lists = recommender.top_k_of_targets(&queries, &targets, config.recommend.top, remove_seen)?;
         for ((user, history, target), list) in block.iter().zip(lists) {
             columns.user.push(*user as u32 + 1);

@@ -101,12 +101,21 @@ const FREQUENT: usize = 30;
 pub fn run(context: &Context, pipeline: &Path) -> anyhow::Result<()> {
     let report = ReportStage { context, pipeline, runs: runs(context) };
     let folder = context.layout.report();
-    run_stage(context, "report", &folder, || report.stage(), |stage| Ok(report.write(stage, &folder)?)).map_err(
-        |error| match error.downcast_ref::<Error>() {
-            Some(Error::Chart(_)) => anyhow::Error::new(Bug(error.to_string())),
-            _ => error,
+    run_stage(
+        context,
+        "report",
+        &folder,
+        || report.stage(),
+        |stage| {
+            let outputs = report.write(stage, &folder)?;
+            stage.expect_unchanged_inputs()?;
+            Ok(outputs)
         },
-    )?;
+    )
+    .map_err(|error| match error.downcast_ref::<Error>() {
+        Some(Error::Chart(_)) => anyhow::Error::new(Bug(error.to_string())),
+        _ => error,
+    })?;
     let sequences = Sequences::read(&context.layout.sequences())?;
     print(&report.table(SETS[0], &report.ranked(SETS[0], &sequences)?)?.markdown(false))
 }
@@ -268,7 +277,7 @@ impl ReportStage<'_> {
         Ok((lists.show(&rows, items, &stored.ranks, &path)?, counts))
     }
 
-    /// The statistics of the lists of all runs, at each K of the tables that all lists reach. Another run is left out if its lists do not
+    /// The statistics of the lists of all runs, at each K of the tables that all lists with an item reach. Another run is left out if its lists do not
     /// exist, or were computed with weights other than those that it has now.
     fn lists_table(&self, items: &Items, sequences: &Sequences) -> Result<ListsTable> {
         let mut models = Vec::new();

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use mp4sr_artifact::{Fingerprint, Lock, files};
-use mp4sr_models::Query;
+use mp4sr_models::{Query, query_vectors};
 use mp4sr_ops::ScoreBlocks;
 use mp4sr_pipeline::{Context, error_chain};
 use mp4sr_recommend::{Answerer, CandidateItems, ListQuery, LoadedRun, RecommendError, Recommender, Scored, Search};
@@ -90,7 +90,7 @@ impl<'a> HnswSearch<'a> {
         let DistinctRows { rows, alike } = DistinctRows::of(&values, width);
         let (own, added) = rows.split_at(rows.partition_point(|&row| row < of_dataset as u64));
         let index = of_rows(context, &values[..of_dataset * width], width, own)?;
-        index.reserve(rows.len()).context("failed to reserve memory for the index")?;
+        reserve(&index, rows.len())?;
         add(&index, &values, width, added)?;
         let mut own = Self { graph: Graph { index, alike }, exact, answerer, recall: 1.0, histories: 0 };
         own.measure(run)?;
@@ -211,7 +211,7 @@ impl Search for HnswSearch<'_> {
         }
         let scorer = self.answerer.scorer();
         let own: Vec<Query<'_>> = queries.iter().map(|query| query.query).collect();
-        let vectors = scorer.queries(&own)?;
+        let vectors = query_vectors(scorer, &own)?;
         let width = vectors.dim(1)?;
         let values: Vec<f32> = vectors.flatten_all()?.to_vec1()?;
         let each = values.par_chunks_exact(width * scorer.interests()).zip(queries);
@@ -269,7 +269,7 @@ fn of_rows(context: &Context, values: &[f32], width: usize, distinct: &[u64]) ->
         let why = if content.is_some() { "belongs to another run or to other items" } else { "is damaged or missing" };
         context.progress.log(format!("serve: the index `{}` {why}; it is rebuilt", path.display()));
     }
-    index.reserve(distinct.len()).context("failed to reserve memory for the index")?;
+    reserve(&index, distinct.len())?;
     add(&index, values, width, distinct)?;
     if let Err(error) = save(context, &index, about) {
         let error = error_chain(&error);
@@ -319,6 +319,13 @@ fn hash(values: &[f32]) -> Fingerprint {
         hasher.update(&chunk.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
     }
     Fingerprint::of_bytes(hasher.finalize().as_bytes())
+}
+
+/// Reserves memory for this number of rows. The library counts the cores unless it is told the number of threads, which may be greater.
+fn reserve(index: &Index, rows: usize) -> anyhow::Result<()> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = rayon::current_num_threads().max(cores);
+    index.reserve_capacity_and_threads(rows, threads).context("failed to reserve memory for the index")
 }
 
 /// Adds rows of the item matrix to the index, with their 0-based row numbers as keys.

@@ -110,9 +110,13 @@ impl ItemStore {
         };
         match self {
             Self::Folder => {
-                let Some(own) = CurrentItems::read(layout)?.layout(layout) else { return Ok(Vec::new()) };
-                let mut copies = Vec::new();
-                for source in [files_of(&own), vec![layout.new_items_pointer()]].concat() {
+                let current = CurrentItems::read(layout)?;
+                let Some(own) = current.layout(layout) else { return Ok(Vec::new()) };
+                // Items may be added meanwhile, so the pointer that was read is written, and not the one that there is now.
+                let pointer = to.new_items_pointer();
+                files::write_json(&pointer, &current)?;
+                let mut copies = vec![pointer];
+                for source in files_of(&own) {
                     let relative = source.strip_prefix(layout.root()).unwrap_or(Path::new(""));
                     let copy = to.root().join(relative);
                     files::copy(&source, &copy)?;

@@ -155,8 +155,9 @@ impl PostgresStore {
             self.server.answer(transaction.query(lock, &[&self.run])).await?;
             let removed = "delete from mp4sr_items where run = $1 and item_id = any($2) returning item_id";
             let rows = self.server.answer(transaction.query(removed, &[&self.run, &asked])).await?;
-            let removed: Vec<String> = rows.iter().map(|row| self.server.column(row, 0)).collect::<Result<_, _>>()?;
-            let unknown: Vec<&str> = ids.iter().filter(|id| !removed.contains(id)).map(String::as_str).collect();
+            let removed: HashSet<String> =
+                rows.iter().map(|row| self.server.column(row, 0)).collect::<Result<_, _>>()?;
+            let unknown: Vec<&str> = ids.iter().filter(|id| !removed.contains(*id)).map(String::as_str).collect();
             if !unknown.is_empty() {
                 return Err(StoreError::Refused(format!(
                     "these items were not added to the run: {}; remove only items that `mp4sr items list` lists",

@@ -1,5 +1,6 @@
 //! Merges several datasets into one, to pre-train on all of them (variant `Larger`).
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use mp4sr_artifact::{
@@ -52,6 +53,7 @@ pub fn merge(sources: &[MergeSource], to: &Layout) -> Result<()> {
         merge_features(sources, modality, encoder, &hash, &path)?;
         outputs.push(path);
     }
+    stage.expect_unchanged_inputs()?;
     stage.finish(&outputs)
 }
 
@@ -68,6 +70,7 @@ fn merge_dataset(sources: &[MergeSource], to: &Layout) -> Result<mp4sr_artifact:
         parts: None,
     };
     // If any dataset records where its validation and test events begin, this is recorded for the others as well.
+    let mut kinds = BTreeSet::new();
     let (mut parts, mut any_parts) = (SequenceParts::default(), false);
     for MergeSource { name, layout, .. } in sources {
         let own = |id: String| format!("{name}/{id}");
@@ -91,10 +94,13 @@ fn merge_dataset(sources: &[MergeSource], to: &Layout) -> Result<mp4sr_artifact:
         all.offsets.extend(sequences.offsets[1..].iter().map(|offset| events + offset));
         all.items.extend(sequences.items.iter().map(|item| before + item));
         all.times.extend(sequences.times);
-        if sequences.time_kind == TimeKind::Positions {
-            all.time_kind = TimeKind::Positions;
-        }
+        kinds.insert(sequences.time_kind);
     }
+    all.time_kind = match kinds.len() {
+        1 => kinds.first().copied().unwrap_or_default(),
+        _ if kinds.contains(&TimeKind::Positions) => TimeKind::Positions,
+        _ => TimeKind::Unstated,
+    };
     all.parts = any_parts.then_some(parts);
     (all.item_hash, all.item_count, all.user_hash) = (items.hash(), items.len(), Some(users.hash()));
     items.write(&to.items())?;

@@ -1,7 +1,7 @@
 //! Searches a grid of configuration values. Every combination is a separate run: finished runs are skipped, and an interrupted search
 //! resumes. Of the held-out sets, only the validation set is read.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -184,21 +184,19 @@ fn runs_of(
         overrides.extend(dataset_name(&base.config.dataset.name, grids, values));
         runs.push(runner.resolve(&runner.study_run(run_name(name, grids, values), overrides))?);
     }
-    for (at, run) in runs.iter().enumerate() {
+    let mut folders = HashSet::new();
+    for run in &runs {
         anyhow::ensure!(
-            runs[..at].iter().all(|before| before.layout.run() != run.layout.run()),
+            folders.insert(run.layout.run()),
             "two runs of the grid have the same name, `{}`; give values that differ in letters or digits",
             run.spec().name
         );
     }
-    let without_name = |run: &ResolvedRun| {
+    let mut by_settings: HashMap<String, &ResolvedRun> = HashMap::new();
+    for run in &runs {
         let mut config = run.config.clone();
         config.run.name.clear();
-        config
-    };
-    for (at, run) in runs.iter().enumerate() {
-        let same = runs[..at].iter().find(|before| without_name(before) == without_name(run));
-        if let Some(same) = same {
+        if let Some(same) = by_settings.insert(config.resolved().to_string(), run) {
             anyhow::bail!(
                 "the runs `{}` and `{}` of the grid have the same settings; give each value once",
                 same.spec().name,

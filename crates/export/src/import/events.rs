@@ -1,6 +1,7 @@
 //! The interactions of a dataset during an import.
 
 use indexmap::IndexSet;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 /// An event of the dataset.
@@ -40,6 +41,8 @@ pub struct Interactions {
 pub enum ImportClock {
     /// Unix time in seconds.
     Seconds,
+    /// Unix time in seconds, which is written as dates, so that early times are not taken for positions.
+    Dates,
     /// Unix time in milliseconds.
     Milliseconds,
     /// Positions in the user's sequence, written unchanged.
@@ -48,8 +51,13 @@ pub enum ImportClock {
     Order,
 }
 
-/// A time as it is written: whole numbers without a decimal point.
-pub fn written(time: f64) -> Value {
+/// A time as it is written: a date, or a number, without a decimal point if it is whole.
+pub fn written(time: f64, clock: ImportClock) -> Value {
+    if clock == ImportClock::Dates
+        && let Ok(date) = Timestamp::from_second(time as i64)
+    {
+        return json!(date.to_string());
+    }
     if time.fract().abs() > 0.0 { json!(time) } else { json!(time as i64) }
 }
 

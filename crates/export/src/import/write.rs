@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail, ensure};
 use indexmap::IndexSet;
-use mp4sr_artifact::{FeatureType, Features, Items, Layout, Sequences, files};
+use mp4sr_artifact::{FeatureType, Features, Items, Layout, PreprocessReport, Sequences, files};
 use mp4sr_pipeline::config::{ModelCatalog, ModelType};
 use mp4sr_pipeline::{Bug, Config, Progress, StageArgs};
 use serde_json::{Map, Value, json};
@@ -117,6 +117,7 @@ pub fn write(
         _ if division == Division::Positions => ImportClock::Order,
         Some(about) if about.positions => ImportClock::Positions,
         Some(_) if read.interactions.has_early_times() => ImportClock::Order,
+        Some(about) if about.dates => ImportClock::Dates,
         Some(_) => ImportClock::Seconds,
         None => read.interactions.clock(),
     };
@@ -136,7 +137,7 @@ pub fn write(
         let pipeline = pipeline(&name, &ImportPaths::of(args), &read, clock, &division, models);
         Config::parse(&pipeline, "the pipeline of the import", &[], models)?;
         files::write_bytes(&made.join("pipeline.toml"), pipeline.as_bytes())?;
-        Ok(json!({ "form": format, "dataset": name, "program": env!("CARGO_PKG_VERSION") }))
+        Ok(json!({ "format": format, "dataset": name, "program": env!("CARGO_PKG_VERSION") }))
     })?;
     progress.log(format!("import: {}", described(&division, clock)));
     let pipeline = args.out.join("pipeline.toml");
@@ -154,16 +155,31 @@ pub fn write(
     if events != kept || items.len() != read.items.len() {
         let found =
             format!("{kept} of {events} events and {} of {} items were imported", items.len(), read.items.len());
-        return Err(Bug(found).into());
+        match rejected(&context.layout)? {
+            Some(why) => bail!("{found}, because {why}; correct this in `{}`", args.folder.display()),
+            None => return Err(Bug(found).into()),
+        }
     }
     for own in &read.features {
         let path = context.layout.feature_file(&own.modality, format);
         let features = in_order(own, &read.items, &items)?;
-        features.write(&path, "import", json!({ "form": format }))?;
+        features.write(&path, "import", json!({ "format": format }))?;
         progress.log(format!("import: features of `{}` in `{}`", own.modality, path.display()));
     }
     progress.log(format!("import: next, `mp4sr run --pipeline {}`", pipeline.display()));
     Ok(())
+}
+
+/// Why the lines of an import could not be used, if some could not, with an example.
+fn rejected(layout: &Layout) -> anyhow::Result<Option<String>> {
+    let Some(PreprocessReport { interactions, items, .. }) = PreprocessReport::read(&layout.statistics())? else {
+        return Ok(None);
+    };
+    let mut all = interactions.rejected.0.into_iter().chain(items.rejected.0);
+    Ok(all.next().map(|(reason, rejected)| {
+        let example = rejected.examples.first().map_or(String::new(), |example| format!(" ({})", example.found));
+        format!("{} lines were rejected: {reason}{example}", rejected.count)
+    }))
 }
 
 /// Rejects a name if the artifacts have a dataset of that name which is not an earlier import to the same folder: its runs would be lost.
@@ -201,7 +217,7 @@ fn events(interactions: &Interactions, clock: ImportClock, division: &Division) 
                     json!(SET_STEP * u64::from(event.set) + counts[set] - 1)
                 }
                 (_, ImportClock::Order) => json!(at),
-                _ => written(event.time),
+                _ => written(event.time, clock),
             };
             let mut fields = Map::new();
             for (name, cell) in interactions.columns.iter().zip(&event.further) {
@@ -222,9 +238,14 @@ fn events(interactions: &Interactions, clock: ImportClock, division: &Division) 
     Ok(text)
 }
 
+/// A time without quotation marks.
+fn bare(time: &Value) -> String {
+    time.as_str().map_or_else(|| time.to_string(), str::to_owned)
+}
+
 fn time_column(clock: ImportClock) -> &'static str {
     match clock {
-        ImportClock::Seconds | ImportClock::Milliseconds => "timestamp",
+        ImportClock::Seconds | ImportClock::Dates | ImportClock::Milliseconds => "timestamp",
         ImportClock::Positions | ImportClock::Order => "position",
     }
 }
@@ -239,11 +260,12 @@ fn value_of(cell: &str) -> Value {
 }
 
 fn described(division: &Division, clock: ImportClock) -> String {
+    let shown = |time: f64| bare(&written(time, clock));
     let divided = match division {
         Division::LeaveOneOut => "each user's last event is for the test, and the one before it for validation".to_owned(),
         Division::Ratio(shares) => format!("each user's events are divided in the shares {shares:?}, in their original order"),
         Division::Time { validation, test } => {
-            let (validation, test) = (written(*validation), written(*test));
+            let (validation, test) = (shown(*validation), shown(*test));
             format!("events from {validation} on are for validation, those from {test} on for the test, in their original order")
         }
         Division::Positions => {
@@ -305,6 +327,7 @@ fn pipeline(
     );
     match clock {
         ImportClock::Seconds => text += "time = \"s\"\n",
+        ImportClock::Dates => text += "time = \"iso\"\n",
         ImportClock::Milliseconds => text += "time = \"ms\"\n",
         ImportClock::Positions | ImportClock::Order => {}
     }
@@ -330,7 +353,7 @@ fn pipeline(
         Division::LeaveOneOut => {}
         Division::Ratio(shares) => _ = writeln!(text, "split = \"ratio\"\nsplit_ratio = {shares:?}"),
         Division::Time { validation, test } => {
-            let at = |time: f64| quoted(&written(time).to_string());
+            let at = |time: f64| quoted(&bare(&written(time, clock)));
             let _ = writeln!(text, "split = \"time\"\nsplit_at = {}\nsplit_test_at = {}", at(*validation), at(*test));
         }
         Division::Positions => {

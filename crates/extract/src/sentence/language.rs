@@ -130,9 +130,15 @@ impl Architecture {
         }
     }
 
-    /// Whether positions start after the padding token's id, which is also the position of padding tokens in the text.
-    fn counts_from_padding(self) -> bool {
-        matches!(self, Self::Roberta | Self::MpNet)
+    /// The padding token's id if positions start after it; it is also the position of padding tokens in the text. `configured` is
+    /// `pad_token_id`.
+    fn padding(self, configured: Option<u32>) -> Option<u32> {
+        match self {
+            Self::Roberta => Some(configured.unwrap_or(1)),
+            // The reference counts from 1, whatever the configuration says.
+            Self::MpNet => Some(1),
+            _ => None,
+        }
     }
 }
 
@@ -216,7 +222,7 @@ impl LanguageModel {
                 table.map_or_else(|| vec![0.0; d], |table| table[..d].to_vec())
             }
         };
-        let padding = kind.counts_from_padding().then(|| config.pad_token_id.unwrap_or(1));
+        let padding = kind.padding(config.pad_token_id);
         let reserved = padding.map_or(0, |padding| padding as usize + 1);
         Ok(Self {
             stack: InferenceTransformer { shape, layers: layers.collect::<Result<_>>()?, bias },

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use mp4sr_artifact::{Downloads, EncoderWork, UnusableImage, VectorKey, vector_key};
+use mp4sr_image::ImageError;
 use rayon::prelude::*;
 
 use super::extraction::Extraction;
@@ -53,7 +54,9 @@ impl Extraction<'_> {
         let vectors = &mut cache.vectors;
         let bar = self.context.progress.bar("images", "images", self.files.paths.len() as u64);
         let named: Vec<(&String, &PathBuf)> = self.files.names.iter().zip(&self.files.paths).collect();
-        let mut all: Vec<ImageKey> = named.par_iter().map(|(name, path)| key_of(name, path)).collect();
+        let lost = Downloads::new(Path::new(&self.context.config.dataset.data)).lost();
+        let mut all: Vec<ImageKey> =
+            named.par_iter().map(|(name, path)| key_of(name, path, &lost)).collect::<Result<_>>()?;
         let keys = all.iter().enumerate().filter_map(|(index, key)| key.as_ref().ok().map(|key| (*key, index)));
         let mut new: Vec<(VectorKey, usize)> = keys.filter(|(key, _)| !vectors.contains(*key)).collect();
         new.sort_unstable();
@@ -117,12 +120,32 @@ impl Extraction<'_> {
     }
 }
 
-/// The key of an image file's content.
-fn key_of(name: &str, path: &Path) -> ImageKey {
+/// The key of an image file's content. `lost` says why URLs could not be downloaded.
+fn key_of(name: &str, path: &Path, lost: &HashMap<u128, String>) -> Result<ImageKey> {
     if Downloads::is_url(name) && !path.is_file() {
-        return Err("it was not downloaded; run `mp4sr download`".to_owned());
+        return Ok(Err(match lost.get(&Downloads::key(name)) {
+            Some(reason) => {
+                format!(
+                    "it was not downloaded: {reason}; to try again, run `mp4sr download` with `download.again=true`"
+                )
+            }
+            None => "it was not downloaded; run `mp4sr download`".to_owned(),
+        }));
     }
-    Ok(vector_key(&mp4sr_image::read(path).map_err(|e| e.to_string())?))
+    match mp4sr_image::read(path) {
+        Ok(bytes) => Ok(Ok(vector_key(&bytes))),
+        // Features without this image would be up to date even when the disk can be read again.
+        Err(ImageError::Read(error)) if !is_of_path(&error) => {
+            Err(mp4sr_artifact::Error::io("read", path, error).into())
+        }
+        Err(error) => Ok(Err(error.to_string())),
+    }
+}
+
+/// Whether the path is at fault that a file cannot be read, and not the disk or the system.
+fn is_of_path(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound, PermissionDenied};
+    matches!(error.kind(), NotFound | PermissionDenied | NotADirectory | IsADirectory | InvalidInput | InvalidFilename)
 }
 
 /// The vectors of a few images, and the reasons why others have none.

@@ -33,10 +33,13 @@ use crate::model_files::Access;
 pub fn run(context: &Context) -> anyhow::Result<()> {
     let plan = ExtractPlan::of(context, context.config.extracted(), Access::Full)?;
     let data = Path::new(&context.config.dataset.data);
+    // The items are read before the stage is made, because their images are inputs of the stage.
+    let read = Fingerprint::of_file(&context.layout.items())?;
     let items = Items::read_in(&context.layout.items(), data)?;
     let files = ImageFiles::of(&items, data);
     let make_stage = || stage_of(context, &plan, &files, Access::Full);
     run_stage(context, NAME, &context.layout.features(), make_stage, |stage| {
+        stage.expect_input_as_before("items", &read)?;
         let mut encoders = Encoders::of(context)?;
         let dictionary_items = DictionaryItems::These(&items);
         let extraction = Extraction { context, items: &items, dictionary_items, files: &files, keep: true };

@@ -72,6 +72,7 @@ impl Extraction<'_> {
             };
             let found: Vec<(VectorKey, SoundVector)> =
                 new.par_iter().with_max_len(1).map(embed).collect::<Result<_>>()?;
+            let mut broken: HashMap<VectorKey, String> = HashMap::new();
             for (key, vector) in found {
                 match vector {
                     Ok(vector) => {
@@ -79,9 +80,15 @@ impl Extraction<'_> {
                         work.computed += 1;
                     }
                     Err(reason) => {
-                        let same = keys.values_mut().filter(|found| found.as_ref() == Ok(&key));
-                        same.for_each(|found| *found = Err(reason.clone()));
+                        broken.insert(key, reason);
                     }
+                }
+            }
+            for name in chunk {
+                if let Some(found) = keys.get_mut(name)
+                    && let Some(reason) = found.as_ref().ok().and_then(|key| broken.get(key))
+                {
+                    *found = Err(reason.clone());
                 }
             }
             bar.add(chunk.len() as u64);

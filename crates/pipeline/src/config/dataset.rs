@@ -117,7 +117,7 @@ pub struct Columns {
     /// The separator of several texts in a cell of `texts`, such as genres. Empty: a cell is one text or a list.
     pub text_separator: String,
     /// The column of items that holds the name of an image file (relative to the folder of the items' file, the data folder or
-    /// `source.images`), a URL, or a list of these. Empty: none.
+    /// `source.images`), a URL, or a list of these. Files that are named by item id stand in for URLs and missing files. Empty: none.
     pub images: String,
     /// The separator of several images in a cell. Empty: spaces, `|`, `,` and `;` before a URL, or between names of image files.
     pub image_separator: String,

@@ -69,7 +69,12 @@ fn cells(text: &str, fields: &[&str]) -> std::result::Result<Vec<RawCell<'static
     match pick(text, fields) {
         Err(fault) if fault.reason == BROKEN => literal_cells(text, fields).unwrap_or(Err(fault)),
         Ok(mut cells) => {
-            restore_digits(&mut cells, text, fields);
+            if cells.iter().any(RawCell::is_float)
+                && has_long_number(text)
+                && let Some(literal) = literal::parse(text)
+            {
+                restore_digits(&mut cells, &literal.numbers, fields);
+            }
             Ok(cells)
         }
         picked => picked,
@@ -85,7 +90,9 @@ fn literal_cells(text: &str, fields: &[&str]) -> Option<std::result::Result<Vec<
     }
     let mut cells: Vec<_> =
         fields.iter().map(|field| object.remove(*field).map_or(RawCell::Missing, RawCell::of_json)).collect();
-    restore_digits(&mut cells, text, fields);
+    if has_long_number(text) {
+        restore_digits(&mut cells, &literal.numbers, fields);
+    }
     Some(Ok(cells))
 }
 
@@ -97,14 +104,10 @@ fn literal_of_line(text: &str) -> Option<Literal<'_>> {
 /// The number of digits that survive the conversion to a 64-bit float and back.
 const SAFE: usize = 15;
 
-/// Replaces numbers that 64 bits do not hold by their text.
-fn restore_digits(cells: &mut [RawCell<'static>], text: &str, fields: &[&str]) {
-    if !cells.iter().any(RawCell::is_float) || !has_long_number(text) {
-        return;
-    }
-    let Some(literal) = literal::parse(text) else { return };
+/// Replaces numbers that 64 bits may not hold by their text. `numbers` has the texts by field.
+fn restore_digits(cells: &mut [RawCell<'static>], numbers: &[(String, &str)], fields: &[&str]) {
     for (cell, field) in cells.iter_mut().zip(fields).filter(|(cell, _)| cell.is_float()) {
-        if let Some((_, number)) = literal.numbers.iter().find(|(key, _)| key == field) {
+        if let Some((_, number)) = numbers.iter().find(|(key, _)| key == field) {
             *cell = RawCell::Number(Cow::Owned((*number).to_owned()));
         }
     }
@@ -131,7 +134,7 @@ fn pick(text: &str, fields: &[&str]) -> std::result::Result<Vec<RawCell<'static>
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let fault = |e: serde_json::Error| match e.classify() {
         Category::Data => Fault::new("not an object", text),
-        _ => Fault::new(BROKEN, tail(text, e.column())),
+        _ => Fault::new(BROKEN, tail(text, offset(text, &e))),
     };
     let picked = Pick(fields).deserialize(&mut deserializer).map_err(fault)?;
     deserializer.end().map_err(fault)?;
@@ -141,9 +144,15 @@ fn pick(text: &str, fields: &[&str]) -> std::result::Result<Vec<RawCell<'static>
     }
 }
 
+/// The number of bytes before the position of an error.
+fn offset(text: &str, error: &serde_json::Error) -> usize {
+    let lines = text.split_inclusive('\n').take(error.line().saturating_sub(1));
+    lines.map(str::len).sum::<usize>() + error.column().saturating_sub(1)
+}
+
 /// The text from shortly before the position of an error.
-fn tail(text: &str, column: usize) -> String {
-    let at = text.floor_char_boundary(column.saturating_sub(1));
+fn tail(text: &str, at: usize) -> String {
+    let at = text.floor_char_boundary(at);
     let from = text.floor_char_boundary(at.saturating_sub(40));
     let cut = if from > 0 { "..." } else { "" };
     format!("{cut}{}", &text[from..])
@@ -246,6 +255,8 @@ mod tests {
         let format = FileFormat::of_name(&path).unwrap();
         assert_eq!(super::super::columns(&path, &format).unwrap(), ["a", "b"]);
         assert_eq!(rows_of("x.jsonl", b"{\"a\": 1},\n{\"b\": 2},\n", &["a"]).unwrap(), ["1: 1", "2: -"]);
+        let long = b"{\"a\": 12345678901234567890000},\n";
+        assert_eq!(rows_of("x.jsonl", long, &["a"]).unwrap(), ["1: 12345678901234567890000"]);
     }
 
     #[test]
@@ -267,6 +278,13 @@ mod tests {
             let rows = rows_of("x.json", line, &["a"]).unwrap();
             assert!(rows[0].starts_with(&format!("1: {reason} (")), "{rows:?}");
         }
+    }
+
+    #[test]
+    fn the_excerpt_of_an_object_over_several_lines_is_from_the_line_of_the_error() {
+        let object = format!("{{\n\"a\": \"{}\",\n\"b\": NONE\n}}\n", "long ".repeat(20));
+        let rows = rows_of("x.json", object.as_bytes(), &["a"]).unwrap();
+        assert!(rows[0].contains("NONE"), "{rows:?}");
     }
 
     #[test]

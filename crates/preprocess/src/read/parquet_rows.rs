@@ -15,7 +15,7 @@ use parquet::errors::ParquetError;
 use serde_json::{Map, Number, Value};
 
 use super::{RawCell, RawRow};
-use crate::images::{data_url, ending};
+use crate::images::data_url;
 use crate::rejects::{Fault, excerpt};
 use crate::{Error, Result};
 
@@ -235,7 +235,7 @@ fn text_of(bytes: &[u8]) -> std::result::Result<Value, Fault> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.into()),
         // An image, as Hugging Face datasets store it beside its path.
-        Err(_) if ending(bytes).is_some() => Ok(data_url(bytes).into()),
+        Err(_) if mp4sr_image::extension(bytes).is_some() => Ok(data_url(bytes).into()),
         Err(_) => Err(Fault::new("invalid UTF-8", String::from_utf8_lossy(bytes))),
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, LazyLock};
 use jiff::civil::{Date, DateTime, Time};
 use jiff::fmt::strtime;
 use jiff::tz::{Offset, TimeZone};
+use mp4sr_artifact::TimeKind;
 
 use crate::decimal::Decimal;
 use crate::read::RawCell;
@@ -112,9 +113,12 @@ impl TimeSetting {
         }
     }
 
-    /// Whether times are positions, which determine only the order.
-    pub fn is_position(&self) -> bool {
-        matches!(self, Self::Known(notation) if notation.is_position())
+    /// The kind of times before any is read. Bare numbers may be positions even if they are read as Unix times.
+    pub fn kind(&self) -> TimeKind {
+        match self {
+            Self::Known(notation) if notation.is_position() => TimeKind::Positions,
+            _ => TimeKind::Unstated,
+        }
     }
 }
 
@@ -650,7 +654,7 @@ mod tests {
         assert_eq!(parse(""), Ok(None));
         assert_eq!(parse("ms"), Ok(Some(TimeSetting::Known(Notation::Unix(3)))));
         assert_eq!(parse("%d.%m.%y"), Ok(Some(TimeSetting::Known(Notation::Pattern("%d.%m.%y".into())))));
-        assert!(parse("line-order").unwrap().unwrap().is_position());
+        assert_eq!(parse("line-order").unwrap().unwrap().kind(), TimeKind::Positions);
         for (text, expected) in [
             ("minutes", "is not a notation of time"),
             ("%H:%M", "is not a pattern of a date"),

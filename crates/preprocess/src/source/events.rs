@@ -6,7 +6,7 @@ use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread::{self, ScopedJoinHandle};
 
-use mp4sr_artifact::{EventsRead, FileCount, Rejects};
+use mp4sr_artifact::{EventsRead, FileCount, Rejects, TimeKind};
 use mp4sr_pipeline::Progress;
 use polars::prelude::{BooleanChunked, DataFrame, IntoLazy as _, NewChunkedArray as _};
 use serde_json::Value;
@@ -159,8 +159,9 @@ impl EventFile {
         progress: &Progress,
     ) -> Result<Self> {
         let file = resolved(path, &format.file(path, false)?, fields, progress)?;
-        // polars reads whole files, whereas reading by rows can stop at the limit.
-        let by_polars = file.shape == Shape::Parquet && limit.is_none() && polars_knows(path, &format.item)?;
+        // polars reads whole files and one event per row, whereas reading by rows can stop at the limit and divides sequences.
+        let is_whole = limit.is_none() && format.item_separator.is_empty();
+        let by_polars = file.shape == Shape::Parquet && is_whole && polars_knows(path, &format.item)?;
         let notation = notation(path, format, &file, by_polars)?;
         let has_lists =
             format.item_separator.is_empty() && file.shape != Shape::Parquet && holds_lists(path, format, &file)?;
@@ -324,7 +325,9 @@ impl Events {
         budget.check_share(&read.files, &read.rejected)?;
         let mut units = files.iter().map(|file| file.notation.unit());
         let unit = units.next().flatten().filter(|unit| units.all(|other| other == Some(*unit)));
-        let scale = TimeScale { positions: format.clock.is_position(), unit, digits: held.digits };
+        let are_dates = files.iter().all(|file| file.notation.unit().is_none());
+        let kind = if are_dates { TimeKind::Seconds } else { format.clock.kind() };
+        let scale = TimeScale { kind, unit, digits: held.digits };
         Ok((Self { user_ids, item_ids, chunks: held.chunks, named: held.named, known, scale }, read))
     }
 }

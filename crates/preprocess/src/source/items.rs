@@ -147,8 +147,7 @@ impl ItemCatalogue {
                 fields: &mut fields,
             };
             let file = FileReading { path, format: &file_format, fields: &names, limit: reading.limit };
-            let counted =
-                read_file(file, &mut rejected, budget, progress, &mut |line, cells| Ok(items.line(line, cells)))?;
+            let counted = read_file(file, &mut rejected, budget, progress, &mut |line, cells| items.line(line, cells))?;
             read.rejected = rejected;
             if counted.accepted == 0 {
                 return Err(none_usable(path, counted.lines, &before, &read.rejected));
@@ -286,35 +285,41 @@ impl<'c, 'v> ItemCells<'c, 'v> {
 }
 
 impl ItemLines<'_, '_> {
-    fn line(&mut self, line: u64, all: &[RawCell<'_>]) -> std::result::Result<(), Fault> {
+    fn line(&mut self, line: u64, all: &[RawCell<'_>]) -> Result<std::result::Result<(), Fault>> {
         let cells = ItemCells::of(self.reading.format, all);
-        let id = values::id(&self.reading.format.item_id, cells.ids)?;
+        let id = match values::id(&self.reading.format.item_id, cells.ids) {
+            Ok(id) => id,
+            Err(fault) => return Ok(Err(fault)),
+        };
         self.fields.inspect(all);
         match self.reading.item_ids.find(id.as_ref()).map(|item| item as usize) {
             Some(item) if std::mem::replace(&mut self.catalogue.has_line[item], true) => self.read.repeated += 1,
             Some(item) => {
                 self.catalogue.line_order.push(item as u32);
-                let record = self.record(&id, line, cells);
+                let record = self.record(&id, line, cells)?;
                 self.catalogue.keep(item, record, self.reading);
             }
             None if !self.reading.keep_others => {
                 self.read.without_events += 1;
                 self.catalogue.unused.push(&id, line);
             }
-            None if self.catalogue.others.contains_key(id.as_ref()) => self.read.repeated += 1,
+            None if self.catalogue.others.contains_key(id.as_ref()) => {
+                self.read.without_events += 1;
+                self.read.repeated += 1;
+            }
             None => {
                 self.read.without_events += 1;
                 self.catalogue.unused.push(&id, line);
-                let mut record = self.record(&id, line, cells);
+                let mut record = self.record(&id, line, cells)?;
                 record.images.truncate(self.reading.max_images);
                 self.catalogue.before_others.push(self.catalogue.line_order.len());
                 self.catalogue.others.insert(id.as_ref().into(), record);
             }
         }
-        Ok(())
+        Ok(Ok(()))
     }
 
-    fn record(&mut self, id: &str, line: u64, cells: ItemCells<'_, '_>) -> RawItem {
+    fn record(&mut self, id: &str, line: u64, cells: ItemCells<'_, '_>) -> Result<RawItem> {
         let reading = self.reading;
         let (path, resolver) = (self.path, &self.resolver);
         let mut junk = Vec::new();
@@ -322,13 +327,15 @@ impl ItemLines<'_, '_> {
         junk.into_iter().for_each(|fault| reject(&mut self.read.dropped_texts, path, line, fault));
         self.read.cleaned_titles += u64::from(title);
         self.read.cleaned_texts += u64::from(further);
-        record.images = match reading.folder.of(id) {
-            // The images in this folder are the ones that the URLs refer to.
+        let names = reading.image_names(cells.images);
+        // Files that are named by the item's id are those that its URLs refer to. Another item's file may have the same name, so a file that
+        // the line names comes first.
+        record.images = match reading.folder.of(id).filter(|_| !resolver.has_file(&names)) {
             Some(images) => images,
             None => {
                 let mut images = Vec::new();
-                for name in reading.image_names(cells.images) {
-                    match resolver.resolve(&name) {
+                for name in names {
+                    match resolver.resolve(&name)? {
                         Ok(image) => images.push(image),
                         Err(fault) => {
                             reject(&mut self.read.refused_images, path, line, fault);
@@ -349,7 +356,7 @@ impl ItemLines<'_, '_> {
                 }
             }
         }
-        record
+        Ok(record)
     }
 }
 

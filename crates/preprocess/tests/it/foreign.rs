@@ -343,6 +343,16 @@ fn a_line_may_hold_a_sequence() {
         (report.interactions.files[0].accepted, report.interactions.files[0].further_events, report.events.read),
         (2, NonZeroU64::new(5), 7)
     );
+    let texts = |texts: &[&str]| -> ArrayRef { Arc::new(StringArray::from_iter_values(texts.iter().copied())) };
+    let table = parquet(vec![("user_id", texts(&["u1", "u2"])), ("item_id", texts(&["1 2 3 4", "2 3  1"]))]);
+    for more in ["", "[preprocess]\nwhere = \"user_id <> 'u3'\"\nuser_core = 0\nitem_core = 0\n"] {
+        let keys = format!("{}\ntime = \"line-order\"", tabular("p.parquet"));
+        let columns = "[source.columns]\nitem_separator = \" \"";
+        let project = shop_of(&format!("[source]\n{keys}\n{columns}\n{}", if more.is_empty() { ALL } else { more }));
+        project.write_raw("p.parquet", &table);
+        project.run_stderr("preprocess", &[]);
+        histories_are(&dataset_of(&project), expected);
+    }
     let lines = b"{\"user_id\": \"u1\", \"item_id\": [1, 2, 3, 4], \"timestamp\": [5, 6, 7, 8]}\n{\"user_id\": \"u2\", \"item_id\": [1, 2, 3], \"timestamp\": [9, 7, 8]}\n{\"user_id\": \"u3\", \"item_id\": [1], \"timestamp\": [1, 2]}\n";
     let (made_of_lists, _) = made(&[("p.jsonl", lines)], &tabular("p.jsonl"), "");
     histories_are(&made_of_lists, expected);
@@ -438,6 +448,21 @@ fn ids_that_do_not_match_are_reported_with_the_cause() {
         "[source.columns]\ntexts = [\"text\"]",
     );
     assert!(reported.contains("`text` of") && reported.contains("is empty in every line"), "{reported}");
+}
+
+/// The photographs are numbered on their own, so those of other items are named by the ids of items, too.
+#[test]
+fn a_file_that_a_line_names_comes_before_one_that_is_named_by_the_id_of_the_item() {
+    let items = b"item_id,title,image\n1,Cup,2.png\n2,Pot,3.png\n3,Pan,https://e.org/x.jpg\n4,Lid,gone.png\n";
+    let mut files =
+        vec![("i.csv", &b"user_id,item_id,timestamp\nu,1,1\nu,2,2\nu,3,3\nu,4,4\n"[..]), ("items.csv", items)];
+    let names = ["pics/1.png", "pics/2.png", "pics/3.png", "pics/4.png"];
+    files.extend(names.map(|name| (name, &b"x"[..])));
+    let keys = format!("{}\nitems = [\"items.csv\"]\nimages = \"pics\"", tabular("i.csv"));
+    let (made, _) = made(&files, &keys, "[source.columns]\nimages = \"image\"");
+    let names = made.items.images.concat().into_iter();
+    let names: Vec<String> = names.map(|name| name.rsplit('/').next().unwrap().to_owned()).collect();
+    assert_eq!(names, ["2.png", "3.png", "3.png", "4.png"]);
 }
 
 #[test]

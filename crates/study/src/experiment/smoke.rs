@@ -60,6 +60,7 @@ impl Study<'_> {
             copy_rows(&whole.layout, &quick.layout, modality, name, &to)?;
             outputs.push(to);
         }
+        stage.expect_unchanged_inputs()?;
         Ok(stage.finish(&outputs)?)
     }
 }
