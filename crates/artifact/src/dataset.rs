@@ -283,7 +283,7 @@ impl Items {
 
     /// Writes the table.
     pub fn write(&self, path: &Path) -> Result<()> {
-        self.table().write(path)
+        self.clone().into_table().write(path)
     }
 
     /// Writes the table with the names of images and sounds inside the folder `data` relative to it, so that what is read depends neither
@@ -292,22 +292,22 @@ impl Items {
         let relative = |name: &String| data_files::below(data, name);
         let all = |names: &[Vec<String>]| names.iter().map(|names| names.iter().map(relative).collect()).collect();
         let items = Self { images: all(&self.images), sounds: all(&self.sounds), ..self.clone() };
-        items.table().with_source(&data_files::source()).write(path)
+        items.into_table().with_source(&data_files::source()).write(path)
     }
 
-    fn table(&self) -> Table {
+    fn into_table(self) -> Table {
         let mut columns = vec![
             ("item", Column::U32((1..=self.len() as u32).collect())),
-            ("item_id", Column::Text(self.ids.clone())),
-            ("title", Column::Text(self.titles.clone())),
-            ("sentences", Column::Texts(self.sentences.clone())),
-            ("images", Column::Texts(self.images.clone())),
+            ("item_id", Column::Text(self.ids)),
+            ("title", Column::Text(self.titles)),
+            ("sentences", Column::Texts(self.sentences)),
+            ("images", Column::Texts(self.images)),
         ];
         if self.categories.iter().any(|names| !names.is_empty()) {
-            columns.push(("categories", Column::Texts(self.categories.clone())));
+            columns.push(("categories", Column::Texts(self.categories)));
         }
         if self.sounds.iter().any(|names| !names.is_empty()) {
-            columns.push(("sounds", Column::Texts(self.sounds.clone())));
+            columns.push(("sounds", Column::Texts(self.sounds)));
         }
         Table::new(columns)
     }

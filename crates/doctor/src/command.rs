@@ -115,7 +115,7 @@ fn described(context: &Context, work: &TrainedWork) -> String {
 /// The cost of loading the run, computing lists and encoding items.
 fn cost_of(context: &Context, mut sizes: DatasetSizes, work: &TrainedWork) -> Cost {
     let encoders = work.new_items.map_or(Vec::new(), |_| encoders(context, false));
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = rayon::current_num_threads();
     if let Some(count) = work.histories {
         sizes.users = (count as f64, count as f64);
     }

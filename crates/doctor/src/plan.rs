@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::{Manifest, Stage, Status, Timing, files};
-use mp4sr_extract::{EncoderFacts, EncoderLocation, dictionary, encoder_device, encoders, is_offline, local_stage};
+use mp4sr_extract::{
+    EncoderFacts, EncoderLocation, EncoderRole, dictionary, encoder_device, encoders, is_offline, local_stage,
+};
 use mp4sr_ops::ComputeDevice;
 use mp4sr_pipeline::config::{FINETUNE, ImageFeatures, Modality, ModelType, PRETRAIN};
 use mp4sr_pipeline::text::bytes;
@@ -278,13 +280,21 @@ impl Plan {
 
     fn estimate(&mut self, context: &Context) {
         let Some(sizes) = self.sizes else { return };
-        let extracts = encoders(context, false);
-        let known = if self.encoders.is_empty() { &extracts } else { &self.encoders };
+        let runs = |planned: &StagePlan| !matches!(planned.verdict, StageVerdict::UpToDate | StageVerdict::Nothing(_));
+        let inspected = if self.encoders.is_empty() && self.stages.iter().any(runs) {
+            encoders(context, false)
+        } else {
+            Vec::new()
+        };
+        let known = if self.encoders.is_empty() { &inspected } else { &self.encoders };
         let estimator = Estimator { context, sizes, encoders: known, threads: self.machine.threads };
+        let has_sounds = known.iter().any(|encoder| encoder.role == EncoderRole::Sounds);
+        if has_sounds && self.stages.iter().any(|planned| planned.stage == StageName::Extract && runs(planned)) {
+            self.notes.push("the estimate of `extract` leaves out the time for sounds".to_owned());
+        }
         let mut kept: f64 = 0.0;
         for planned in &mut self.stages {
-            let would_cost = !matches!(planned.verdict, StageVerdict::UpToDate | StageVerdict::Nothing(_));
-            planned.cost = would_cost.then(|| estimator.cost(planned.stage));
+            planned.cost = runs(planned).then(|| estimator.cost(planned.stage));
             if let Some(cost) = &mut planned.cost {
                 // The stages run one after the other in one process, which does not return the memory of training to the system.
                 kept = kept.max(cost.memory.high);

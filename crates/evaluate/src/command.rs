@@ -193,7 +193,8 @@ fn table(context: &Context) -> anyhow::Result<String> {
         let stored = StoredRanks::read(layout, &sequences, split, history)?;
         let means = MetricMeans::of(&stored.ranks, &metrics);
         let mut row = vec![layout.run_name().to_owned(), stored.info.name(), means.users.to_string()];
-        row.extend(means.values.iter().map(|(_, value)| format!("{value:.4}")));
+        let shown = |value: f64| if means.users == 0 { "-".to_owned() } else { format!("{value:.4}") };
+        row.extend(means.values.iter().map(|(_, value)| shown(*value)));
         table.rows.push(row);
     }
     Ok(table.markdown())

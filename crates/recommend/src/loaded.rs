@@ -228,9 +228,12 @@ impl Answerer<'_> {
 
     /// The reason why the model cannot rank items for this request; `None` if it can.
     pub fn refusal(&self, request: &Request) -> Option<RecommendError> {
-        let is_empty = self.resolve(request).history.is_empty();
-        let user = request.user.as_ref().and_then(|id| self.run.catalogue.user(id));
-        let known = user.is_some_and(|user| self.scorer.has_seen(user));
+        self.refusal_of(request, &self.resolve(request))
+    }
+
+    fn refusal_of(&self, request: &Request, resolved: &Resolved) -> Option<RecommendError> {
+        let is_empty = resolved.history.is_empty();
+        let known = resolved.user.is_some_and(|user| self.scorer.has_seen(user));
         let unanswerable = !known && self.scorer.needs_known_user();
         let who = || match &request.user {
             Some(id) => format!("the user {}", quoted(id)),
@@ -249,7 +252,7 @@ impl Answerer<'_> {
             removed: &resolved[at].removed,
         };
         let ranked: Vec<usize> = (0..requests.len()).filter(|&at| !resolved[at].history.is_empty()).collect();
-        if let Some(refusal) = ranked.iter().find_map(|&at| self.refusal(&requests[at])) {
+        if let Some(refusal) = ranked.iter().find_map(|&at| self.refusal_of(&requests[at], &resolved[at])) {
             return Err(refusal);
         }
         let queries: Vec<ListQuery<'_>> = ranked

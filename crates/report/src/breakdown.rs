@@ -3,6 +3,8 @@
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_protocol::{Metric, UserFacts, breakdowns, means};
 
+use crate::table::best_of;
+
 /// The ranks of a run, one rank per user and 0 for a user without one, in an order of users that all runs share.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct RunRanks {
@@ -56,9 +58,10 @@ pub(crate) fn breakdown_tables(facts: &[UserFacts], runs: &[RunRanks], metrics: 
 impl GroupRow {
     /// For each run and metric, whether no run has a higher value; false if all values are zero or there is only one run.
     pub(crate) fn best(&self) -> Vec<Vec<bool>> {
-        let most = |at: usize| self.values.iter().map(|values| values[at]).fold(0.0, f64::max);
-        let is_best = |(at, &value): (usize, &f64)| self.values.len() > 1 && value > 0.0 && value >= most(at);
-        self.values.iter().map(|values| values.iter().enumerate().map(is_best).collect()).collect()
+        match &self.values[..] {
+            [only] => vec![vec![false; only.len()]],
+            several => best_of(several),
+        }
     }
 }
 

@@ -30,6 +30,13 @@ pub struct MetricsTable {
     pub rows: Vec<RunMetrics>,
 }
 
+/// For each value of equally long rows, whether no row has a higher value in its column; false if the value is zero.
+pub(crate) fn best_of(rows: &[Vec<f64>]) -> Vec<Vec<bool>> {
+    let most = |column: usize| rows.iter().map(|row| row[column]).fold(0.0, f64::max);
+    let is_best = |(column, &value): (usize, &f64)| value > 0.0 && value >= most(column);
+    rows.iter().map(|row| row.iter().enumerate().map(is_best).collect()).collect()
+}
+
 impl MetricsTable {
     /// The names of the columns: `R@5`, ..., `N@5`, ..., `MRR`.
     pub fn columns(&self) -> Vec<String> {
@@ -38,10 +45,7 @@ impl MetricsTable {
 
     /// For each row and column, whether no run has a higher value; false if all values of the column are zero.
     pub fn best(&self) -> Vec<Vec<bool>> {
-        let values: Vec<Vec<f64>> = self.rows.iter().map(RunMetrics::values).collect();
-        let most = |column: usize| values.iter().map(|row| row[column]).fold(0.0, f64::max);
-        let is_best = |(column, &value): (usize, &f64)| value > 0.0 && value >= most(column);
-        values.iter().map(|row| row.iter().enumerate().map(is_best).collect()).collect()
+        best_of(&self.rows.iter().map(RunMetrics::values).collect::<Vec<_>>())
     }
 
     /// By how many percent the run is above the best of the others, by column; empty if there is only one run.
@@ -63,8 +67,11 @@ impl MetricsTable {
         table.header.extend(self.columns());
         for (own, best) in self.rows.iter().zip(self.best()) {
             let mut row = vec![own.run.clone(), own.means.users.to_string()];
-            let shown =
-                |(value, best)| if best && emphasis { format!("**{value:.4}**") } else { format!("{value:.4}") };
+            let shown = |(value, best)| match (own.means.users, best && emphasis) {
+                (0, _) => "-".to_owned(),
+                (_, true) => format!("**{value:.4}**"),
+                (_, false) => format!("{value:.4}"),
+            };
             row.extend(own.values().into_iter().zip(best).map(shown));
             table.rows.push(row);
         }
@@ -85,7 +92,8 @@ pub(crate) fn metric_values(tables: &[MetricsTable]) -> TextTable {
     for table in tables {
         for own in &table.rows {
             let mut row = vec![own.run.clone(), table.split.name().to_owned(), own.means.users.to_string()];
-            row.extend(own.values().into_iter().map(|value| value.to_string()));
+            let shown = |value: f64| if own.means.users == 0 { String::new() } else { value.to_string() };
+            row.extend(own.values().into_iter().map(shown));
             all.rows.push(row);
         }
     }
