@@ -326,6 +326,11 @@ impl Items {
             let names = items.images.iter_mut().chain(&mut items.sounds).flatten();
             names.for_each(|name| *name = data_files::within(data, name));
         }
+        for name in items.images.iter_mut().flatten() {
+            if let Some(moved) = Layout::moved_image(path, name) {
+                *name = moved.to_string_lossy().into_owned();
+            }
+        }
         Ok(items)
     }
 
@@ -449,6 +454,28 @@ mod tests {
                 assert_eq!(Sequences::read(&a).unwrap(), stated);
             }
         }
+    }
+
+    #[test]
+    fn images_of_added_items_move_with_their_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = |name: &str| folder.path().join(name).join("new-items");
+        let table = |name: &str| run(name).join("000001/dataset/items.parquet");
+        let sent = run("before").join("images/0a.jpg").display().to_string();
+        let items = Items {
+            ids: vec!["a".into()],
+            titles: vec![String::new()],
+            sentences: vec![Vec::new()],
+            images: vec![vec![sent.clone(), "/elsewhere/images/0a.jpg".into()]],
+            categories: vec![Vec::new()],
+            sounds: vec![Vec::new()],
+        };
+        items.write_relative(&table("after"), Path::new("data")).unwrap();
+        let read = || Items::read_in(&table("after"), Path::new("data")).unwrap().images[0].clone();
+        assert_eq!(read(), items.images[0], "an image that is not there keeps its name");
+        crate::files::write_bytes(&run("after").join("images/0a.jpg"), b"image").unwrap();
+        let moved = run("after").join("images/0a.jpg").display().to_string();
+        assert_eq!(read(), [moved, "/elsewhere/images/0a.jpg".to_owned()]);
     }
 
     #[test]

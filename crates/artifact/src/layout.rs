@@ -1,5 +1,9 @@
 use std::path::{Path, PathBuf};
 
+/// The folder of added items in that of a run, and the folder of their images in it.
+const NEW_ITEMS: &str = "new-items";
+const IMAGES: &str = "images";
+
 /// The paths of everything that belongs to one dataset: `artifacts/<dataset>/{dataset,features,runs/<run>}`.
 #[derive(Clone, Debug)]
 pub struct Layout {
@@ -48,7 +52,22 @@ impl Layout {
 
     /// The folder of the items that were added to the run after training.
     pub fn new_items(&self) -> PathBuf {
-        self.run().join("new-items")
+        self.run().join(NEW_ITEMS)
+    }
+
+    /// The folder of the images of added items that were sent over HTTP. Their names are hashes of their content.
+    pub fn new_items_images(&self) -> PathBuf {
+        self.new_items().join(IMAGES)
+    }
+
+    /// The absolute path of an image that a table of added items names, within the folder of added items that the table is in now: a run may have been
+    /// moved or copied since the table was written. `None` if the table or the image is elsewhere.
+    pub(crate) fn moved_image(table: &Path, name: &str) -> Option<PathBuf> {
+        let folder = table.ancestors().find(|folder| folder.file_name().is_some_and(|name| name == NEW_ITEMS))?;
+        let (images, file) = (Path::new(name).parent()?, Path::new(name).file_name()?);
+        let path = folder.join(IMAGES).join(file);
+        let is_own = images.ends_with(Path::new(NEW_ITEMS).join(IMAGES)) && path.is_file();
+        std::path::absolute(path).ok().filter(|_| is_own)
     }
 
     /// The file that names the generation of new items in use. Generations never change: a new one replaces the previous one.

@@ -10,7 +10,7 @@ use mp4sr_ops::ComputeDevice;
 use mp4sr_pipeline::config::{FINETUNE, ImageFeatures, Modality, ModelType, PRETRAIN};
 use mp4sr_pipeline::text::bytes;
 use mp4sr_pipeline::{Config, Context, StageName};
-use mp4sr_run::{Inputs, TrainedModel, other_data_settings, other_settings};
+use mp4sr_run::{Inputs, TrainedModel, other_added_items, other_data_settings, other_settings};
 
 use crate::estimate::{Cost, Estimator};
 use crate::machine::{Machine, check_writable};
@@ -271,9 +271,9 @@ impl Plan {
             Ok(Status::UpToDate) => StageVerdict::UpToDate,
             Ok(Status::Stale(why)) => StageVerdict::Runs(why),
             // The current version of its encoders is unknown on this machine; the stage itself will look it up.
-            Err(_) if stage == StageName::Extract => {
-                StageVerdict::Runs("its encoders are not on this machine".to_owned())
-            }
+            Err(_) if stage == StageName::Extract => StageVerdict::Runs(
+                "its encoders are not in the cache; if they are those of its last run, nothing is computed".to_owned(),
+            ),
             Err(error) => StageVerdict::Blocked(format!("{error:#}")),
         }
     }
@@ -410,6 +410,7 @@ impl Plan {
     /// Reports settings with which the results that a single stage reads were not made. A run makes them again.
     fn judge_settings(&mut self, context: &Context) {
         let (layout, config) = (&context.layout, &context.config);
+        self.notes.extend(other_added_items(layout, config));
         match self.stages.as_slice() {
             [StagePlan { stage: StageName::Pretrain | StageName::Finetune, .. }] => {
                 self.notes.extend(other_data_settings(layout, config));

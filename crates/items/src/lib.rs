@@ -24,8 +24,6 @@ use serde_json::json;
 
 /// The name of the lock on a run's added items.
 const LOCK: &str = "items";
-/// The folder of the images of added items, in the folder of added items.
-const IMAGES: &str = "images";
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// An item that a program adds.
@@ -166,7 +164,7 @@ impl Editor<'_> {
         let added = match self.store {
             ItemStore::Folder => {
                 remove_unused_images(self.context)?;
-                let folder = self.context.layout.new_items().join(IMAGES);
+                let folder = self.context.layout.new_items_images();
                 let added = of_records(self.context, &records, &folder).and_then(|items| self.add(encoders, &items));
                 if added.is_err() {
                     // The error of the change is the one to report, and the next change tries again.
@@ -204,6 +202,7 @@ impl Editor<'_> {
 
     /// Removes items that were added earlier.
     pub fn remove(&mut self, ids: &[String]) -> anyhow::Result<usize> {
+        let ids = &trimmed(ids);
         let _lock = self.lock()?;
         match self.store {
             ItemStore::Folder => {
@@ -422,12 +421,18 @@ pub fn check_files(context: &Context, paths: &[PathBuf]) -> anyhow::Result<(usiz
 
 /// Checks that items can be removed, without removing them, and returns a sentence on what would be done.
 pub fn check_removal(context: &Context, ids: &[String]) -> anyhow::Result<String> {
+    let ids = &trimmed(ids);
     if !ItemStore::is_folder_of(context) {
         return Ok(format!("remove {} items from PostgreSQL, if they are there", ids.len()));
     }
     kept_without(context, ids)?;
     let count = ids.iter().collect::<HashSet<_>>().len();
     Ok(format!("remove {count} of {} added items", ItemStore::Folder.items(&context.layout)?.len()))
+}
+
+/// Ids without the blanks around them, which are not part of them.
+fn trimmed(ids: &[String]) -> Vec<String> {
+    ids.iter().map(|id| id.trim().to_owned()).collect()
 }
 
 /// Rejects ids that were not added to the run.
@@ -531,7 +536,7 @@ fn remove_stale(layout: &Layout, current: &CurrentItems) -> anyhow::Result<()> {
 /// Removes the images that no added item names: those of a change that was refused, and, before the next change, those of items that the
 /// last one removed, because a service may show them until it has loaded the run again.
 fn remove_unused_images(context: &Context) -> anyhow::Result<()> {
-    let folder = context.layout.new_items().join(IMAGES);
+    let folder = context.layout.new_items_images();
     if !folder.exists() {
         return Ok(());
     }

@@ -40,7 +40,11 @@ pub fn run_until(args: &StageArgs, until: StageName, models: &Arc<ModelCatalog>)
     }
     let stages = until.path_for(&context.config, models);
     mp4sr_doctor::expect_devices(&context, &stages)?;
-    stages.into_iter().try_for_each(|stage| run_stage(args.clone(), stage, models))
+    stages.into_iter().try_for_each(|stage| run_stage(args.clone(), stage, models))?;
+    if let Some(warning) = mp4sr_run::other_added_items(&context.layout, &context.config) {
+        context.progress.log(format!("run: warning: {warning}"));
+    }
+    Ok(())
 }
 
 fn run_stage(stage: StageArgs, name: StageName, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use mp4sr_artifact::JoinShares;
-use mp4sr_pipeline::config::{Config, Format};
+use mp4sr_pipeline::config::{Config, Format, Missing};
 use mp4sr_pipeline::text::quoted;
 
 use crate::filters::{EVENTS, ITEM, frequency};
@@ -115,7 +115,7 @@ pub fn judge(
     let mismatch = Mismatch::find(catalogue, item_ids)?;
     let is_explained = mismatch.as_ref().is_some_and(|mismatch| mismatch.cause.is_some());
     if !is_explained && shares.events_with_line >= SUSPICIOUS && !below {
-        return Ok(None);
+        return Ok(undescribed(config, shares));
     }
     let (interactions, items) = (files.interactions.display(), files.items.display());
     let among_events = mismatch.as_ref().is_some_and(|mismatch| mismatch.line.is_none());
@@ -150,6 +150,18 @@ pub fn judge(
         return Ok(Some(format!("some items are written in two ways: {why}")));
     }
     Ok(Some(format!("{percent:.1} % of the events have an item with a line: {why}")))
+}
+
+/// A warning about kept items without a line, such as those that have left the catalogue.
+fn undescribed(config: &Config, shares: &JoinShares) -> Option<String> {
+    let are_kept = matches!(config.preprocess.missing, None | Some(Missing::Keep));
+    (are_kept && shares.items_with_line < 1.0).then(|| {
+        format!(
+            "{:.1} % of the items with events have no line in the items files, so they may be recommended without a title or a text; if \
+             they have left the catalogue, drop them with `preprocess.missing = \"drop_undescribed\"`",
+            100.0 * (1.0 - shares.items_with_line)
+        )
+    })
 }
 
 struct Mismatch {

@@ -237,8 +237,8 @@ fn item_lines(report: &PreprocessReport) -> String {
     let read = &report.items;
     let lines = read.files.iter().map(|file| file.lines).sum();
     format!(
-        "lines of items: {} read, {} rejected, {} repeat an item that was already described, {} describe items without events; {} \
-         items with events have no line",
+        "lines of items: {} read, {} rejected, {} repeat an item that was already described (the first line counts), {} describe items \
+         without events; {} items with events have no line",
         count(lines),
         count(read.rejected.total()),
         count(read.repeated),

@@ -210,15 +210,22 @@ fn read(
         raw.items(&in_core, &item_ids, &mut budget, &mut warnings)?;
 
     let core_filter = format!("{} events per user, {} per item", bounds.user, bounds.item);
-    if config.preprocess.missing == Some(Missing::Drop) {
+    let dropped = match config.preprocess.missing {
+        Some(Missing::Drop) => Some(("without text or image", &catalogue.is_complete)),
+        Some(Missing::DropUndescribed) => Some(("without a line", &catalogue.has_line)),
+        Some(Missing::Keep) | None => None,
+    };
+    if let Some((why, kept)) = dropped {
         drop(in_core);
-        filtered.complete(&catalogue.is_complete)?;
+        filtered.of_items(why, kept)?;
         let dropped = core(&mut filtered.events, bounds)?;
         filtered.step(&core_filter, dropped)?;
-        catalogue.drop_incomplete();
     } else {
         filtered.events = in_core;
         filtered.step(&core_filter, dropped_by_core)?;
+    }
+    if config.preprocess.missing == Some(Missing::Drop) {
+        catalogue.drop_incomplete();
     }
     let Filtered { events, steps, .. } = filtered;
     check_something_left(&steps)?;
@@ -481,10 +488,11 @@ impl Filtered {
         self.run(&filter, "earlier event", |events| events.filter(is_recent.clone()))
     }
 
-    pub fn complete(&mut self, is_complete: &[bool]) -> Result<()> {
-        let items: Vec<u32> = (0..).zip(is_complete).filter(|(_, complete)| **complete).map(|(item, _)| item).collect();
+    /// Keeps the events of these items; `why` says what the others lack.
+    pub fn of_items(&mut self, why: &str, kept: &[bool]) -> Result<()> {
+        let items: Vec<u32> = (0..).zip(kept).filter(|(_, kept)| **kept).map(|(item, _)| item).collect();
         let items = df!(ITEM => items)?;
-        self.run("items without text or image", "item without text or image", |events| {
+        self.run(&format!("items {why}"), &format!("item {why}"), |events| {
             filters::of_items(events, items.clone().lazy())
         })
     }

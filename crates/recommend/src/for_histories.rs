@@ -236,7 +236,7 @@ fn select(run: &LoadedRun, args: &GivenArgs) -> anyhow::Result<Selection> {
         allowed.iter_mut().zip(selected).for_each(|(allowed, selected)| *allowed &= selected == wanted);
     };
     for (path, wanted) in only.iter().map(|path| (path, true)).chain(exclude.iter().map(|path| (path, false))) {
-        let (selected, note) = of_file(run, path)?;
+        let (selected, note) = of_file(run, path, wanted)?;
         keep(selected, wanted);
         notes.extend(note);
     }
@@ -252,11 +252,13 @@ fn selected_by(items: &Items, events: &[u32], text: &str) -> anyhow::Result<Vec<
     Ok(satisfying(text, items, events)?)
 }
 
-fn of_file(run: &LoadedRun, path: &Path) -> anyhow::Result<(Vec<bool>, Option<String>)> {
+/// For each item, whether its id is in a file, and a note on ids that are not items of the run. If the items are `wanted`, a file without an
+/// item is an error; a list of items to exclude may well be empty, or name only items that are not in the run.
+fn of_file(run: &LoadedRun, path: &Path, wanted: bool) -> anyhow::Result<(Vec<bool>, Option<String>)> {
     let text = files::read_to_string(path)?;
     let text = text.trim_start_matches('\u{feff}');
     let ids: Vec<&str> = text.lines().map(str::trim).filter(|id| !id.is_empty()).collect();
-    ensure!(!ids.is_empty(), "`{}` has no id; write one per line", path.display());
+    ensure!(!ids.is_empty() || !wanted, "`{}` has no id; write one per line", path.display());
     let mut selected = vec![false; run.catalogue.items.len()];
     let mut unknown = Vec::new();
     for id in &ids {
@@ -266,7 +268,7 @@ fn of_file(run: &LoadedRun, path: &Path) -> anyhow::Result<(Vec<bool>, Option<St
         }
     }
     ensure!(
-        unknown.len() < ids.len(),
+        unknown.len() < ids.len() || !wanted,
         "no id of `{}` is an item of the run ({}); write the ids as in `items.parquet`",
         path.display(),
         some_of(&unknown)

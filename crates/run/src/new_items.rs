@@ -145,6 +145,19 @@ impl NewItems {
     }
 }
 
+/// A warning if the items in the folder of the run that were added to it do not fit the features that the dataset has now; `None` if they do,
+/// or if there are none.
+pub fn other_added_items(layout: &Layout, config: &Config) -> Option<String> {
+    let problem = match NewItems::read(layout, config) {
+        Ok(new) => new?.expect_encoders(layout, config).err()?,
+        Err(error) => error,
+    };
+    Some(format!(
+        "the run cannot be used with the items that were added to it, because they were encoded for other features; add one of them with \
+         `mp4sr items add`, which encodes all of them again, or remove them ({problem:#})"
+    ))
+}
+
 impl Inputs {
     /// Appends the new items to those of the dataset. They have no events.
     pub(crate) fn append(&mut self, new: &NewItems) -> anyhow::Result<()> {

@@ -398,10 +398,10 @@ async fn item(
         title: catalogue.title(item).to_owned(),
         sentences: catalogue.items.sentences[row].clone(),
         categories: catalogue.items.categories[row].clone(),
-        images: (0..catalogue.items.images[row].len()).map(|number| image_path(&id, number)).collect(),
+        images: (0..catalogue.items.images[row].len()).map(|number| image_path(catalogue.id(item), number)).collect(),
         events: catalogue.events[row],
         is_new: row >= catalogue.items.len() - catalogue.new_items,
-        item_id: id,
+        item_id: catalogue.id(item).to_owned(),
     }))
 }
 

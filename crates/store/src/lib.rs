@@ -116,9 +116,18 @@ impl ItemStore {
                 let pointer = to.new_items_pointer();
                 files::write_json(&pointer, &current)?;
                 let mut copies = vec![pointer];
-                for source in files_of(&own) {
+                let items = Items::read_in(&own.items(), Path::new(&config.dataset.data))?;
+                let folder = std::path::absolute(layout.new_items_images())?;
+                let images = items.images.iter().flatten().filter_map(|name| {
+                    let file = Path::new(name).strip_prefix(&folder).ok()?;
+                    Some((Path::new(name).to_owned(), to.new_items_images().join(file)))
+                });
+                let files = files_of(&own).into_iter().map(|source| {
                     let relative = source.strip_prefix(layout.root()).unwrap_or(Path::new(""));
                     let copy = to.root().join(relative);
+                    (source, copy)
+                });
+                for (source, copy) in files.chain(images) {
                     files::copy(&source, &copy)?;
                     copies.push(copy);
                 }

@@ -191,6 +191,9 @@ pub enum Missing {
     Keep,
     /// They are dropped, with their events.
     Drop,
+    /// Items without a line in the items' files are dropped, with their events: those that have left the catalogue, for example. Others
+    /// are kept.
+    DropUndescribed,
 }
 
 /// What happens to items of the items' files that have no event.

@@ -75,7 +75,7 @@ fn by_expressions(
         filtered.recent(settings.recent, cuts).unwrap();
     }
     if let Some(complete) = complete {
-        filtered.complete(complete).unwrap();
+        filtered.of_items("without text or image", complete).unwrap();
     }
     let dropped = core(&mut filtered.events, settings.bounds).unwrap();
     filtered.step("core", dropped).unwrap();

@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 
 use super::dialect::shown;
 use super::lines::{self, Lines};
+use super::open::NO_DATA;
 use super::{Dialect, FileFormat, RawCell, RawRow, Shape};
 use crate::rejects::{BLANK_LINE, Fault, excerpt};
 use crate::{Error, Result};
@@ -546,7 +547,7 @@ fn header_line<'l>(lines: &mut Lines<'_>, line: &'l mut Vec<u8>) -> Result<&'l s
         next = lines.next(line)?;
     }
     let text = match next {
-        None => return Err(Error::raw(lines.path(), "contains no data; fetch it again")),
+        None => return Err(Error::raw(lines.path(), NO_DATA)),
         Some((_, outcome)) => outcome.and_then(|()| lines::text(line)),
     };
     if text.as_ref().is_ok_and(|text| text.trim().is_empty()) {

@@ -14,6 +14,9 @@ use crate::{Error, Result};
 
 const BUFFER: usize = 1 << 18;
 
+/// What is wrong with an empty file.
+pub const NO_DATA: &str = "contains no data; fetch it again, or remove it if nothing belongs in it";
+
 /// Opens a text file, plain or gzip, and refuses any other file at once.
 pub fn open<'b>(path: &Path, format: &FileFormat, bar: &'b Bar) -> Result<Lines<'b>> {
     let json = format.is_json();
@@ -38,7 +41,7 @@ pub fn open<'b>(path: &Path, format: &FileFormat, bar: &'b Bar) -> Result<Lines<
     };
     let start = reader.fill_buf().map_err(failed)?;
     if start.is_empty() {
-        return Err(Error::raw(path, "contains no data; fetch it again"));
+        return Err(Error::raw(path, NO_DATA));
     }
     if start.starts_with(&MAGIC) {
         return Err(Error::raw(path, "is compressed by gzip twice; unpack it once"));

@@ -196,8 +196,22 @@ fn gather_images(value: &Value, found: &mut Vec<String>) {
                 Value::Array(names) => names.iter().any(|name| name.as_str().is_some_and(|name| !name.is_empty())),
                 _ => false,
             };
-            const KEYS: [&str; 11] =
-                ["bytes", "large", "hi_res", "thumb", "url", "src", "href", "link", "path", "file_name", "filename"];
+            const KEYS: [&str; 14] = [
+                "bytes",
+                "large",
+                "hi_res",
+                "thumb",
+                "url",
+                "src",
+                "href",
+                "link",
+                "path",
+                "file_name",
+                "filename",
+                "file",
+                "name",
+                "image",
+            ];
             let key = KEYS.iter().find_map(|key| sizes.get(*key).filter(filled));
             match key {
                 Some(value) => gather_images(value, found),

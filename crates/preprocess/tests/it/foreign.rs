@@ -466,6 +466,25 @@ fn a_file_that_a_line_names_comes_before_one_that_is_named_by_the_id_of_the_item
 }
 
 #[test]
+fn items_that_have_left_the_catalogue_can_be_dropped() {
+    let events = b"user_id,item_id,timestamp\nu,1,1\nu,2,2\nv,1,3\nv,3,4\n";
+    let keys = format!("{}\nitems = [\"items.csv\"]", tabular("i.csv"));
+    let files: [(&str, &[u8]); 2] = [("i.csv", events), ("items.csv", b"item_id,title\n1,Cup\n3,\n")];
+    let shop = |missing: &str| {
+        let project = shop_of(&format!("[source]\n{keys}\n{ALL}missing = \"{missing}\"\n"));
+        files.iter().for_each(|(name, content)| _ = project.write_raw(name, content));
+        let reported = project.run_stderr("preprocess", &[]);
+        (dataset_of(&project), reported)
+    };
+    let (kept, reported) = shop("keep");
+    histories_are(&kept, &[("u", &["1", "2"]), ("v", &["1", "3"])]);
+    assert!(reported.contains("33.3 % of the items with events have no line"), "{reported}");
+    let (dropped, reported) = shop("drop_undescribed");
+    histories_are(&dropped, &[("u", &["1"]), ("v", &["1", "3"])]);
+    assert!(!reported.contains("have no line in"), "{reported}");
+}
+
+#[test]
 fn images_are_found_in_folders_below_and_by_pattern() {
     let files: &[(&str, &[u8])] = &[
         ("i.csv", b"user_id,item_id,timestamp\nc1,0108775015,1\nc1,0110065001,2\n"),
