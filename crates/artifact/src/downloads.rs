@@ -5,9 +5,6 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-/// The fate of an image that was saved.
-const DONE: &str = "done";
-
 /// What a line of the ledger says about a URL.
 #[derive(Deserialize)]
 struct LedgerLine {
@@ -76,19 +73,27 @@ impl Downloads {
         self.folder.join("ledger.jsonl")
     }
 
-    /// Why images were not downloaded, by [`key`](Self::key), as far as the ledger can be read.
-    pub fn lost(&self) -> HashMap<u128, String> {
-        let mut lost = HashMap::new();
-        let Ok(file) = File::open(self.ledger()) else { return lost };
-        for line in BufReader::new(file).lines().map_while(std::io::Result::ok) {
-            let Ok(LedgerLine { url, fate, reason }) = serde_json::from_str(&line) else { continue };
-            if fate == DONE {
-                lost.remove(&Self::key(&url));
-            } else {
-                lost.insert(Self::key(&url), reason);
+    /// Why images were not downloaded, with what to do, by [`key`](Self::key), as far as the ledger can be read.
+    pub fn failures(&self) -> HashMap<u128, String> {
+        let mut failures = HashMap::new();
+        let Ok(mut file) = File::open(self.ledger()).map(BufReader::new) else { return failures };
+        let mut line = Vec::new();
+        while file.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
+            if let Ok(LedgerLine { url, fate, reason }) = serde_json::from_slice(&line) {
+                let remedy = match fate.as_str() {
+                    "failed" => "run `mp4sr download` to try again",
+                    "refused" => "name another image",
+                    _ => "to try again, run `mp4sr download` with `download.again=true`",
+                };
+                let key = Self::key(&url);
+                match fate.as_str() {
+                    "done" => failures.remove(&key),
+                    _ => failures.insert(key, format!("it was not downloaded: {reason}; {remedy}")),
+                };
             }
+            line.clear();
         }
-        lost
+        failures
     }
 
     /// The counts of the last run of the download stage.

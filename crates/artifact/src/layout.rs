@@ -60,8 +60,8 @@ impl Layout {
         self.new_items().join(IMAGES)
     }
 
-    /// The absolute path of an image that a table of added items names, within the folder of added items that the table is in now: a run may have been
-    /// moved or copied since the table was written. `None` if the table or the image is elsewhere.
+    /// The absolute path of an image that a table of added items names, within the folder of added items that the table is in now: a run
+    /// may have been moved or copied since the table was written. `None` if the table or the image is elsewhere.
     pub(crate) fn moved_image(table: &Path, name: &str) -> Option<PathBuf> {
         let folder = table.ancestors().find(|folder| folder.file_name().is_some_and(|name| name == NEW_ITEMS))?;
         let (images, file) = (Path::new(name).parent()?, Path::new(name).file_name()?);

@@ -1,7 +1,6 @@
 //! Checks whether a file is an image that later stages can read: first its header, then by decoding all of it.
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
 use mp4sr_artifact::{Error, Result};
 use mp4sr_image::ImageError;
@@ -9,24 +8,17 @@ use mp4sr_image::ImageError;
 use crate::outcome::{Fate, Verdict};
 use crate::sniff;
 
-/// Images with more pixels are decoded one at a time, so that memory use does not grow with the number of threads.
-const LARGE: u64 = 16_000_000;
-
 /// The width and height of an image in pixels.
 pub type ImageSize = (u32, u32);
 
 /// Decodes the image in a file. Returns its size, or why it is not kept: it has more than `max_pixels` pixels, or is not an image.
 pub fn check(path: &Path, max_pixels: u64) -> Result<std::result::Result<ImageSize, Verdict>> {
-    static ONE_LARGE: Mutex<()> = Mutex::new(());
     let bytes = match read(path)? {
         Ok(bytes) => bytes,
         Err(error) => return Ok(Err(verdict(&error, &[]))),
     };
-    let checked = mp4sr_image::dimensions(&bytes).and_then(|(width, height)| {
-        let large = u64::from(width) * u64::from(height) > LARGE;
-        let _turn = large.then(|| ONE_LARGE.lock().unwrap_or_else(PoisonError::into_inner));
-        mp4sr_image::decode(&bytes, max_pixels).map(|_| (width, height))
-    });
+    let checked =
+        mp4sr_image::dimensions(&bytes).and_then(|size| mp4sr_image::decode(&bytes, max_pixels).map(|_| size));
     Ok(checked.map_err(|error| verdict(&error, &bytes)))
 }
 

@@ -68,17 +68,17 @@ impl Client {
         Self { agent, timeout }
     }
 
-    /// Follows redirects to the final response. `enter` is called with each URL before it is requested.
+    /// Follows redirects to the final response. `enter` is called with each URL before it is requested, and may refuse it.
     pub fn get(
         &self,
         url: &Url,
         held: Option<&PartialState>,
-        enter: &mut dyn FnMut(&Url),
+        enter: &mut dyn FnMut(&Url) -> Result<(), Trouble>,
     ) -> Result<Response<Body>, Trouble> {
         let mut way = vec![url.clone()];
         loop {
             let at = &way[way.len() - 1];
-            enter(at);
+            enter(at)?;
             let response = self.ask(at, held)?;
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(response);

@@ -200,9 +200,8 @@ impl ImageDownloader<'_> {
         permit: &mut Permit<'_, String>,
     ) -> Result<std::result::Result<(CompleteFile, check::ImageSize), Verdict>> {
         let host = urls::host(parsed);
-        if lock(&self.silent).get(&host).is_some_and(|silent| *silent >= SILENT) {
-            let reason = format!("its host did not answer for {SILENT} URLs in a row, and was not contacted again");
-            return Ok(Err(Verdict::new(Fate::Failed, reason)));
+        if let Some(verdict) = self.silence(&host) {
+            return Ok(Err(verdict));
         }
         let path = self.downloads.image(url);
         let data = self.downloads.folder().parent().unwrap_or(Path::new(""));
@@ -223,7 +222,11 @@ impl ImageDownloader<'_> {
         let mut last = host.clone();
         let outcome = match transfer.run(&mut |url| {
             last = urls::host(url);
+            if let Some(verdict) = self.silence(&last).filter(|_| last != host) {
+                return Err(Trouble::Final(verdict));
+            }
             permit.change(last.clone());
+            Ok(())
         }) {
             Ok(whole) => self.keep(&part, &path, whole)?,
             Err(Trouble::Passing(verdict, _) | Trouble::Final(verdict)) => Err(verdict),
@@ -235,6 +238,16 @@ impl ImageDownloader<'_> {
         }
         self.note_answer(last, !no_answer);
         Ok(outcome)
+    }
+
+    /// Why a host is not contacted again; `None` if it is.
+    fn silence(&self, host: &str) -> Option<Verdict> {
+        let is_silent = lock(&self.silent).get(host).is_some_and(|silent| *silent >= SILENT);
+        is_silent.then(|| {
+            let reason =
+                format!("the host `{host}` did not answer for {SILENT} URLs in a row, and was not contacted again");
+            Verdict::new(Fate::Failed, reason)
+        })
     }
 
     /// Moves a downloaded file to its final name if it is an image; otherwise discards it.

@@ -10,6 +10,7 @@ use mp4sr_artifact::files;
 use mp4sr_pipeline::config::{Download, RawFile};
 use mp4sr_pipeline::{Bar, Progress};
 use ring::digest::{Context, SHA256};
+use url::Url;
 
 use crate::client::{Client, ContentKind};
 use crate::outcome::Trouble;
@@ -104,7 +105,11 @@ impl RawDownloader<'_> {
             retries: self.settings.retries,
             watch: &|length, expected| meter.at(length, expected),
         };
-        match transfer.run(&mut |url| permit.change(urls::host(url))) {
+        let mut enter = |url: &Url| {
+            permit.change(urls::host(url));
+            Ok(())
+        };
+        match transfer.run(&mut enter) {
             Ok(whole) => accept(file, &path, &part, whole.bytes),
             Err(Trouble::Passing(verdict, _) | Trouble::Final(verdict)) => lost(
                 &verdict.reason,

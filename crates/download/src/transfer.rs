@@ -38,8 +38,8 @@ pub struct CompleteFile {
 }
 
 impl Transfer<'_> {
-    /// Downloads the file into its part. `enter` is called with each URL before it is requested.
-    pub fn run(&self, enter: &mut dyn FnMut(&Url)) -> Result<CompleteFile, Trouble> {
+    /// Downloads the file into its part. `enter` is called with each URL before it is requested, and may refuse it.
+    pub fn run(&self, enter: &mut dyn FnMut(&Url) -> Result<(), Trouble>) -> Result<CompleteFile, Trouble> {
         let key = Downloads::key(self.url.as_str());
         let (mut tried, mut furthest) = (0, 0);
         loop {
@@ -64,7 +64,7 @@ impl Transfer<'_> {
         }
     }
 
-    fn attempt(&self, enter: &mut dyn FnMut(&Url)) -> Result<CompleteFile, Trouble> {
+    fn attempt(&self, enter: &mut dyn FnMut(&Url) -> Result<(), Trouble>) -> Result<CompleteFile, Trouble> {
         if let Some(held) = self.part.held(self.url.as_str())? {
             let response = self.client.get(self.url, Some(&held), enter)?;
             match response.status().as_u16() {

@@ -1,4 +1,5 @@
 use std::io::Cursor;
+use std::sync::{Mutex, PoisonError};
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
@@ -10,6 +11,8 @@ use crate::{avif, jpeg};
 
 /// The memory in bytes that a decoder may need in addition to the pixels, for tables, profiles and metadata.
 const DECODER_BYTES: u64 = 64 << 20;
+/// Images with more pixels are decoded one at a time, so that the memory of decoders does not grow with the number of threads.
+const LARGE: u64 = 16_000_000;
 /// The memory in bytes per pixel: a decoder may hold two copies of 16-bit RGBA, which has 8 bytes per pixel.
 const BYTES_PER_PIXEL: u64 = 16;
 
@@ -32,6 +35,9 @@ const BYTES_PER_PIXEL: u64 = 16;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<DynamicImage> {
+    static ONE_LARGE: Mutex<()> = Mutex::new(());
+    let is_large = dimensions(bytes).is_ok_and(|(width, height)| u64::from(width) * u64::from(height) > LARGE);
+    let _turn = is_large.then(|| ONE_LARGE.lock().unwrap_or_else(PoisonError::into_inner));
     guarded(|| upright(bytes, max_pixels)).unwrap_or(Err(ImageError::Panic))
 }
 

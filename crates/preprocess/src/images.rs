@@ -378,10 +378,17 @@ impl Resolver {
         }
     }
 
-    /// Whether one of these names is that of an existing file, or holds an image.
-    pub fn has_file(&self, names: &[String]) -> bool {
-        let is_file = |name: &str| scheme(name).is_none() && self.file(name, "image").is_ok();
-        names.iter().map(|name| name.trim()).any(|name| is_file(name) || name.starts_with(DATA) && self.store.is_some())
+    /// Whether one of these names holds an image, or is that of an existing file that is not among `known`.
+    pub fn has_other_file(&self, names: &[String], known: &[String]) -> bool {
+        let real = |path: &String| Path::new(path).canonicalize().ok();
+        let known: HashSet<PathBuf> = known.iter().filter_map(real).collect();
+        names.iter().map(|name| name.trim()).any(|name| match (name.strip_prefix(DATA), scheme(name)) {
+            (Some(data), _) => self.store.is_some() && decoded(data).is_ok(),
+            (None, Some(_)) => false,
+            (None, None) => {
+                self.file(name, "image").is_ok_and(|path| real(&path).is_some_and(|path| !known.contains(&path)))
+            }
+        })
     }
 
     fn resolve_name(&self, name: &str) -> std::result::Result<String, Fault> {
@@ -468,6 +475,8 @@ fn decoded(data: &str) -> std::result::Result<(Vec<u8>, &'static str), &'static 
     let encoded = data.split_once(";base64,").and_then(|(_, encoded)| STANDARD.decode(encoded.trim()).ok());
     let image = encoded.ok_or("is not base64")?;
     let extension = mp4sr_image::extension(&image).ok_or("is not a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file")?;
+    // Files keep the names that earlier releases gave them.
+    let extension = if extension == "tiff" { "tif" } else { extension };
     Ok((image, extension))
 }
 

@@ -156,10 +156,11 @@ pub fn judge(
 fn undescribed(config: &Config, shares: &JoinShares) -> Option<String> {
     let are_kept = matches!(config.preprocess.missing, None | Some(Missing::Keep));
     (are_kept && shares.items_with_line < 1.0).then(|| {
+        let percent = 100.0 * (1.0 - shares.items_with_line);
+        let share = if percent < 0.1 { "less than 0.1 %".to_owned() } else { format!("{percent:.1} %") };
         format!(
-            "{:.1} % of the items with events have no line in the items files, so they may be recommended without a title or a text; if \
-             they have left the catalogue, drop them with `preprocess.missing = \"drop_undescribed\"`",
-            100.0 * (1.0 - shares.items_with_line)
+            "{share} of the items with events have no line in the items files, so they may be recommended without a title or a text; if \
+             they have left the catalogue, drop them with `preprocess.missing = \"drop_undescribed\"`"
         )
     })
 }

@@ -8,8 +8,8 @@ use html5ever::tokenizer::{BufferQueue, TagKind, Token, TokenSink, TokenSinkResu
 
 use crate::html;
 
-/// A character that no text has, in place of a `<` that is not written as an entity and begins no tag. It keeps such a text apart from
-/// markup that is written as entities.
+/// A character that is none in Unicode, in place of a `<` that is not written as an entity and begins no tag. It keeps such a text apart
+/// from markup that is written as entities.
 const LITERAL: &str = "\u{fdd0}";
 /// How often markup may be wrapped in itself (`&amp;lt;b&amp;gt;` is wrapped twice).
 const WRAPPINGS: usize = 4;
@@ -127,7 +127,7 @@ fn paragraphs(text: &str) -> Vec<String> {
 
 /// The text without tags, comments and scripts and with entities decoded, even if the markup itself is written as entities.
 fn plain(text: &str, any_wrapped: bool) -> String {
-    let mut text = text.to_owned();
+    let mut text = if any_wrapped { text.replace(LITERAL, " ") } else { text.to_owned() };
     for wrapping in 0..WRAPPINGS {
         if !text.contains(['<', '&']) {
             break;
@@ -249,6 +249,7 @@ mod tests {
         );
         for (text, expected) in [
             ("C++ <vector>", "C++ <vector>"),
+            ("zero \u{fdd0} one &amp; two", "zero one & two"),
             ("std::vector<int> in C++ &amp; C", "std::vector<int> in C++ & C"),
             ("Fits <brand x> pens<br>&lt;i&gt;and ink", "Fits <brand x> pens and ink"),
             ("Weighs <s. Great pen &amp; ink &lt;3. Buy &gt; it.", "Weighs <s. Great pen & ink <3. Buy > it."),

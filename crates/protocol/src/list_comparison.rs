@@ -120,8 +120,8 @@ pub fn left_out(comparisons: &[ListComparison], ks: &[usize]) -> Option<String> 
 }
 
 impl ListComparison {
-    /// Compares lists cut off at each K of `ks` that all lists with an item reach. The other models are tested against
-    /// the last one, for every statistic that a single list has, over the users with a value in all lists.
+    /// Compares lists cut off at each K of `ks` that all non-empty lists reach. The other models are tested against the last one, for every
+    /// statistic that a single list has, over the users with a value in all lists.
     pub fn all(models: &[SeedLists], ks: &[usize], facts: &ItemFacts) -> Vec<Self> {
         let reached = models.iter().map(SeedLists::reached).min().unwrap_or(0);
         ks.iter().filter(|&&k| k <= reached).filter_map(|&k| Self::at(models, k, facts)).collect()

@@ -277,8 +277,8 @@ impl ReportStage<'_> {
         Ok((lists.show(&rows, items, &stored.ranks, &path)?, counts))
     }
 
-    /// The statistics of the lists of all runs, at each K of the tables that all lists with an item reach. Another run is left out if its lists do not
-    /// exist, or were computed with weights other than those that it has now.
+    /// The statistics of the lists of all runs, at each K of the tables that all non-empty lists reach. Another run is left out if its lists
+    /// do not exist, or were computed with weights other than those that it has now.
     fn lists_table(&self, items: &Items, sequences: &Sequences) -> Result<ListsTable> {
         let mut models = Vec::new();
         for layout in &self.runs {

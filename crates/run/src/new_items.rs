@@ -146,16 +146,20 @@ impl NewItems {
 }
 
 /// A warning if the items in the folder of the run that were added to it do not fit the features that the dataset has now; `None` if they do,
-/// or if there are none.
+/// if there are none, or if they are in PostgreSQL.
 pub fn other_added_items(layout: &Layout, config: &Config) -> Option<String> {
-    let problem = match NewItems::read(layout, config) {
-        Ok(new) => new?.expect_encoders(layout, config).err()?,
-        Err(error) => error,
-    };
-    Some(format!(
-        "the run cannot be used with the items that were added to it, because they were encoded for other features; add one of them with \
-         `mp4sr items add`, which encodes all of them again, or remove them ({problem:#})"
-    ))
+    let has_features = config.feature_files(layout).iter().all(|(_, path)| path.exists());
+    if !has_features || !config.serve.store.as_written().is_empty() {
+        return None;
+    }
+    match NewItems::read(layout, config) {
+        Ok(new) => new?.expect_encoders(layout, config).err().map(|_| {
+            "the items that were added to the run were encoded for other features than those of the dataset, so no list can be computed; \
+             add one of them with `mp4sr items add`, which encodes all of them again, or remove them with `mp4sr items remove`"
+                .to_owned()
+        }),
+        Err(error) => Some(format!("the items that were added to the run cannot be used: {error:#}")),
+    }
 }
 
 impl Inputs {

@@ -119,7 +119,7 @@ impl ItemStore {
                 let items = Items::read_in(&own.items(), Path::new(&config.dataset.data))?;
                 let folder = std::path::absolute(layout.new_items_images())?;
                 let images = items.images.iter().flatten().filter_map(|name| {
-                    let file = Path::new(name).strip_prefix(&folder).ok()?;
+                    let file = Path::new(name).strip_prefix(&folder).ok().filter(|_| Path::new(name).is_file())?;
                     Some((Path::new(name).to_owned(), to.new_items_images().join(file)))
                 });
                 let files = files_of(&own).into_iter().map(|source| {

@@ -43,6 +43,7 @@ fn shop(request: &Request, stream: &mut TcpStream) {
         "/circle" => redirect(stream, "/elcric"),
         "/elcric" => redirect(stream, "/circle"),
         "/ftp" => redirect(stream, "ftp://example.org/a.jpg"),
+        path if path.starts_with("/dead/") => redirect(stream, "http://127.0.0.1:1/x.jpg"),
         path if path.starts_with("/far/") => redirect(stream, &format!("{path}x")),
         _ => reply(stream, 404, &[], b"<html>Not here</html>"),
     }
@@ -250,6 +251,18 @@ fn a_host_that_never_answers_is_not_requested_for_every_image() {
     world.urls(&urls).run_well(&[]);
     let asked = urls.iter().filter(|url| !world.fate(url).1.contains("was not contacted again")).count();
     assert_eq!((asked, world.ledger().len()), (10, 30));
+}
+
+#[test]
+fn a_host_that_redirects_is_not_blocked_for_one_that_never_answers() {
+    let server = Server::start(shop);
+    let world = World::new("retries = 0\nper_host = 1\nconnections = 1");
+    let dead: Vec<_> = (0..30).map(|n| server.url(&format!("/dead/{n}"))).collect();
+    let urls: Vec<_> = dead.iter().cloned().chain([server.url("/ok.jpg")]).collect();
+    world.urls(&urls).run_well(&[]);
+    world.is_done(&urls[30], &image(Jpeg));
+    let left_out = dead.iter().filter(|url| world.fate(url).1.contains("was not contacted again")).count();
+    assert_eq!(left_out, 20, "the other host is asked for ten images");
 }
 
 #[test]

@@ -356,6 +356,13 @@ mod tests {
         assert_eq!(of(&[1, 7, 8, 11, 12, 16, 23, 32, 64, 91, 127, 128]), AFTER);
     }
 
+    #[test]
+    fn mpnet_counts_positions_from_one_whatever_its_padding_token_is() {
+        assert_eq!(Architecture::MpNet.padding(Some(0)), Some(1));
+        assert_eq!(Architecture::Roberta.padding(Some(0)), Some(0));
+        assert_eq!(Architecture::Roberta.padding(None), Some(1));
+    }
+
     const BEFORE: [usize; 14] = [0, 1, 7, 8, 8, 9, 10, 11, 12, 14, 15, 15, 15, 15];
     const AFTER: [usize; 12] = [17, 23, 24, 24, 25, 26, 27, 28, 30, 31, 31, 31];
 }

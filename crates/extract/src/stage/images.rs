@@ -54,9 +54,12 @@ impl Extraction<'_> {
         let vectors = &mut cache.vectors;
         let bar = self.context.progress.bar("images", "images", self.files.paths.len() as u64);
         let named: Vec<(&String, &PathBuf)> = self.files.names.iter().zip(&self.files.paths).collect();
-        let lost = Downloads::new(Path::new(&self.context.config.dataset.data)).lost();
+        let failures = match named.iter().any(|(name, path)| is_absent(name, path)) {
+            true => Downloads::new(Path::new(&self.context.config.dataset.data)).failures(),
+            false => HashMap::new(),
+        };
         let mut all: Vec<ImageKey> =
-            named.par_iter().map(|(name, path)| key_of(name, path, &lost)).collect::<Result<_>>()?;
+            named.par_iter().map(|(name, path)| key_of(name, path, &failures)).collect::<Result<_>>()?;
         let keys = all.iter().enumerate().filter_map(|(index, key)| key.as_ref().ok().map(|key| (*key, index)));
         let mut new: Vec<(VectorKey, usize)> = keys.filter(|(key, _)| !vectors.contains(*key)).collect();
         new.sort_unstable();
@@ -120,17 +123,16 @@ impl Extraction<'_> {
     }
 }
 
-/// The key of an image file's content. `lost` says why URLs could not be downloaded.
-fn key_of(name: &str, path: &Path, lost: &HashMap<u128, String>) -> Result<ImageKey> {
-    if Downloads::is_url(name) && !path.is_file() {
-        return Ok(Err(match lost.get(&Downloads::key(name)) {
-            Some(reason) => {
-                format!(
-                    "it was not downloaded: {reason}; to try again, run `mp4sr download` with `download.again=true`"
-                )
-            }
-            None => "it was not downloaded; run `mp4sr download`".to_owned(),
-        }));
+/// Whether an image is a URL that has not been downloaded.
+fn is_absent(name: &str, path: &Path) -> bool {
+    Downloads::is_url(name) && !path.is_file()
+}
+
+/// The key of an image file's content. `failures` says why URLs could not be downloaded.
+fn key_of(name: &str, path: &Path, failures: &HashMap<u128, String>) -> Result<ImageKey> {
+    if is_absent(name, path) {
+        let known = failures.get(&Downloads::key(name)).cloned();
+        return Ok(Err(known.unwrap_or_else(|| "it was not downloaded; run `mp4sr download`".to_owned())));
     }
     match mp4sr_image::read(path) {
         Ok(bytes) => Ok(Ok(vector_key(&bytes))),

@@ -183,7 +183,7 @@ pub enum Repeated {
     All,
 }
 
-/// What happens to items without text or without image.
+/// What happens to items without a line in the items' files, without text or without image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Missing {
@@ -270,7 +270,7 @@ pub struct Preprocess {
     /// The minimum number of events per item; 0 disables the limit. Unset: the value of the preset.
     #[schemars(range(min = 0, max = 1_000_000))]
     pub item_core: Option<u32>,
-    /// What happens to items without text or without image. Unset: the value of the preset.
+    /// What happens to items without a line, a text or an image. Unset: the value of the preset.
     pub missing: Option<Missing>,
     /// What happens to items of the items' files that have no event left after the filters.
     pub items_without_events: WithoutEvents,

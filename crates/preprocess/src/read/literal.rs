@@ -74,7 +74,11 @@ impl Parser<'_> {
             '[' => self.list("[", "]", depth),
             '(' => self.list("(", ")", depth),
             '\'' | '"' => self.string().map(Value::String),
-            'u' | 'U' | 'b' if self.rest[1..].starts_with(['\'', '"']) => {
+            'b' if self.rest[1..].starts_with(['\'', '"']) => {
+                self.rest = &self.rest[1..];
+                of_bytes(&self.string()?).map(Value::String)
+            }
+            'u' | 'U' if self.rest[1..].starts_with(['\'', '"']) => {
                 self.rest = &self.rest[1..];
                 self.string().map(Value::String)
             }
@@ -250,6 +254,12 @@ impl Parser<'_> {
     }
 }
 
+/// The text of a literal of bytes, each of which was read as a character; `None` if it is not UTF-8.
+fn of_bytes(read: &str) -> Option<String> {
+    let bytes: Option<Vec<u8>> = read.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect();
+    String::from_utf8(bytes?).ok()
+}
+
 /// The character of one UTF-16 code unit, or of a surrogate pair.
 fn unit(chars: &mut std::str::Chars<'_>) -> Option<char> {
     let first = hexadecimal(chars, 4)?;
@@ -362,7 +372,7 @@ mod tests {
                 json!(["2018-09-30T08:05:00.000000Z", "2018-09-30T08:05"]),
             ),
             ("{'Action', 'Crime'}", json!(["Action", "Crime"])),
-            ("{'of': {b'a'}, 'n': {1, 2,}}", json!({"of": ["a"], "n": [1, 2]})),
+            ("{'of': {b'caf\\xc3\\xa9'}, 'n': {1, 2,}}", json!({"of": ["caf\u{e9}"], "n": [1, 2]})),
             (" [] ", json!([])),
         ] {
             assert_eq!(of_cell(cell), Some(expected), "{cell}");
@@ -391,6 +401,7 @@ mod tests {
             "",
             "{",
             "{'a' 'b'}",
+            "b'\\xe9'",
             "{'a', 'b': 1}",
             "{'a': 1, 'b'}",
             "datetime.datetime(2018, 9, 30, 8, tzinfo=datetime.timezone(datetime.timedelta(seconds=7200)))",

@@ -128,6 +128,11 @@ impl Notation {
         matches!(self, Self::Position | Self::LineOrder)
     }
 
+    /// Whether values are dates or typed times, and never bare numbers, which may be positions.
+    pub fn is_date(&self) -> bool {
+        matches!(self, Self::Typed(_) | Self::Iso | Self::Pattern(_))
+    }
+
     /// Whether values are dates of digits without separators.
     fn is_date_of_digits(&self) -> bool {
         matches!(self, Self::Pattern(own) if DIGITS.iter().any(|(_, pattern)| *pattern == &**own))

@@ -325,7 +325,7 @@ impl Events {
         budget.check_share(&read.files, &read.rejected)?;
         let mut units = files.iter().map(|file| file.notation.unit());
         let unit = units.next().flatten().filter(|unit| units.all(|other| other == Some(*unit)));
-        let are_dates = files.iter().all(|file| file.notation.unit().is_none());
+        let are_dates = files.iter().all(|file| file.notation.is_date());
         let kind = if are_dates { TimeKind::Seconds } else { format.clock.kind() };
         let scale = TimeScale { kind, unit, digits: held.digits };
         Ok((Self { user_ids, item_ids, chunks: held.chunks, named: held.named, known, scale }, read))

@@ -328,9 +328,9 @@ impl ItemLines<'_, '_> {
         self.read.cleaned_titles += u64::from(title);
         self.read.cleaned_texts += u64::from(further);
         let names = reading.image_names(cells.images);
-        // Files that are named by the item's id are those that its URLs refer to. Another item's file may have the same name, so a file that
-        // the line names comes first.
-        record.images = match reading.folder.of(id).filter(|_| !resolver.has_file(&names)) {
+        // Files that are named by the item's id are those that its URLs refer to. They may also be those of another item that has this number
+        // elsewhere, so a file of another name that the line names comes first.
+        record.images = match reading.folder.of(id).filter(|own| !resolver.has_other_file(&names, own)) {
             Some(images) => images,
             None => {
                 let mut images = Vec::new();

@@ -196,30 +196,15 @@ fn gather_images(value: &Value, found: &mut Vec<String>) {
                 Value::Array(names) => names.iter().any(|name| name.as_str().is_some_and(|name| !name.is_empty())),
                 _ => false,
             };
-            const KEYS: [&str; 14] = [
-                "bytes",
-                "large",
-                "hi_res",
-                "thumb",
-                "url",
-                "src",
-                "href",
-                "link",
-                "path",
-                "file_name",
-                "filename",
-                "file",
-                "name",
-                "image",
-            ];
-            let key = KEYS.iter().find_map(|key| sizes.get(*key).filter(filled));
-            match key {
-                Some(value) => gather_images(value, found),
-                // In an object with other keys, the first value that is a URL is used.
-                None => {
-                    let url = |value: &&Value| value.as_str().is_some_and(Downloads::is_url);
-                    found.extend(sizes.values().find(url).and_then(Value::as_str).map(str::to_owned));
-                }
+            const KEYS: [&str; 11] =
+                ["bytes", "large", "hi_res", "thumb", "url", "src", "href", "link", "path", "file_name", "filename"];
+            // The values of these may be captions, so a URL under any other key comes first.
+            const LAST_KEYS: [&str; 3] = ["file", "image", "name"];
+            let filled_key = |keys: &[&str]| keys.iter().find_map(|key| sizes.get(*key).filter(filled));
+            let url = |value: &&Value| value.as_str().is_some_and(Downloads::is_url);
+            let found_value = filled_key(&KEYS).or_else(|| sizes.values().find(url)).or_else(|| filled_key(&LAST_KEYS));
+            if let Some(value) = found_value {
+                gather_images(value, found);
             }
         }
         _ => {}
@@ -239,6 +224,13 @@ mod tests {
 
     fn cell(value: Value) -> RawCell<'static> {
         RawCell::of_json(value)
+    }
+
+    #[test]
+    fn captions_in_objects_of_images_come_after_urls() {
+        let names = |value: Value| images(&cell(value), "");
+        assert_eq!(names(json!([{"name": "Front view", "uri": "https://e.org/a.jpg"}])), ["https://e.org/a.jpg"]);
+        assert_eq!(names(json!([{"file": "a.jpg", "name": "Front"}, {"image": "b.jpg"}])), ["a.jpg", "b.jpg"]);
     }
 
     #[test]

@@ -453,16 +453,18 @@ fn ids_that_do_not_match_are_reported_with_the_cause() {
 /// The photographs are numbered on their own, so those of other items are named by the ids of items, too.
 #[test]
 fn a_file_that_a_line_names_comes_before_one_that_is_named_by_the_id_of_the_item() {
-    let items = b"item_id,title,image\n1,Cup,2.png\n2,Pot,3.png\n3,Pan,https://e.org/x.jpg\n4,Lid,gone.png\n";
-    let mut files =
-        vec![("i.csv", &b"user_id,item_id,timestamp\nu,1,1\nu,2,2\nu,3,3\nu,4,4\n"[..]), ("items.csv", items)];
-    let names = ["pics/1.png", "pics/2.png", "pics/3.png", "pics/4.png"];
-    files.extend(names.map(|name| (name, &b"x"[..])));
+    let items =
+        b"item_id,title,image\n1,Cup,2.png\n2,Pot,3.png\n3,Pan,https://e.org/x.jpg\n4,Lid,gone.png\n5,Lamp,5.png\n\
+                  6,Mug,\"data:image/png;base64,?\"\n";
+    let events = b"user_id,item_id,timestamp\nu,1,1\nu,2,2\nu,3,3\nu,4,4\nu,5,5\nu,6,6\n";
+    let names = ["1", "2", "3", "4", "5", "5_2", "6"].map(|name| format!("pics/{name}.png"));
+    let mut files = vec![("i.csv", &events[..]), ("items.csv", items)];
+    files.extend(names.iter().map(|name| (name.as_str(), &b"x"[..])));
     let keys = format!("{}\nitems = [\"items.csv\"]\nimages = \"pics\"", tabular("i.csv"));
     let (made, _) = made(&files, &keys, "[source.columns]\nimages = \"image\"");
     let names = made.items.images.concat().into_iter();
     let names: Vec<String> = names.map(|name| name.rsplit('/').next().unwrap().to_owned()).collect();
-    assert_eq!(names, ["2.png", "3.png", "3.png", "4.png"]);
+    assert_eq!(names, ["2.png", "3.png", "3.png", "4.png", "5.png", "5_2.png", "6.png"]);
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub struct Args {
     #[arg(long)]
     validation: bool,
     /// Compares the lists of the runs (`mp4sr recommend`) instead of their metrics: coverage, Gini index, entropy, popularity, tail share,
-    /// novelty and diversity, at each K of `evaluate.k` that all lists with an item reach.
+    /// novelty and diversity, at each K of `evaluate.k` that all non-empty lists reach.
     #[arg(long, conflicts_with_all = ["metrics", "validation"])]
     lists: bool,
     /// Prints CSV, with one row per model and metric and with intervals and tests.
