@@ -54,9 +54,10 @@ impl Extraction<'_> {
         let vectors = &mut cache.vectors;
         let bar = self.context.progress.bar("images", "images", self.files.paths.len() as u64);
         let named: Vec<(&String, &PathBuf)> = self.files.names.iter().zip(&self.files.paths).collect();
-        let failures = match named.iter().any(|(name, path)| is_absent(name, path)) {
-            true => Downloads::new(Path::new(&self.context.config.dataset.data)).failures(),
-            false => HashMap::new(),
+        let failures = if named.iter().any(|(name, path)| is_absent(name, path)) {
+            Downloads::new(Path::new(&self.context.config.dataset.data)).failures()
+        } else {
+            HashMap::new()
         };
         let mut all: Vec<ImageKey> =
             named.par_iter().map(|(name, path)| key_of(name, path, &failures)).collect::<Result<_>>()?;
