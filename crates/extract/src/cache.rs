@@ -24,6 +24,9 @@ pub(crate) fn open(root: &Path, encoder: &CachedEncoder<'_>) -> Result<EncoderCa
     if sees && encoder.folder.has_corrected_sizes()? {
         identity.push_str("\nsizes as in the library");
     }
+    if encoder.folder.has_corrected_positions()? {
+        identity.push_str("\npositions as in the library");
+    }
     if encoder.files.iter().any(|file| file == TOKENIZER) && encoder.folder.cuts_starts()? {
         identity.push_str("\nstarts are cut");
     }

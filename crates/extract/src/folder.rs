@@ -195,6 +195,12 @@ impl ModelFolder {
         Ok(processor)
     }
 
+    /// Whether earlier releases gave tokens other positions: those of MPNet start at 1, whatever the padding token is.
+    pub fn has_corrected_positions(&self) -> Result<bool> {
+        let config: serde_json::Value = self.config.parse()?;
+        Ok(config["model_type"] == "mpnet" && config["pad_token_id"].as_u64().is_some_and(|padding| padding != 1))
+    }
+
     /// Whether earlier releases computed other pixels from the same settings of sizes.
     pub fn has_corrected_sizes(&self) -> Result<bool> {
         Ok(self.json(PROCESSOR)?.parse::<Processor>()?.has_corrected_sizes())

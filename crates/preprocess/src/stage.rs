@@ -28,7 +28,7 @@ use crate::window::{TimeScale, Window, check_numbers};
 use crate::{Error, Result, filters, join, report, source, table1};
 
 /// The version of the output. It is raised with every change after which the same raw files give other bytes.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 /// The folder for images that files of items themselves contain, beside the dataset.
 const EMBEDDED: &str = "embedded";
 /// The folder for events that do not fit into memory, beside the dataset. A killed run leaves it behind; the next one replaces it.
