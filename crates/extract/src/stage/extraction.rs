@@ -16,7 +16,7 @@ use crate::folder::ModelFolder;
 use crate::sentence::SentenceEncoder;
 
 /// Incremented with every change to the outputs of the same inputs.
-pub(super) const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 4;
 pub(super) const NAME: &str = "extract";
 
 /// The sentence encoder with its vectors in the cache, and how much it has computed.
