@@ -8,9 +8,9 @@ use html5ever::tokenizer::{BufferQueue, TagKind, Token, TokenSink, TokenSinkResu
 
 use crate::html;
 
-/// A character that is none in Unicode, in place of a `<` that is not written as an entity and begins no tag. It keeps such a text apart
-/// from markup that is written as entities.
-const LITERAL: &str = "\u{fdd0}";
+/// Two codes that are no characters in Unicode, in place of a `<` that begins no tag and an `&` that begins no entity. They keep such a text
+/// apart from markup that is written as entities.
+const LITERALS: [(char, &str); 2] = [('\u{fdd0}', "<"), ('\u{fdd1}', "&")];
 /// How often markup may be wrapped in itself (`&amp;lt;b&amp;gt;` is wrapped twice).
 const WRAPPINGS: usize = 4;
 /// Elements that end a paragraph.
@@ -127,14 +127,17 @@ fn paragraphs(text: &str) -> Vec<String> {
 
 /// The text without tags, comments and scripts and with entities decoded, even if the markup itself is written as entities.
 fn plain(text: &str, any_wrapped: bool) -> String {
-    let mut text = if any_wrapped { text.replace(LITERAL, " ") } else { text.to_owned() };
+    let [(less, _), (and, _)] = LITERALS;
+    let mut text = if any_wrapped { text.replace([less, and], " ") } else { text.to_owned() };
     for wrapping in 0..WRAPPINGS {
         if !text.contains(['<', '&']) {
             break;
         }
         let unwrapped = match (any_wrapped, wrapping) {
-            (false, _) => unwrap(html::without_lookalikes(&text, "&lt;")),
-            (true, 0) => unwrap(html::without_lookalikes(&text, LITERAL)),
+            (false, _) => unwrap(html::without_lookalikes(&text, "&lt;", "&amp;")),
+            (true, 0) => {
+                unwrap(html::without_lookalikes(&text, less.encode_utf8(&mut [0; 4]), and.encode_utf8(&mut [0; 4])))
+            }
             (true, _) => unwrap(closed(&text)),
         };
         if unwrapped == text {
@@ -142,7 +145,7 @@ fn plain(text: &str, any_wrapped: bool) -> String {
         }
         text = unwrapped;
     }
-    if any_wrapped { text.replace(LITERAL, "<") } else { text }
+    if any_wrapped { LITERALS.iter().fold(text, |text, (code, literal)| text.replace(*code, literal)) } else { text }
 }
 
 /// A tag that is never closed is treated as text: "pants <5 years" keeps its end.
@@ -249,6 +252,8 @@ mod tests {
         );
         for (text, expected) in [
             ("C++ <vector>", "C++ <vector>"),
+            ("Read&section <5 years", "Read&section <5 years"),
+            ("Pencil&notebook, 5&quot; wide", "Pencil&notebook, 5\" wide"),
             ("zero \u{fdd0} one &amp; two", "zero one & two"),
             ("std::vector<int> in C++ &amp; C", "std::vector<int> in C++ & C"),
             ("Fits <brand x> pens<br>&lt;i&gt;and ink", "Fits <brand x> pens and ink"),
