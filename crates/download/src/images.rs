@@ -220,14 +220,15 @@ impl ImageDownloader<'_> {
         };
         // A redirect may lead to other hosts, and only the last one may have failed to answer.
         let mut last = host.clone();
-        let outcome = match transfer.run(&mut |url| {
+        let mut enter = |url: &Url| {
             last = urls::host(url);
             if let Some(verdict) = self.silence(&last).filter(|_| last != host) {
                 return Err(Trouble::Final(verdict));
             }
             permit.change(last.clone());
             Ok(())
-        }) {
+        };
+        let outcome = match transfer.run(&mut enter) {
             Ok(whole) => self.keep(&part, &path, whole)?,
             Err(Trouble::Passing(verdict, _) | Trouble::Final(verdict)) => Err(verdict),
             Err(Trouble::Disk(error)) => return Err(error.into()),

@@ -87,8 +87,8 @@ const ENTITY: usize = 32;
 /// The greatest distance of a tag's partner in bytes, because longer searches from each of many tags would take too long.
 const NEAR: usize = 4096;
 
-/// The text with `and` in place of every `&` that begins no entity, and with `less` in place of every `<` that begins neither a tag nor a
-/// comment.
+/// The text with `and` in place of every `&` that does not begin an entity, and with `less` in place of every `<` that begins neither a tag
+/// nor a comment.
 pub fn without_lookalikes(text: &str, less: &str, and: &str) -> String {
     let source = HtmlSource::new(text);
     let mut out = String::with_capacity(text.len() + 16);

@@ -380,14 +380,13 @@ impl Resolver {
 
     /// Whether one of these names holds an image, or is that of an existing image file that is not among `known`.
     pub fn has_other_file(&self, names: &[String], known: &[String]) -> bool {
-        let real = |path: &String| Path::new(path).canonicalize().ok();
-        let known: HashSet<PathBuf> = known.iter().filter_map(real).collect();
-        let is_other =
-            |path: &String| is_image_name(Path::new(path)) && real(path).is_some_and(|path| !known.contains(&path));
+        let real = |path: &str| Path::new(path).canonicalize().ok();
+        let is_known = |path: &str| known.iter().any(|own| real(own) == real(path));
+        let is_other = |path: String| is_image_name(Path::new(&path)) && !is_known(&path);
         names.iter().map(|name| name.trim()).any(|name| match (name.strip_prefix(DATA), scheme(name)) {
             (Some(data), _) => self.store.is_some() && decoded(data).is_ok(),
             (None, Some(_)) => false,
-            (None, None) => self.file(name, "image").is_ok_and(|path| is_other(&path)),
+            (None, None) => self.file(name, "image").is_ok_and(is_other),
         })
     }
 

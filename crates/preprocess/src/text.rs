@@ -8,8 +8,8 @@ use html5ever::tokenizer::{BufferQueue, TagKind, Token, TokenSink, TokenSinkResu
 
 use crate::html;
 
-/// Two codes that are no characters in Unicode, in place of a `<` that begins no tag and an `&` that begins no entity. They keep such a text
-/// apart from markup that is written as entities.
+/// Two noncharacters of Unicode. They replace any `<` that does not begin a tag and any `&` that does not begin an entity, to distinguish
+/// them from markup that is written as entities.
 const LITERALS: [(char, &str); 2] = [('\u{fdd0}', "<"), ('\u{fdd1}', "&")];
 /// How often markup may be wrapped in itself (`&amp;lt;b&amp;gt;` is wrapped twice).
 const WRAPPINGS: usize = 4;

@@ -321,7 +321,7 @@ fn hash(values: &[f32]) -> Fingerprint {
     Fingerprint::of_bytes(hasher.finalize().as_bytes())
 }
 
-/// Reserves memory for this number of rows. The library counts the cores unless it is told the number of threads, which may be greater.
+/// Reserves memory for this number of rows. By default, the library allows only as many threads as there are cores, and rayon may have more.
 fn reserve(index: &Index, rows: usize) -> anyhow::Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = rayon::current_num_threads().max(cores);
