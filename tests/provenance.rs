@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use mp4sr_artifact::{Items, Layout, Sequences, Table, TensorFile, files};
+use mp4sr_artifact::{FeatureType, Features, Items, Layout, Sequences, Table, TensorFile, files};
 use mp4sr_protocol::{Split, StoredRanks};
 use mp4sr_tests::{Project, root, stderr_of};
 
@@ -112,6 +112,16 @@ fn pretrained_weights_of_another_encoder_or_reading_are_refused() {
     let refused =
         world.run_failing("finetune", &[&from[..], &["--set", "model.mp4sr.pooling_rows=\"unmasked\""]].concat());
     assert!(refused.contains("`model.mp4sr.pooling_rows` = \"masked\""), "{refused}");
+    // Files of other programs do not name their encoders.
+    let items = Items::read(&world.path("a/dataset/items.parquet")).unwrap();
+    let (count, width) = (items.len() as u32, 96);
+    let values: Vec<f32> = (0..count * width).map(|at| (at % 7) as f32).collect();
+    let own =
+        Features::from_f32((0..=count).collect(), &values, width as usize, FeatureType::F32, items.hash()).unwrap();
+    own.write(&world.path("a/features/text.own.safetensors"), "test", serde_json::Value::Null).unwrap();
+    let own = ["--set", "model.modalities=[{name=\"text\",features=\"own\"},{name=\"image\"}]"];
+    let refused = world.run_failing("finetune", &[&from[..], &own].concat());
+    assert!(refused.contains("trained on the features \"\" of `text`, but the pipeline sets \"own\""), "{refused}");
     // Pre-training with other settings than the pipeline's is reported and recorded.
     let faster = [&from[..], &["--set", "pretrain.learning_rate=0.3"]].concat();
     let reported = world.run_stderr("finetune", &faster);

@@ -350,6 +350,18 @@ fn new_items_are_in_service_at_once_and_after_a_restart() {
             std::thread::sleep(Duration::from_millis(50));
         }
     }
+    // A configuration that cannot be loaded is reported until another one can be.
+    let (path, failed_reloads) =
+        (world.path("a/runs/mp4sr/config.toml"), || service.get("/readyz").json()["failed_reloads"].clone());
+    let sound = files::read(&path).unwrap();
+    for (bytes, expected) in [(b"nonsense".as_slice(), 1), (&sound, 0)] {
+        files::write_bytes(&path, bytes).unwrap();
+        let start = Instant::now();
+        while failed_reloads() != expected {
+            assert!(start.elapsed() < Duration::from_mins(1), "{}", failed_reloads());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
 }
 
 #[test]

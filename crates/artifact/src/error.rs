@@ -58,6 +58,11 @@ impl Error {
         Self::Io { action, path: path.to_owned(), source }
     }
 
+    /// Whether a file or folder does not exist.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+    }
+
     /// Creates an error about a file whose part `what` is not the expected JSON.
     pub fn unreadable(path: &Path, what: &str, error: &serde_json::Error, remedy: impl Into<String>) -> Self {
         Self::unusable(path, format!("{what} cannot be read ({})", json_problem(error)), remedy)

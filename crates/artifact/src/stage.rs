@@ -67,10 +67,18 @@ impl Manifest {
         folder.join(format!("{stage}.manifest.json"))
     }
 
-    /// Reads the manifest of a stage from the folder that it wrote to; `None` if it cannot be read.
+    /// Reads the manifest of a stage from the folder that it wrote to; `None` if it is missing or damaged, because the stage then runs again.
+    pub fn read(folder: &Path, stage: &str) -> Result<Option<Self>> {
+        match files::read(&Self::path(folder, stage)) {
+            Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The manifest of a stage, if it can be read.
     pub fn find(folder: &Path, stage: &str) -> Option<Self> {
-        let bytes = files::read(&Self::path(folder, stage)).ok()?;
-        serde_json::from_slice(&bytes).ok()
+        Self::read(folder, stage).ok().flatten()
     }
 }
 
@@ -208,12 +216,7 @@ impl Stage {
         settings: StageSettings,
         inputs: &[(String, PathBuf)],
     ) -> Result<Self> {
-        let path = Manifest::path(folder, name);
-        let before: Option<Manifest> = match files::read(&path) {
-            // A manifest that cannot be read counts as missing, so the stage runs again.
-            Ok(bytes) => serde_json::from_slice(&bytes).ok(),
-            Err(_) => None,
-        };
+        let before = Manifest::read(folder, name)?;
         let mut records = BTreeMap::new();
         for (role, path) in inputs {
             let earlier = before.as_ref().and_then(|m| m.inputs.get(role));
@@ -406,12 +409,26 @@ mod tests {
             files::write_bytes(&self.path("out/result"), b"made").unwrap();
             stage.finish(&[self.path("out/result")]).unwrap();
         }
+        fn manifest(&self) -> PathBuf {
+            Manifest::path(&self.path("out"), "work")
+        }
         fn why_stale(&self, version: u32, settings: &Value) -> String {
             match self.stage(version, settings).status().unwrap() {
                 Status::UpToDate => "up to date".to_owned(),
                 Status::Stale(why) => why,
             }
         }
+    }
+
+    #[test]
+    fn a_manifest_that_is_damaged_is_missing_and_one_that_cannot_be_read_is_an_error() {
+        let world = World::new();
+        world.run();
+        files::write_bytes(&world.manifest(), b"{\"stage\": ").unwrap();
+        assert_eq!(world.why_stale(1, &json!({"a": {"b": 0.1}})), "not run yet");
+        files::remove_if_present(&world.manifest()).unwrap();
+        std::fs::create_dir(world.manifest()).unwrap();
+        assert!(Manifest::read(&world.path("out"), "work").is_err());
     }
 
     #[test]

@@ -41,6 +41,15 @@ pub struct Header {
     pub inputs: std::collections::BTreeMap<String, Fingerprint>,
 }
 
+impl Header {
+    /// What `path` records in its header, as JSON.
+    pub fn settings_of(path: &Path, record: &impl Serialize) -> Result<serde_json::Value> {
+        serde_json::to_value(record).map_err(|error| {
+            Error::unusable(path, format!("its header cannot be written as JSON: {error}"), "report this as a bug")
+        })
+    }
+}
+
 /// A tensor to be written to or read from disk.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Tensor {

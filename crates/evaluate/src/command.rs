@@ -37,7 +37,7 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     mp4sr_ops::start_threads();
     let context = args.stage.context(models)?;
     for warning in other_settings(&context.layout, &context.config) {
-        context.progress.log(format!("evaluate: warning: {warning}"));
+        context.progress.warn("evaluate", warning);
     }
     evaluate(&context, args.shard)?;
     if args.shard.is_some() { Ok(()) } else { print(&table(&context)?) }
@@ -73,7 +73,7 @@ fn rank(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Resul
     stage.expect_unchanged_inputs()?;
     let sequences = &trained.inputs.sequences;
     if let Some(warning) = trained.checkpoint.trained_on_others(&stage.input_fingerprints()) {
-        context.progress.log(format!("evaluate: warning: {warning}"));
+        context.progress.warn("evaluate", warning);
     }
     let scorer = trained.scorer()?;
     let remove_seen = removes_seen(config, trained.model.as_ref());
@@ -83,8 +83,8 @@ fn rank(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Resul
         let ranked = own.clone().filter(|&user| EvalCase::of(sequences, user, Split::Test).is_some());
         let unseen = ranked.filter(|&user| !scorer.has_seen(user as u32)).count();
         if unseen > 0 {
-            context.progress.log(format!(
-                "evaluate: warning: {unseen} users of the test set have no training event; `{}` ranks for them by vectors that were not \
+            context.progress.warn("evaluate", format!(
+                "{unseen} users of the test set have no training event; `{}` ranks for them by vectors that were not \
                  trained",
                 config.model.name
             ));
@@ -183,9 +183,7 @@ fn table(context: &Context) -> anyhow::Result<String> {
     let metrics = Metric::table(&config.evaluate.k, &config.evaluate.metrics);
     for k in config.evaluate.k.iter().filter(|&&k| k >= sequences.item_count) {
         let count = sequences.item_count;
-        context
-            .progress
-            .log(format!("evaluate: warning: R@{k} is 1 for every ranking of {count} items (`evaluate.k`)"));
+        context.progress.warn("evaluate", format!("R@{k} is 1 for every ranking of {count} items (`evaluate.k`)"));
     }
     let header = ["run", "split", "users"].map(str::to_owned);
     let mut table = TextTable::new(header.into_iter().chain(metrics.iter().map(ToString::to_string)));

@@ -3,14 +3,14 @@ use mp4sr_models::{Error, ProcessGroup, Query, Result, Scorer};
 use mp4sr_ops::{Mask, cross_entropy, gather, merge_logsumexp, plain, row_logsumexp};
 use mp4sr_protocol::EvalCase;
 
-/// The mean cross-entropy of the targets of all users with a case, under the softmax of the scores over all items, without dropout; NaN if
-/// no user has a case.
+/// The mean cross-entropy of the targets of all users with a case, under the softmax of the scores over all items, without dropout;
+/// `None` if no user has a case.
 pub fn mean_loss<'a>(
     scorer: &dyn Scorer,
     users: usize,
     case: impl Fn(usize) -> Option<EvalCase<'a>>,
     batch: usize,
-) -> Result<f64> {
+) -> Result<Option<f64>> {
     let cases: Vec<(u32, EvalCase<'a>)> = (0..users).filter_map(|user| Some((user as u32, case(user)?))).collect();
     let mut sum = 0.0;
     for block in cases.chunks(batch) {
@@ -23,7 +23,7 @@ pub fn mean_loss<'a>(
         };
         sum += losses.to_vec1::<f32>()?.iter().map(|&loss| f64::from(loss)).sum::<f64>();
     }
-    Ok(sum / cases.len() as f64)
+    Ok((!cases.is_empty()).then(|| sum / cases.len() as f64))
 }
 
 /// Like [`mean_loss`], computed by a group of processes, each of which has a scorer of its own items. Every process gets the mean, which
@@ -34,7 +34,7 @@ pub fn mean_loss_in_group<'a>(
     users: usize,
     case: impl Fn(usize) -> Option<EvalCase<'a>>,
     batch: usize,
-) -> Result<f64> {
+) -> Result<Option<f64>> {
     if scorer.interests() != 1 {
         let interests = scorer.interests();
         return Err(Error::Msg(format!("the loss of {interests} interests per query is computed by one process only")));
@@ -58,7 +58,7 @@ pub fn mean_loss_in_group<'a>(
         let hits = group.scalars(&[hits.iter().map(|&hit| f64::from(hit)).sum()])?;
         sum -= hits.iter().map(|of| of[0]).sum::<f64>();
     }
-    Ok(sum / cases.len() as f64)
+    Ok((!cases.is_empty()).then(|| sum / cases.len() as f64))
 }
 
 /// The cross-entropy of each target if a score is the greatest over several vectors of a query.
@@ -94,14 +94,15 @@ mod tests {
     fn losses_match_hand_computed_values_and_users_without_a_case_are_skipped() {
         let scorer = |interests| Lengths(Tensor::new(&[[1f32], [0.0]], &Device::Cpu).unwrap(), interests);
         let users: [&[u32]; 3] = [&[2, 1], &[1], &[1, 1, 2]];
-        let loss =
-            |batch, interests| mean_loss(&scorer(interests), 3, |user| EvalCase::last_of(users[user]), batch).unwrap();
+        let loss = |batch, interests| {
+            mean_loss(&scorer(interests), 3, |user| EvalCase::last_of(users[user]), batch).unwrap().unwrap()
+        };
         // The scores are (1, 0) with target 1, and (2, 0) with target 2.
         let expected = f64::midpoint((1.0 + (-1f64).exp()).ln(), (1.0 + 2f64.exp()).ln());
         for interests in [1, 2] {
             let losses = [loss(1, interests), loss(9, interests)];
             assert!(losses.iter().all(|loss| (loss - expected).abs() < 1e-6), "{losses:?}");
         }
-        assert!(mean_loss(&scorer(1), 0, |_| None, 4).unwrap().is_nan());
+        assert_eq!(mean_loss(&scorer(1), 0, |_| None, 4).unwrap(), None);
     }
 }

@@ -197,7 +197,7 @@ fn write_run(
         vectors::expect_vectors(run.trained.model.as_ref(), &context.config.model.name)?;
     }
     for warning in run.warnings(&context.layout) {
-        context.progress.log(format!("export: warning: {warning}"));
+        context.progress.warn("export", warning);
     }
     let answerer = run.answerer()?;
     let sequences = &run.trained.inputs.sequences;

@@ -147,7 +147,7 @@ impl HubModel {
             Err(error) => error,
         };
         let text = error.to_string();
-        match status(&text) {
+        match status(&error) {
             Some(404) => {
                 // The absence is recorded as in the Python library, so that the file is not requested again.
                 if let Some(marker) = self.marker(file) {
@@ -195,10 +195,16 @@ impl HubModel {
     }
 }
 
-/// Finds the HTTP status in an error message of the hub's client.
-fn status(message: &str) -> Option<u16> {
-    let (_, rest) = message.split_once("http status: ")?;
-    rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
+/// The HTTP status with which the hub refused a request.
+fn status(error: &ApiError) -> Option<u16> {
+    match error {
+        ApiError::RequestError(error) => match **error {
+            ureq::Error::StatusCode(code) => Some(code),
+            _ => None,
+        },
+        ApiError::TooManyRetries(last) => status(last),
+        _ => None,
+    }
 }
 
 /// Names on the hub have at most one slash; anything else was meant as a path.
@@ -227,8 +233,10 @@ mod tests {
     }
 
     #[test]
-    fn the_status_is_found_in_the_message_of_the_client() {
-        assert_eq!(status("request error: http status: 404"), Some(404));
-        assert_eq!(status("request error: io: Connection refused"), None);
+    fn the_status_is_that_of_the_last_of_several_requests() {
+        let refused = || ApiError::RequestError(Box::new(ureq::Error::StatusCode(404)));
+        assert_eq!(status(&refused()), Some(404));
+        assert_eq!(status(&ApiError::TooManyRetries(Box::new(refused()))), Some(404));
+        assert_eq!(status(&ApiError::IoError(std::io::Error::other("connection refused"))), None);
     }
 }

@@ -8,7 +8,7 @@ use mp4sr_pipeline::config::{Format, ModelCatalog, Source};
 use mp4sr_pipeline::text::{count, tokens};
 use mp4sr_pipeline::{Config, print};
 use mp4sr_preprocess::survey::{KnownLayout, Survey};
-use mp4sr_preprocess::{RowLimits, described_shares, trial};
+use mp4sr_preprocess::{RowLimits, about_missing_modalities, described_shares, trial};
 
 use crate::data_folder::{DataFolder, dataset_name};
 use crate::draft::{ColumnRoles, CoreThresholds, Draft, Modalities, TINY_IMAGE, TINY_TEXT};
@@ -548,7 +548,8 @@ fn about_trial(report: &PreprocessReport, is_whole: bool) -> Vec<Doubt> {
         ));
     }
     // The pipeline does not name modalities that no item has, so no warning about them is needed.
-    let warnings = report.warnings.iter().filter(|warning| !warning.starts_with("no item has "));
+    let needless: Vec<&str> = about_missing_modalities(&report.statistics).collect();
+    let warnings = report.warnings.iter().filter(|warning| !needless.contains(&warning.as_str()));
     doubts.extend(warnings.map(|warning| Doubt::new(warning.clone(), "`--item`, `--item-id`")));
     if report.statistics.longest < 3 && is_whole {
         doubts.push(Doubt::new(
@@ -576,88 +577,108 @@ fn summary(
     doubts: &[Doubt],
     is_whole: bool,
 ) -> String {
-    let mut lines = Vec::new();
-    let mut line = |name: &str, text: String| lines.push(format!("  {name:<12} {text}"));
-    let seen = |survey: &Survey, name: &str| {
-        survey.column(name).map_or(String::new(), |column| found::values(column, survey.rows, false))
-    };
-    let seen_ids = |survey: &Survey, name: &str| {
-        survey.column(name).map_or(String::new(), |column| found::values(column, survey.rows, true))
-    };
-    let rows = |survey: &Survey| {
-        let part = if survey.is_whole { "all" } else { "the first" };
-        let inspected = count(survey.rows + survey.unreadable);
-        format!("{}: {}; {part} {inspected} lines inspected", survey.path.display(), survey.format)
-    };
-    let mut text = format!("interactions  {}\n", rows(&inspected.events));
-    match &inspected.columns {
-        ColumnRoles::Published(format) => line("format", format!("{format:?}, whose fields have known names")),
-        ColumnRoles::Guessed { events, .. } => {
-            line("user", format!("`{}`: {}", events.user, seen_ids(&inspected.events, &events.user)));
-            line("item", format!("`{}`: {}", events.item, seen_ids(&inspected.events, &events.item)));
-            line(
-                "time",
-                match &events.clock {
-                    EventOrder::Time { column, notation } => {
-                        format!("`{column}`: {}; {}", notation.described, seen(&inspected.events, column))
-                    }
-                    EventOrder::Position(column) => format!("none; the position of an event is `{column}`"),
-                    EventOrder::LineOrder => "none; events are in the order of their lines".to_owned(),
-                },
-            );
-            if let Some(kind) = &events.kind {
-                let of = seen(&inspected.events, kind);
-                line(
-                    "kinds",
-                    format!("`{kind}`: not read, so every event counts; `preprocess.where` can keep one kind; {of}"),
-                );
-            }
-            if let Some(rating) = &events.rating {
-                line(
-                    "rating",
-                    format!("`{rating}`: not read, so every event counts; `preprocess.where` can keep the good ones"),
-                );
-            }
-            if !events.unused.is_empty() {
-                line("not read", found::unused(&inspected.events, &events.unused));
-            }
-        }
-    }
-    text.extend(lines.drain(..).map(|line| line + "\n"));
-    if let Some(survey) = &inspected.items {
-        text.push_str(&format!("items         {}\n", rows(survey)));
-        if let ColumnRoles::Guessed { items: Some(items), .. } = &inspected.columns {
-            let mut line = |name: &str, text: String| lines.push(format!("  {name:<12} {text}\n"));
-            line("id", format!("`{}`: {}", items.id, seen_ids(survey, &items.id)));
-            let title = if items.title.is_empty() {
-                "none".to_owned()
-            } else {
-                format!("`{}`: {}", items.title, seen(survey, &items.title))
-            };
-            line("title", title);
-            items.texts.iter().for_each(|name| line("text", format!("`{name}`: {}", seen(survey, name))));
-            if !items.categories.is_empty() {
-                line("categories", format!("`{}`", items.categories.join("`, `")));
-            }
-            if let Some(images) = &items.images {
-                line("images", format!("`{}`: {}", images.name, seen(survey, &images.name)));
-            }
-            if !items.unused.is_empty() {
-                line("not read", found::unused(survey, &items.unused));
-            }
-            text.extend(lines.drain(..));
-        }
-    } else {
-        let reads = if draft.images.is_empty() { "the model reads only ids" } else { "items have no texts" };
-        text.push_str(&format!("items         no file of items, so {reads}\n"));
-    }
+    let mut text = summary_of_events(inspected);
+    text += &summary_of_items(inspected, draft);
     if !draft.images.is_empty() {
         let by = if inspected.image_kind().is_some() { "the column of images" } else { "the id of the item" };
         text.push_str(&format!("images        {}, named by {by}\n", draft.images));
     }
+    text += &summary_of_trial(args, report, is_whole);
+    if !doubts.is_empty() {
+        text.push_str("uncertain\n");
+        doubts.iter().for_each(|doubt| text.push_str(&format!("  - {} ({})\n", doubt.what, doubt.remedy)));
+    }
+    let out = draft.out.as_str();
+    text.push_str(&format!("wrote {out}; next: `mp4sr doctor --pipeline {out}`, then `mp4sr run --pipeline {out}`\n"));
+    text
+}
+
+/// The rows of a file that were inspected.
+fn inspected_rows(survey: &Survey) -> String {
+    let part = if survey.is_whole { "all" } else { "the first" };
+    let inspected = count(survey.rows + survey.unreadable);
+    format!("{}: {}; {part} {inspected} lines inspected", survey.path.display(), survey.format)
+}
+
+/// The values of a column.
+fn seen(survey: &Survey, name: &str, are_ids: bool) -> String {
+    survey.column(name).map_or(String::new(), |column| found::values(column, survey.rows, are_ids))
+}
+
+/// A line about a column.
+fn line(name: &str, text: impl std::fmt::Display) -> String {
+    format!("  {name:<12} {text}\n")
+}
+
+fn summary_of_events(inspected: &Inspected) -> String {
+    let survey = &inspected.events;
+    let mut text = format!("interactions  {}\n", inspected_rows(survey));
+    let events = match &inspected.columns {
+        ColumnRoles::Published(format) => {
+            return text + &line("format", format_args!("{format:?}, whose fields have known names"));
+        }
+        ColumnRoles::Guessed { events, .. } => events,
+    };
+    text += &line("user", format_args!("`{}`: {}", events.user, seen(survey, &events.user, true)));
+    text += &line("item", format_args!("`{}`: {}", events.item, seen(survey, &events.item, true)));
+    text += &match &events.clock {
+        EventOrder::Time { column, notation } => {
+            line("time", format_args!("`{column}`: {}; {}", notation.described, seen(survey, column, false)))
+        }
+        EventOrder::Position(column) => line("time", format_args!("none; the position of an event is `{column}`")),
+        EventOrder::LineOrder => line("time", "none; events are in the order of their lines"),
+    };
+    if let Some(kind) = &events.kind {
+        let of = seen(survey, kind, false);
+        text += &line(
+            "kinds",
+            format_args!("`{kind}`: not read, so every event counts; `preprocess.where` can keep one kind; {of}"),
+        );
+    }
+    if let Some(rating) = &events.rating {
+        text += &line(
+            "rating",
+            format_args!("`{rating}`: not read, so every event counts; `preprocess.where` can keep the good ones"),
+        );
+    }
+    if !events.unused.is_empty() {
+        text += &line("not read", found::unused(survey, &events.unused));
+    }
+    text
+}
+
+fn summary_of_items(inspected: &Inspected, draft: &Draft<'_>) -> String {
+    let Some(survey) = &inspected.items else {
+        let reads = if draft.images.is_empty() { "the model reads only ids" } else { "items have no texts" };
+        return format!("items         no file of items, so {reads}\n");
+    };
+    let mut text = format!("items         {}\n", inspected_rows(survey));
+    let ColumnRoles::Guessed { items: Some(items), .. } = &inspected.columns else { return text };
+    text += &line("id", format_args!("`{}`: {}", items.id, seen(survey, &items.id, true)));
+    text += &if items.title.is_empty() {
+        line("title", "none")
+    } else {
+        line("title", format_args!("`{}`: {}", items.title, seen(survey, &items.title, false)))
+    };
+    for name in &items.texts {
+        text += &line("text", format_args!("`{name}`: {}", seen(survey, name, false)));
+    }
+    if !items.categories.is_empty() {
+        text += &line("categories", format_args!("`{}`", items.categories.join("`, `")));
+    }
+    if let Some(images) = &items.images {
+        text += &line("images", format_args!("`{}`: {}", images.name, seen(survey, &images.name, false)));
+    }
+    if !items.unused.is_empty() {
+        text += &line("not read", found::unused(survey, &items.unused));
+    }
+    text
+}
+
+fn summary_of_trial(args: &Args, report: &PreprocessReport, is_whole: bool) -> String {
     let read = |files: &[mp4sr_artifact::FileCount]| count(files.iter().map(|file| file.lines).sum());
     let part = if is_whole { "all" } else { "the first" };
-    text.push_str(&format!("test read     {part} {} lines of interactions", read(&report.interactions.files)));
+    let mut text = format!("test read     {part} {} lines of interactions", read(&report.interactions.files));
     if !args.items.is_empty() {
         text.push_str(&format!(" and {} of items", read(&report.items.files)));
     }
@@ -665,11 +686,5 @@ fn summary(
     if let Some(shares) = &report.join {
         text.push_str(&format!("  {}\n", described_shares(shares)));
     }
-    if !doubts.is_empty() {
-        text.push_str("uncertain\n");
-        doubts.iter().for_each(|doubt| text.push_str(&format!("  - {} ({})\n", doubt.what, doubt.remedy)));
-    }
-    let out = draft.out.as_str();
-    text.push_str(&format!("wrote {out}; next: `mp4sr doctor --pipeline {out}`, then `mp4sr run --pipeline {out}`\n"));
     text
 }

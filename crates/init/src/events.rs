@@ -312,6 +312,9 @@ fn user(
     Ok(best.name.clone())
 }
 
+/// The remedy for a column of times that is not the one that was meant.
+const OTHER_TIME: &str = "`--time COLUMN`, `source.columns.time`";
+
 fn clock(
     survey: &Survey,
     others: &[&ColumnSurvey],
@@ -322,38 +325,13 @@ fn clock(
     if named_columns.line_order {
         return Ok(EventOrder::LineOrder);
     }
-    let remedy = "`--time COLUMN`, `source.columns.time`";
     let chosen = match &named_columns.time {
         Some(name) => Some(named(survey, "--time", name)?),
-        None => {
-            // Several times in a cell belong to several items in a cell, which have the same separator.
-            let fits = |column: &&&ColumnSurvey| {
-                let has_several = column.lists * 2 > column.filled || !column.time_separator.is_empty();
-                let is_alike = column.time_separator.is_empty() || sequence == Some(&column.time_separator);
-                !has_several || (sequence.is_some() && is_alike)
-            };
-            let mut scored: Vec<(f64, &ColumnSurvey)> =
-                others.iter().filter(fits).filter_map(|column| Some((time_score(column, survey)?, *column))).collect();
-            scored.sort_by(|a, b| b.0.total_cmp(&a.0));
-            // Days do not order the events of a day, so a time of the event is better whatever its name is.
-            if scored.first().is_some_and(|(_, best)| has_no_clock(best)) {
-                let is_finer = |column: &ColumnSurvey| {
-                    !has_no_clock(column) && Role::Time.fits(&column.name) && !is_other_time(column)
-                };
-                scored.sort_by_key(|(_, column)| !is_finer(column));
-            }
-            if let [(best_score, best), (score, rival), ..] = scored[..]
-                && (score + 2.0 > best_score || has_no_clock(best) != has_no_clock(rival))
-            {
-                doubts.push(Doubt::new(format!("the time is `{}`; `{}` has times too", best.name, rival.name), remedy));
-            }
-            let recognised = scored.first().map(|(_, column)| *column);
-            match (recognised, &named_columns.time_format) {
-                // A notation that the user names may be one that is not recognised, so the name decides.
-                (None, Some(_)) => time_by_name(survey, others, doubts),
-                _ => recognised,
-            }
-        }
+        None => match (recognised_time(survey, others, sequence, doubts), &named_columns.time_format) {
+            // A notation that the user names may be one that is not recognised, so the name decides.
+            (None, Some(_)) => time_by_name(survey, others, doubts),
+            (recognised, _) => recognised,
+        },
     };
     let Some(column) = chosen else { return without_time(survey, others, doubts) };
     let name = column.name.clone();
@@ -366,40 +344,7 @@ fn clock(
     }
     match &column.time {
         Some(Ok(notation)) => {
-            if notation.key == "mixed" {
-                doubts.push(Doubt::new(
-                    format!("`{name}` has times in several notations; each value is recognised separately"),
-                    "`--time-format FORMAT`, `source.time`",
-                ));
-            }
-            if column.time_share < 1.0 {
-                doubts.push(Doubt::new(
-                    format!(
-                        "{} of the values of `{name}` are not {}{}",
-                        percent(1.0 - column.time_share),
-                        notation.described,
-                        such_as(column)
-                    ),
-                    "`--time-format FORMAT`, `source.time`",
-                ));
-            }
-            let early = column.time_share - column.recent_share;
-            if column.recent_share >= MOST && early > 0.0 {
-                doubts.push(Doubt::new(
-                    format!("{} of the values of `{name}` are 0, which is read as a time of 1970", percent(early)),
-                    "`preprocess.since`, which drops them",
-                ));
-            }
-            if let Some(other) = others.iter().find(|other| is_time_of_day(other)).filter(|_| has_no_clock(column)) {
-                doubts.push(Doubt::new(
-                    format!(
-                        "`{name}` has dates and `{}` may have the time of day, which is not read: the events of a day are in the order of \
-                         their lines; write both into one column, as in `2020-09-13 12:26:40`",
-                        other.name
-                    ),
-                    remedy,
-                ));
-            }
+            doubts.extend(doubts_about_times(column, notation, others));
             Ok(EventOrder::Time { column: name, notation: notation.clone() })
         }
         Some(Err(problem)) => Err(Error::Unknown(format!(
@@ -415,6 +360,77 @@ fn clock(
             column.examples.first().map_or("", String::as_str)
         ))),
     }
+}
+
+/// The column whose values are most likely the times of the events.
+fn recognised_time<'s>(
+    survey: &Survey,
+    others: &[&'s ColumnSurvey],
+    sequence: Option<&str>,
+    doubts: &mut Vec<Doubt>,
+) -> Option<&'s ColumnSurvey> {
+    // Several times in a cell belong to several items in a cell, which have the same separator.
+    let fits = |column: &&&ColumnSurvey| {
+        let has_several = column.lists * 2 > column.filled || !column.time_separator.is_empty();
+        let is_alike = column.time_separator.is_empty() || sequence == Some(&column.time_separator);
+        !has_several || (sequence.is_some() && is_alike)
+    };
+    let mut scored: Vec<(f64, &ColumnSurvey)> =
+        others.iter().filter(fits).filter_map(|column| Some((time_score(column, survey)?, *column))).collect();
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0));
+    // Days do not order the events of a day, so a time of the event is better whatever its name is.
+    if scored.first().is_some_and(|(_, best)| has_no_clock(best)) {
+        let is_finer =
+            |column: &ColumnSurvey| !has_no_clock(column) && Role::Time.fits(&column.name) && !is_other_time(column);
+        scored.sort_by_key(|(_, column)| !is_finer(column));
+    }
+    if let [(best_score, best), (score, rival), ..] = scored[..]
+        && (score + 2.0 > best_score || has_no_clock(best) != has_no_clock(rival))
+    {
+        doubts.push(Doubt::new(format!("the time is `{}`; `{}` has times too", best.name, rival.name), OTHER_TIME));
+    }
+    scored.first().map(|(_, column)| *column)
+}
+
+/// What may be wrong with the column that was chosen for the times.
+fn doubts_about_times(column: &ColumnSurvey, notation: &TimeNotation, others: &[&ColumnSurvey]) -> Vec<Doubt> {
+    let mut doubts = Vec::new();
+    let name = &column.name;
+    if notation.key == "mixed" {
+        doubts.push(Doubt::new(
+            format!("`{name}` has times in several notations; each value is recognised separately"),
+            "`--time-format FORMAT`, `source.time`",
+        ));
+    }
+    if column.time_share < 1.0 {
+        doubts.push(Doubt::new(
+            format!(
+                "{} of the values of `{name}` are not {}{}",
+                percent(1.0 - column.time_share),
+                notation.described,
+                such_as(column)
+            ),
+            "`--time-format FORMAT`, `source.time`",
+        ));
+    }
+    let early = column.time_share - column.recent_share;
+    if column.recent_share >= MOST && early > 0.0 {
+        doubts.push(Doubt::new(
+            format!("{} of the values of `{name}` are 0, which is read as a time of 1970", percent(early)),
+            "`preprocess.since`, which drops them",
+        ));
+    }
+    if let Some(other) = others.iter().find(|other| is_time_of_day(other)).filter(|_| has_no_clock(column)) {
+        doubts.push(Doubt::new(
+            format!(
+                "`{name}` has dates and `{}` may have the time of day, which is not read: the events of a day are in the order of \
+                 their lines; write both into one column, as in `2020-09-13 12:26:40`",
+                other.name
+            ),
+            OTHER_TIME,
+        ));
+    }
+    doubts
 }
 
 /// A share in percent, which is not shown as 0 unless it is 0.

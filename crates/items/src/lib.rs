@@ -279,9 +279,12 @@ impl Editor<'_> {
         let own = self.context.layout.at(folder.path());
         let report = self.encode(encoders, own.clone(), items)?;
         let downloads = Downloads::new(Path::new(&self.context.config.dataset.data));
-        let image = |name: &str| files::read(&downloads.file(name)).ok();
+        let image = |name: &str| match files::read(&downloads.file(name)) {
+            Err(error) if error.is_not_found() => Ok(None),
+            read => read.map(Some),
+        };
         let read = StoredItem::read(&own, &self.context.config)?;
-        let stored: Vec<StoredItem> = read.into_iter().map(|item| item.with_images(image)).collect();
+        let stored: Vec<StoredItem> = read.into_iter().map(|item| item.with_images(image)).collect::<Result<_, _>>()?;
         if let Some(approve) = self.approve.as_mut() {
             approve(store.after(self.context, &stored, &[])?)?;
         }
@@ -509,7 +512,7 @@ fn of_records(context: &Context, records: &[ItemRecord], folder: &Path) -> anyho
     }
     if read.repeated > 0 {
         let mut seen = HashSet::new();
-        let twice = records.iter().map(|record| record.id.as_str()).find(|id| !seen.insert(*id));
+        let twice = records.iter().map(|record| record.id.as_str()).find(|id| !seen.insert(id.trim()));
         let item = twice.map_or("an item".to_owned(), |id| format!("the item {}", quoted(id)));
         bail!("{item} is given twice; give each id once");
     }

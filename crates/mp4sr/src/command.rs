@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 
-use crate::{demo, manual, run};
+use crate::{demo, manual, run, sample};
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -24,7 +24,7 @@ pub enum Command {
     Compare(mp4sr_study::command::compare::Args),
     Search(mp4sr_study::command::search::Args),
     Study(mp4sr_study::command::study::Args),
-    Sample(mp4sr_sample::command::Args),
+    Sample(sample::Args),
     Cache(mp4sr_extract::command::cache::Args),
     Completions(manual::CompletionsArgs),
     Man(manual::ManArgs),

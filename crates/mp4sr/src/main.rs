@@ -7,6 +7,7 @@ mod demo;
 mod dry_run;
 mod manual;
 mod run;
+mod sample;
 
 use std::process::ExitCode;
 
@@ -56,7 +57,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Compare(args) => mp4sr_study::command::compare::run(args, models),
         Command::Search(args) => mp4sr_study::command::search::run(&args, models),
         Command::Study(args) => mp4sr_study::command::study::run(&args, models),
-        Command::Sample(args) => mp4sr_sample::command::run(&args),
+        Command::Sample(args) => sample::run(&args),
         Command::Cache(args) => mp4sr_extract::command::cache::run(&args),
         Command::Completions(args) => manual::completions(&args, Arguments::command()),
         Command::Man(args) => manual::man(&args, Arguments::command()),

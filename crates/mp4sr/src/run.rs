@@ -1,14 +1,16 @@
-//! `mp4sr run`: runs the stages of a pipeline up to a given stage.
+//! `mp4sr run`: runs a stage of a pipeline and those that it needs.
 
 use std::sync::Arc;
 
 use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{Context, StageArgs, StageName};
 
-/// Runs the stages of a pipeline in order, up to a given stage, in one process.
+use crate::sample;
+
+/// Runs a stage of a pipeline and the stages that it needs, in order and in one process.
 ///
-/// Features are extracted only if the model or the report reads them. A stage whose inputs and settings have not changed since its
-/// last run is skipped. The sample pipeline's raw files are generated.
+/// Lists do not need ranks, so `--until recommend` does not run `evaluate`. Features are extracted only if the model or the report reads
+/// them. A stage whose inputs and settings have not changed since its last run is skipped. The sample pipeline's raw files are generated.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The last stage to run.
@@ -31,7 +33,7 @@ pub fn run_until(args: &StageArgs, until: StageName, models: &Arc<ModelCatalog>)
     let context = args.context(models)?;
     if args.reads_sample_world(&context) {
         let out = context.config.dataset.data.clone().into();
-        mp4sr_sample::command::run(&mp4sr_sample::command::Args {
+        sample::run(&sample::Args {
             out,
             seed: mp4sr_sample::SEED,
             format: mp4sr_sample::SampleFormat::Amazon,
@@ -42,7 +44,7 @@ pub fn run_until(args: &StageArgs, until: StageName, models: &Arc<ModelCatalog>)
     mp4sr_doctor::expect_devices(&context, &stages)?;
     stages.into_iter().try_for_each(|stage| run_stage(args.clone(), stage, models))?;
     if let Some(warning) = mp4sr_run::other_added_items(&context.layout, &context.config) {
-        context.progress.log(format!("run: warning: {warning}"));
+        context.progress.warn("run", warning);
     }
     Ok(())
 }

@@ -471,14 +471,13 @@ pub fn run_stage(
         Status::Stale(why) => context.progress.log(format!("{name}: running, {why} ({location})")),
     }
     lock.begin_work()?;
-    stage.begin()?;
     let timing_path = Timing::path(folder, name);
     let earlier_timing = timing_path.exists().then(|| files::read(&timing_path)).transpose()?;
-    // The timing of earlier outputs must not stay beside new ones.
-    files::remove_if_present(&timing_path)?;
+    stage.begin()?;
     timing::start();
     let started = std::time::Instant::now();
-    let outputs = match work(&stage) {
+    // The timing of earlier outputs must not stay beside new ones.
+    let outputs = match files::remove_if_present(&timing_path).map_err(Into::into).and_then(|()| work(&stage)) {
         Ok(outputs) => outputs,
         Err(error) => {
             // The error of the stage is the one to report. If nothing can be put back, the stage runs again.

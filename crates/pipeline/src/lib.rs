@@ -22,7 +22,7 @@ pub use command::{
 };
 pub use config::Config;
 pub use passwords::hide_passwords;
-pub use progress::{Bar, Progress};
+pub use progress::{Bar, Progress, is_warning_line, warning_line};
 pub use shard::Shard;
 pub use stages::{STAGES, StageName, StageRow};
 pub use strict::{ConfigError, nearest};

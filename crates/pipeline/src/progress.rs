@@ -1,7 +1,21 @@
+use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// The text between the name of a stage and its warning.
+const WARNING: &str = ": warning: ";
+
+/// The line that reports a warning of a stage.
+pub fn warning_line(stage: &str, warning: impl Display) -> String {
+    format!("{stage}{WARNING}{warning}")
+}
+
+/// Whether a printed line is a warning of a stage.
+pub fn is_warning_line(line: &str) -> bool {
+    line.contains(WARNING)
+}
 
 /// Messages and progress bars on standard error; nothing is shown when quiet.
 #[derive(Clone, Debug)]
@@ -33,6 +47,11 @@ impl Progress {
         if !self.quiet {
             self.bars.suspend(|| (self.write)(message.as_ref()));
         }
+    }
+
+    /// Prints a warning of a stage.
+    pub fn warn(&self, stage: &str, warning: impl Display) {
+        self.log(warning_line(stage, warning));
     }
 
     /// A bar over `total` units called `unit`, with rate and time left; if `total` is 0 (unknown), a spinner with a count.

@@ -87,6 +87,7 @@ impl Condition {
     /// Whether each event satisfies the condition; null if that depends on a missing value. A column without any value must be among
     /// `known`, the columns of `file`.
     pub fn evaluate(&self, named: NamedFrame, known: &[String], file: &str) -> Result<Column> {
+        silence_polars();
         let NamedFrame { mut query, streaming, texts, empty } = named;
         if !empty.is_empty() {
             self.check_columns(known, file)?;
@@ -200,6 +201,11 @@ fn parse(text: &str) -> std::result::Result<ast::Expr, String> {
         ));
     }
     Ok(expression)
+}
+
+/// Prevents polars from printing warnings, which are about the expressions that it is given here, and not about the condition.
+fn silence_polars() {
+    polars::error::set_warning_function(|_, _| ());
 }
 
 /// The expression of polars for a part of a condition.
@@ -325,6 +331,12 @@ fn unlike_sql(function: &ast::Function) -> Option<String> {
     let name = function.name.to_string().to_uppercase();
     if ["LEFT", "RIGHT"].contains(&name.as_str()) && arguments(function).any(|argument| argument.to_string() == "0") {
         return Some("no character is left; compare the text with ''".to_owned());
+    }
+    if name == "ROUND" {
+        return Some("halves would be rounded to the even number; use FLOOR, as in `FLOOR(rating + 0.5)`".to_owned());
+    }
+    if name == "LOG" {
+        return Some("dialects differ in the order of its arguments; use LN, as in `LN(price) / LN(10)`".to_owned());
     }
     let Some(ast::WindowType::WindowSpec(window)) = &function.over else { return None };
     let is_distinct = matches!(&function.args, ast::FunctionArguments::List(list) if

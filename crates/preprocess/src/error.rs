@@ -76,7 +76,7 @@ pub enum Error {
         /// The number of events before the filter.
         events: u64,
         /// What to do.
-        remedy: String,
+        remedy: &'static str,
     },
     /// Numbers that must agree do not.
     #[error("{0}")]

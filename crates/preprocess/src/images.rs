@@ -1,7 +1,7 @@
 //! Resolves the names of images in raw data to existing files or to URLs, and never to a file outside the data folder.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Component, Path, PathBuf};
 
 use base64::Engine as _;
@@ -31,7 +31,7 @@ pub fn is_image_name(path: &Path) -> bool {
 #[derive(Debug, Default)]
 pub struct ImageFolder {
     /// Files by their name without the extension.
-    by_name: HashMap<String, Vec<PathBuf>>,
+    by_name: BTreeMap<String, Vec<PathBuf>>,
     /// Files by the part of their name before `_` and a number.
     by_numbered_name: HashMap<String, Vec<(u64, PathBuf)>>,
     /// Files by their folder, for data with a folder per item.
@@ -461,7 +461,8 @@ fn stored(data: &str, store: &Path) -> Result<std::result::Result<String, Fault>
     let hash = Fingerprint::of_bytes(&image);
     let name: String = hash.as_str().chars().filter(char::is_ascii_alphanumeric).collect();
     let path = store.join(format!("{name}.{extension}"));
-    if !path.is_file() {
+    // An image of an earlier run may have been damaged since.
+    if !path.is_file() || files::read(&path)? != image {
         files::create_dir_all(store)?;
         files::write_bytes(&path, &image)?;
     }
@@ -547,6 +548,13 @@ mod tests {
         assert_eq!(images.of("twice"), None);
         assert_eq!(images.refused().0["images of the same name in several folders"].count, 1);
         assert!(images.notice().unwrap().contains("are in folders below it"));
+        let names: Vec<String> = (0..9).flat_map(|at| [format!("a/i{at}.jpg"), format!("b/i{at}.jpg")]).collect();
+        let folder = written(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        let ids: NumberedIds = (0..9).map(|at| format!("i{at}")).map(Into::into).collect();
+        let images = ImageFolder::read(folder.path(), &ids).unwrap();
+        let refused = &images.refused().0["images of the same name in several folders"];
+        let found: Vec<&str> = refused.examples.iter().map(|example| example.found.as_str()).collect();
+        assert_eq!((refused.count, found), (9, vec!["i0", "i1", "i2"]), "the examples are the same in every run");
         let folder = written(&["a/2.jpg", "a/1.jpg", "b/1.tiff", "c/note.txt"]);
         let ids: NumberedIds = ["a", "b", "c"].into_iter().map(Into::into).collect();
         let images = ImageFolder::read(folder.path(), &ids).unwrap();

@@ -46,5 +46,6 @@ pub use join::described as described_shares;
 pub use junk::is_missing as marks_missing_value;
 pub use new_items::read_items;
 pub use rejects::BLANK_LINE;
+pub use report::about_missing_modalities;
 pub use row_count::{RowCount, count_rows};
 pub use stage::{RowLimits, account, check_settings, count_events, count_items, inputs, run, stage, trial};

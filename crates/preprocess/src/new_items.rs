@@ -46,7 +46,7 @@ pub fn read_items(config: &Config, paths: &[PathBuf], progress: &Progress) -> Re
     let needed = vec![true; ids.len()];
     let second = Reading { item_ids: &ids, needed: &needed, folder: &folder, keep_others: false, ..first };
     let (mut catalogue, items_read, warnings) = read(&second, progress)?;
-    warnings.iter().for_each(|warning| progress.log(format!("items: warning: {warning}")));
+    warnings.iter().for_each(|warning| progress.warn("items", warning));
     let mut items = Items { ids: ids.names_of(&needed)?, ..Items::default() };
     for item in 0..items.ids.len() as u32 {
         let record = catalogue.records.remove(&item).unwrap_or_default();
@@ -72,8 +72,8 @@ fn image_folder(config: &Config, data: &Path, ids: &NumberedIds, progress: &Prog
     if folder.is_dir() {
         return ImageFolder::read(&folder, ids);
     }
-    progress.log(format!(
-        "items: warning: `{}` does not exist, so no item has an image from it; name the data folder with `--data`, or correct `source.images`",
+    progress.warn("items", format!(
+        "`{}` does not exist, so no item has an image from it; name the data folder with `--data`, or correct `source.images`",
         folder.display()
     ));
     Ok(ImageFolder::default())

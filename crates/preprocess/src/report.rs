@@ -155,12 +155,7 @@ pub fn new(
     let with_events = filters.last().map_or(0, |step| step.items);
     let mut statistics = statistics(dataset, spread);
     statistics.items_without_events = NonZeroU64::new(statistics.items.saturating_sub(with_events));
-    if statistics.items_without_text == statistics.items {
-        warnings.push("no item has text".to_owned());
-    }
-    if statistics.items_without_image == statistics.items {
-        warnings.push("no item has an image".to_owned());
-    }
+    warnings.extend(about_missing_modalities(&statistics).map(str::to_owned));
     PreprocessReport {
         version: 1,
         dataset: config.dataset.name.clone(),
@@ -175,6 +170,14 @@ pub fn new(
         table1,
         warnings,
     }
+}
+
+/// The warnings about modalities that no item has.
+pub fn about_missing_modalities(statistics: &DatasetStatistics) -> impl Iterator<Item = &'static str> {
+    let modalities =
+        [(statistics.items_without_text, "no item has text"), (statistics.items_without_image, "no item has an image")];
+    let items = statistics.items;
+    modalities.into_iter().filter(move |(without, _)| *without == items).map(|(_, warning)| warning)
 }
 
 /// Checks that the counts of the steps add up, so that nothing is lost between them.

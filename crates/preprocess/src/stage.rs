@@ -1,6 +1,6 @@
 //! The stage from raw files to a written dataset.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::{
@@ -160,10 +160,9 @@ fn make(
     let spill = layout.dataset().join(SPILL);
     let memory = MemoryLimit::new(&config.preprocess.memory, spill.clone())?;
     if let Some(warning) = memory.as_ref().and_then(MemoryLimit::warning) {
-        progress.log(format!("preprocess: warning: {warning}"));
+        progress.warn("preprocess", warning);
     }
     let store = layout.dataset().join(EMBEDDED);
-    files::remove_dir_if_present(&store)?;
     // A run that was killed leaves it behind.
     files::remove_dir_if_present(&spill)?;
     let read = read(config, memory.as_ref(), Some(&store), RowLimits::default(), progress);
@@ -174,6 +173,7 @@ fn make(
     settings["preprocess"] = report::recorded(&config.preprocess);
     settings["source"] = report::recorded_source(&config.source);
     let mut outputs = dataset.write(layout, Path::new(&config.dataset.data), &settings)?;
+    remove_other_images(&store, &dataset)?;
     files::write_json(&layout.statistics(), &report)?;
     outputs.push(layout.statistics());
     if missing.is_empty() {
@@ -185,6 +185,18 @@ fn make(
         outputs.push(layout.missing_files());
     }
     Ok((report, outputs))
+}
+
+/// Removes the embedded images of earlier datasets, which are kept until a new dataset is written: if it cannot be made, the earlier one
+/// stays up to date.
+fn remove_other_images(store: &Path, dataset: &Dataset) -> Result<()> {
+    if !store.exists() {
+        return Ok(());
+    }
+    let named: HashSet<&Path> = dataset.items.images.iter().flatten().map(Path::new).collect();
+    let others = files::list(store)?.into_iter().filter(|path| !named.contains(path.as_path()));
+    others.into_iter().try_for_each(|path| files::remove_if_present(&path))?;
+    Ok(())
 }
 
 /// Reads and filters the dataset, and lists the files that were looked for and not found. `store` is the folder for images that files of
@@ -209,7 +221,8 @@ fn read(
     let JoinedItems { mut catalogue, rows: items, shares } =
         raw.items(&in_core, &item_ids, &mut budget, &mut warnings)?;
 
-    let core_filter = format!("{} events per user, {} per item", bounds.user, bounds.item);
+    let core_name = format!("{} events per user, {} per item", bounds.user, bounds.item);
+    let core_filter = Filter { name: &core_name, remedy: "lower `preprocess.user_core` or `preprocess.item_core`" };
     let dropped = match config.preprocess.missing {
         Some(Missing::Drop) => Some(("without text or image", &catalogue.is_complete)),
         Some(Missing::DropUndescribed) => Some(("without a line", &catalogue.has_line)),
@@ -219,16 +232,15 @@ fn read(
         drop(in_core);
         filtered.of_items(why, kept)?;
         let dropped = core(&mut filtered.events, bounds)?;
-        filtered.step(&core_filter, dropped)?;
+        filtered.step(core_filter, dropped)?;
     } else {
         filtered.events = in_core;
-        filtered.step(&core_filter, dropped_by_core)?;
+        filtered.step(core_filter, dropped_by_core)?;
     }
     if config.preprocess.missing == Some(Missing::Drop) {
         catalogue.drop_incomplete();
     }
-    let Filtered { events, steps, .. } = filtered;
-    check_something_left(&steps)?;
+    let (events, steps) = filtered.finish()?;
 
     if let Some(described) = split.described(scale) {
         progress.log(format!("preprocess: {described}"));
@@ -242,7 +254,7 @@ fn read(
     let counted = Counted { interactions, items, filters: steps, spread, shares };
     let report = report::new(config, counted, &dataset, table1, warnings);
     report::check(&report)?;
-    report.warnings.iter().for_each(|warning| progress.log(format!("preprocess: warning: {warning}")));
+    report.warnings.iter().for_each(|warning| progress.warn("preprocess", warning));
     Ok((report, dataset, missing))
 }
 
@@ -411,12 +423,21 @@ impl FilterSettings {
     }
 }
 
+/// A filter, as the report names it, and what the user can do if it leaves no events.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Filter<'f> {
+    pub name: &'f str,
+    pub remedy: &'static str,
+}
+
 /// The events that are left, and what every filter dropped.
 #[derive(Debug)]
 pub(crate) struct Filtered {
     pub events: Partitions,
     pub steps: Vec<FilterStep>,
     users: u64,
+    /// The error of the first filter that left no events.
+    nothing_left: Option<Error>,
 }
 
 impl Filtered {
@@ -424,18 +445,30 @@ impl Filtered {
     pub fn new(events: Partitions, users: u64, items: u64) -> Self {
         let count = events.count();
         let raw = FilterStep { filter: "raw".to_owned(), dropped: BTreeMap::new(), events: count, users, items };
-        Self { events, steps: vec![raw], users }
+        Self { events, steps: vec![raw], users, nothing_left: None }
     }
 
     /// Records what is left after a filter.
-    pub fn step(&mut self, filter: &str, dropped: BTreeMap<String, u64>) -> Result<()> {
+    pub fn step(&mut self, filter: Filter<'_>, dropped: BTreeMap<String, u64>) -> Result<()> {
         let Counts { events, users, items } = self.events.counts()?;
-        self.steps.push(FilterStep { filter: filter.to_owned(), dropped, events, users, items });
+        if events == 0 && self.nothing_left.is_none() {
+            self.nothing_left = Some(Error::NothingLeft {
+                filter: format!("the filter `{}`", filter.name),
+                events: self.steps.last().map_or(0, |before| before.events),
+                remedy: filter.remedy,
+            });
+        }
+        self.steps.push(FilterStep { filter: filter.name.to_owned(), dropped, events, users, items });
         Ok(())
     }
 
+    /// Returns the events that are left and the steps, unless a filter left no events.
+    fn finish(self) -> Result<(Partitions, Vec<FilterStep>)> {
+        self.nothing_left.map_or(Ok((self.events, self.steps)), Err)
+    }
+
     /// Runs a filter that drops events for one reason.
-    pub fn run(&mut self, filter: &str, reason: &str, query: impl Fn(LazyFrame) -> LazyFrame) -> Result<()> {
+    pub fn run(&mut self, filter: Filter<'_>, reason: &str, query: impl Fn(LazyFrame) -> LazyFrame) -> Result<()> {
         let before = self.events.count();
         self.events.filter(query)?;
         self.step(filter, only(reason, before - self.events.count()))
@@ -446,7 +479,8 @@ impl Filtered {
         self.events.filter(filters::satisfying)?;
         let mut dropped = only("condition not satisfied", before - self.events.count() - missing);
         dropped.extend(only("condition on a missing value", missing));
-        self.step(&format!("where {condition}"), dropped)
+        let name = format!("where {condition}");
+        self.step(Filter { name: &name, remedy: "change the condition" }, dropped)
     }
 
     /// Keeps the events of the time window, orders them, and drops those that are repeated or not recent enough.
@@ -470,29 +504,35 @@ impl Filtered {
     }
 
     fn within(&mut self, window: Window, described: &str) -> Result<()> {
-        self.run(described, "outside of the time window", |events| filters::within(events, window.since, window.until))
+        let filter = Filter { name: described, remedy: "change `preprocess.since` or `preprocess.until`" };
+        self.run(filter, "outside of the time window", |events| filters::within(events, window.since, window.until))
     }
 
     pub fn order(&mut self, repeated: Repeated, cuts: &[i64]) -> Result<()> {
         let (first, last) = self.events.times()?;
         let (users, span) = (self.users, first.abs_diff(last).saturating_add(1));
-        self.run("repeated events", "repeated event", |events| {
+        let filter = Filter { name: "repeated events", remedy: "set `preprocess.repeated = \"keep\"`" };
+        self.run(filter, "repeated event", |events| {
             filters::without_repeats(filters::ordered(events, users, first, span), repeated, cuts)
         })
     }
 
     pub fn recent(&mut self, count: u32, cuts: &[i64]) -> Result<()> {
         let within = if cuts.is_empty() { "" } else { " in each set" };
-        let filter = format!("the last {count} events of a user{within}");
+        let name = format!("the last {count} events of a user{within}");
         let is_recent = filters::is_recent(count, cuts)?;
-        self.run(&filter, "earlier event", |events| events.filter(is_recent.clone()))
+        self.run(Filter { name: &name, remedy: "raise `preprocess.recent`" }, "earlier event", |events| {
+            events.filter(is_recent.clone())
+        })
     }
 
     /// Keeps the events of these items; `why` says what the others lack.
     pub fn of_items(&mut self, why: &str, kept: &[bool]) -> Result<()> {
         let items: Vec<u32> = (0..).zip(kept).filter(|(_, kept)| **kept).map(|(item, _)| item).collect();
         let items = df!(ITEM => items)?;
-        self.run(&format!("items {why}"), &format!("item {why}"), |events| {
+        let name = format!("items {why}");
+        let remedy = "set `preprocess.missing = \"keep\"`, or name files with texts and images in `[source]`";
+        self.run(Filter { name: &name, remedy }, &format!("item {why}"), |events| {
             filters::of_items(events, items.clone().lazy())
         })
     }
@@ -500,23 +540,4 @@ impl Filtered {
 
 fn only(reason: &str, count: u64) -> BTreeMap<String, u64> {
     (count > 0).then(|| (reason.to_owned(), count)).into_iter().collect()
-}
-
-fn check_something_left(steps: &[FilterStep]) -> Result<()> {
-    let Some(at) = steps.iter().position(|step| step.events == 0) else { return Ok(()) };
-    let filter = &steps[at].filter;
-    let remedy = if filter.starts_with("where ") {
-        "change the condition"
-    } else if filter.starts_with("events ") {
-        "change `preprocess.since` or `preprocess.until`"
-    } else if filter.starts_with("items without") {
-        "set `preprocess.missing = \"keep\"`, or name files with texts and images in `[source]`"
-    } else {
-        "lower `preprocess.user_core` or `preprocess.item_core`"
-    };
-    Err(Error::NothingLeft {
-        filter: format!("the filter `{filter}`"),
-        events: at.checked_sub(1).map_or(0, |before| steps[before].events),
-        remedy: remedy.to_owned(),
-    })
 }

@@ -198,26 +198,7 @@ impl Survey {
                 rows.drop_first();
             }
         }
-        if rows.count() == 0 {
-            let why = rows.first_fault.map_or("none follows its header".to_owned(), |fault| {
-                format!("its first {} lines were rejected, the first for: {fault}", rows.unreadable)
-            });
-            return Err(Error::raw(
-                path,
-                format!("has no line that can be read: {why}; correct the file, or name another one"),
-            ));
-        }
-        if let Some(fault) = rows.first_fault.as_ref().filter(|_| rows.unreadable > rows.count()) {
-            return Err(Error::raw(
-                path,
-                format!(
-                    "has {} lines that cannot be read, of the first {}, the first for: {fault}; write one event or item per line, with the same \
-                     number of columns in each line",
-                    rows.unreadable,
-                    rows.unreadable + rows.count()
-                ),
-            ));
-        }
+        expect_readable(path, &rows)?;
         // With commas and semicolons, fields are read as quoted anyway, and a header of quoted names shows it.
         let separator = file.dialect.separator.as_str();
         let names_show_it = has_header && first.lines.first().is_some_and(|line| line.split(separator).all(is_quoted));
@@ -286,6 +267,31 @@ impl Survey {
         })?;
         Ok((found, rows))
     }
+}
+
+/// Refuses a file without rows, and one of whose first rows most cannot be read.
+fn expect_readable(path: &Path, rows: &SurveyRows) -> Result<()> {
+    if rows.count() == 0 {
+        let why = rows.first_fault.as_ref().map_or("none follows its header".to_owned(), |fault| {
+            format!("its first {} lines were rejected, the first for: {fault}", rows.unreadable)
+        });
+        return Err(Error::raw(
+            path,
+            format!("has no line that can be read: {why}; correct the file, or name another one"),
+        ));
+    }
+    if let Some(fault) = rows.first_fault.as_ref().filter(|_| rows.unreadable > rows.count()) {
+        return Err(Error::raw(
+            path,
+            format!(
+                "has {} lines that cannot be read, of the first {}, the first for: {fault}; write one event or item per line, with the same \
+                 number of columns in each line",
+                rows.unreadable,
+                rows.unreadable + rows.count()
+            ),
+        ));
+    }
+    Ok(())
 }
 
 /// The ids in a cell: one, those of a list, or those between separators.

@@ -104,6 +104,11 @@ pub struct Breakdown {
     pub groups: Vec<UserGroup>,
 }
 
+/// Divides the users with a case by the length of their sequence.
+pub fn by_sequence_length(facts: &[UserFacts]) -> Vec<UserGroup> {
+    quantiles(facts, |f| Some(u64::from(f.length)))
+}
+
 /// Returns all breakdowns of the users with a case. Breakdowns without users, such as that by the target's age without timestamps, are left
 /// out.
 pub fn breakdowns(facts: &[UserFacts]) -> Vec<Breakdown> {
@@ -111,7 +116,7 @@ pub fn breakdowns(facts: &[UserFacts]) -> Vec<Breakdown> {
     let last_cold = COLD_EVENTS - 1;
     let warm = || format!("{COLD_EVENTS} or more");
     let mut all = vec![
-        Breakdown { name: "sequence length", groups: quantiles(facts, |f| Some(u64::from(f.length))) },
+        Breakdown { name: "sequence length", groups: by_sequence_length(facts) },
         Breakdown {
             name: "cold target",
             groups: [

@@ -16,7 +16,9 @@ mod split;
 mod store;
 mod stored_lists;
 
-pub use breakdown::{Breakdown, COLD_EVENTS, UserFacts, UserGroup, breakdowns, has_clock, training_events};
+pub use breakdown::{
+    Breakdown, COLD_EVENTS, UserFacts, UserGroup, breakdowns, by_sequence_length, has_clock, training_events,
+};
 pub use comparison::{
     BOOTSTRAP_ROUNDS, ComparedModel, ComparedValue, Comparison, PairTests, Reference, SIGNIFICANT, SeedRuns,
 };
@@ -27,4 +29,4 @@ pub use popularity::popularity_value;
 pub use significance::{Interval, Test, mean_and_deviation, probability};
 pub use split::{EvalCase, Split, training_items, training_times};
 pub use store::{OtherSetting, PRETRAINED_WEIGHTS, RanksInfo, StoredRanks, WEIGHTS};
-pub use stored_lists::{StoredLists, expect_weights_of_lists, read_lists};
+pub use stored_lists::{StoredLists, expect_inputs_of_lists, read_lists};

@@ -48,7 +48,7 @@ impl StoredRanks {
             version: VERSION,
             stage: "evaluate".to_owned(),
             items: items.clone(),
-            settings: serde_json::to_value(&self.info).unwrap_or_default(),
+            settings: Header::settings_of(path, &self.info)?,
             inputs,
         };
         write_tensors(path, &header, &[("rank".to_owned(), Tensor::U32(self.ranks.clone(), vec![self.ranks.len()]))])
@@ -96,7 +96,7 @@ impl StoredRanks {
                 return Err(Error::unusable(&path, reason, remedy));
             }
         }
-        if let Some(features) = changed_features(layout)? {
+        if let Some(features) = changed_features(layout, "evaluate")? {
             let reason = format!("the {features} have changed since the ranks were computed");
             let remedy = format!("run `mp4sr evaluate --run {}` with the run's own settings", layout.run_name());
             return Err(Error::unusable(&path, reason, remedy));
@@ -116,9 +116,9 @@ impl StoredRanks {
     }
 }
 
-/// The role of features that have changed since the run's ranks were computed, as far as the stage's record names their files.
-fn changed_features(layout: &Layout) -> Result<Option<String>> {
-    let Some(record) = Manifest::find(&layout.run(), "evaluate") else { return Ok(None) };
+/// The role of features that have changed since `stage` computed ranks or lists of the run, as far as its record names their files.
+pub(crate) fn changed_features(layout: &Layout, stage: &str) -> Result<Option<String>> {
+    let Some(record) = Manifest::find(&layout.run(), stage) else { return Ok(None) };
     for (role, then) in record.inputs.iter().filter(|(role, _)| role.starts_with("features of ")) {
         let Some(name) = then.path.file_name() else { continue };
         let now = layout.features().join(name);

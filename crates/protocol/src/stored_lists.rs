@@ -7,21 +7,25 @@ use mp4sr_artifact::{Error, Fingerprint, Items, Layout, Result, Table};
 use serde_json::Value;
 
 use crate::WEIGHTS;
+use crate::store::changed_features;
 
 const REMEDY: &str = "run `mp4sr recommend` again";
 
-/// Rejects lists that were computed with weights other than those that the run has now. `source` holds the inputs and settings of the
-/// lists.
-pub fn expect_weights_of_lists(source: Option<&Value>, layout: &Layout, path: &Path) -> Result<()> {
-    let weights = layout.checkpoint("finetune");
-    let then = source.and_then(|source| source["inputs"][WEIGHTS].as_str());
-    match then.filter(|_| weights.exists()) {
-        Some(then) if Fingerprint::of_file(&weights)?.as_str() != then => Err(Error::unusable(
-            path,
-            format!("`{}` has changed since the lists were computed", weights.display()),
-            REMEDY,
-        )),
-        _ => Ok(()),
+/// Rejects lists that were computed with sequences, weights or features other than those that the run has now, as far as the lists and the
+/// stage's record name these. `source` holds the inputs and settings of the lists.
+pub fn expect_inputs_of_lists(source: Option<&Value>, layout: &Layout, path: &Path) -> Result<()> {
+    let changed = |what: &str| Error::unusable(path, format!("{what} changed since the lists were computed"), REMEDY);
+    for (role, input) in [("sequences", layout.sequences()), (WEIGHTS, layout.checkpoint("finetune"))] {
+        let then = source.and_then(|source| source["inputs"][role].as_str()).filter(|_| input.exists());
+        if let Some(then) = then
+            && Fingerprint::of_file(&input)?.as_str() != then
+        {
+            return Err(changed(&format!("`{}` has", input.display())));
+        }
+    }
+    match changed_features(layout, "recommend")? {
+        Some(features) => Err(changed(&format!("the {features} have"))),
+        None => Ok(()),
     }
 }
 
@@ -45,7 +49,8 @@ impl StoredLists {
     }
 }
 
-/// Reads the lists of a run (`recommendations.parquet`) over `users` users. Lists of other weights than the run's are rejected.
+/// Reads the lists of a run (`recommendations.parquet`) over `users` users. Lists of other sequences, weights or features than the run's are
+/// rejected.
 pub fn read_lists(layout: &Layout, items: &Items, users: usize) -> Result<StoredLists> {
     let path = layout.recommendations();
     if !path.exists() {
@@ -53,7 +58,7 @@ pub fn read_lists(layout: &Layout, items: &Items, users: usize) -> Result<Stored
         return Err(Error::unusable(&path, "it is missing", remedy));
     }
     let mut table = Table::read(&path, REMEDY)?;
-    expect_weights_of_lists(table.source(), layout, &path)?;
+    expect_inputs_of_lists(table.source(), layout, &path)?;
     let numbers: HashMap<&str, u32> = items.ids.iter().map(String::as_str).zip(1..).collect();
     let number = |id: &String| {
         let reason = || Error::unusable(&path, format!("item {id:?} is not in the dataset"), REMEDY);

@@ -43,7 +43,7 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
         return for_histories(&context, &args.given);
     }
     for warning in other_settings(&context.layout, &context.config) {
-        context.progress.log(format!("recommend: warning: {warning}"));
+        context.progress.warn("recommend", warning);
     }
     recommend(&context, args.shard)
 }
@@ -123,7 +123,7 @@ fn list(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Resul
     sequences.expect_tables(layout, &items, &users)?;
     stage.expect_unchanged_inputs()?;
     if let Some(warning) = trained.checkpoint.trained_on_others(&stage.input_fingerprints()) {
-        context.progress.log(format!("recommend: warning: {warning}"));
+        context.progress.warn("recommend", warning);
     }
     let scorer = trained.scorer()?;
     let remove_seen = removes_seen(config, trained.model.as_ref());
@@ -143,10 +143,13 @@ fn list(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Resul
     if scorer.needs_known_user() {
         let unseen = asked.iter().filter(|(user, ..)| !scorer.has_seen(*user as u32)).count();
         if unseen > 0 {
-            context.progress.log(format!(
-                "recommend: warning: {unseen} users have no training event; `{}` lists items for them by vectors that were not trained",
-                config.model.name
-            ));
+            context.progress.warn(
+                "recommend",
+                format!(
+                    "{unseen} users have no training event; `{}` lists items for them by vectors that were not trained",
+                    config.model.name
+                ),
+            );
         }
     }
     let recommender = Recommender::new(scorer.as_ref())?;

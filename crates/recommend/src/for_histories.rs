@@ -130,7 +130,7 @@ impl Prepared {
         let asked = match (&args.histories, &args.history) {
             (Some(path), _) => {
                 let HistoriesFile { histories, warning } = histories::read(path, args.input_format)?;
-                warning.iter().for_each(|warning| context.progress.log(format!("recommend: warning: {warning}")));
+                warning.iter().for_each(|warning| context.progress.warn("recommend", warning));
                 histories
             }
             (None, Some(ids)) => vec![histories::of_argument(ids)?],
@@ -142,7 +142,7 @@ impl Prepared {
         };
         let run = LoadedRun::load(&context.layout, &context.config, new_items)?;
         for warning in run.warnings(&context.layout) {
-            context.progress.log(format!("recommend: warning: {warning}"));
+            context.progress.warn("recommend", warning);
         }
         let selection = select(&run, args)?;
         selection.notes.iter().for_each(|note| context.progress.log(format!("recommend: {note}")));

@@ -26,7 +26,7 @@ pub fn run(
 ) -> anyhow::Result<()> {
     let context = args.stage.context(models)?;
     for warning in warnings(&context) {
-        context.progress.log(format!("report: warning: {warning}"));
+        context.progress.warn("report", warning);
     }
     crate::run(&context, &args.stage.pipeline)
 }

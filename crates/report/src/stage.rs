@@ -270,7 +270,7 @@ impl ReportStage<'_> {
         }
         let path = layout.recommendations();
         let lists = UserLists::read(&path)?;
-        lists.expect_weights(layout, &path)?;
+        lists.expect_inputs(layout, &path)?;
         let (rows, counts) = lists.choose(count);
         let sequences = Sequences::read(&layout.sequences())?;
         let stored = StoredRanks::read(layout, &sequences, SETS[0], None)?;
@@ -288,7 +288,7 @@ impl ReportStage<'_> {
             }
             match SeedLists::read(layout.run_name(), slice::from_ref(layout), items, sequences.user_count()) {
                 Err(error) if !is_own => {
-                    self.context.progress.log(format!("report: warning: {error}; its lists are left out"));
+                    self.context.progress.warn("report", format!("{error}; its lists are left out"));
                 }
                 lists => models.push(lists?),
             }
@@ -303,7 +303,7 @@ impl ReportStage<'_> {
     fn item_facts(&self, sequences: &Sequences) -> ItemFacts {
         let features = self.context.config.feature_files(&self.context.layout);
         ItemFacts::read(sequences, &features).unwrap_or_else(|error| {
-            self.context.progress.log(format!("report: warning: {error}; the diversity of the lists is left out"));
+            self.context.progress.warn("report", format!("{error}; the diversity of the lists is left out"));
             ItemFacts::of(sequences)
         })
     }
@@ -361,10 +361,10 @@ impl ReportStage<'_> {
             log.expect_weights(&path, &weights)?;
             let epochs = || recorded_settings(&weights)?["epoch"].as_u64();
             if log.lines.is_empty() && epochs().is_some_and(|epochs| epochs > 0) {
-                self.context.progress.log(format!(
-                    "report: warning: `{}` is missing, so the run has no training curves; {RESTORE_LOG}",
-                    path.display()
-                ));
+                self.context.progress.warn(
+                    "report",
+                    format!("`{}` is missing, so the run has no training curves; {RESTORE_LOG}", path.display()),
+                );
             }
             Ok(log)
         };

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use mp4sr_artifact::{Error, Items, Layout, Table};
-use mp4sr_protocol::expect_weights_of_lists;
+use mp4sr_protocol::expect_inputs_of_lists;
 use serde_json::Value;
 
 use crate::Result;
@@ -79,9 +79,9 @@ impl UserLists {
         })
     }
 
-    /// Rejects lists that were computed with weights other than those that the run has now.
-    pub(crate) fn expect_weights(&self, layout: &Layout, path: &Path) -> Result<()> {
-        Ok(expect_weights_of_lists(self.source.as_ref(), layout, path)?)
+    /// Rejects lists that were computed with sequences, weights or features other than those that the run has now.
+    pub(crate) fn expect_inputs(&self, layout: &Layout, path: &Path) -> Result<()> {
+        Ok(expect_inputs_of_lists(self.source.as_ref(), layout, path)?)
     }
 
     /// Chooses `count` users: half of them (the larger half) from those whose next item is in their list, and half from the others, each

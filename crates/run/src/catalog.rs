@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use mp4sr_models::{ModelSettings, RECIPES, Recipe, Refused, Section, TransformerConfig};
+use mp4sr_models::{ModelSettings, RECIPES, Recipe, Refused, Samples, Section, TransformerConfig};
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::{
     ModelCatalog, ModelType, PresetKeys, PretrainItems, RefusedValue, RenamedKey, SectionType, SharedSection,
@@ -113,6 +113,11 @@ impl ModelType for RecipeEntry {
         let phases = with_settings(config, |settings| (self.0.phases)(settings));
         // `check` refuses the settings for which this fails.
         phases.unwrap_or_default().iter().map(|phase| phase.name).collect()
+    }
+
+    fn has_epochs(&self, config: &Config) -> bool {
+        let phases = with_settings(config, |settings| (self.0.phases)(settings));
+        phases.unwrap_or_default().iter().any(|phase| phase.samples != Samples::None)
     }
 
     fn phase_reads(&self, config: &Config, phase: &str, key: &str) -> bool {

@@ -68,7 +68,7 @@ impl Checkpoint {
             version: VERSION,
             stage: info.phase.clone(),
             items: items.clone(),
-            settings: serde_json::to_value(info).unwrap_or_default(),
+            settings: Header::settings_of(path, info)?,
             inputs,
         };
         let unreadable = |e: mp4sr_models::Error| Error::unusable(path, e.to_string(), "report this as a bug");

@@ -33,24 +33,39 @@ impl CurrentItems {
             .map_err(|error| Error::unreadable(&path, "its content", &error, remedy(layout)).into())
     }
 
-    /// Reads the generation in use with `read`; `None` if the run has no new items. An error about one of its files says how to recover.
-    pub fn read_with<T>(layout: &Layout, read: impl FnOnce(&Layout) -> anyhow::Result<T>) -> anyhow::Result<Option<T>> {
-        let Some(own) = Self::read(layout)?.layout(layout) else { return Ok(None) };
-        // The files know only of the stages that write those of a dataset.
-        let of_new_items = |error: anyhow::Error| match error.downcast::<Error>() {
-            Ok(Error::Unusable { path, reason, .. }) => Error::unusable(&path, reason, remedy(layout)).into(),
-            Ok(Error::Io { action, path, source }) if source.kind() == ErrorKind::NotFound => {
-                Error::unusable(&path, format!("failed to {action} it: {source}"), remedy(layout)).into()
+    /// Reads the generation in use with `read`; `None` if the run has no new items. A generation that is replaced meanwhile may be removed
+    /// while it is read, and then the next one is read. An error about a file says how to recover.
+    pub fn read_with<T>(layout: &Layout, read: impl Fn(&Layout) -> anyhow::Result<T>) -> anyhow::Result<Option<T>> {
+        let mut current = Self::read(layout)?;
+        loop {
+            let Some(own) = current.layout(layout) else { return Ok(None) };
+            let error = match read(&own) {
+                Ok(found) => return Ok(Some(found)),
+                Err(error) => error,
+            };
+            let now = Self::read(layout)?;
+            if now == current {
+                return Err(with_remedy(error, layout));
             }
-            Ok(other) => other.into(),
-            Err(other) => other,
-        };
-        read(&own).map(Some).map_err(of_new_items)
+            current = now;
+        }
     }
 
     /// The layout of the new items, if there are any.
     pub fn layout(&self, layout: &Layout) -> Option<Layout> {
         self.generation.as_ref().map(|generation| layout.new_items_generation(generation))
+    }
+}
+
+/// An error about a file of new items, with how to recover: the files know only of the stages that write those of a dataset.
+fn with_remedy(error: anyhow::Error, layout: &Layout) -> anyhow::Error {
+    match error.downcast::<Error>() {
+        Ok(Error::Unusable { path, reason, .. }) => Error::unusable(&path, reason, remedy(layout)).into(),
+        Ok(Error::Io { action, path, source }) if source.kind() == ErrorKind::NotFound => {
+            Error::unusable(&path, format!("failed to {action} it: {source}"), remedy(layout)).into()
+        }
+        Ok(other) => other.into(),
+        Err(other) => other,
     }
 }
 
@@ -199,5 +214,34 @@ impl Inputs {
             parts: None,
         };
         Self { sequences, modalities: new.modalities.clone(), encoders: new.encoders.clone(), categories: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_generation_that_is_replaced_while_it_is_read_gives_the_next_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path(), "shop", "run");
+        let publish = |name: &str| {
+            let current = CurrentItems { generation: Some(name.to_owned()) };
+            files::write_json(&layout.new_items_pointer(), &current).unwrap();
+        };
+        publish("000001");
+        let own = |name: &str| layout.new_items_generation(name).items();
+        files::write_bytes(&own("000002"), b"next").unwrap();
+        // The first generation is removed after its name was read.
+        let read = |generation: &Layout| {
+            if generation.items() == own("000001") {
+                publish("000002");
+            }
+            Ok(files::read(&generation.items())?)
+        };
+        assert_eq!(CurrentItems::read_with(&layout, read).unwrap().unwrap(), b"next");
+        files::remove_if_present(&own("000002")).unwrap();
+        let error = CurrentItems::read_with(&layout, read).unwrap_err().to_string();
+        assert!(error.contains("000002") && error.contains("add the items again"), "{error}");
     }
 }

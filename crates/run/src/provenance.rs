@@ -56,7 +56,10 @@ impl CheckpointInfo {
         let (then, now) = (shown(&recorded, &key), shown(settings.values(), &key));
         let is_of_another_run = phase == PRETRAIN && !config.pretrain.from.is_empty();
         let key = if key == "seed" { "run.seed" } else { &key };
-        let remedy = if is_of_another_run {
+        let remedy = if is_of_another_run && key.ends_with(".features") {
+            "both must be vectors of the same encoder, which was not checked, because a file does not name its encoder"
+                .to_owned()
+        } else if is_of_another_run {
             "the setting has no effect on weights of another run".to_owned()
         } else {
             format!("`mp4sr train {phase}` trains with this setting")
@@ -140,6 +143,28 @@ impl CheckpointInfo {
         for key in keys.iter().filter(|key| reads(PRETRAIN, key) && !reads(FINETUNE, key)) {
             copy(then, now, key);
         }
+    }
+
+    /// Refuses pre-trained weights of the same dataset that were trained on other features of a modality than those of `config`, unless both
+    /// name the same encoder. In another dataset, such features may have another name.
+    pub fn expect_features(&self, config: &Config, inputs: &Inputs, path: &Path) -> Result<()> {
+        let recorded = self.config["model"]["modalities"].as_array();
+        let then = |name: &str| recorded.into_iter().flatten().find(|modality| modality["name"] == name);
+        for modality in &config.model.modalities {
+            let Some(then) = then(&modality.name).and_then(|then| then["features"].as_str()) else { continue };
+            let names_encoder =
+                self.encoders.contains_key(&modality.name) && inputs.encoders.contains_key(&modality.name);
+            if then != modality.features && !names_encoder {
+                let (name, now) = (&modality.name, &modality.features);
+                let reason = format!(
+                    "its weights were trained on the features {then:?} of `{name}`, but the pipeline sets {now:?} \
+                     (`model.modalities.features`)"
+                );
+                let remedy = format!("run `mp4sr train {PRETRAIN}` with these features, or restore the earlier value");
+                return Err(Error::unusable(path, reason, remedy));
+            }
+        }
+        Ok(())
     }
 
     /// Refuses weights that were trained on features of other encoders than those of `inputs`: their vectors are not comparable.

@@ -162,10 +162,19 @@ fn a_wrong_type_or_range_names_key_value_and_what_is_allowed() {
             "model.transformer.heads=3",
             "`{}`: `model.transformer.heads` = 3 is not allowed; expected a divisor of model.transformer.width = 64",
         ),
+        (
+            "model.modalities=[{name=\"text\",lost=0.6,swapped=0.5}]",
+            "`{}`: `model.modalities.swapped` = 0.5 is not allowed; expected a share that is at most 1 together with `lost`",
+        ),
     ];
     for (assignment, expected) in cases {
         assert_eq!(message(BASE, &[assignment]), expected.replace("{}", &format!("--set {assignment}")));
     }
+    let reported = message(BASE, &["model.name=masr", "model.transformer.max_sequence_length=1"]);
+    assert!(
+        reported.contains("`model.transformer.max_sequence_length` = 1 is not allowed; expected at least 2"),
+        "{reported}"
+    );
     let reported = message(BASE, &["model.mp4sr.logits=cosin"]);
     assert!(
         reported.contains("`model.mp4sr.logits` = \"cosin\"") && reported.contains("did you mean \"cosine\"?"),

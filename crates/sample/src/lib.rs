@@ -10,7 +10,6 @@
 //! the faults of real ones, in numbers that `truth.json` states.
 
 mod calendar;
-pub mod command;
 mod error;
 mod format;
 mod random;

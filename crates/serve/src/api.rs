@@ -224,4 +224,6 @@ pub struct StatusResponse {
     pub search: Option<String>,
     /// `reachable` or `unreachable`, if added items are kept in PostgreSQL.
     pub store: Option<String>,
+    /// How often a newer state of the run could not be loaded since this one has been in service. The log says why.
+    pub failed_reloads: Option<u32>,
 }

@@ -175,7 +175,7 @@ fn serve(
     ready: &SyncSender<anyhow::Result<Ready>>,
 ) -> anyhow::Result<()> {
     let run = LoadedRun::load(&context.layout, &context.config, new_items)?;
-    run.warnings(&context.layout).iter().for_each(|warning| context.progress.log(format!("serve: warning: {warning}")));
+    run.warnings(&context.layout).iter().for_each(|warning| context.progress.warn("serve", warning));
     let answerer = run.answerer()?;
     let exact = answerer.recommender()?;
     let hnsw = match options.index {
@@ -214,8 +214,10 @@ impl Engine<'_> {
             // A client that has disconnected, or whose request has timed out, needs no answer.
             let now = Instant::now();
             jobs.retain(|job| !job.reply.is_closed() && job.deadline > now);
-            options.metrics.batches.observe(jobs.len() as f64);
-            self.answer(jobs);
+            if !jobs.is_empty() {
+                options.metrics.batches.observe(jobs.len() as f64);
+                self.answer(jobs);
+            }
         }
     }
 

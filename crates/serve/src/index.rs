@@ -96,10 +96,13 @@ impl<'a> HnswSearch<'a> {
         own.measure(run)?;
         context.progress.log(format!("serve: {}", own.described()));
         if own.recall < LOW_RECALL {
-            context.progress.log(format!(
-                "serve: warning: the index finds only {:.1} % of the best items; `--index exact` finds all",
-                100.0 * own.recall
-            ));
+            context.progress.warn(
+                "serve",
+                format!(
+                    "the index finds only {:.1} % of the best items; `--index exact` finds all",
+                    100.0 * own.recall
+                ),
+            );
         }
         Ok(own)
     }
@@ -275,7 +278,7 @@ fn of_rows(context: &Context, values: &[f32], width: usize, distinct: &[u64]) ->
         let error = error_chain(&error);
         context
             .progress
-            .log(format!("serve: warning: the index is kept in memory only, because it could not be saved: {error}"));
+            .warn("serve", format!("the index is kept in memory only, because it could not be saved: {error}"));
     }
     Ok(index)
 }

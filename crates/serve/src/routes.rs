@@ -510,7 +510,15 @@ async fn search(
 #[utoipa::path(get, path = "/healthz", responses((status = 200, body = StatusResponse)))]
 async fn healthz() -> Json<StatusResponse> {
     let status = "ok".to_owned();
-    Json(StatusResponse { status, generation: None, model: None, items: None, search: None, store: None })
+    Json(StatusResponse {
+        status,
+        generation: None,
+        model: None,
+        items: None,
+        search: None,
+        store: None,
+        failed_reloads: None,
+    })
 }
 
 /// Reports whether a run is in service, and which one.
@@ -536,6 +544,7 @@ async fn readyz(State(app): Shared) -> Result<Json<StatusResponse>> {
                 Some(if is_up { "reachable" } else { "unreachable" }.to_owned())
             }
         },
+        failed_reloads: Some(app.failed_reloads()),
     }))
 }
 

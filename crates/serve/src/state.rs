@@ -223,9 +223,14 @@ impl App {
         self.failures().is_some_and(|failures| failures.last.elapsed() >= failures.pause())
     }
 
+    /// How often the run could not be loaded since the one in service was.
+    pub fn failed_reloads(&self) -> u32 {
+        self.failures().map_or(0, |failures| failures.count)
+    }
+
     fn note_failure(&self) {
+        let count = self.failed_reloads() + 1;
         let mut failures = self.failures();
-        let count = failures.map_or(0, |failures| failures.count) + 1;
         *failures = Some(Failures { count, last: Instant::now() });
     }
 

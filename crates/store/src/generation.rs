@@ -134,10 +134,13 @@ impl StoredItem {
 
     /// The item with the bytes of its images, which are named by their content. `image` reads an image file by its name.
     #[must_use]
-    pub fn with_images(mut self, image: impl Fn(&str) -> Option<Vec<u8>>) -> Self {
-        self.images = self.texts.images.iter().map(|name| image(name)).collect();
+    pub fn with_images<E>(
+        mut self,
+        image: impl Fn(&str) -> std::result::Result<Option<Vec<u8>>, E>,
+    ) -> std::result::Result<Self, E> {
+        self.images = self.texts.images.iter().map(|name| image(name)).collect::<std::result::Result<_, E>>()?;
         self.texts.images = self.images.iter().map(|bytes| name_of(bytes.as_deref())).collect();
-        self
+        Ok(self)
     }
 }
 

@@ -63,9 +63,13 @@ impl ItemStore {
         context.config.serve.store.as_written().is_empty()
     }
 
-    /// The added items as a dry run reads them; `None` if there are none, or if they are in PostgreSQL, which would create missing tables.
+    /// The added items as a dry run reads them; `None` if there are none, or if they are in PostgreSQL, to which a dry run does not connect,
+    /// because missing tables would be created.
     pub fn peek(context: &Context) -> anyhow::Result<Option<NewItems>> {
-        if Self::is_folder_of(context) { Self::Folder.read(context) } else { Ok(None) }
+        match store_url::resolved(&context.config.serve.store)? {
+            None => Self::Folder.read(context),
+            Some(_) => Ok(None),
+        }
     }
 
     /// Checks that `serve.store`, the dataset and the run of a context are those for which this store was opened.
@@ -113,9 +117,7 @@ impl ItemStore {
                 let current = CurrentItems::read(layout)?;
                 let Some(own) = current.layout(layout) else { return Ok(Vec::new()) };
                 // Items may be added meanwhile, so the pointer that was read is written, and not the one that there is now.
-                let pointer = to.new_items_pointer();
-                files::write_json(&pointer, &current)?;
-                let mut copies = vec![pointer];
+                let mut copies = Vec::new();
                 let items = Items::read_in(&own.items(), Path::new(&config.dataset.data))?;
                 let folder = std::path::absolute(layout.new_items_images())?;
                 let images = items.images.iter().flatten().filter_map(|name| {
@@ -131,6 +133,9 @@ impl ItemStore {
                     files::copy(&source, &copy)?;
                     copies.push(copy);
                 }
+                let pointer = to.new_items_pointer();
+                files::write_json(&pointer, &current)?;
+                copies.push(pointer);
                 Ok(copies)
             }
             Self::Postgres(store) => {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Context as _;
 use mp4sr_artifact::{EpochLine, Layout, Manifest, Timing, files, log_line, recorded_settings};
 use mp4sr_pipeline::config::{FINETUNE, ModelCatalog, PRETRAIN};
-use mp4sr_pipeline::{Assignments, Config, Progress, StageArgs, StageName, TIED, hide_passwords};
+use mp4sr_pipeline::{Assignments, Config, Progress, StageArgs, StageName, TIED, hide_passwords, is_warning_line};
 use mp4sr_protocol::PRETRAINED_WEIGHTS;
 use serde_json::{Value, json};
 
@@ -301,9 +301,8 @@ impl Runner {
             // Without the weights of another run, this one is trained.
             if let Err(error) = self.adopt(&runs[at]) {
                 let name = &runs[at].spec.name;
-                self.progress.log(format!(
-                    "runs: warning: `{name}` is trained, because earlier weights cannot be copied: {error:#}"
-                ));
+                self.progress
+                    .warn("runs", format!("`{name}` is trained, because earlier weights cannot be copied: {error:#}"));
             }
         }
         let mut sources = groups(runs, |run| self.pretrain_key(run));
@@ -469,7 +468,7 @@ impl Runner {
         let output = run_it()
             .with_context(|| format!("failed to run `mp4sr {}` (`{}`)", words.join(" "), self.program.display()))?;
         let messages = String::from_utf8_lossy(&output.stderr);
-        for warning in messages.lines().filter(|line| line.contains(": warning: ")) {
+        for warning in messages.lines().filter(|line| is_warning_line(line)) {
             self.progress.log(format!("run `{}`: {warning}", run.name));
         }
         if output.status.success() {

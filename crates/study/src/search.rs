@@ -107,13 +107,6 @@ pub fn search(runner: &Runner, name: &str, grids: &[SearchGrid]) -> anyhow::Resu
     let runs = runs_of(runner, name, grids, &all, &base)?;
     let mut failed = runner.run(&runs, Until::Trained);
     runner.expect_executing()?;
-    let is_trained = |at: &usize| failed[*at].is_none();
-    let mut logs = (0..runs.len()).filter(is_trained).map(|at| runs[at].layout.metrics_log()).peekable();
-    anyhow::ensure!(
-        logs.peek().is_none() || logs.any(|log| log.exists()),
-        "the model is not trained in epochs, so a search has no values to compare; evaluate each run with `mp4sr evaluate --run RUN`, and \
-         compare them with `mp4sr compare --validation`"
-    );
     let trained = runs.iter().zip(&failed).filter(|(_, error)| error.is_none()).map(|(run, _)| run);
     let metric = &common_metric(&base.config.train.metric, trained)?.to_string();
     let mut outcomes = Vec::new();
@@ -184,6 +177,16 @@ fn runs_of(
         overrides.extend(dataset_name(&base.config.dataset.name, grids, values));
         runs.push(runner.resolve(&runner.study_run(run_name(name, grids, values), overrides))?);
     }
+    let without_epochs = |run: &&ResolvedRun| {
+        runner.models().model(&run.config.model.name).is_some_and(|model| !model.has_epochs(&run.config))
+    };
+    if let Some(run) = runs.iter().find(without_epochs) {
+        anyhow::bail!(
+            "the model `{}` is not trained in epochs, so a search has no values to compare; evaluate its runs with `mp4sr evaluate --run RUN`, \
+             and compare them with those of the search with `mp4sr compare --validation`",
+            run.config.model.name
+        );
+    }
     let mut folders = HashSet::new();
     for run in &runs {
         anyhow::ensure!(
@@ -246,7 +249,6 @@ fn common_metric<'r>(configured: &str, runs: impl Iterator<Item = &'r ResolvedRu
 /// The best epoch of a run by its own `train.metric`, and its value of `metric`, by which the runs of a search are compared.
 fn best_epoch(at: usize, run: &ResolvedRun, metric: &str) -> anyhow::Result<BestEpoch> {
     let path: PathBuf = run.layout.metrics_log();
-    anyhow::ensure!(path.exists(), "the model is not trained in epochs; compare its ranks with `mp4sr compare`");
     let wrong = |reason: &str| Error::unusable(&path, reason, REMEDY);
     let lines = EpochLine::read(&path, REMEDY)?;
     let phase = || lines.iter().filter(|line| line.phase == "finetune");

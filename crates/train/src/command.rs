@@ -10,7 +10,7 @@ use clap::Subcommand;
 use mp4sr_artifact::{EpochLine, Fingerprint, Layout, Stage, files, log_line};
 use mp4sr_evaluate::RankOptions;
 use mp4sr_models::{FINETUNE, Model, PRETRAIN, Phase, ProcessGroup, Samples, Stop};
-use mp4sr_ops::{ComputeDevice, Precision, check_precision, set_precision};
+use mp4sr_ops::{ComputeDevice, Precision, check_precision, with_precision};
 use mp4sr_pipeline::config::{self, ModelCatalog, PhaseSettings, PretrainItems};
 use mp4sr_pipeline::{AlreadyReported, Context, Progress, StageArgs, report_error, run_stage};
 use mp4sr_protocol::{Metric, PRETRAINED_WEIGHTS};
@@ -181,7 +181,7 @@ fn train_phase(
         return Ok(());
     }
     for warning in other_data_settings(layout, config) {
-        context.progress.log(format!("{phase}: warning: {warning}"));
+        context.progress.warn(phase, warning);
     }
     let folder = layout.run();
     let mut run = mp4sr_artifact::Lock::acquire_to_check(&folder, "train")?;
@@ -222,9 +222,12 @@ fn train_stage(
         && let Err(error) = stage.outputs_are_unchanged().and_then(|kept| if kept { earlier.restore() } else { Ok(()) })
     {
         let run = layout.run_name();
-        context.progress.log(format!(
-            "{phase}: warning: {error}; the configuration and the log of `{run}` are those of the failed training, so train it again"
-        ));
+        context.progress.warn(
+            phase,
+            format!(
+                "{error}; the configuration and the log of `{run}` are those of the failed training, so train it again"
+            ),
+        );
     }
     trained
 }
@@ -297,7 +300,7 @@ impl Ready {
         precision(config)?;
         let inputs = Inputs::load(layout, config)?;
         for warning in inputs.sparse_modalities() {
-            context.progress.log(format!("{phase}: warning: {warning}"));
+            context.progress.warn(phase, warning);
         }
         let model = build_model_in_group(config, &inputs, group)?;
         let own = model.phases().iter().find(|own| own.name == phase).copied();
@@ -330,11 +333,14 @@ impl Ready {
             let before = &checkpoint.info;
             before.expect_model(models, config, PRETRAIN, phase, path)?;
             before.expect_encoders(&inputs, path)?;
+            if config.pretraining_run(layout).dataset() == layout.dataset() {
+                before.expect_features(config, &inputs, path)?;
+            }
             let warnings = [before.other_training(models, config, PRETRAIN)];
             let own_data =
                 config.pretrain.from.is_empty().then(|| checkpoint.trained_on_others(&stage.input_fingerprints()));
             for warning in warnings.into_iter().chain(own_data).flatten() {
-                context.progress.log(format!("{phase}: warning: {warning}"));
+                context.progress.warn(phase, warning);
             }
             before.record_in(&mut resolved, models, config);
             checkpoint.load_into(model.as_ref(), &own, path)?;
@@ -394,10 +400,13 @@ fn metric(context: &Context, items: usize) -> anyhow::Result<Metric> {
     let metric: Metric = context.config.train.metric.parse()?;
     let selecting = metric.selecting(items);
     if selecting != metric {
-        context.progress.log(format!(
-            "train: warning: {metric} is the same for every ranking of {items} items; epochs are selected by {selecting} instead \
+        context.progress.warn(
+            "train",
+            format!(
+                "{metric} is the same for every ranking of {items} items; epochs are selected by {selecting} instead \
              (`train.metric`)"
-        ));
+            ),
+        );
     }
     Ok(selecting)
 }
@@ -413,7 +422,7 @@ fn run_phase(context: &Context, stage: &Stage, start: PhaseStart<'_>) -> anyhow:
         return Ok((0, 0.0));
     }
     let remove_seen = removes_seen(config, model);
-    set_precision(precision(config)?);
+    let precision = precision(config)?;
     let settings = TrainSettings {
         phase: config.phase(phase.name).clone(),
         metric: metric(context, inputs.sequences.item_count)?,
@@ -448,9 +457,8 @@ fn run_phase(context: &Context, stage: &Stage, start: PhaseStart<'_>) -> anyhow:
     }
     let metric = training.settings.metric;
     let bar = context.progress.bar(phase.name, "samples", training.sample_count() as u64);
-    let outcome = training.run(|line| context.progress.log(line), |samples| bar.add(samples));
-    set_precision(Precision::F32);
-    let outcome = outcome.map_err(|error| match error {
+    let train = || training.run(|line| context.progress.log(line), |samples| bar.add(samples));
+    let outcome = with_precision(precision, train).map_err(|error| match error {
         TrainError::Elsewhere => AlreadyReported.into(),
         error => anyhow::Error::from(error),
     })?;
@@ -474,24 +482,39 @@ fn log_outcome(progress: &Progress, phase: Phase, settings: &PhaseSettings, metr
     let PhaseOutcome { best_epoch, epochs, best_value, is_indifferent, popularity, .. } = *outcome;
     let name = phase.name;
     if is_indifferent {
-        progress.log(format!(
-            "{name}: warning: validation {metric} was {best_value:.4} in every epoch and cannot tell them apart; select by another \
+        progress.warn(
+            name,
+            format!(
+                "validation {metric} was {best_value:.4} in every epoch and cannot tell them apart; select by another \
              metric (`train.metric`)"
-        ));
+            ),
+        );
     } else if phase.stop != Stop::Epochs
         && let Some(popularity) = popularity.filter(|&popularity| best_value <= popularity)
     {
-        progress.log(format!(
-            "{name}: warning: no epoch ranks better than popularity does (validation {metric} {best_value:.4} and {popularity:.4}); if the \
+        progress.warn(name, format!(
+            "no epoch ranks better than popularity does (validation {metric} {best_value:.4} and {popularity:.4}); if the \
              loss has hardly fallen, train for longer (`{name}.epochs`, `{name}.patience`) or in smaller batches (`{name}.batch`)"
         ));
     }
     let warm_up = settings.learning_rate_warm_up;
     if epochs < warm_up {
-        progress.log(format!(
-            "{name}: warning: training ended after {epochs} epochs, during the warm-up of {warm_up} epochs, so the learning rate never \
+        progress.warn(name, format!(
+            "training ended after {epochs} epochs, during the warm-up of {warm_up} epochs, so the learning rate never \
              reached `{name}.learning_rate`; set a smaller `{name}.learning_rate_warm_up`"
         ));
+    }
+    if let Stop::Validation { warm_up } = phase.stop
+        && warm_up > 0
+        && epochs <= warm_up
+    {
+        progress.warn(
+            name,
+            format!(
+                "training ended after {epochs} epochs, during the {warm_up} epochs of warm-up of the model, so no epoch was selected and \
+                 the last one is kept; raise `{name}.epochs`, or lower the warm-up in the section of the model"
+            ),
+        );
     }
     progress.log(match phase.stop {
         Stop::Validation { .. } => {

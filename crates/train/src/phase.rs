@@ -8,6 +8,7 @@ use mp4sr_evaluate::{RankError, RankOptions, mean_loss, mean_loss_in_group, rank
 use mp4sr_models::{Batch, Buffers, Model, PRETRAIN, Phase, ProcessGroup, RngKey, Step, Stop, scorer_of};
 use mp4sr_ops::{Adam, Pending, Precision, with_precision};
 use mp4sr_pipeline::config::PhaseSettings;
+use mp4sr_pipeline::warning_line;
 use mp4sr_protocol::{COLD_EVENTS, EvalCase, Metric, MetricMeans, Split, popularity_value, training_events};
 
 use crate::PhaseState;
@@ -84,7 +85,7 @@ pub struct TrainSettings {
 ///     identity: &StageSettings::of(config.resolved()),
 ///     inputs: Default::default(),
 /// };
-/// let outcome = training.run(|message| println!("{message}"), |_steps| ())?;
+/// let outcome = training.run(|message| println!("{message}"), |_samples| ())?;
 /// assert!(outcome.best_epoch >= 1 && outcome.epochs <= 2);
 /// # Ok::<(), anyhow::Error>(())
 /// ```
@@ -216,20 +217,20 @@ struct InFlight {
 
 impl Training<'_> {
     /// Trains until patience or epochs run out, resuming from the state of an unfinished run if there is one. `log` is called with a line
-    /// per epoch, `steps` with the number of samples of every finished step.
-    pub fn run(&self, mut log: impl FnMut(&str), mut steps: impl FnMut(u64)) -> Result<PhaseOutcome, TrainError> {
+    /// per epoch, `on_samples` with the number of samples of every finished step.
+    pub fn run(&self, mut log: impl FnMut(&str), mut on_samples: impl FnMut(u64)) -> Result<PhaseOutcome, TrainError> {
         let samples = self.samples();
         if samples.count() == 0 {
             return Err(TrainError::NoSamples);
         }
-        let Some(group) = self.group() else { return self.train(self.start()?, &samples, &mut log, &mut steps) };
+        let Some(group) = self.group() else { return self.train(self.start()?, &samples, &mut log, &mut on_samples) };
         let started = self.start();
         let failed = group.first_failure(started.is_err())?;
         let state = match failed {
             Some(rank) if rank != group.rank() => return Err(TrainError::Elsewhere),
             _ => started?,
         };
-        self.train(state, &samples, &mut log, &mut steps).map_err(|error| match error {
+        self.train(state, &samples, &mut log, &mut on_samples).map_err(|error| match error {
             // All processes see the same loss, norm and scores, so only the first one reports them.
             TrainError::Diverged { .. } | TrainError::Rank(RankError::Score { .. }) if !group.is_first() => {
                 TrainError::Elsewhere
@@ -244,26 +245,29 @@ impl Training<'_> {
         mut state: TrainingState,
         samples: &SampleList,
         log: &mut impl FnMut(&str),
-        steps: &mut impl FnMut(u64),
+        on_samples: &mut impl FnMut(u64),
     ) -> Result<PhaseOutcome, TrainError> {
         let settings = &self.settings.phase;
         let (epoch, step) = (state.progress.epoch, state.progress.under_way.step);
         if epoch + step > 0 {
             let within = if step > 0 { format!(" and {step} steps") } else { String::new() };
             log(&format!("{}: resuming after epoch {epoch}{within}", self.phase.name));
-            steps((epoch * samples.count()) as u64);
+            on_samples((epoch * samples.count()) as u64);
             // The run may have been interrupted after writing the state and before writing the log.
             self.write_log(&state.progress.lines)?;
         }
+        let described = samples.described(settings.batch, self.model.training_sequence_length());
+        log(&format!("{}: {described}", self.phase.name));
         while state.progress.epoch < settings.epochs && !self.patience_is_exhausted(&state.progress) {
-            let line = self.epoch(&mut state, samples, steps)?;
+            let line = self.epoch(&mut state, samples, on_samples)?;
             log(&self.report(&line));
             if line.gradient_norm == 0.0 {
                 let (phase, epoch) = (self.phase.name, line.epoch);
-                log(&format!(
-                    "{phase}: warning: the gradient was 0 in every step of epoch {epoch}, so no weight was changed by the loss; check that \
-                     the loss of the model depends on parameters that the phase trains"
-                ));
+                let warning = format!(
+                    "the gradient was 0 in every step of epoch {epoch}, so no weight was changed by the loss; check that the loss of the \
+                     model depends on parameters that the phase trains"
+                );
+                log(&warning_line(phase, warning));
             }
             let progress = &mut state.progress;
             progress.epoch += 1;
@@ -439,10 +443,10 @@ impl Training<'_> {
         &self,
         state: &mut TrainingState,
         samples: &SampleList,
-        steps: &mut impl FnMut(u64),
+        on_samples: &mut impl FnMut(u64),
     ) -> Result<EpochLine, TrainError> {
         let epoch = state.progress.epoch + 1;
-        let step_count = self.remaining_steps(state, samples, steps)?;
+        let step_count = self.remaining_steps(state, samples, on_samples)?;
         let started = Instant::now();
         let (validation, test_loss) = match self.phase.stop {
             // Epochs are selected by the ranks that `evaluate` computes, in f32.
@@ -473,7 +477,7 @@ impl Training<'_> {
         &self,
         state: &mut TrainingState,
         samples: &SampleList,
-        steps: &mut impl FnMut(u64),
+        on_samples: &mut impl FnMut(u64),
     ) -> Result<usize, TrainError> {
         let settings = &self.settings.phase;
         let epoch = state.progress.epoch + 1;
@@ -482,7 +486,7 @@ impl Training<'_> {
         let longest = self.model.training_sequence_length();
         let batches = samples.batches(&order, settings.batch, longest);
         let done = state.progress.under_way.step;
-        steps(batches[..done].iter().map(|batch| batch.len() as u64).sum());
+        on_samples(batches[..done].iter().map(|batch| batch.len() as u64).sum());
         let mut started = Instant::now();
         // On a GPU, the host prepares the next step while this one is computed. A model with buffers does not run ahead, because its
         // buffers change only after a step that is known to be finite.
@@ -504,17 +508,17 @@ impl Training<'_> {
             let ahead = if pending.is_known() { 0 } else { ahead };
             flight.push_back(InFlight { pending, batch, step });
             while flight.len() > ahead {
-                self.settle(state, &mut flight, &mut started, steps)?;
+                self.settle(state, &mut flight, &mut started, on_samples)?;
             }
             if self.is_due(state)? {
                 while !flight.is_empty() {
-                    self.settle(state, &mut flight, &mut started, steps)?;
+                    self.settle(state, &mut flight, &mut started, on_samples)?;
                 }
                 self.save(state)?;
             }
         }
         while !flight.is_empty() {
-            self.settle(state, &mut flight, &mut started, steps)?;
+            self.settle(state, &mut flight, &mut started, on_samples)?;
         }
         Ok(batches.len())
     }
@@ -539,7 +543,7 @@ impl Training<'_> {
         state: &mut TrainingState,
         flight: &mut VecDeque<InFlight>,
         started: &mut Instant,
-        steps: &mut impl FnMut(u64),
+        on_samples: &mut impl FnMut(u64),
     ) -> Result<(), TrainError> {
         let Some(InFlight { pending, batch, step }) = flight.pop_front() else { return Ok(()) };
         let outcome = state.adam.finish(&pending)?;
@@ -558,7 +562,7 @@ impl Training<'_> {
         under_way.norm_sum += outcome.norm;
         under_way.seconds += started.elapsed().as_secs_f64();
         *started = Instant::now();
-        steps(batch.count() as u64);
+        on_samples(batch.count() as u64);
         Ok(())
     }
 
@@ -582,7 +586,7 @@ impl Training<'_> {
             Some(group) => mean_loss_in_group(group, scorer, users, case(Split::Test), options.batch),
             None => mean_loss(scorer, users, case(Split::Test), options.batch),
         };
-        let test_loss = self.settings.log_test_loss.then(test_loss).transpose()?;
+        let test_loss = self.settings.log_test_loss.then(test_loss).transpose()?.flatten();
         let means = MetricMeans::of(&ranks, &metrics).values;
         Ok((means.into_iter().map(|(metric, value)| (metric.to_string(), value)).collect(), test_loss))
     }

@@ -41,6 +41,20 @@ impl SampleList {
         Self { kind, items, entries }
     }
 
+    /// The number of samples and of the steps that they make in an epoch, in words.
+    pub fn described(&self, batch: usize, max_sequence_length: usize) -> String {
+        let in_order: Vec<u32> = (0..self.count() as u32).collect();
+        let steps = self.batches(&in_order, batch, max_sequence_length).len();
+        let (samples, unit) = match self.kind {
+            Samples::None | Samples::Prefixes => ("samples", "samples"),
+            Samples::Events => ("events", "events"),
+            Samples::Sequences { batch: BatchUnit::Sequences, .. } => ("sequences", "sequences"),
+            Samples::Sequences { batch: BatchUnit::Pairs, .. } => ("sequences", "pairs of neighbouring events"),
+        };
+        let plural = if steps == 1 { "" } else { "s" };
+        format!("{} {samples}, {steps} step{plural} per epoch in batches of {batch} {unit}", self.count())
+    }
+
     /// The number of samples.
     pub fn count(&self) -> usize {
         self.entries.len()
@@ -143,11 +157,16 @@ mod tests {
     fn batches_count_samples_or_pairs() {
         let prefixes = SampleList::new(Samples::Prefixes, &sequences(), |_| true);
         assert_eq!(prefixes.batches(&[4, 0, 2, 1, 3], 2, 50), [0..2, 2..4, 4..5]);
+        assert_eq!(prefixes.described(2, 50), "5 samples, 3 steps per epoch in batches of 2 samples");
         let pairs = Samples::Sequences { at_least: 1, batch: BatchUnit::Pairs };
         let pairs = SampleList::new(pairs, &sequences(), |_| true);
         // The sequences have two pairs, none, and three.
         assert_eq!(pairs.batches(&[1, 0, 2], 2, 50), [0..2, 2..3]);
         assert_eq!(pairs.batches(&[0, 1, 2], 3, 50), [0..3; 1]);
         assert_eq!(pairs.batches(&[2, 0, 1], 2, 2), [0..2, 2..3], "a cut sequence has fewer");
+        assert_eq!(
+            pairs.described(9, 50),
+            "3 sequences, 1 step per epoch in batches of 9 pairs of neighbouring events"
+        );
     }
 }

@@ -161,7 +161,7 @@ impl PhaseState {
             version: VERSION,
             stage: "train".to_owned(),
             items: items.clone(),
-            settings: serde_json::to_value(&self.progress).unwrap_or_default(),
+            settings: Header::settings_of(path, &self.progress)?,
             inputs: BTreeMap::new(),
         };
         let (mut tensors, mut parameters) = (Vec::new(), Vec::new());

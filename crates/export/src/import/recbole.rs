@@ -166,7 +166,7 @@ fn read_interactions(
     interactions: &mut Interactions,
     notes: &mut Vec<String>,
 ) -> anyhow::Result<()> {
-    let (mut missing, mut joined) = (0_u64, None::<Joined>);
+    let (mut missing, mut joined, mut any_time) = (0_u64, None::<Joined>, false);
     for (at, (path, set)) in inters.iter().enumerate() {
         let table = TabTable::read(path, true)?;
         let (user, item) = (table.expect(&USER)?, table.expect(&[ITEM])?);
@@ -180,6 +180,7 @@ fn read_interactions(
             );
         }
         let (time, list) = (table.find(TIME), table.find(LIST));
+        any_time |= time.is_some();
         interactions.is_timed &= time.is_some() && list.is_none();
         let used = [Some(user), Some(item), time, list];
         let further: Vec<usize> = (0..table.columns.len()).filter(|&column| !used.contains(&Some(column))).collect();
@@ -227,6 +228,9 @@ fn read_interactions(
     if let Some(joined) = joined {
         let is_divided = interactions.is_divided;
         interactions.columns.clear();
+        if any_time {
+            notes.push(format!("`{TIME}` is not read, because the items before an event (`{LIST}`) have no times"));
+        }
         interactions.events = joined.finish(is_divided)?;
         notes.push(
             "lines contain the items before an event (`item_id_list`): they are joined into one sequence per user"

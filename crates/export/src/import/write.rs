@@ -275,7 +275,7 @@ fn described(division: &Division, clock: ImportClock) -> String {
     };
     match clock {
         ImportClock::Order if *division != Division::Positions => {
-            format!("{divided}; the data has no timestamps; events keep their order")
+            format!("{divided}; the events have no timestamps, so they keep their order")
         }
         _ => divided,
     }

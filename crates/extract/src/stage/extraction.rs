@@ -59,11 +59,7 @@ impl Extraction<'_> {
     /// Opens the cached vectors of an encoder and logs which shards could not be used.
     pub(super) fn open_cache(&self, encoder: &CachedEncoder<'_>) -> Result<EncoderCache> {
         let cache = cache::open(&self.context.layout.vectors(), encoder)?;
-        cache
-            .vectors
-            .damaged()
-            .iter()
-            .for_each(|damage| self.context.progress.log(format!("extract: warning: {damage}")));
+        cache.vectors.damaged().iter().for_each(|damage| self.context.progress.warn("extract", damage));
         Ok(cache)
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use mp4sr_artifact::{Fingerprint, Manifest, Stage, StageSettings, Status, files};
+use mp4sr_artifact::{Fingerprint, Manifest, Stage, StageSettings, Status};
 use mp4sr_pipeline::Context;
 use mp4sr_pipeline::config::{Extract, Extracted, ImageFeatures};
 use serde_json::{Value, json};
@@ -99,8 +99,7 @@ pub(super) fn earlier_stage(
     if plan.extracted == Extracted::ALL || plan.extracted.audio {
         return Ok(None);
     }
-    let record = Manifest::path(&context.layout.features(), NAME);
-    let earlier: Option<Manifest> = files::read(&record).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let earlier = Manifest::read(&context.layout.features(), NAME)?;
     // The settings are compared first, so that encoders are not opened for settings that have never run.
     let settings = StageSettings::new(json!(context.config.extract), json!(Extract::default()));
     let is_of_these = |manifest: &Manifest| {

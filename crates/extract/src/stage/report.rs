@@ -1,8 +1,8 @@
 //! The log of what a run of the stage computed and could not use.
 
 use mp4sr_artifact::{EncoderWork, ExtractReport, UnusableImage, UnusableSound};
-use mp4sr_pipeline::Progress;
 use mp4sr_pipeline::config::Extracted;
+use mp4sr_pipeline::{Progress, warning_line};
 
 /// The number of unusable files of each kind that the log names.
 const EXAMPLES: usize = 3;
@@ -48,7 +48,7 @@ fn log_unusable<'r>(
     log: &impl Fn(String),
 ) {
     if files.len() > 0 {
-        log(format!("extract: warning: {what} that cannot be used: {}", files.len()));
+        log(warning_line("extract", format_args!("{what} that cannot be used: {}", files.len())));
     }
     let further = files.len().saturating_sub(EXAMPLES);
     for (item_id, file, reason) in files.take(EXAMPLES) {

@@ -25,32 +25,43 @@ use serde::{Deserialize, Serialize};
 
 use crate::interface::FINETUNE;
 use crate::maps::{Linear, Norm};
-use crate::recipe::{DECAY_GRID, Reads, Recipe, Section, Supports};
+use crate::recipe::{DECAY_GRID, ModelSettings, Reads, Recipe, Section, Supports};
 use crate::transformer::{LayerStack, Pass};
 use crate::{
-    Batch, BatchUnit, Buffers, Data, Initial, Model, Parameters, Phase, Query, Samples, Scorer, Step, Stop,
-    TransformerConfig, trace,
+    Batch, BatchUnit, Buffers, Data, Error, Initial, Model, Parameters, Phase, Query, Refused, Samples, Scorer, Step,
+    Stop, TransformerConfig, trace,
 };
 
 /// How MASR is named, configured and built.
 pub static RECIPE: Recipe = Recipe {
     name: "masr",
     title: "MASR",
-    summary: "A masked-item transformer that copies states of items from memory banks.",
+    summary: "A masked-item transformer that copies from memory banks, which hold states of popular (head) and other (tail) items.",
     paper: "Hu et al., Memory Bank Augmented Long-tail Sequential Recommendation, 2022",
     reads: Reads { features: false, transformer: true, categories: &[] },
     supports: Supports::NOTHING,
     section: Section::of::<Config>(),
     phase_reads: |_, _, _| true,
-    defaults: "model.transformer.dropout = 0.1",
+    defaults: "model.transformer.dropout = 0.1\nfinetune.batch = 128",
     presets: &[],
     grid: DECAY_GRID,
     renamed: &[],
     item_tables: |_| None,
-    check: |_| Ok(()),
+    check,
     phases: |settings| Ok(phases(&settings.own()?)),
     build: |settings, data, key| Ok(Box::new(Masr::new(settings.own()?, settings.transformer()?, &data, key)?)),
 };
+
+/// The mask token at the end of a history takes one of the positions, so another one must be left for an item.
+fn check(settings: &ModelSettings<'_>) -> std::result::Result<(), Refused> {
+    let key = "model.transformer.max_sequence_length";
+    let read = |error: Error| Refused::new(key, &"...", error.to_string());
+    let TransformerConfig { max_sequence_length, .. } = settings.transformer().map_err(read)?;
+    if max_sequence_length > 1 {
+        return Ok(());
+    }
+    Err(Refused::new(key, &max_sequence_length, "at least 2 for `masr`".to_owned()))
+}
 
 /// Where the transformer applies LayerNorm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -205,6 +205,10 @@ impl Config {
                     return fail(&format!("model.modalities.{key}"), share.to_string(), "a share from 0 to 1");
                 }
             }
+            if modality.lost + modality.swapped > 1.0 + 1e-9 {
+                let allowed = "a share that is at most 1 together with `lost`";
+                return fail("model.modalities.swapped", modality.swapped.to_string(), allowed);
+            }
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use crate::dataset::rows;
 use crate::filters::{self, ITEM, TIME, USER};
 use crate::partitions::Partitions;
 use crate::spill::{MemoryLimit, Spill};
-use crate::stage::{FilterSettings, Filtered};
+use crate::stage::{Filter, FilterSettings, Filtered};
 use crate::window::Window;
 
 type Event = (u32, u32, i64);
@@ -69,7 +69,8 @@ fn by_expressions(
     let folder = tempfile::tempdir().unwrap();
     let mut filtered = Filtered::new(partitioned(frame, partitions, folder.path()), users, 0);
     let window = settings.window;
-    filtered.run("window", "outside", |events| filters::within(events, window.since, window.until)).unwrap();
+    let named = |name| Filter { name, remedy: "" };
+    filtered.run(named("window"), "outside", |events| filters::within(events, window.since, window.until)).unwrap();
     filtered.order(settings.repeated, cuts).unwrap();
     if settings.recent > 0 {
         filtered.recent(settings.recent, cuts).unwrap();
@@ -78,7 +79,7 @@ fn by_expressions(
         filtered.of_items("without text or image", complete).unwrap();
     }
     let dropped = core(&mut filtered.events, settings.bounds).unwrap();
-    filtered.step("core", dropped).unwrap();
+    filtered.step(named("core"), dropped).unwrap();
     let mut left = Vec::new();
     for part in filtered.events.iter() {
         left.extend(rows(&part.query(|events| events).unwrap()).unwrap());

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use mp4sr_pipeline::config::{Format, Source};
+use mp4sr_pipeline::config::{Columns, Format, Source};
 
 use super::clock::{GOODREADS, Notation, TimeSetting};
 use crate::read::{Dialect, FileFormat, Shape};
@@ -138,6 +138,13 @@ impl SourceFormat {
         let (time, clock) = match (columns.time.as_str(), columns.position.as_str()) {
             _ if line_order => ("", TimeSetting::Known(Notation::LineOrder)),
             (_, position) if !position.is_empty() => {
+                if !columns.time.is_empty() && columns.time != Columns::default().time {
+                    return Err(Error::Setting(format!(
+                        "`source.columns.time` = {:?} and `source.columns.position` = {position:?} contradict each other: only one of them \
+                         orders a user's events; set the other one to \"\"",
+                        columns.time
+                    )));
+                }
                 if known.is_some() {
                     return Err(Error::Setting(format!(
                         "`source.time` = {:?} and `source.columns.position` = {position:?} contradict each other: a position has \

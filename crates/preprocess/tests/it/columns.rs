@@ -133,6 +133,11 @@ fn errors_in_a_condition_are_reported_with_their_position() {
         ("1 = 1", "names no column"),
         ("rating IN (SELECT 1)", "has a subquery"),
         ("user >= 4", "has `user`, which is a word of SQL; put a column of this name into double quotes"),
+        (
+            "ROUND(rating) > 3",
+            "has `ROUND(rating)`, which is not supported; halves would be rounded to the even number",
+        ),
+        ("verified AND LOG(rating, 2) > 1", "has `LOG(rating, 2)`, which is not supported; dialects differ"),
         ("verified IS NOT TRUE", "has `verified IS NOT TRUE`, which is not supported; use `COALESCE`"),
         ("verified AND frobnicate(rating)", "cannot be evaluated at character 14: unsupported function 'frobnicate'"),
         ("verified AND rating LIKE '4%'", "compares `rating`, which is a number, with a pattern at character 14"),

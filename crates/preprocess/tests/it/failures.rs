@@ -37,6 +37,38 @@ fn a_truncated_gzip_is_reported_with_the_lines_it_gave_and_leaves_the_dataset_al
 }
 
 #[test]
+fn embedded_images_stay_until_another_dataset_replaces_theirs() {
+    let world = shop_of(
+        "[source]\nformat = \"tabular\"\ninteractions = [\"e.csv\"]\nitems = [\"i.jsonl\"]\n[source.columns]\nimages = \"image\"\n",
+    );
+    let events: String = (0..500).map(|n| format!("u{},i{},{n}\n", n % 7, n % 11)).collect();
+    let events = format!("user_id,item_id,timestamp\n{events}");
+    // The first bytes of a PNG file, and further bytes that differ.
+    let item = |number: u8| {
+        let image = base64::Engine::encode(
+            &base64::engine::general_purpose::STANDARD,
+            [b"\x89PNG\r\n\x1a\n".as_slice(), &[number]].concat(),
+        );
+        format!("{{\"item_id\": \"i{number}\", \"title\": \"T\", \"image\": \"data:image/png;base64,{image}\"}}\n")
+    };
+    let items = |last: u8| (0..last).map(item).collect::<String>();
+    let images = || mp4sr_artifact::files::list(&world.path("shop/dataset/embedded")).unwrap();
+    world.write_raw("e.csv", &events).write_raw("i.jsonl", items(3));
+    world.run_stderr("preprocess", &[]);
+    let before = images();
+    assert_eq!(before.len(), 3);
+    world.write_raw("e.csv", format!("{events}u1\n"));
+    world.run_failing("preprocess", &["--set", "preprocess.max_bad_lines=0"]);
+    assert_eq!(images(), before, "the dataset is still up to date");
+    mp4sr_artifact::files::write_bytes(&before[0], b"damaged").unwrap();
+    world.write_raw("e.csv", &events).write_raw("i.jsonl", items(2));
+    world.run_stderr("preprocess", &[]);
+    let names: Vec<String> = dataset_of(&world).items.images.into_iter().flatten().collect();
+    assert_eq!((images().len(), names.len()), (2, 2), "images that no item names are removed");
+    assert!(names.iter().all(|name| std::fs::read(name).unwrap().starts_with(b"\x89PNG")), "{names:?}");
+}
+
+#[test]
 fn a_filter_that_leaves_nothing_is_named() {
     let world = shop_of(SOURCE);
     world

@@ -91,6 +91,11 @@ fn times_keep_their_fractions_until_events_are_ordered() {
     let (made, _) = made(&[("e.csv", positions)], &tabular("e.csv"), "[source.columns]\nposition = \"n\"");
     histories_are(&made, &[("u", &["a", "c", "b", "d"])]);
     assert_eq!(made.sequences.times, [1, 1, 1, 12]);
+    let error = refused(&[("e.csv", positions)], &tabular("e.csv"), "[source.columns]\ntime = \"t\"\nposition = \"n\"");
+    assert!(
+        error.contains("`source.columns.time` = \"t\" and `source.columns.position` = \"n\" contradict"),
+        "{error}"
+    );
 }
 
 #[test]

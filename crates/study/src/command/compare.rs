@@ -78,7 +78,7 @@ pub fn run(args: Args, catalog: &Arc<ModelCatalog>) -> anyhow::Result<()> {
         .then(|| format!("{} users that only some of the runs rank are left out", ranked - comparison.users));
     if csv {
         for note in comparison.candidates_note().into_iter().chain(others) {
-            context.progress.log(format!("compare: warning: {note}"));
+            context.progress.warn("compare", note);
         }
         return print(&details(&comparison).csv()?);
     }
@@ -113,7 +113,7 @@ fn compare_lists(
     let compared = ListComparison::all(&models, &config.evaluate.k, &facts);
     anyhow::ensure!(!compared.is_empty(), NO_K);
     for note in left_out(&compared, &config.evaluate.k).into_iter().chain(lists_note(&models)) {
-        context.progress.log(format!("compare: warning: {note}"));
+        context.progress.warn("compare", note);
     }
     print(&if csv { list_details(&compared).csv()? } else { lists_markdown(&compared, "run") })
 }

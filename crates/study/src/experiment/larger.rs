@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use mp4sr_artifact::Sequences;
+use mp4sr_pipeline::Assignments;
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_protocol::{Comparison, Reference};
 
@@ -140,7 +141,7 @@ impl Study<'_> {
     /// The runs of the union, which are pre-trained first if necessary, with the study's own pipeline, whichever dataset is fine-tuned on.
     fn pretrained_on(&self, union: &str) -> anyhow::Result<Vec<ResolvedRun>> {
         let mut overrides = self.common.clone();
-        overrides.retain(|assignment| !assignment.starts_with("dataset.name"));
+        overrides.retain(|assignment| Assignments::key_of(assignment) != "dataset.name");
         overrides.push(format!("dataset.name=\"{union}\""));
         let own = &self.runner.args().pipeline;
         let runs = (0..self.options.seeds).map(|seed| self.study_run(own, &overrides, &full(), seed));

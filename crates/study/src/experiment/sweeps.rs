@@ -58,11 +58,11 @@ impl Study<'_> {
             .collect();
         let [least, most] = ["mixup_min", "mixup_max"].map(|key| own_key(&self.config, key));
         let drawn = format!("U({}, {})", number(least), number(most));
-        rows.push(row(&format!("p from {drawn}"), "mp4sr", &[]));
+        let default = format!("p from {drawn}");
+        rows.push(row(&default, "mp4sr", &[]));
         let made = self.make(&rows, Until::Evaluated)?;
         let comparison = Comparison::new(&groups(&made, &self.sequences()?, None)?, &self.metrics(), Reference::Best);
-        let (references, fixed): (Vec<_>, Vec<_>) =
-            comparison.rows.iter().partition(|(name, _)| name.starts_with("p from"));
+        let (references, fixed): (Vec<_>, Vec<_>) = comparison.rows.iter().partition(|(name, _)| *name == default);
         let categories: Vec<String> =
             fixed.iter().map(|(name, _)| name.trim_start_matches("p = ").to_owned()).collect();
         let mut lines = vec![curve("fixed", fixed.iter().copied().enumerate())];

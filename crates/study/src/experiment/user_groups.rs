@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use mp4sr_artifact::Sequences;
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_protocol::{
-    COLD_EVENTS, Comparison, Reference, SeedRuns, Split, StoredRanks, UserFacts, UserGroup, breakdowns, has_clock,
+    COLD_EVENTS, Comparison, Reference, SeedRuns, Split, StoredRanks, UserFacts, by_sequence_length, has_clock,
     training_events,
 };
 
@@ -44,8 +44,7 @@ impl Study<'_> {
         let made = self.make(&self.all_models(), Until::Evaluated)?;
         let sequences = self.sequences()?;
         let groups = groups(&made, &sequences, None)?;
-        let all = breakdowns(&UserFacts::of(&sequences, Split::Test));
-        let user_groups: &[UserGroup] = all.iter().find(|s| s.name == "sequence length").map_or(&[], |s| &s.groups);
+        let user_groups = by_sequence_length(&UserFacts::of(&sequences, Split::Test));
         let mut text = self.head(title, user_groups.iter().map(|s| s.users.len()).sum());
         let mut details = TextTable::default();
         let mut lines: Vec<StudyCurve> =

@@ -1,8 +1,9 @@
-//! The command line of `mp4sr sample`.
+//! `mp4sr sample`: writes the sample world.
 
 use std::path::PathBuf;
 
-use crate::{SEED, SampleFormat, SampleOutcome, ensure};
+use mp4sr_pipeline::{Progress, switch};
+use mp4sr_sample::{SEED, SampleFormat, SampleOutcome, ensure};
 
 /// Writes the sample world: a small generated shop.
 #[derive(Debug, clap::Args)]
@@ -17,12 +18,11 @@ pub struct Args {
     #[arg(long, alias = "form", env = "MP4SR_SAMPLE_FORMAT", value_enum, value_name = "FORMAT", default_value_t)]
     pub format: SampleFormat,
     /// Prints only errors.
-    #[arg(long, short, env = "MP4SR_QUIET", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, short, env = "MP4SR_QUIET", value_parser = switch)]
     pub quiet: bool,
 }
 
 /// Runs `mp4sr sample`.
-#[expect(clippy::print_stderr, reason = "a program's messages")]
 pub fn run(args: &Args) -> anyhow::Result<()> {
     anyhow::ensure!(
         std::env::var_os("MP4SR_SAMPLE_FORM").is_none(),
@@ -30,14 +30,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     );
     let started = std::time::Instant::now();
     let outcome = ensure(&args.out, args.seed, args.format)?;
-    if !args.quiet {
-        let (out, seed) = (args.out.display(), args.seed);
-        match outcome {
-            SampleOutcome::UpToDate => eprintln!("sample: up to date (`{out}`, seed {seed})"),
-            SampleOutcome::Written => {
-                eprintln!("sample: wrote `{out}` (seed {seed}) in {:.1} s", started.elapsed().as_secs_f32());
-            }
+    let (out, seed) = (args.out.display(), args.seed);
+    Progress::new(args.quiet).log(match outcome {
+        SampleOutcome::UpToDate => format!("sample: up to date (`{out}`, seed {seed})"),
+        SampleOutcome::Written => {
+            format!("sample: wrote `{out}` (seed {seed}) in {:.1} s", started.elapsed().as_secs_f32())
         }
-    }
+    });
     Ok(())
 }
