@@ -117,7 +117,8 @@ fn pretrained_weights_of_another_encoder_or_reading_are_refused() {
     let (count, width) = (items.len() as u32, 96);
     let values: Vec<f32> = (0..count * width).map(|at| (at % 7) as f32).collect();
     let own =
-        Features::from_f32((0..=count).collect(), &values, width as usize, FeatureType::F32, items.hash()).unwrap();
+        Features::from_f32((0..=i64::from(count)).collect(), &values, width as usize, FeatureType::F32, items.hash())
+            .unwrap();
     own.write(&world.path("a/features/text.own.safetensors"), "test", serde_json::Value::Null).unwrap();
     let own = ["--set", "model.modalities=[{name=\"text\",features=\"own\"},{name=\"image\"}]"];
     let refused = world.run_failing("finetune", &[&from[..], &own].concat());
