@@ -218,6 +218,21 @@ fn lists_of_runs_are_compared_and_computed_by_a_study() {
     assert!(refused.contains("sequences.safetensors` has changed since the lists were computed"), "{refused}");
     world.run("preprocess", &[]);
 
+    // So are lists of other features of the same items.
+    let features = files::list(&world.path("a/features")).unwrap().into_iter();
+    let text = features.clone().find(|path| path.to_string_lossy().contains("/text.")).unwrap();
+    let sound = files::read(&text).unwrap();
+    let items = Items::read(&world.path("a/dataset/items.parquet")).unwrap();
+    let own = Features::read(&text, &items.hash(), items.len()).unwrap();
+    let zeros = vec![0.0; own.to_f32().len()];
+    Features::from_f32(own.offsets.clone(), &zeros, own.width(), FeatureType::F32, items.hash())
+        .unwrap()
+        .write(&text, "test", serde_json::Value::Null)
+        .unwrap();
+    let refused = world.run_failing("compare", &["only-text.s2020", "--lists"]);
+    assert!(refused.contains("the features of text have changed since the lists were computed"), "{refused}");
+    files::write_bytes(&text, &sound).unwrap();
+
     // If the features belong to other items, the report of a model that reads no features lacks the diversity, and a comparison of lists
     // fails.
     let popularity = ["--run", "popularity", "--set", "model.name=\"popularity\""];

@@ -1,3 +1,5 @@
+//! The files of a dataset: sequences, items and users.
+
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -327,8 +329,8 @@ impl Items {
             names.for_each(|name| *name = data_files::within(data, name));
         }
         for name in items.images.iter_mut().flatten() {
-            if let Some(moved) = Layout::moved_image(path, name) {
-                *name = moved.to_string_lossy().into_owned();
+            if let Some(stored) = Layout::stored_image(path, name) {
+                *name = stored.to_string_lossy().into_owned();
             }
         }
         Ok(items)

@@ -1,3 +1,5 @@
+//! Where downloaded images are stored, and the names under which they are shown.
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};

@@ -1,3 +1,5 @@
+//! The errors of reading and writing artifacts.
+
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -60,7 +62,13 @@ impl Error {
 
     /// Whether a file or folder does not exist.
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// Whether a file or folder may only be read.
+    pub fn is_read_only(&self) -> bool {
+        let kinds = [io::ErrorKind::PermissionDenied, io::ErrorKind::ReadOnlyFilesystem];
+        matches!(self, Self::Io { source, .. } if kinds.contains(&source.kind()))
     }
 
     /// Creates an error about a file whose part `what` is not the expected JSON.

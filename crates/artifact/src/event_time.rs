@@ -1,3 +1,5 @@
+//! Times of events with all their decimal places.
+
 use std::cmp::Ordering;
 
 /// The time of an event as a number of any unit, with the digits that a 64-bit float would lose: only the order of times matters.

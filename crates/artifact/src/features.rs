@@ -1,3 +1,5 @@
+//! Files of features: rows of vectors for each item.
+
 use std::io;
 use std::marker::PhantomData;
 use std::ops::Range;

@@ -1,3 +1,5 @@
+//! Hashes of contents, by which a changed file is recognised.
+
 use std::fmt;
 use std::path::Path;
 

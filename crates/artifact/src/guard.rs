@@ -1,3 +1,5 @@
+//! Calls libraries that may panic on damaged files, and returns their panics as errors.
+
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

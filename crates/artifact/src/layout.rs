@@ -1,5 +1,9 @@
+//! The paths of all artifacts of a dataset and of a run.
+
 use std::path::{Path, PathBuf};
 
+/// The folder of the dataset with the images that files of items themselves contain.
+const EMBEDDED: &str = "embedded";
 /// The folder of added items in that of a run, and the folder of their images in it.
 const NEW_ITEMS: &str = "new-items";
 const IMAGES: &str = "images";
@@ -60,14 +64,25 @@ impl Layout {
         self.new_items().join(IMAGES)
     }
 
-    /// The absolute path of an image that a table of added items names, within the folder of added items that the table is in now: a run
-    /// may have been moved or copied since the table was written. `None` if the table or the image is elsewhere.
-    pub(crate) fn moved_image(table: &Path, name: &str) -> Option<PathBuf> {
-        let folder = table.ancestors().find(|folder| folder.file_name().is_some_and(|name| name == NEW_ITEMS))?;
+    /// The folder of the images that files of items themselves contain. Their names are hashes of their content.
+    pub fn embedded_images(&self) -> PathBuf {
+        self.dataset().join(EMBEDDED)
+    }
+
+    /// The absolute path of an image that a table of items names and that preprocessing or a service stored with the artifacts. These may
+    /// have been moved or copied since the table was written, and its names may be relative to another folder than the data. `None` if the
+    /// image is elsewhere.
+    pub(crate) fn stored_image(table: &Path, name: &str) -> Option<PathBuf> {
         let (images, file) = (Path::new(name).parent()?, Path::new(name).file_name()?);
-        let path = folder.join(IMAGES).join(file);
-        let is_own = images.ends_with(Path::new(NEW_ITEMS).join(IMAGES)) && path.is_file();
-        std::path::absolute(path).ok().filter(|_| is_own)
+        let path = if images.ends_with(Path::new(NEW_ITEMS).join(IMAGES)) {
+            let folder = table.ancestors().find(|folder| folder.file_name().is_some_and(|name| name == NEW_ITEMS))?;
+            folder.join(IMAGES).join(file)
+        } else if images.ends_with(EMBEDDED) {
+            table.parent()?.join(EMBEDDED).join(file)
+        } else {
+            return None;
+        };
+        std::path::absolute(path).ok().filter(|path| path.is_file())
     }
 
     /// The file that names the generation of new items in use. Generations never change: a new one replaces the previous one.
@@ -175,5 +190,25 @@ impl Layout {
     /// The page, tables and plots of the run.
     pub fn report(&self) -> PathBuf {
         self.run().join("report")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_images_are_found_beside_the_table_that_names_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path(), "shop", "run");
+        let image = layout.embedded_images().join("a.png");
+        crate::files::write_bytes(&image, b"image").unwrap();
+        // The table was written in a working directory that contained the artifacts, or before they were moved.
+        for name in ["artifacts/shop/dataset/embedded/a.png", "/before/shop/dataset/embedded/a.png"] {
+            assert_eq!(Layout::stored_image(&layout.items(), name), Some(image.clone()), "{name}");
+        }
+        for name in ["/before/shop/dataset/embedded/b.png", "images/a.png", "a.png"] {
+            assert_eq!(Layout::stored_image(&layout.items(), name), None, "{name}");
+        }
     }
 }

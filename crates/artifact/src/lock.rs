@@ -1,3 +1,5 @@
+//! Locks of folders, so that two processes do not write the same files.
+
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};

@@ -1,3 +1,5 @@
+//! Logs with one JSON object per line.
+
 use std::path::Path;
 
 use serde::Serialize;

@@ -1,3 +1,5 @@
+//! Reads Parquet files of any origin without panics.
+
 use std::fmt::Display;
 use std::fs::File;
 

@@ -1,3 +1,5 @@
+//! The records of stages, which show whether a stage has anything to do.
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -76,7 +78,7 @@ impl Manifest {
         }
     }
 
-    /// The manifest of a stage, if it can be read.
+    /// The manifest of a stage, if it can be read; for uses in which a missing one only costs work or a message.
     pub fn find(folder: &Path, stage: &str) -> Option<Self> {
         Self::read(folder, stage).ok().flatten()
     }

@@ -1,3 +1,5 @@
+//! Parquet files with columns of texts, lists and numbers.
+
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;

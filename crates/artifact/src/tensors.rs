@@ -1,3 +1,5 @@
+//! Safetensors files with a header that names their writer, inputs and items.
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -42,7 +44,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// What `path` records in its header, as JSON.
+    /// Converts `record` to the JSON that the header of `path` holds.
     pub fn settings_of(path: &Path, record: &impl Serialize) -> Result<serde_json::Value> {
         serde_json::to_value(record).map_err(|error| {
             Error::unusable(path, format!("its header cannot be written as JSON: {error}"), "report this as a bug")

@@ -1,3 +1,5 @@
+//! The errors of downloading.
+
 /// The errors that stop downloading. Every message is one sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

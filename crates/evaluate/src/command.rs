@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use mp4sr_artifact::{Sequences, Stage, files};
-use mp4sr_models::Scorer;
+use mp4sr_models::{FINETUNE, Scorer};
 use mp4sr_pipeline::config::{Evaluate, ModelCatalog};
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_pipeline::{Config, Context, Shard, StageArgs, print, run_stage_in_shards};
@@ -72,7 +72,7 @@ fn rank(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Resul
     let trained = TrainedModel::load(layout, config)?;
     stage.expect_unchanged_inputs()?;
     let sequences = &trained.inputs.sequences;
-    if let Some(warning) = trained.checkpoint.trained_on_others(&stage.input_fingerprints()) {
+    if let Some(warning) = trained.checkpoint.trained_on_others(&stage.input_fingerprints(), FINETUNE) {
         context.progress.warn("evaluate", warning);
     }
     let scorer = trained.scorer()?;

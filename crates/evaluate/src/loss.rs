@@ -1,3 +1,5 @@
+//! The cross-entropy of the held-out targets.
+
 use candle_core::{D, Tensor};
 use mp4sr_models::{Error, ProcessGroup, Query, Result, Scorer};
 use mp4sr_ops::{Mask, cross_entropy, gather, merge_logsumexp, plain, row_logsumexp};

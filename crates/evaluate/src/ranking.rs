@@ -1,3 +1,5 @@
+//! The rank of each user's target among all candidates.
+
 use std::borrow::Cow;
 use std::ops::Range;
 

@@ -37,6 +37,7 @@ pub(crate) fn open(root: &Path, encoder: &CachedEncoder<'_>) -> Result<EncoderCa
     let folder = root.join(&fingerprint.as_str()[..32]);
     let cache = VectorCache::open(&folder, &fingerprint, encoder.width)?;
     let earlier = read_about(&folder);
+    let is_new = earlier.is_none();
     let about = EncoderAbout {
         model: encoder.folder.name().to_owned(),
         content: encoder.content.to_owned(),
@@ -44,8 +45,11 @@ pub(crate) fn open(root: &Path, encoder: &CachedEncoder<'_>) -> Result<EncoderCa
         computed: earlier.as_ref().map_or(0, |about| about.computed),
         seconds: earlier.map_or(0.0, |about| about.seconds),
     };
-    // Its modification time is the time of the last use.
-    files::write_json(&folder.join(EncoderAbout::FILE), &about)?;
+    // Its modification time is the time of the last use, which a service on artifacts that are read-only cannot record.
+    match files::write_json(&folder.join(EncoderAbout::FILE), &about) {
+        Err(error) if !is_new && error.is_read_only() => {}
+        recorded => recorded?,
+    }
     Ok(EncoderCache { vectors: cache, fingerprint, folder, about })
 }
 

@@ -1,3 +1,5 @@
+//! The errors of extraction.
+
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 

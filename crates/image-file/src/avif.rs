@@ -1,3 +1,5 @@
+//! Decodes AVIF, which the image crate reads only with a C library.
+
 use image::{DynamicImage, RgbImage, RgbaImage};
 use mp4_atom::{Any, Buf, Colr, DecodeMaybe, Idat, Iinf, Iloc, Iprp, Iref, Ispe, Meta, Pitm};
 use re_rav1d::dav1d::pixel::{MatrixCoefficients, YUVRange};

@@ -1,3 +1,5 @@
+//! Decodes images of all supported formats.
+
 use std::io::Cursor;
 use std::sync::{Mutex, PoisonError};
 

@@ -1,3 +1,5 @@
+//! The errors of reading and decoding images.
+
 use std::io;
 
 use image::ImageFormat;

@@ -1,3 +1,5 @@
+//! Reads image files of limited size.
+
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;

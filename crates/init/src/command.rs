@@ -601,12 +601,12 @@ fn inspected_rows(survey: &Survey) -> String {
 }
 
 /// The values of a column.
-fn seen(survey: &Survey, name: &str, are_ids: bool) -> String {
+fn described_values(survey: &Survey, name: &str, are_ids: bool) -> String {
     survey.column(name).map_or(String::new(), |column| found::values(column, survey.rows, are_ids))
 }
 
 /// A line about a column.
-fn line(name: &str, text: impl std::fmt::Display) -> String {
+fn summary_line(name: &str, text: impl std::fmt::Display) -> String {
     format!("  {name:<12} {text}\n")
 }
 
@@ -615,34 +615,37 @@ fn summary_of_events(inspected: &Inspected) -> String {
     let mut text = format!("interactions  {}\n", inspected_rows(survey));
     let events = match &inspected.columns {
         ColumnRoles::Published(format) => {
-            return text + &line("format", format_args!("{format:?}, whose fields have known names"));
+            return text + &summary_line("format", format_args!("{format:?}, whose fields have known names"));
         }
         ColumnRoles::Guessed { events, .. } => events,
     };
-    text += &line("user", format_args!("`{}`: {}", events.user, seen(survey, &events.user, true)));
-    text += &line("item", format_args!("`{}`: {}", events.item, seen(survey, &events.item, true)));
+    text += &summary_line("user", format_args!("`{}`: {}", events.user, described_values(survey, &events.user, true)));
+    text += &summary_line("item", format_args!("`{}`: {}", events.item, described_values(survey, &events.item, true)));
     text += &match &events.clock {
-        EventOrder::Time { column, notation } => {
-            line("time", format_args!("`{column}`: {}; {}", notation.described, seen(survey, column, false)))
+        EventOrder::Time { column, notation } => summary_line(
+            "time",
+            format_args!("`{column}`: {}; {}", notation.described, described_values(survey, column, false)),
+        ),
+        EventOrder::Position(column) => {
+            summary_line("time", format_args!("none; the position of an event is `{column}`"))
         }
-        EventOrder::Position(column) => line("time", format_args!("none; the position of an event is `{column}`")),
-        EventOrder::LineOrder => line("time", "none; events are in the order of their lines"),
+        EventOrder::LineOrder => summary_line("time", "none; events are in the order of their lines"),
     };
     if let Some(kind) = &events.kind {
-        let of = seen(survey, kind, false);
-        text += &line(
+        let of = described_values(survey, kind, false);
+        text += &summary_line(
             "kinds",
             format_args!("`{kind}`: not read, so every event counts; `preprocess.where` can keep one kind; {of}"),
         );
     }
     if let Some(rating) = &events.rating {
-        text += &line(
+        text += &summary_line(
             "rating",
             format_args!("`{rating}`: not read, so every event counts; `preprocess.where` can keep the good ones"),
         );
     }
     if !events.unused.is_empty() {
-        text += &line("not read", found::unused(survey, &events.unused));
+        text += &summary_line("not read", found::unused(survey, &events.unused));
     }
     text
 }
@@ -654,23 +657,26 @@ fn summary_of_items(inspected: &Inspected, draft: &Draft<'_>) -> String {
     };
     let mut text = format!("items         {}\n", inspected_rows(survey));
     let ColumnRoles::Guessed { items: Some(items), .. } = &inspected.columns else { return text };
-    text += &line("id", format_args!("`{}`: {}", items.id, seen(survey, &items.id, true)));
+    text += &summary_line("id", format_args!("`{}`: {}", items.id, described_values(survey, &items.id, true)));
     text += &if items.title.is_empty() {
-        line("title", "none")
+        summary_line("title", "none")
     } else {
-        line("title", format_args!("`{}`: {}", items.title, seen(survey, &items.title, false)))
+        summary_line("title", format_args!("`{}`: {}", items.title, described_values(survey, &items.title, false)))
     };
     for name in &items.texts {
-        text += &line("text", format_args!("`{name}`: {}", seen(survey, name, false)));
+        text += &summary_line("text", format_args!("`{name}`: {}", described_values(survey, name, false)));
     }
     if !items.categories.is_empty() {
-        text += &line("categories", format_args!("`{}`", items.categories.join("`, `")));
+        text += &summary_line("categories", format_args!("`{}`", items.categories.join("`, `")));
     }
     if let Some(images) = &items.images {
-        text += &line("images", format_args!("`{}`: {}", images.name, seen(survey, &images.name, false)));
+        text += &summary_line(
+            "images",
+            format_args!("`{}`: {}", images.name, described_values(survey, &images.name, false)),
+        );
     }
     if !items.unused.is_empty() {
-        text += &line("not read", found::unused(survey, &items.unused));
+        text += &summary_line("not read", found::unused(survey, &items.unused));
     }
     text
 }

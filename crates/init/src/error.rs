@@ -1,3 +1,5 @@
+//! The errors of `mp4sr init`.
+
 use std::path::PathBuf;
 
 /// The reasons why a pipeline cannot be written. Every message says what to do.

@@ -76,6 +76,7 @@ impl Args {
 
 /// Checks what the command reads without changing anything, and returns the number of items to encode and sentences on what would be done.
 pub fn check(args: &Args, context: &Context) -> anyhow::Result<(usize, Vec<String>)> {
+    ItemStore::expect_settings(context)?;
     match &args.command {
         Command::Add { items, .. } => check_files(context, items),
         Command::Remove { item, .. } => Ok((0, vec![check_removal(context, item)?])),

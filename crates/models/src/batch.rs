@@ -1,3 +1,5 @@
+//! Samples and queries as a model reads them, with their histories packed.
+
 use std::ops::Range;
 
 use mp4sr_ops::{PackedOffsets, Result};

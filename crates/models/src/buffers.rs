@@ -1,3 +1,5 @@
+//! State of a model that is not trained by gradients and belongs to its weights.
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 

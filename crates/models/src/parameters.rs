@@ -1,3 +1,5 @@
+//! The trained parameters of a model, and how they are drawn, stored and divided among processes.
+
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 use std::ops::Range;

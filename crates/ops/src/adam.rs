@@ -1,3 +1,5 @@
+//! Adam over all parameters of a phase, with clipping of the gradient norm.
+
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::backprop::GradStore;

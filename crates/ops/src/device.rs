@@ -1,3 +1,5 @@
+//! The devices that compute, and the precision of matrix products.
+
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use candle_core::{Device, Result, bail};

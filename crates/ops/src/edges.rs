@@ -1,3 +1,5 @@
+//! The edges of a bipartite graph, grouped by the nodes at either end.
+
 use std::sync::Arc;
 
 use candle_core::{Result, bail};

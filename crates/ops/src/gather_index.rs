@@ -1,3 +1,5 @@
+//! Which item each row of a batch belongs to, for gathering rows and adding their gradients.
+
 use std::sync::{Arc, OnceLock};
 
 /// Maps each occurrence of an item to the item, and each item to its occurrences.

@@ -1,3 +1,5 @@
+//! The columns that a log-sum-exp leaves out for each row.
+
 use std::sync::Arc;
 
 use schemars::JsonSchema;

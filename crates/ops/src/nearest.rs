@@ -1,3 +1,5 @@
+//! The rows of a table with the largest inner products with each query.
+
 use candle_core::{Result, bail};
 use rayon::prelude::*;
 

@@ -1,3 +1,5 @@
+//! Offsets of sequences that are packed one after the other, without padding.
+
 use std::sync::Arc;
 
 use candle_core::{Result, bail};

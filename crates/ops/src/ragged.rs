@@ -1,3 +1,5 @@
+//! Rows of features, of which every item has any number.
+
 use std::sync::Arc;
 
 use candle_core::{Result, bail};

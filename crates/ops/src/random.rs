@@ -1,3 +1,5 @@
+//! Random numbers that a key and a counter determine, so that they do not depend on the order in which they are drawn.
+
 /// A key from which random numbers are derived: it depends on a seed, a name, an epoch, a step and so on, and each of its numbers has an
 /// index. Keys have no state that advances, so any part of a run can be recomputed independently.
 ///

@@ -1,3 +1,5 @@
+//! The sizes and the options of attention whose scores are fused from several sources.
+
 use candle_core::{Result, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -1,3 +1,5 @@
+//! Sparse matrices in compressed rows.
+
 use std::sync::Arc;
 
 use candle_core::{Result, bail};

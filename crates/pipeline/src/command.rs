@@ -1,3 +1,5 @@
+//! The flags that all commands share, the context of a run, and how a stage is brought up to date.
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -236,6 +238,7 @@ impl StageArgs {
         // The stages of one process read the same pipeline file: each warning is printed once.
         let mut printed = PRINTED.lock().unwrap_or_else(PoisonError::into_inner);
         for warning in warnings.into_iter().filter(|warning| printed.insert(warning.clone())) {
+            // Without the name of a stage, a study does not repeat it for each of its runs.
             progress.log(format!("warning: {warning}"));
         }
         let data = Flag { name: "--data", value: self.data.as_deref(), is_inherited: self.data_is_inherited };
@@ -399,7 +402,7 @@ pub fn run_stage_in_shards(
     if let Some(shard) = shard {
         let shard_name = shard.stage_name(name);
         // Without a manifest, the inputs need not be hashed to see that the whole is not up to date.
-        if Manifest::find(folder, name).is_some() && make_stage(name)?.status()? == Status::UpToDate {
+        if Manifest::read(folder, name)?.is_some() && make_stage(name)?.status()? == Status::UpToDate {
             context
                 .progress
                 .log(format!("{shard_name}: up to date, as part of all of `{name}` ({})", folder.display()));

@@ -1,3 +1,5 @@
+//! Messages, warnings and progress bars.
+
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! Shards: the parts into which the work of a stage is divided for several machines.
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;

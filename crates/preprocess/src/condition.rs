@@ -328,7 +328,8 @@ const ORDERED: [&str; 8] = ["FIRST_VALUE", "LAG", "LAST_VALUE", "LEAD", "MAX", "
 
 /// Why polars would not compute what SQL defines for a function, and what to write instead.
 fn unlike_sql(function: &ast::Function) -> Option<String> {
-    let name = function.name.to_string().to_uppercase();
+    // The name may be in quotes.
+    let name = function.name.to_string().replace(['"', '`'], "").to_uppercase();
     if ["LEFT", "RIGHT"].contains(&name.as_str()) && arguments(function).any(|argument| argument.to_string() == "0") {
         return Some("no character is left; compare the text with ''".to_owned());
     }

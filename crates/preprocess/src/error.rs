@@ -1,3 +1,5 @@
+//! The errors of preprocessing.
+
 use std::path::{Path, PathBuf};
 
 /// The reasons why a dataset cannot be built. The message of every variant is one sentence that says what to do.

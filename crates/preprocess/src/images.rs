@@ -341,13 +341,23 @@ fn stays_in(folder: &Path, path: &Path) -> std::result::Result<(), Fault> {
     Ok(())
 }
 
+/// What becomes of images that files of items themselves contain.
+#[derive(Clone, Copy, Debug)]
+pub enum EmbeddedImages<'a> {
+    /// They are written to this folder.
+    Stored(&'a Path),
+    /// They are counted, and nothing is written.
+    Counted,
+    /// They are rejected.
+    Refused,
+}
+
 /// Resolves the names of files in one file of items.
 #[derive(Debug)]
-pub struct Resolver {
+pub struct Resolver<'a> {
     /// The folders that a name may be relative to, as written and with links resolved.
     folders: Vec<(PathBuf, PathBuf)>,
-    /// The folder for images that the file of items itself contains.
-    store: Option<PathBuf>,
+    embedded: EmbeddedImages<'a>,
 }
 
 /// The prefix of an image that a file of items contains, as in a data URL.
@@ -358,22 +368,25 @@ pub fn data_url(image: &[u8]) -> String {
     format!("{DATA};base64,{}", STANDARD.encode(image))
 }
 
-impl Resolver {
+impl<'a> Resolver<'a> {
     /// Names are relative to the folder of the items' file, to the data folder, or to that of the images.
-    pub fn new(items: &Path, data: &Path, images: &ImageFolder, store: Option<&Path>) -> Self {
+    pub fn new(items: &Path, data: &Path, images: &ImageFolder, embedded: EmbeddedImages<'a>) -> Self {
         let mut folders: Vec<PathBuf> = items.parent().map(Path::to_owned).into_iter().collect();
         folders.push(data.to_owned());
         folders.extend(images.root.clone());
         folders.dedup();
         let real = |folder: PathBuf| folder.canonicalize().map(|real| (folder, real)).ok();
-        Self { folders: folders.into_iter().filter_map(real).collect(), store: store.map(Path::to_owned) }
+        Self { folders: folders.into_iter().filter_map(real).collect(), embedded }
     }
 
     /// The URL, or the path of the file as seen from the working directory. An image within the name is written to a file, which may fail.
     pub fn resolve(&self, name: &str) -> Result<std::result::Result<String, Fault>> {
         let name = name.trim();
-        match (name.strip_prefix(DATA), &self.store) {
-            (Some(data), Some(store)) => stored(data, store),
+        match (name.strip_prefix(DATA), self.embedded) {
+            (Some(data), EmbeddedImages::Stored(store)) => stored(data, store),
+            (Some(data), EmbeddedImages::Counted) => {
+                Ok(decoded(data).map(|_| DATA.to_owned()).map_err(|why| not_an_image(why, data)))
+            }
             _ => Ok(self.resolve_name(name)),
         }
     }
@@ -384,7 +397,7 @@ impl Resolver {
         let is_known = |path: &str| known.iter().any(|own| real(own) == real(path));
         let is_other = |path: String| is_image_name(Path::new(&path)) && !is_known(&path);
         names.iter().map(|name| name.trim()).any(|name| match (name.strip_prefix(DATA), scheme(name)) {
-            (Some(data), _) => self.store.is_some() && decoded(data).is_ok(),
+            (Some(data), _) => !matches!(self.embedded, EmbeddedImages::Refused) && decoded(data).is_ok(),
             (None, Some(_)) => false,
             (None, None) => self.file(name, "image").is_ok_and(is_other),
         })
@@ -456,18 +469,22 @@ impl Resolver {
 fn stored(data: &str, store: &Path) -> Result<std::result::Result<String, Fault>> {
     let (image, extension) = match decoded(data) {
         Ok(image) => image,
-        Err(why) => return Ok(Err(Fault::new(format!("image data {why}"), data))),
+        Err(why) => return Ok(Err(not_an_image(why, data))),
     };
     let hash = Fingerprint::of_bytes(&image);
     let name: String = hash.as_str().chars().filter(char::is_ascii_alphanumeric).collect();
     let path = store.join(format!("{name}.{extension}"));
     // An image of an earlier run may have been damaged since.
-    if !path.is_file() || files::read(&path)? != image {
+    if !path.is_file() || files::read(&path).ok().as_ref() != Some(&image) {
         files::create_dir_all(store)?;
         files::write_bytes(&path, &image)?;
     }
     let path = path.to_str().map(str::to_owned);
     Ok(path.ok_or_else(|| Fault::new("image data would have a path that is not UTF-8", data)))
+}
+
+fn not_an_image(why: &str, data: &str) -> Fault {
+    Fault::new(format!("image data {why}"), data)
 }
 
 /// The image in a data URL and the extension of its file name, or why it is none.
@@ -648,8 +665,12 @@ mod tests {
     fn images_that_a_table_holds_become_files() {
         let folder = tempfile::tempdir().unwrap();
         let store = folder.path().join("embedded");
-        let resolver =
-            Resolver::new(&folder.path().join("items.parquet"), folder.path(), &ImageFolder::default(), Some(&store));
+        let resolver = Resolver::new(
+            &folder.path().join("items.parquet"),
+            folder.path(),
+            &ImageFolder::default(),
+            EmbeddedImages::Stored(&store),
+        );
         let png = b"\x89PNG\r\n\x1a\nrest";
         let resolve = |name: &str| resolver.resolve(name).unwrap();
         let path = resolve(&data_url(png)).unwrap();
@@ -673,7 +694,7 @@ mod tests {
         let store = folder.path().join("embedded");
         fs::write(&store, "a file in place of the folder").unwrap();
         let items = folder.path().join("items.parquet");
-        let resolver = Resolver::new(&items, folder.path(), &ImageFolder::default(), Some(&store));
+        let resolver = Resolver::new(&items, folder.path(), &ImageFolder::default(), EmbeddedImages::Stored(&store));
         let error = resolver.resolve(&data_url(b"\x89PNG\r\n\x1a\nrest")).unwrap_err();
         assert!(error.to_string().contains("embedded"), "{error}");
     }
@@ -693,7 +714,7 @@ mod tests {
         fs::write(folder.path().join("3.jpg"), "x").unwrap();
         std::os::unix::fs::symlink(outside.path().join("secret.jpg"), folder.path().join("4.jpg")).unwrap();
         let images = ImageFolder::read(folder.path(), &NumberedIds::default()).unwrap();
-        let resolver = Resolver::new(&shop.join("items.jsonl"), data.path(), &images, None);
+        let resolver = Resolver::new(&shop.join("items.jsonl"), data.path(), &images, EmbeddedImages::Refused);
         for good in ["images/1.jpg", "./images/1.jpg", "2.jpg", "shop/images/1.jpg", "inside.jpg", "3.jpg"] {
             assert!(Path::new(&resolver.resolve(good).unwrap().unwrap()).is_file(), "{good}");
         }

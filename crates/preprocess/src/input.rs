@@ -65,10 +65,15 @@ impl PreprocessInputs {
     }
 
     /// The first file that the last run has missed and that exists now, if any.
-    pub fn found_since(config: &Config, layout: &Layout) -> Option<PathBuf> {
-        let missing: Vec<PathBuf> = serde_json::from_slice(&files::read(&layout.missing_files()).ok()?).ok()?;
+    pub fn found_since(config: &Config, layout: &Layout) -> Result<Option<PathBuf>> {
+        let record = match files::read(&layout.missing_files()) {
+            Err(error) if error.is_not_found() => return Ok(None),
+            record => record?,
+        };
+        // A damaged record is an output that has changed, so the stage runs again anyway.
+        let missing: Vec<PathBuf> = serde_json::from_slice(&record).unwrap_or_default();
         let data = Path::new(&config.dataset.data);
-        missing.into_iter().map(|path| data.join(path)).find(|path| path.is_file())
+        Ok(missing.into_iter().map(|path| data.join(path)).find(|path| path.is_file()))
     }
 
     /// The fingerprint of the names of the image and sound files that the dataset may refer to, so that new files make the stage run again.

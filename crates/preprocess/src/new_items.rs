@@ -6,7 +6,7 @@ use mp4sr_artifact::{Items, ItemsRead};
 use mp4sr_pipeline::{Config, Progress};
 
 use crate::Result;
-use crate::images::{ImageFolder, ImagePattern};
+use crate::images::{EmbeddedImages, ImageFolder, ImagePattern};
 use crate::junk::Junk;
 use crate::source::{Budget, ItemCatalogue, NumberedIds, Reading, SourceFormat};
 
@@ -24,7 +24,7 @@ pub fn read_items(config: &Config, paths: &[PathBuf], progress: &Progress) -> Re
         needed: &[],
         folder: &ImageFolder::default(),
         junk: &junk,
-        store: None,
+        embedded: EmbeddedImages::Refused,
         max_sentences: preprocess.max_sentences,
         max_images: preprocess.max_images,
         keep_others: true,

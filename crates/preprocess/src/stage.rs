@@ -15,7 +15,7 @@ use crate::condition::Condition;
 use crate::core::{Bounds, core};
 use crate::dataset::{Dataset, ItemNumbering};
 use crate::filters::ITEM;
-use crate::images::{ImageFolder, ImagePattern};
+use crate::images::{EmbeddedImages, ImageFolder, ImagePattern};
 use crate::input::PreprocessInputs;
 use crate::join::JoinedFiles;
 use crate::junk::Junk;
@@ -30,7 +30,6 @@ use crate::{Error, Result, filters, join, report, source, table1};
 /// The version of the output. It is raised with every change after which the same raw files give other bytes.
 const VERSION: u32 = 4;
 /// The folder for images that files of items themselves contain, beside the dataset.
-const EMBEDDED: &str = "embedded";
 /// The folder for events that do not fit into memory, beside the dataset. A killed run leaves it behind; the next one replaces it.
 const SPILL: &str = "spill";
 
@@ -81,7 +80,7 @@ pub fn stage(context: &Context) -> anyhow::Result<Stage> {
     }
     let settings = StageSettings::new(settings, defaults);
     let stage = Stage::new("preprocess", VERSION, &context.layout.dataset(), settings, &inputs.by_role())?;
-    let found = PreprocessInputs::found_since(config, &context.layout);
+    let found = PreprocessInputs::found_since(config, &context.layout)?;
     Ok(stage.outdated_because(found.map(|path| format!("`{}` was missing before", path.display()))))
 }
 
@@ -105,7 +104,7 @@ pub fn inputs(config: &Config) -> Result<Vec<(String, PathBuf)>> {
 /// Reads and filters everything that a pipeline names and accounts for it, without writing anything. This is for the fuzz targets.
 #[doc(hidden)]
 pub fn account(config: &Config) -> Result<PreprocessReport> {
-    Ok(read(config, None, None, RowLimits::default(), &Progress::new(true))?.0)
+    Ok(read(config, None, EmbeddedImages::Counted, RowLimits::default(), &Progress::new(true))?.0)
 }
 
 /// The number of rows of each file that are read; `None` means all.
@@ -135,7 +134,7 @@ pub struct RowLimits {
 /// # Ok::<(), anyhow::Error>(())
 /// ```
 pub fn trial(config: &Config, limits: RowLimits) -> Result<PreprocessReport> {
-    Ok(read(config, None, None, limits, &Progress::new(true))?.0)
+    Ok(read(config, None, EmbeddedImages::Counted, limits, &Progress::new(true))?.0)
 }
 
 /// Counts the lines of a file of interactions, and those that are events. This is for the fuzz targets.
@@ -162,10 +161,10 @@ fn make(
     if let Some(warning) = memory.as_ref().and_then(MemoryLimit::warning) {
         progress.warn("preprocess", warning);
     }
-    let store = layout.dataset().join(EMBEDDED);
+    let store = layout.embedded_images();
     // A run that was killed leaves it behind.
     files::remove_dir_if_present(&spill)?;
-    let read = read(config, memory.as_ref(), Some(&store), RowLimits::default(), progress);
+    let read = read(config, memory.as_ref(), EmbeddedImages::Stored(&store), RowLimits::default(), progress);
     let removed = files::remove_dir_if_present(&spill);
     let (report, dataset, missing) = read?;
     removed?;
@@ -173,7 +172,6 @@ fn make(
     settings["preprocess"] = report::recorded(&config.preprocess);
     settings["source"] = report::recorded_source(&config.source);
     let mut outputs = dataset.write(layout, Path::new(&config.dataset.data), &settings)?;
-    remove_other_images(&store, &dataset)?;
     files::write_json(&layout.statistics(), &report)?;
     outputs.push(layout.statistics());
     if missing.is_empty() {
@@ -184,6 +182,7 @@ fn make(
         files::write_json(&layout.missing_files(), &relative)?;
         outputs.push(layout.missing_files());
     }
+    remove_other_images(&store, &dataset)?;
     Ok((report, outputs))
 }
 
@@ -195,22 +194,24 @@ fn remove_other_images(store: &Path, dataset: &Dataset) -> Result<()> {
     }
     let named: HashSet<&Path> = dataset.items.images.iter().flatten().map(Path::new).collect();
     let others = files::list(store)?.into_iter().filter(|path| !named.contains(path.as_path()));
-    others.into_iter().try_for_each(|path| files::remove_if_present(&path))?;
+    for path in others {
+        if path.is_dir() { files::remove_dir_if_present(&path)? } else { files::remove_if_present(&path)? }
+    }
     Ok(())
 }
 
-/// Reads and filters the dataset, and lists the files that were looked for and not found. `store` is the folder for images that files of
-/// items themselves contain.
+/// Reads and filters the dataset, and lists the files that were looked for and not found. `embedded` says
+/// what becomes of images that files of items themselves contain.
 fn read(
     config: &Config,
     memory: Option<&MemoryLimit>,
-    store: Option<&Path>,
+    embedded: EmbeddedImages<'_>,
     limits: RowLimits,
     progress: &Progress,
 ) -> Result<(PreprocessReport, Dataset, BTreeSet<PathBuf>)> {
     let table1 = table1::row(&config.dataset.table1)?;
     let (inputs, format) = (PreprocessInputs::resolve(config)?, SourceFormat::new(&config.source)?);
-    let raw = RawDataset { config, inputs, format, memory, store, limits, progress };
+    let raw = RawDataset { config, inputs, format, memory, embedded, limits, progress };
     let mut budget = Budget::new(config.preprocess.max_bad_lines, config.preprocess.max_bad_share);
     let mut warnings = Vec::new();
 
@@ -264,7 +265,7 @@ struct RawDataset<'r> {
     inputs: PreprocessInputs,
     format: SourceFormat,
     memory: Option<&'r MemoryLimit>,
-    store: Option<&'r Path>,
+    embedded: EmbeddedImages<'r>,
     limits: RowLimits,
     progress: &'r Progress,
 }
@@ -338,7 +339,7 @@ impl RawDataset<'_> {
         budget: &mut Budget,
         warnings: &mut Vec<String>,
     ) -> Result<JoinedItems> {
-        let &Self { config, ref inputs, ref format, store, limits, progress, .. } = self;
+        let &Self { config, ref inputs, ref format, embedded, limits, progress, .. } = self;
         let needed = in_core.item_marks(item_ids.len())?;
         let folder = image_folder(config, inputs, item_ids, warnings)?;
         if let Some(notice) = folder.notice() {
@@ -352,7 +353,7 @@ impl RawDataset<'_> {
             needed: &needed,
             folder: &folder,
             junk: &junk,
-            store,
+            embedded,
             max_sentences: config.preprocess.max_sentences,
             max_images: config.preprocess.max_images,
             keep_others: self.keeps_others(),
@@ -511,7 +512,8 @@ impl Filtered {
     pub fn order(&mut self, repeated: Repeated, cuts: &[i64]) -> Result<()> {
         let (first, last) = self.events.times()?;
         let (users, span) = (self.users, first.abs_diff(last).saturating_add(1));
-        let filter = Filter { name: "repeated events", remedy: "set `preprocess.repeated = \"keep\"`" };
+        // An event of each user and item is left, as with the filter below, so neither remedy is ever needed.
+        let filter = Filter { name: "repeated events", remedy: "set `preprocess.repeated = \"all\"`" };
         self.run(filter, "repeated event", |events| {
             filters::without_repeats(filters::ordered(events, users, first, span), repeated, cuts)
         })

@@ -1,3 +1,5 @@
+//! The metrics of a rank: Recall@K, N@K, MRR and others.
+
 use std::fmt;
 use std::str::FromStr;
 

@@ -1,3 +1,5 @@
+//! The stored ranks of a run, and whether they belong to its data and weights.
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -96,7 +98,7 @@ impl StoredRanks {
                 return Err(Error::unusable(&path, reason, remedy));
             }
         }
-        if let Some(features) = changed_features(layout, "evaluate")? {
+        if let Some(features) = changed_features(layout)? {
             let reason = format!("the {features} have changed since the ranks were computed");
             let remedy = format!("run `mp4sr evaluate --run {}` with the run's own settings", layout.run_name());
             return Err(Error::unusable(&path, reason, remedy));
@@ -116,10 +118,13 @@ impl StoredRanks {
     }
 }
 
-/// The role of features that have changed since `stage` computed ranks or lists of the run, as far as its record names their files.
-pub(crate) fn changed_features(layout: &Layout, stage: &str) -> Result<Option<String>> {
-    let Some(record) = Manifest::find(&layout.run(), stage) else { return Ok(None) };
-    for (role, then) in record.inputs.iter().filter(|(role, _)| role.starts_with("features of ")) {
+/// The start of the role of a modality's features among the inputs of a stage.
+pub(crate) const FEATURES: &str = "features of ";
+
+/// The role of features that have changed since the run's ranks were computed, as far as the stage's record names their files.
+fn changed_features(layout: &Layout) -> Result<Option<String>> {
+    let Some(record) = Manifest::read(&layout.run(), "evaluate")? else { return Ok(None) };
+    for (role, then) in record.inputs.iter().filter(|(role, _)| role.starts_with(FEATURES)) {
         let Some(name) = then.path.file_name() else { continue };
         let now = layout.features().join(name);
         if now.exists() && !then.is_of(&now)? {

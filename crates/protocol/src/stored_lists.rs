@@ -1,32 +1,52 @@
 //! Reads the lists of a run.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use mp4sr_artifact::{Error, Fingerprint, Items, Layout, Result, Table};
+use mp4sr_artifact::{Error, Fingerprint, Items, Layout, Result, Table, files};
 use serde_json::Value;
 
 use crate::WEIGHTS;
-use crate::store::changed_features;
+use crate::store::FEATURES;
 
 const REMEDY: &str = "run `mp4sr recommend` again";
 
-/// Rejects lists that were computed with sequences, weights or features other than those that the run has now, as far as the lists and the
-/// stage's record name these. `source` holds the inputs and settings of the lists.
+/// Rejects lists that were computed with sequences, weights or features other than those that the run has now, as far as the lists
+/// name these. `source` holds the inputs and settings of the lists; lists of other programs have none.
 pub fn expect_inputs_of_lists(source: Option<&Value>, layout: &Layout, path: &Path) -> Result<()> {
-    let changed = |what: &str| Error::unusable(path, format!("{what} changed since the lists were computed"), REMEDY);
+    let Some(source) = source else { return Ok(()) };
     for (role, input) in [("sequences", layout.sequences()), (WEIGHTS, layout.checkpoint("finetune"))] {
-        let then = source.and_then(|source| source["inputs"][role].as_str()).filter(|_| input.exists());
+        let then = source["inputs"][role].as_str().filter(|_| input.exists());
         if let Some(then) = then
             && Fingerprint::of_file(&input)?.as_str() != then
         {
-            return Err(changed(&format!("`{}` has", input.display())));
+            let reason = format!("`{}` has changed since the lists were computed", input.display());
+            return Err(Error::unusable(path, reason, REMEDY));
         }
     }
-    match changed_features(layout, "recommend")? {
-        Some(features) => Err(changed(&format!("the {features} have"))),
-        None => Ok(()),
+    for (role, then) in source["inputs"].as_object().into_iter().flatten() {
+        let Some(modality) = role.strip_prefix(FEATURES) else { continue };
+        let now = features_of(layout, modality)?;
+        if !now.is_empty() && !now.iter().any(|now| then.as_str() == Some(now.as_str())) {
+            let reason = format!("the {role} have changed since the lists were computed");
+            return Err(Error::unusable(path, reason, REMEDY));
+        }
     }
+    Ok(())
+}
+
+/// The fingerprints of all files with features of a modality.
+fn features_of(layout: &Layout, modality: &str) -> Result<Vec<Fingerprint>> {
+    let files = match files::list(&layout.features()) {
+        Err(error) if error.is_not_found() => return Ok(Vec::new()),
+        files => files?,
+    };
+    let start = format!("{modality}.");
+    let is_own = |path: &PathBuf| {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        name.starts_with(&start) && name.ends_with(".safetensors")
+    };
+    files.iter().filter(|path| is_own(path)).map(|path| Fingerprint::of_file(path)).collect()
 }
 
 /// The lists of a run, and how they were computed.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mp4sr_artifact::{Column, Items, Layout, Stage, Table, Users};
 use mp4sr_models::Query;
-use mp4sr_pipeline::config::ModelCatalog;
+use mp4sr_pipeline::config::{FINETUNE, ModelCatalog};
 use mp4sr_pipeline::{Config, Context, Shard, StageArgs, run_stage_in_shards};
 use mp4sr_protocol::{EvalCase, Split};
 use mp4sr_run::{TrainedModel, other_settings, removes_seen};
@@ -122,7 +122,7 @@ fn list(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Resul
     let sequences = &trained.inputs.sequences;
     sequences.expect_tables(layout, &items, &users)?;
     stage.expect_unchanged_inputs()?;
-    if let Some(warning) = trained.checkpoint.trained_on_others(&stage.input_fingerprints()) {
+    if let Some(warning) = trained.checkpoint.trained_on_others(&stage.input_fingerprints(), FINETUNE) {
         context.progress.warn("recommend", warning);
     }
     let scorer = trained.scorer()?;

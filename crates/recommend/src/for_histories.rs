@@ -192,6 +192,12 @@ pub fn for_histories(context: &Context, args: &GivenArgs) -> anyhow::Result<()> 
         "every list is empty, because the items of a history are not listed again and no others may be listed; change `--only`, `--exclude` \
          and the conditions, or set `evaluate.seen_items=keep`"
     );
+    let empty: Vec<&str> = rows.iter().filter(|row| row.items.is_empty()).map(|row| row.user_id.as_str()).collect();
+    if !empty.is_empty() {
+        let (count, named) = (empty.len(), some_of(&empty));
+        let warning = format!("lists that are empty because no item may be listed: {count} ({named})");
+        context.progress.warn("recommend", warning);
+    }
     notes(&rows, &asked, top).iter().for_each(|note| context.progress.log(format!("recommend: {note}")));
     match &args.out {
         Some(path) => {
@@ -285,7 +291,7 @@ fn of_file(run: &LoadedRun, path: &Path, wanted: bool) -> anyhow::Result<(Vec<bo
     Ok((selected, (!unknown.is_empty()).then(note)))
 }
 
-/// Warnings for the reader of the lists.
+/// What the reader of the lists should know.
 fn notes(rows: &[ListRow], asked: &[History], top: usize) -> Vec<String> {
     let mut notes = Vec::new();
     let unknown: Vec<&str> = rows.iter().flat_map(|row| row.unknown.iter().map(String::as_str)).collect();
@@ -303,11 +309,6 @@ fn notes(rows: &[ListRow], asked: &[History], top: usize) -> Vec<String> {
     if !fallbacks.is_empty() {
         let (count, named) = (fallbacks.len(), some_of(&fallbacks));
         notes.push(format!("{count} histories without a known item get the most popular items: {named}"));
-    }
-    let empty: Vec<&str> = rows.iter().filter(|row| row.items.is_empty()).map(|row| row.user_id.as_str()).collect();
-    if !empty.is_empty() {
-        let (count, named) = (empty.len(), some_of(&empty));
-        notes.push(format!("warning: lists that are empty because no item may be listed: {count} ({named})"));
     }
     let short = rows.iter().filter(|row| (1..top).contains(&row.items.len())).count();
     if short > 0 {

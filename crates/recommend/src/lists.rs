@@ -95,22 +95,23 @@ pub fn write(rows: Vec<ListRow>, format: ListFormat, path: &Path) -> anyhow::Res
     if format != ListFormat::Parquet {
         return Ok(files::write_bytes(path, text(&rows, format)?.as_bytes())?);
     }
-    let mut columns = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut user_ids, mut items, mut titles) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut scores, mut fallbacks, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
     for row in rows {
-        columns.0.push(row.user_id);
-        columns.1.push(row.items);
-        columns.2.push(row.titles);
-        columns.3.push(row.scores);
-        columns.4.push(row.fallback.unwrap_or_default().to_owned());
-        columns.5.push(row.unknown);
+        user_ids.push(row.user_id);
+        items.push(row.items);
+        titles.push(row.titles);
+        scores.push(row.scores);
+        fallbacks.push(row.fallback.unwrap_or_default().to_owned());
+        unknown.push(row.unknown);
     }
     let table = Table::new(vec![
-        ("user_id", Column::Text(columns.0)),
-        ("items", Column::Texts(columns.1)),
-        ("titles", Column::Texts(columns.2)),
-        ("scores", Column::F32s(columns.3)),
-        ("fallback", Column::Text(columns.4)),
-        ("unknown", Column::Texts(columns.5)),
+        ("user_id", Column::Text(user_ids)),
+        ("items", Column::Texts(items)),
+        ("titles", Column::Texts(titles)),
+        ("scores", Column::F32s(scores)),
+        ("fallback", Column::Text(fallbacks)),
+        ("unknown", Column::Texts(unknown)),
     ]);
     Ok(table.write(path)?)
 }

@@ -171,7 +171,7 @@ impl LoadedRun {
                 some_of(&named)
             )
         });
-        let data = self.trained.checkpoint.trained_on_others(&self.files);
+        let data = self.trained.checkpoint.trained_on_others(&self.files, FINETUNE);
         let settings = other_settings(layout, &self.config);
         added.into_iter().chain(data).chain(settings).collect()
     }

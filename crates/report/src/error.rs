@@ -1,3 +1,5 @@
+//! The errors of the report.
+
 use std::path::PathBuf;
 
 /// The errors of writing a report.

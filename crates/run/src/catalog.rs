@@ -117,7 +117,7 @@ impl ModelType for RecipeEntry {
 
     fn has_epochs(&self, config: &Config) -> bool {
         let phases = with_settings(config, |settings| (self.0.phases)(settings));
-        phases.unwrap_or_default().iter().any(|phase| phase.samples != Samples::None)
+        phases.unwrap_or_default().last().is_some_and(|phase| phase.samples != Samples::None)
     }
 
     fn phase_reads(&self, config: &Config, phase: &str, key: &str) -> bool {

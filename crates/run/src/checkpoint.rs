@@ -1,3 +1,5 @@
+//! The weights of a phase, with what they were trained on.
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -134,13 +136,19 @@ impl Checkpoint {
         }
     }
 
-    /// Returns a warning if the sequences or features have changed since training. This is not an error, because weights may well be used
-    /// with newer events.
-    pub fn trained_on_others(&self, inputs: &BTreeMap<String, Fingerprint>) -> Option<String> {
+    /// Whether the file of a modality's features among `inputs` is the one that the weights were trained on.
+    pub fn was_trained_on(&self, modality: &str, inputs: &BTreeMap<String, Fingerprint>) -> bool {
+        let role = format!("features of {modality}");
+        self.inputs.get(&role).is_some_and(|then| inputs.get(&role) == Some(then))
+    }
+
+    /// Returns a warning if the sequences or features have changed since `phase` was trained. This is not an error, because weights may well
+    /// be used with newer events.
+    pub fn trained_on_others(&self, inputs: &BTreeMap<String, Fingerprint>, phase: &str) -> Option<String> {
         let changed = inputs.iter().filter(|(role, now)| self.inputs.get(*role).is_some_and(|then| then != *now));
         let changed: Vec<&str> = changed.map(|(role, _)| role.as_str()).collect();
         (!changed.is_empty()).then(|| {
-            format!("the weights were trained on other {}; `mp4sr train finetune` trains on these", changed.join(", "))
+            format!("the weights were trained on other {}; `mp4sr train {phase}` trains on these", changed.join(", "))
         })
     }
 

@@ -1,3 +1,5 @@
+//! Writes parameters that are divided among the processes of a group.
+
 use std::io;
 use std::path::Path;
 

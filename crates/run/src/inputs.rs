@@ -1,3 +1,5 @@
+//! The dataset and the features that a model reads.
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -57,7 +57,7 @@ impl CurrentItems {
     }
 }
 
-/// An error about a file of new items, with how to recover: the files know only of the stages that write those of a dataset.
+/// Adds to an error about a file of new items how to recover, because the files know only of the stages that write those of a dataset.
 fn with_remedy(error: anyhow::Error, layout: &Layout) -> anyhow::Error {
     match error.downcast::<Error>() {
         Ok(Error::Unusable { path, reason, .. }) => Error::unusable(&path, reason, remedy(layout)).into(),

@@ -57,8 +57,7 @@ impl CheckpointInfo {
         let is_of_another_run = phase == PRETRAIN && !config.pretrain.from.is_empty();
         let key = if key == "seed" { "run.seed" } else { &key };
         let remedy = if is_of_another_run && key.ends_with(".features") {
-            "both must be vectors of the same encoder, which was not checked, because a file does not name its encoder"
-                .to_owned()
+            "both must be vectors of the same encoder".to_owned()
         } else if is_of_another_run {
             "the setting has no effect on weights of another run".to_owned()
         } else {
@@ -145,20 +144,32 @@ impl CheckpointInfo {
         }
     }
 
-    /// Refuses pre-trained weights of the same dataset that were trained on other features of a modality than those of `config`, unless both
-    /// name the same encoder. In another dataset, such features may have another name.
-    pub fn expect_features(&self, config: &Config, inputs: &Inputs, path: &Path) -> Result<()> {
+    /// Refuses pre-trained weights of the same dataset that were trained on other features of a modality than those of `config`. If both name
+    /// their encoders, [`Self::expect_encoders`] has compared these. In another dataset, features of one encoder may have another name.
+    /// `is_same` says whether the file of a modality's features is the very file of training.
+    pub fn expect_features(
+        &self,
+        config: &Config,
+        inputs: &Inputs,
+        is_same: impl Fn(&str) -> bool,
+        path: &Path,
+    ) -> Result<()> {
         let recorded = self.config["model"]["modalities"].as_array();
         let then = |name: &str| recorded.into_iter().flatten().find(|modality| modality["name"] == name);
         for modality in &config.model.modalities {
             let Some(then) = then(&modality.name).and_then(|then| then["features"].as_str()) else { continue };
             let names_encoder =
                 self.encoders.contains_key(&modality.name) && inputs.encoders.contains_key(&modality.name);
-            if then != modality.features && !names_encoder {
-                let (name, now) = (&modality.name, &modality.features);
+            let is_read = inputs.modalities.iter().any(|read| read.name == modality.name);
+            if is_read && then != modality.features && !names_encoder && !is_same(&modality.name) {
+                let named = |features: &str| match features {
+                    "" => "those of `[extract]`".to_owned(),
+                    own => format!("`{own}`"),
+                };
+                let (name, then, now) = (&modality.name, named(then), named(&modality.features));
                 let reason = format!(
-                    "its weights were trained on the features {then:?} of `{name}`, but the pipeline sets {now:?} \
-                     (`model.modalities.features`)"
+                    "its weights were trained on other features of `{name}` ({then}) than the pipeline names ({now}, \
+                     `model.modalities.features`)"
                 );
                 let remedy = format!("run `mp4sr train {PRETRAIN}` with these features, or restore the earlier value");
                 return Err(Error::unusable(path, reason, remedy));

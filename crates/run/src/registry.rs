@@ -1,3 +1,5 @@
+//! Builds the model that a configuration names.
+
 use anyhow::{Context as _, bail, ensure};
 use mp4sr_models::{ComputeDevice, Data, Device, Model, Phase, ProcessGroup, RECIPES, RngKey, recipe};
 use mp4sr_pipeline::Config;

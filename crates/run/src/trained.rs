@@ -1,3 +1,5 @@
+//! A trained model with its inputs and weights.
+
 use std::path::PathBuf;
 
 use candle_core::Tensor;

@@ -1,3 +1,5 @@
+//! The errors of generating the sample world.
+
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 

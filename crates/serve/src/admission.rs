@@ -12,19 +12,17 @@ use tokio::time::Instant;
 
 use crate::error::ApiError;
 use crate::limits::{BODY_TIME, DRAIN_TIME, DRAINED, LEAST_RATE};
+use crate::paths::{BodyKind, body_of, is_open};
 use crate::state::App;
 
 type Result<T> = std::result::Result<T, ApiError>;
 
-/// The route of lists, whose bodies are small.
-pub const RECOMMEND: &str = "/v1/recommend";
-
 /// The largest body that a route reads; `None` if it reads none.
 fn body_limit(app: &App, method: &Method, route: &str) -> Option<usize> {
-    match (method, route) {
-        (&Method::POST, RECOMMEND) => Some(app.limits.body),
-        (&Method::POST, "/v1/similar") | (&Method::PUT | &Method::DELETE, "/v1/items") => Some(app.limits.item_body),
-        _ => None,
+    match body_of(method, route) {
+        BodyKind::None => None,
+        BodyKind::Ids => Some(app.limits.body),
+        BodyKind::Items => Some(app.limits.item_body),
     }
 }
 
@@ -112,8 +110,7 @@ fn admit(app: &App, request: &Request, route: &str) -> Result<()> {
         let mut hosts = named.chain(request.uri().authority().map(Authority::as_str));
         return if hosts.all(is_local) { Ok(()) } else { Err(ApiError::wrong_host()) };
     }
-    let is_open = ["/", "/page.js", "/page.css", "/openapi.json", "/healthz", "/readyz"].contains(&route);
-    if is_open || app.keys.allow(request.headers()) { Ok(()) } else { Err(ApiError::unauthorized()) }
+    if is_open(route) || app.keys.allow(request.headers()) { Ok(()) } else { Err(ApiError::unauthorized()) }
 }
 
 fn is_local(host: &str) -> bool {

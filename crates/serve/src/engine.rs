@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mp4sr_pipeline::Context;
@@ -91,8 +92,7 @@ pub struct Generation {
     pub context: Arc<Context>,
     jobs: SyncSender<QueuedJob>,
     metrics: Arc<Metrics>,
-    /// A reference that the thread of the model also holds for as long as it runs.
-    thread: Arc<()>,
+    thread: JoinHandle<()>,
 }
 
 /// The options of an engine.
@@ -119,16 +119,13 @@ impl Generation {
         let (jobs, waiting) = sync_channel(options.queue);
         let (ready, loaded) = sync_channel(1);
         let (own, inner) = (options.clone(), context.clone());
-        let thread = Arc::new(());
-        let running = thread.clone();
         let engine = std::thread::Builder::new().name(format!("engine-{number}"));
-        engine.spawn(move || {
+        let thread = engine.spawn(move || {
             if let Err(error) = serve(&inner, &own, new_items, &waiting, &ready) {
                 // Callers that wait for the run learn why it failed to load.
                 drop(ready.try_send(Err(error)));
             }
             mp4sr_ops::release_memory();
-            drop(running);
         })?;
         let Ready { catalogue, search } = loaded
             .recv()
@@ -139,7 +136,7 @@ impl Generation {
 
     /// Whether the model can still answer: a panic may have ended its thread.
     pub fn is_alive(&self) -> bool {
-        Arc::strong_count(&self.thread) > 1
+        !self.thread.is_finished()
     }
 
     /// Sends a task to the model and waits for the answer. Fails at once if too many requests are waiting.

@@ -17,6 +17,7 @@ mod keys;
 mod limits;
 mod log;
 mod metrics;
+mod paths;
 mod routes;
 mod server;
 mod state;

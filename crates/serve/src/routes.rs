@@ -24,7 +24,7 @@ use serde_json::json;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use crate::admission::{RECOMMEND, admitted};
+use crate::admission::admitted;
 use crate::api::{
     DeleteItemsRequest, DeleteItemsResponse, ItemResponse, ListResponse, ListedItem, NewItem, PutItemsRequest,
     PutItemsResponse, RecommendRequest, SearchQuery, SearchResponse, SimilarRequest, StatusResponse,
@@ -34,6 +34,7 @@ use crate::error::{ApiError, ErrorBody};
 use crate::limits::{ITEM_TIME, TEXTS};
 use crate::log::log;
 use crate::metrics::{RequestLabels, RouteLabels};
+use crate::paths;
 use crate::state::App;
 
 /// The header with the id of a request, which also appears in the log.
@@ -101,18 +102,18 @@ impl Modify for EveryPath {
 /// All routes.
 pub fn router(app: &Arc<App>) -> axum::Router {
     axum::Router::new()
-        .route(RECOMMEND, post(recommend))
-        .route("/v1/similar", post(similar))
-        .route("/v1/items", get(search).put(put_items).delete(delete_items))
-        .route("/v1/items/{id}", get(item))
-        .route("/v1/items/{id}/images/{number}", get(image))
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .route("/openapi.json", get(openapi))
-        .route("/", get(page))
-        .route("/page.js", get(script))
-        .route("/page.css", get(style))
+        .route(paths::RECOMMEND, post(recommend))
+        .route(paths::SIMILAR, post(similar))
+        .route(paths::ITEMS, get(search).put(put_items).delete(delete_items))
+        .route(paths::ITEM, get(item))
+        .route(paths::IMAGE, get(image))
+        .route(paths::HEALTH, get(healthz))
+        .route(paths::READY, get(readyz))
+        .route(paths::METRICS, get(metrics))
+        .route(paths::DESCRIPTION, get(openapi))
+        .route(paths::PAGE, get(page))
+        .route(paths::SCRIPT, get(script))
+        .route(paths::STYLE, get(style))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(app.clone(), observe))
@@ -592,9 +593,7 @@ async fn observe(State(app): Shared, request: Request, next: Next) -> Response {
     let matched = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let route = matched.unwrap_or_else(|| UNKNOWN_ROUTE.to_owned());
     let method = request.method().clone();
-    // Encoding items and reloading the run take longer than answering a query.
-    let changes_items = route == "/v1/items" && method != Method::GET;
-    let limit = if changes_items { ITEM_TIME } else { app.limits.time };
+    let limit = if paths::changes_items(&method, &route) { ITEM_TIME } else { app.limits.time };
     let mut observed = Observed {
         app: app.clone(),
         start: std::time::Instant::now(),

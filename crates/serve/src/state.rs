@@ -229,8 +229,8 @@ impl App {
     }
 
     fn note_failure(&self) {
-        let count = self.failed_reloads() + 1;
         let mut failures = self.failures();
+        let count = failures.map_or(0, |failures| failures.count) + 1;
         *failures = Some(Failures { count, last: Instant::now() });
     }
 

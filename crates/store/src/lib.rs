@@ -10,10 +10,10 @@ mod postgres;
 mod server;
 mod store_url;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::{Items, Layout, files};
-use mp4sr_pipeline::Context;
+use mp4sr_pipeline::{Config, Context};
 use mp4sr_run::{CurrentItems, NewItems};
 
 pub use self::error::StoreError;
@@ -63,6 +63,11 @@ impl ItemStore {
         context.config.serve.store.as_written().is_empty()
     }
 
+    /// Refuses a `serve.store` that names a variable or a file that is missing, or that is not an address.
+    pub fn expect_settings(context: &Context) -> Result<(), StoreError> {
+        store_url::resolved(&context.config.serve.store).map(drop)
+    }
+
     /// The added items as a dry run reads them; `None` if there are none, or if they are in PostgreSQL, to which a dry run does not connect,
     /// because missing tables would be created.
     pub fn peek(context: &Context) -> anyhow::Result<Option<NewItems>> {
@@ -105,36 +110,15 @@ impl ItemStore {
     }
 
     /// Writes the added items to the folder of another run, `to`, in the form of a store in a folder, and returns the paths of the files.
-    pub fn copy(&self, context: &Context, to: &Layout) -> anyhow::Result<Vec<std::path::PathBuf>> {
+    pub fn copy(&self, context: &Context, to: &Layout) -> anyhow::Result<Vec<PathBuf>> {
         let (layout, config) = (&context.layout, &context.config);
-        let files_of = |own: &Layout| {
-            let modalities = config.model.modalities.iter();
-            let features = modalities.map(|own_one| own.feature_file(&own_one.name, &config.feature_name(own_one)));
-            [own.items()].into_iter().chain(features).collect::<Vec<_>>()
-        };
         match self {
             Self::Folder => {
-                let current = CurrentItems::read(layout)?;
-                let Some(own) = current.layout(layout) else { return Ok(Vec::new()) };
-                // Items may be added meanwhile, so the pointer that was read is written, and not the one that there is now.
-                let mut copies = Vec::new();
-                let items = Items::read_in(&own.items(), Path::new(&config.dataset.data))?;
-                let folder = std::path::absolute(layout.new_items_images())?;
-                let images = items.images.iter().flatten().filter_map(|name| {
-                    let file = Path::new(name).strip_prefix(&folder).ok().filter(|_| Path::new(name).is_file())?;
-                    Some((Path::new(name).to_owned(), to.new_items_images().join(file)))
-                });
-                let files = files_of(&own).into_iter().map(|source| {
-                    let relative = source.strip_prefix(layout.root()).unwrap_or(Path::new(""));
-                    let copy = to.root().join(relative);
-                    (source, copy)
-                });
-                for (source, copy) in files.chain(images) {
-                    files::copy(&source, &copy)?;
-                    copies.push(copy);
-                }
+                let copied = CurrentItems::read_with(layout, |own| copy_generation(context, own, to))?;
+                let Some((mut copies, generation)) = copied else { return Ok(Vec::new()) };
+                // Items may be added meanwhile, so the pointer names the generation that was copied, and not the one that there is now.
                 let pointer = to.new_items_pointer();
-                files::write_json(&pointer, &current)?;
+                files::write_json(&pointer, &CurrentItems { generation: Some(generation) })?;
                 copies.push(pointer);
                 Ok(copies)
             }
@@ -147,8 +131,35 @@ impl ItemStore {
                 let own = to.new_items_generation(&name);
                 generation::write(&own, config, &stored)?;
                 files::write_json(&to.new_items_pointer(), &CurrentItems { generation: Some(name) })?;
-                Ok([files_of(&own), vec![to.new_items_pointer()]].concat())
+                Ok([files_of(config, &own), vec![to.new_items_pointer()]].concat())
             }
         }
     }
+}
+
+/// The files of a generation of added items: its table and the features of the modalities.
+fn files_of(config: &Config, own: &Layout) -> Vec<PathBuf> {
+    let modalities = config.model.modalities.iter();
+    let features = modalities.map(|modality| own.feature_file(&modality.name, &config.feature_name(modality)));
+    [own.items()].into_iter().chain(features).collect()
+}
+
+/// Copies the files and images of a generation of added items to another run, and returns the copies and the generation's name.
+fn copy_generation(context: &Context, own: &Layout, to: &Layout) -> anyhow::Result<(Vec<PathBuf>, String)> {
+    let (layout, config) = (&context.layout, &context.config);
+    let items = Items::read_in(&own.items(), Path::new(&config.dataset.data))?;
+    let folder = std::path::absolute(layout.new_items_images())?;
+    let images = items.images.iter().flatten().filter_map(|name| {
+        let file = Path::new(name).strip_prefix(&folder).ok().filter(|_| Path::new(name).is_file())?;
+        Some((Path::new(name).to_owned(), to.new_items_images().join(file)))
+    });
+    let name = own.root().file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let copied = to.new_items_generation(&name);
+    let files = files_of(config, own).into_iter().zip(files_of(config, &copied));
+    let mut copies = Vec::new();
+    for (source, copy) in files.chain(images) {
+        files::copy(&source, &copy)?;
+        copies.push(copy);
+    }
+    Ok((copies, name))
 }

@@ -16,9 +16,10 @@ mod write;
 use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::Sequences;
+use mp4sr_pipeline::Assignments;
 use mp4sr_protocol::Metric;
 
-use crate::runner::{ResolvedRun, Runner, StudyRun, Until};
+use crate::runner::{OnlyPlanned, ResolvedRun, RunFailure, Runner, StudyRun, Until};
 use rows::{ALL, StudyRow};
 pub use study::{Experiment, StudyOptions};
 use study::{SHORT, SMOKE, Study};
@@ -31,9 +32,9 @@ pub fn run_experiment(
     experiment: Experiment,
     options: &StudyOptions,
 ) -> anyhow::Result<(String, usize)> {
-    for key in ALL.iter().filter_map(|assignment| assignment.split('=').next()) {
+    for key in ALL.iter().map(|assignment| Assignments::key_of(assignment)) {
         anyhow::ensure!(
-            !runner.args().overrides.iter().any(|own| own.split('=').next().map(str::trim) == Some(key)),
+            !runner.args().overrides.iter().any(|own| Assignments::key_of(own) == key),
             "the rows of a study differ in `{key}`; leave it out of `--set`"
         );
     }
@@ -168,9 +169,12 @@ impl Study<'_> {
             }
         }
         let failed = self.runner.run(&runs, until);
+        if failed.iter().flatten().any(|failure| matches!(failure, RunFailure::OnlyPlanned(_))) {
+            return Err(OnlyPlanned.into());
+        }
         let mut made = Vec::new();
         // By cause: the rows that failed for it.
-        let mut causes: Vec<(String, Vec<String>)> = Vec::new();
+        let mut causes: Vec<(RunFailure, Vec<String>)> = Vec::new();
         for (at, row) in rows.iter().enumerate() {
             let range = at * self.options.seeds..(at + 1) * self.options.seeds;
             match failed[range.clone()].iter().flatten().next() {
@@ -182,7 +186,7 @@ impl Study<'_> {
             }
         }
         self.failures += rows.len() - made.len();
-        let not_run = |(error, labels): &(String, Vec<String>)| format!("not run: {} ({error})", labels.join(", "));
+        let not_run = |(error, labels): &(RunFailure, Vec<String>)| format!("not run: {} ({error})", labels.join(", "));
         let not_run: Vec<String> = causes.iter().map(not_run).collect();
         anyhow::ensure!(!made.is_empty(), "no run could be trained: {}", not_run.join("; "));
         self.notes.extend(not_run);

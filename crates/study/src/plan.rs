@@ -21,8 +21,7 @@ impl RunPlan {
     /// The plan of a runner that only plans. `end` is the error with which the study ended, which is usually that no run was executed.
     pub fn new(runner: &Runner, end: Option<anyhow::Error>) -> anyhow::Result<Self> {
         let runs = runner.planned();
-        let is_refusal = |error: &anyhow::Error| !format!("{error:#}").contains(&OnlyPlanned.to_string());
-        if let Some(error) = end.filter(is_refusal) {
+        if let Some(error) = end.filter(|error| !error.is::<OnlyPlanned>()) {
             return Err(error);
         }
         let mut text = String::new();

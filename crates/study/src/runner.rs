@@ -85,9 +85,35 @@ pub struct PlannedRun {
 }
 
 /// The end of a study whose runs are only planned.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("runs are only planned with `--dry-run`; leave it out to execute them")]
 pub struct OnlyPlanned;
+
+/// Why a run is not finished.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RunFailure {
+    /// It was not executed.
+    #[error(transparent)]
+    OnlyPlanned(#[from] OnlyPlanned),
+    /// A stage failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl RunFailure {
+    /// The failure of a stage.
+    pub fn of(error: &anyhow::Error) -> Self {
+        Self::Failed(format!("{error:#}"))
+    }
+
+    /// The error of a command that cannot go on without the run.
+    pub fn into_error(self) -> anyhow::Error {
+        match self {
+            Self::OnlyPlanned(error) => error.into(),
+            Self::Failed(reason) => anyhow::anyhow!(reason),
+        }
+    }
+}
 
 /// The last step of a run that is executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,7 +192,7 @@ impl Runner {
     }
 
     /// Plans runs up to the stage `last`. Of datasets and features, only those that do not exist are planned.
-    fn plan(&self, planned: &Mutex<Vec<PlannedRun>>, runs: &[ResolvedRun], last: StageName) -> Vec<Option<String>> {
+    fn plan(&self, planned: &Mutex<Vec<PlannedRun>>, runs: &[ResolvedRun], last: StageName) -> Vec<Option<RunFailure>> {
         let mut planned = planned.lock().unwrap_or_else(PoisonError::into_inner);
         let plan_one = |run: &ResolvedRun| {
             let (folder, is_data) = match last {
@@ -184,7 +210,7 @@ impl Runner {
                 Some(earlier) => *earlier = own,
                 None => planned.push(own),
             }
-            Some(OnlyPlanned.to_string())
+            Some(OnlyPlanned.into())
         };
         runs.iter().map(plan_one).collect()
     }
@@ -282,21 +308,22 @@ impl Runner {
     /// Executes all runs up to `until`, `jobs` at once. Datasets and features are computed first, one after the other. Of the runs with the
     /// same pre-training, one is pre-trained and the others copy its weights, and so are weights of earlier runs with the same settings.
     /// Returns each run's error, if any: a run that fails does not stop the others.
-    pub fn run(&self, runs: &[ResolvedRun], until: Until) -> Vec<Option<String>> {
+    pub fn run(&self, runs: &[ResolvedRun], until: Until) -> Vec<Option<RunFailure>> {
         if let Some(planned) = &self.planned {
             return self.plan(planned, runs, until.stage());
         }
-        let mut failed: Vec<Option<String>> = vec![None; runs.len()];
+        let mut failed: Vec<Option<RunFailure>> = vec![None; runs.len()];
         for alike in groups(runs, |run| Some(features_key(&run.config))) {
             let last = if until == Until::Dataset { StageName::Preprocess } else { StageName::Extract };
             if let Err(error) = self.command_of(&runs[alike[0]], &["run", "--until", last.name()]) {
-                alike.iter().for_each(|&at| failed[at] = Some(format!("{error:#}")));
+                alike.iter().for_each(|&at| failed[at] = Some(RunFailure::of(&error)));
             }
         }
         if [Until::Dataset, Until::Features].contains(&until) {
             return failed;
         }
-        let open = |failed: &[Option<String>]| (0..runs.len()).filter(|&at| failed[at].is_none()).collect::<Vec<_>>();
+        let open =
+            |failed: &[Option<RunFailure>]| (0..runs.len()).filter(|&at| failed[at].is_none()).collect::<Vec<_>>();
         for at in open(&failed) {
             // Without the weights of another run, this one is trained.
             if let Err(error) = self.adopt(&runs[at]) {
@@ -312,11 +339,10 @@ impl Runner {
         self.parallel(&first, &mut failed, "pre-trained", |at| self.stage(&runs[at], StageName::Pretrain));
         for alike in &sources {
             for &at in &alike[1..] {
-                let taken = match &failed[alike[0]] {
-                    Some(error) => Err(anyhow::anyhow!("{error}")),
-                    None => copy_phase(&runs[alike[0]].layout, &runs[at].layout, PRETRAIN),
-                };
-                failed[at] = failed[at].take().or(taken.err().map(|error| format!("{error:#}")));
+                let source = failed[alike[0]].clone();
+                let copied = || copy_phase(&runs[alike[0]].layout, &runs[at].layout, PRETRAIN).err();
+                let not_taken = source.or_else(|| copied().map(|error| RunFailure::of(&error)));
+                failed[at] = failed[at].take().or(not_taken);
             }
         }
         if until == Until::Pretrained {
@@ -335,7 +361,7 @@ impl Runner {
     }
 
     /// Pre-trains runs whose dataset and features are not written by a stage. Returns each run's error, if any.
-    pub fn pretrain_as_is(&self, runs: &[ResolvedRun]) -> Vec<Option<String>> {
+    pub fn pretrain_as_is(&self, runs: &[ResolvedRun]) -> Vec<Option<RunFailure>> {
         let mut failed = vec![None; runs.len()];
         if let Some(planned) = &self.planned {
             self.plan(planned, runs, StageName::Pretrain);
@@ -351,11 +377,12 @@ impl Runner {
     /// Whether they are those of the present dataset and features is decided by the stage, which otherwise trains the run.
     fn adopt(&self, run: &ResolvedRun) -> anyhow::Result<()> {
         let own = run.layout.run();
-        let is_begun = |phase: &str| Manifest::find(&own, phase).is_some() || run.layout.training_state(phase).exists();
         let phases: Vec<&str> =
             [PRETRAIN, FINETUNE].into_iter().filter(|phase| self.models.trains(&run.config, phase)).collect();
-        if phases.iter().any(|phase| is_begun(phase)) {
-            return Ok(());
+        for phase in &phases {
+            if Manifest::read(&own, phase)?.is_some() || run.layout.training_state(phase).exists() {
+                return Ok(());
+            }
         }
         let runs = own.parent().filter(|runs| runs.is_dir());
         let others = runs.map(files::list).transpose()?.unwrap_or_default();
@@ -409,7 +436,7 @@ impl Runner {
     fn parallel(
         &self,
         which: &[usize],
-        failed: &mut [Option<String>],
+        failed: &mut [Option<RunFailure>],
         done_word: &str,
         work: impl Fn(usize) -> anyhow::Result<()> + Sync,
     ) {
@@ -421,7 +448,7 @@ impl Runner {
                         if let Err(error) = work(at)
                             && let Ok(mut errors) = errors.lock()
                         {
-                            errors.push((at, format!("{error:#}")));
+                            errors.push((at, RunFailure::of(&error)));
                         }
                         let done = done.fetch_add(1, Ordering::Relaxed) + 1;
                         self.progress.log(format!("runs: {done} of {} {done_word}", which.len()));

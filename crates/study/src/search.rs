@@ -7,11 +7,11 @@ use std::path::PathBuf;
 
 use mp4sr_artifact::{EpochLine, Error, Sequences, files};
 use mp4sr_pipeline::config::{Config, SeenItems};
-use mp4sr_pipeline::split_outside;
 use mp4sr_pipeline::text::TextTable;
+use mp4sr_pipeline::{Assignments, split_outside};
 use mp4sr_protocol::Metric;
 
-use crate::runner::{ResolvedRun, Runner, Until};
+use crate::runner::{ResolvedRun, RunFailure, Runner, Until};
 
 /// The sections whose keys determine the dataset and the features.
 const DATA: [&str; 4] = ["dataset.", "source.", "preprocess.", "extract."];
@@ -114,7 +114,7 @@ pub fn search(runner: &Runner, name: &str, grids: &[SearchGrid]) -> anyhow::Resu
         if failed[at].is_none() {
             match best_epoch(at, run, metric) {
                 Ok(found) => outcomes.push(found),
-                Err(error) => failed[at] = Some(format!("{error:#}")),
+                Err(error) => failed[at] = Some(RunFailure::of(&error)),
             }
         }
     }
@@ -153,7 +153,7 @@ fn expect_keys(runner: &Runner, grids: &[SearchGrid]) -> anyhow::Result<()> {
             grid.key
         );
         anyhow::ensure!(
-            set.iter().all(|own| own.split('=').next().is_none_or(|key| key.trim() != grid.key)),
+            set.iter().all(|own| Assignments::key_of(own) != grid.key),
             "`{}` is in the grid, which is the model's own if none is given, so setting it by `--set` or `MP4SR_SET` has no effect; leave it \
              out, or give another grid",
             grid.key
@@ -182,8 +182,8 @@ fn runs_of(
     };
     if let Some(run) = runs.iter().find(without_epochs) {
         anyhow::bail!(
-            "the model `{}` is not trained in epochs, so a search has no values to compare; evaluate its runs with `mp4sr evaluate --run RUN`, \
-             and compare them with those of the search with `mp4sr compare --validation`",
+            "the model `{0}` is not trained in epochs, so a search has no values to compare; leave `{0}` out of the grid, evaluate such a run \
+             with `mp4sr evaluate --run RUN`, and compare it with others with `mp4sr compare --validation`",
             run.config.model.name
         );
     }

@@ -333,12 +333,14 @@ impl Ready {
             let before = &checkpoint.info;
             before.expect_model(models, config, PRETRAIN, phase, path)?;
             before.expect_encoders(&inputs, path)?;
-            if config.pretraining_run(layout).dataset() == layout.dataset() {
-                before.expect_features(config, &inputs, path)?;
+            let is_of_same_dataset = config.pretraining_run(layout).dataset() == layout.dataset();
+            if is_of_same_dataset {
+                let read = stage.input_fingerprints();
+                before.expect_features(config, &inputs, |modality| checkpoint.was_trained_on(modality, &read), path)?;
             }
             let warnings = [before.other_training(models, config, PRETRAIN)];
             let own_data =
-                config.pretrain.from.is_empty().then(|| checkpoint.trained_on_others(&stage.input_fingerprints()));
+                is_of_same_dataset.then(|| checkpoint.trained_on_others(&stage.input_fingerprints(), PRETRAIN));
             for warning in warnings.into_iter().chain(own_data).flatten() {
                 context.progress.warn(phase, warning);
             }
@@ -403,8 +405,7 @@ fn metric(context: &Context, items: usize) -> anyhow::Result<Metric> {
         context.progress.warn(
             "train",
             format!(
-                "{metric} is the same for every ranking of {items} items; epochs are selected by {selecting} instead \
-             (`train.metric`)"
+                "{metric} is the same for every ranking of {items} items; epochs are selected by {selecting} instead (`train.metric`)"
             ),
         );
     }
@@ -477,49 +478,53 @@ fn forget_epochs(log: &Path, phase: &str) -> mp4sr_artifact::Result<()> {
     files::write_bytes(log, lines.iter().map(log_line).collect::<String>().as_bytes())
 }
 
-/// Logs how a phase ended, with a warning if its weights are of little use.
+/// Logs how a phase ended.
 fn log_outcome(progress: &Progress, phase: Phase, settings: &PhaseSettings, metric: Metric, outcome: &PhaseOutcome) {
-    let PhaseOutcome { best_epoch, epochs, best_value, is_indifferent, popularity, .. } = *outcome;
+    let PhaseOutcome { best_epoch, epochs, best_value, .. } = *outcome;
     let name = phase.name;
-    if is_indifferent {
-        progress.warn(
-            name,
-            format!(
-                "validation {metric} was {best_value:.4} in every epoch and cannot tell them apart; select by another \
-             metric (`train.metric`)"
-            ),
-        );
+    for warning in warnings_about(phase, settings, metric, outcome) {
+        progress.warn(name, warning);
+    }
+    progress.log(match phase.stop {
+        Stop::Validation { warm_up } if warm_up == 0 || epochs > warm_up => {
+            format!("{name}: best epoch {best_epoch} of {epochs}, validation {metric} {best_value:.4}")
+        }
+        _ => format!("{name}: {epochs} epochs"),
+    });
+}
+
+/// Why the weights of a phase may be of little use.
+fn warnings_about(phase: Phase, settings: &PhaseSettings, metric: Metric, outcome: &PhaseOutcome) -> Vec<String> {
+    let PhaseOutcome { epochs, best_value, is_indifferent, popularity, .. } = *outcome;
+    let name = phase.name;
+    let model_warm_up = match phase.stop {
+        Stop::Validation { warm_up } => warm_up,
+        Stop::Epochs => 0,
+    };
+    let mut warnings = Vec::new();
+    if model_warm_up > 0 && epochs <= model_warm_up {
+        warnings.push(format!(
+            "training ended after {epochs} epochs, during the {model_warm_up} epochs of warm-up of the model, so no epoch was selected \
+             and the last one is kept; raise `{name}.epochs`, or lower the warm-up in the section of the model"
+        ));
+    } else if is_indifferent {
+        warnings.push(format!(
+            "validation {metric} was {best_value:.4} in every epoch and cannot tell them apart; select by another metric (`train.metric`)"
+        ));
     } else if phase.stop != Stop::Epochs
         && let Some(popularity) = popularity.filter(|&popularity| best_value <= popularity)
     {
-        progress.warn(name, format!(
-            "no epoch ranks better than popularity does (validation {metric} {best_value:.4} and {popularity:.4}); if the \
-             loss has hardly fallen, train for longer (`{name}.epochs`, `{name}.patience`) or in smaller batches (`{name}.batch`)"
+        warnings.push(format!(
+            "no epoch ranks better than popularity does (validation {metric} {best_value:.4} and {popularity:.4}); if the loss has \
+             hardly fallen, train for longer (`{name}.epochs`, `{name}.patience`) or in smaller batches (`{name}.batch`)"
         ));
     }
-    let warm_up = settings.learning_rate_warm_up;
-    if epochs < warm_up {
-        progress.warn(name, format!(
-            "training ended after {epochs} epochs, during the warm-up of {warm_up} epochs, so the learning rate never \
+    let learning_rate_warm_up = settings.learning_rate_warm_up;
+    if epochs < learning_rate_warm_up {
+        warnings.push(format!(
+            "training ended after {epochs} epochs, during the warm-up of {learning_rate_warm_up} epochs, so the learning rate never \
              reached `{name}.learning_rate`; set a smaller `{name}.learning_rate_warm_up`"
         ));
     }
-    if let Stop::Validation { warm_up } = phase.stop
-        && warm_up > 0
-        && epochs <= warm_up
-    {
-        progress.warn(
-            name,
-            format!(
-                "training ended after {epochs} epochs, during the {warm_up} epochs of warm-up of the model, so no epoch was selected and \
-                 the last one is kept; raise `{name}.epochs`, or lower the warm-up in the section of the model"
-            ),
-        );
-    }
-    progress.log(match phase.stop {
-        Stop::Validation { .. } => {
-            format!("{name}: best epoch {best_epoch} of {epochs}, validation {metric} {best_value:.4}")
-        }
-        Stop::Epochs => format!("{name}: {epochs} epochs"),
-    });
+    warnings
 }

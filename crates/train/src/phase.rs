@@ -1,3 +1,5 @@
+//! One phase of training: steps, epochs, validation and early stopping.
+
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -1,3 +1,5 @@
+//! The samples of a phase, and their batches.
+
 use std::ops::Range;
 
 use mp4sr_artifact::Sequences;
@@ -45,14 +47,18 @@ impl SampleList {
     pub fn described(&self, batch: usize, max_sequence_length: usize) -> String {
         let in_order: Vec<u32> = (0..self.count() as u32).collect();
         let steps = self.batches(&in_order, batch, max_sequence_length).len();
-        let (samples, unit) = match self.kind {
-            Samples::None | Samples::Prefixes => ("samples", "samples"),
-            Samples::Events => ("events", "events"),
-            Samples::Sequences { batch: BatchUnit::Sequences, .. } => ("sequences", "sequences"),
-            Samples::Sequences { batch: BatchUnit::Pairs, .. } => ("sequences", "pairs of neighbouring events"),
+        let (samples, about, unit) = match self.kind {
+            Samples::None | Samples::Prefixes => ("sample", "", "samples"),
+            Samples::Events => ("event", "", "events"),
+            Samples::Sequences { batch: BatchUnit::Sequences, .. } => ("sequence", "", "sequences"),
+            // How many pairs a batch holds beyond its size depends on the order of the sequences.
+            Samples::Sequences { batch: BatchUnit::Pairs, .. } => {
+                ("sequence", "about ", "pairs of neighbouring events")
+            }
         };
-        let plural = if steps == 1 { "" } else { "s" };
-        format!("{} {samples}, {steps} step{plural} per epoch in batches of {batch} {unit}", self.count())
+        let several = |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
+        let (samples, steps) = (several(self.count(), samples), several(steps, "step"));
+        format!("{samples}, {about}{steps} per epoch in batches of {batch} {unit}")
     }
 
     /// The number of samples.
@@ -166,7 +172,7 @@ mod tests {
         assert_eq!(pairs.batches(&[2, 0, 1], 2, 2), [0..2, 2..3], "a cut sequence has fewer");
         assert_eq!(
             pairs.described(9, 50),
-            "3 sequences, 1 step per epoch in batches of 9 pairs of neighbouring events"
+            "3 sequences, about 1 step per epoch in batches of 9 pairs of neighbouring events"
         );
     }
 }

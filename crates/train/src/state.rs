@@ -1,3 +1,5 @@
+//! The state of an unfinished phase, from which training resumes.
+
 use std::collections::BTreeMap;
 use std::path::Path;
 

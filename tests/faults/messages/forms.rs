@@ -10,7 +10,7 @@ use mp4sr_tests::root;
 use super::{NEVER, assert_snapshot};
 
 /// The crates whose messages users read.
-const CRATES: [&str; 22] = [
+const CRATES: [&str; 23] = [
     "artifact",
     "pipeline",
     "preprocess",
@@ -33,6 +33,7 @@ const CRATES: [&str; 22] = [
     "doctor",
     "image-file",
     "figure",
+    "mp4sr",
 ];
 
 /// The crates whose messages are inserted into messages of other crates, which say what to do.

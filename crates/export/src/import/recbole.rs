@@ -227,7 +227,13 @@ fn read_interactions(
     }
     if let Some(joined) = joined {
         let is_divided = interactions.is_divided;
-        interactions.columns.clear();
+        let unread = std::mem::take(&mut interactions.columns);
+        if !unread.is_empty() {
+            notes.push(format!(
+                "columns that are not read, because the items before an event (`{LIST}`) have no values of them: {}",
+                unread.join(", ")
+            ));
+        }
         if any_time {
             notes.push(format!("`{TIME}` is not read, because the items before an event (`{LIST}`) have no times"));
         }

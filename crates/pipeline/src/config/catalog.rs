@@ -62,7 +62,7 @@ pub trait ModelType: Debug + Send + Sync {
     fn check(&self, config: &Config) -> Result<(), RefusedValue>;
     /// The names of the model's phases under the given settings.
     fn phases(&self, config: &Config) -> Vec<&'static str>;
-    /// Whether a phase of the model takes epochs; popularity, for example, is counted.
+    /// Whether the last phase is trained in epochs. Popularity, for example, is not.
     fn has_epochs(&self, config: &Config) -> bool;
     /// Whether a phase reads a key of the model's own section.
     fn phase_reads(&self, config: &Config, phase: &str, key: &str) -> bool;

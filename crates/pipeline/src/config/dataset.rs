@@ -1,3 +1,5 @@
+//! `[dataset]`, `[source]` and `[preprocess]`: the raw files, how they are read, and which events are kept.
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -106,7 +108,8 @@ pub struct Columns {
     /// The column of interactions that holds the time of the event, in the notation of `source.time`. If it is empty, events have no
     /// time; see `position`.
     pub time: String,
-    /// The column of interactions that holds the position in the user's sequence, for data without times. Empty: none.
+    /// The column of interactions that holds the position in the user's sequence, for data without times. Empty: none. A column that is
+    /// named in `time` as well is refused.
     pub position: String,
     /// The column of items that holds the item id.
     pub item_id: String,

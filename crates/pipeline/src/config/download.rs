@@ -1,7 +1,11 @@
+//! `[download]`: the files and images that are fetched from the network.
+
 use std::path::{Component, Path};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::RefusedValue;
 
 /// A raw file and its URL.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -70,9 +74,11 @@ impl Default for Download {
 }
 
 impl Download {
-    /// Checks what the type and range of a single key cannot express. The error holds the key, its value, and what is allowed.
-    pub(super) fn check(&self) -> Result<(), (String, String, String)> {
-        let fail = |key: String, value: &str, allowed: &str| Err((key, format!("{value:?}"), allowed.to_owned()));
+    /// Checks what the type and range of a single key cannot express.
+    pub(super) fn check(&self) -> Result<(), RefusedValue> {
+        let fail = |key: String, value: &str, allowed: &str| {
+            Err(RefusedValue { key, value: format!("{value:?}"), allowed: allowed.to_owned() })
+        };
         for (at, file) in self.files.iter().enumerate() {
             let key = |name: &str| format!("download.files[{at}].{name}");
             if !is_inside(&file.path) {

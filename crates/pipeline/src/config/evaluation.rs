@@ -1,3 +1,5 @@
+//! `[evaluate]`: the metrics, and the candidates of a ranking.
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

@@ -1,3 +1,5 @@
+//! `[extract]`: the encoders of texts, images and sounds.
+
 use std::path::Path;
 
 use mp4sr_artifact::FeatureType;

@@ -148,7 +148,7 @@ impl Config {
         if let Err(allowed) = check_name(name) {
             return fail("dataset.name", format!("{name:?}"), &allowed);
         }
-        self.download.check().or_else(|(key, value, allowed)| fail(&key, value, &allowed))?;
+        self.download.check().or_else(|refused| fail(&refused.key, refused.value, &refused.allowed))?;
         if self.model.modalities.is_empty() {
             return fail("model.modalities", "[]".to_owned(), "at least one modality");
         }

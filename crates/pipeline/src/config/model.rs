@@ -1,3 +1,5 @@
+//! `[model]`: the model, its modalities and its hyper-parameters.
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
@@ -14,7 +16,7 @@ pub struct Modality {
     pub features: String,
     /// The share of items that lose their features of this modality, for studies of noise. `run.seed` determines which ones.
     pub lost: f64,
-    /// The share of items whose features are replaced by those of another item; for studies of noise.
+    /// The share of items whose features are replaced by those of another item; for studies of noise. With `lost`, it is at most 1.
     pub swapped: f64,
 }
 

@@ -1,3 +1,5 @@
+//! `[recommend]` and `[report]`: the lists and the page.
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

@@ -1,3 +1,5 @@
+//! `[run]`: the name, the seed, the preset and the device of a run.
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

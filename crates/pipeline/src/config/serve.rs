@@ -1,3 +1,5 @@
+//! `[serve]`: where a service keeps the items that are added to a run.
+
 use std::fmt;
 
 use schemars::JsonSchema;

@@ -1,3 +1,5 @@
+//! `[train]`, `[pretrain]` and `[finetune]`: the two phases of training.
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};

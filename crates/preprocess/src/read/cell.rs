@@ -1,3 +1,5 @@
+//! A value of a raw file, whatever the format.
+
 use std::borrow::Cow;
 
 use serde_json::Value;

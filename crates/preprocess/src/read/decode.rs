@@ -1,3 +1,5 @@
+//! Converts text in other encodings to UTF-8.
+
 use std::io::{self, BufRead, Read};
 
 use encoding_rs::{CoderResult, Decoder, Encoding};

@@ -1,3 +1,5 @@
+//! Decompresses gzip, and reports files that are truncated or have other bytes at their end.
+
 use std::io::{self, BufRead, Chain, Cursor, Read};
 
 use flate2::bufread::GzDecoder;

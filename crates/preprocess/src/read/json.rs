@@ -1,3 +1,5 @@
+//! Reads files with one JSON object per line.
+
 use std::borrow::Cow;
 use std::fmt;
 

@@ -1,3 +1,5 @@
+//! Reads lines and records of limited length, with their numbers.
+
 use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 

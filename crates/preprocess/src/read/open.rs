@@ -1,3 +1,5 @@
+//! Opens raw files: gzip, encodings and byte order marks.
+
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;

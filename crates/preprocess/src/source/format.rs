@@ -135,10 +135,18 @@ impl SourceFormat {
     fn of_columns(source: &Source, known: Option<TimeSetting>, dialects: [Dialect; 2]) -> Result<Self> {
         let columns = &source.columns;
         let line_order = known == Some(TimeSetting::Known(Notation::LineOrder));
+        let names_time = !columns.time.is_empty() && columns.time != Columns::default().time;
+        if line_order && (names_time || !columns.position.is_empty()) {
+            return Err(Error::Setting(format!(
+                "`source.time` = \"line-order\" and `source.columns.{}` contradict each other: only one of them orders a user's events; set \
+                 the latter to \"\"",
+                if names_time { "time" } else { "position" }
+            )));
+        }
         let (time, clock) = match (columns.time.as_str(), columns.position.as_str()) {
             _ if line_order => ("", TimeSetting::Known(Notation::LineOrder)),
             (_, position) if !position.is_empty() => {
-                if !columns.time.is_empty() && columns.time != Columns::default().time {
+                if names_time {
                     return Err(Error::Setting(format!(
                         "`source.columns.time` = {:?} and `source.columns.position` = {position:?} contradict each other: only one of them \
                          orders a user's events; set the other one to \"\"",

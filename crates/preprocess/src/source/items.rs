@@ -10,7 +10,7 @@ use mp4sr_pipeline::Progress;
 use super::events::{Budget, FileReading, read_file};
 use super::ids::UnusedIds;
 use super::{NumberedIds, SourceFormat, values};
-use crate::images::{ImageFolder, Resolver};
+use crate::images::{EmbeddedImages, ImageFolder, Resolver};
 use crate::junk::Junk;
 use crate::read::{FileFormat, RawCell, columns};
 use crate::rejects::{Fault, reject};
@@ -67,8 +67,7 @@ pub struct Reading<'a> {
     pub needed: &'a [bool],
     pub folder: &'a ImageFolder,
     pub junk: &'a Junk,
-    /// The folder for images that files of items themselves contain.
-    pub store: Option<&'a Path>,
+    pub embedded: EmbeddedImages<'a>,
     pub max_sentences: usize,
     pub max_images: usize,
     /// Whether items without interactions are kept.
@@ -91,7 +90,7 @@ pub fn count(path: &Path, format: &SourceFormat) -> Result<(u64, u64)> {
         needed: &[],
         folder: &folder,
         junk: &junk,
-        store: None,
+        embedded: EmbeddedImages::Refused,
         max_sentences: 1,
         max_images: 1,
         keep_others: true,
@@ -140,7 +139,7 @@ impl ItemCatalogue {
             let mut rejected = std::mem::take(&mut read.rejected);
             let mut items = ItemLines {
                 reading,
-                resolver: Resolver::new(path, reading.data, reading.folder, reading.store),
+                resolver: Resolver::new(path, reading.data, reading.folder, reading.embedded),
                 path,
                 catalogue: &mut catalogue,
                 read: &mut read,
@@ -237,7 +236,7 @@ impl Fields<'_> {
 /// Collects the lines of one file.
 struct ItemLines<'a, 'r> {
     reading: &'a Reading<'r>,
-    resolver: Resolver,
+    resolver: Resolver<'a>,
     path: &'a Path,
     catalogue: &'a mut ItemCatalogue,
     read: &'a mut ItemsRead,
@@ -472,7 +471,7 @@ mod tests {
             needed: &vec![true; ids.len()],
             folder: &ImageFolder::default(),
             junk: &Junk::default(),
-            store: None,
+            embedded: EmbeddedImages::Refused,
             max_sentences: 4,
             max_images: 2,
             keep_others: false,
@@ -575,7 +574,7 @@ mod tests {
             needed: &[true, true],
             folder: &ImageFolder::read(folder.path(), &item_ids).unwrap(),
             junk: &Junk::default(),
-            store: None,
+            embedded: EmbeddedImages::Refused,
             max_sentences: 4,
             max_images: 2,
             keep_others: false,

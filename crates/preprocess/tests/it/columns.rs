@@ -94,6 +94,17 @@ fn json_lines_and_parquet_files_give_the_same_result_as_tables() {
 }
 
 #[test]
+fn dates_in_a_condition_are_converted_without_a_message() {
+    let project = table("e.tsv");
+    let days: String = (0..9).map(|at| format!("u{}\ti{}\t{at}\t2020-01-0{}\n", at % 2, at % 3, at + 1)).collect();
+    project.write_raw("e.tsv", format!("user_id\titem_id\ttimestamp\tday\n{days}"));
+    let condition = "preprocess.where=CAST(day AS DATE) >= DATE '2020-01-03'";
+    let printed = project.run_stderr("preprocess", &["--set", condition]);
+    assert!(!printed.to_lowercase().contains("deprecat"), "{printed}");
+    assert_eq!(dataset_of(&project).report.filters[1].events, 7);
+}
+
+#[test]
 fn errors_in_a_condition_are_reported_with_their_position() {
     let project = table("e.tsv");
     project.write_raw("e.tsv", TSV);
@@ -137,6 +148,7 @@ fn errors_in_a_condition_are_reported_with_their_position() {
             "ROUND(rating) > 3",
             "has `ROUND(rating)`, which is not supported; halves would be rounded to the even number",
         ),
+        ("\"round\"(rating) > 3", "which is not supported; halves would be rounded"),
         ("verified AND LOG(rating, 2) > 1", "has `LOG(rating, 2)`, which is not supported; dialects differ"),
         ("verified IS NOT TRUE", "has `verified IS NOT TRUE`, which is not supported; use `COALESCE`"),
         ("verified AND frobnicate(rating)", "cannot be evaluated at character 14: unsupported function 'frobnicate'"),

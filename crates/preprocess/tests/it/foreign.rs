@@ -91,6 +91,9 @@ fn times_keep_their_fractions_until_events_are_ordered() {
     let (made, _) = made(&[("e.csv", positions)], &tabular("e.csv"), "[source.columns]\nposition = \"n\"");
     histories_are(&made, &[("u", &["a", "c", "b", "d"])]);
     assert_eq!(made.sequences.times, [1, 1, 1, 12]);
+    let in_order = format!("{}\ntime = \"line-order\"", tabular("e.csv"));
+    let error = refused(&[("e.csv", positions)], &in_order, "[source.columns]\nposition = \"n\"");
+    assert!(error.contains("\"line-order\" and `source.columns.position` contradict each other"), "{error}");
     let error = refused(&[("e.csv", positions)], &tabular("e.csv"), "[source.columns]\ntime = \"t\"\nposition = \"n\"");
     assert!(
         error.contains("`source.columns.time` = \"t\" and `source.columns.position` = \"n\" contradict"),

@@ -77,7 +77,7 @@ impl Study<'_> {
             let common = common(self.runner, pipeline, self.options)?;
             let run = self.study_run(pipeline, &common, &full(), 0)?;
             if let Some(error) = self.runner.run(std::slice::from_ref(&run), Until::Dataset).swap_remove(0) {
-                anyhow::bail!("{error}");
+                return Err(error.into_error());
             }
             let path = run.layout.statistics();
             let report = PreprocessReport::read(&path)?

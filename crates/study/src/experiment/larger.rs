@@ -33,7 +33,7 @@ impl Study<'_> {
             self.copy_features(pipeline, &common)?;
             let run = self.study_run(pipeline, &common, &full(), 0)?;
             if let Some(error) = self.runner.run(std::slice::from_ref(&run), Until::Features).swap_remove(0) {
-                anyhow::bail!("{error}");
+                return Err(error.into_error());
             }
             let config = &run.config;
             let names = config.model.modalities.iter().map(|m| (m.name.clone(), config.feature_name(m)));
@@ -147,7 +147,7 @@ impl Study<'_> {
         let runs = (0..self.options.seeds).map(|seed| self.study_run(own, &overrides, &full(), seed));
         let runs = runs.collect::<anyhow::Result<Vec<_>>>()?;
         match self.runner.pretrain_as_is(&runs).into_iter().flatten().next() {
-            Some(error) => Err(anyhow::anyhow!("{error}")),
+            Some(error) => Err(error.into_error()),
             None => Ok(runs),
         }
     }

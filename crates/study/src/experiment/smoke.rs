@@ -35,7 +35,7 @@ impl Study<'_> {
         let whole = self.study_run(pipeline, &[SHORT.to_owned()], &full(), 0)?;
         for run in [&whole, &quick] {
             if let Some(error) = self.runner.run(std::slice::from_ref(run), Until::Dataset).swap_remove(0) {
-                anyhow::bail!("{error}");
+                return Err(error.into_error());
             }
         }
         let mut inputs =

@@ -137,7 +137,7 @@ impl Study<'_> {
     fn preprocessed(&self) -> anyhow::Result<Sequences> {
         let run = self.study_run(&self.runner.args().pipeline.clone(), &self.common, &full(), 0)?;
         if let Some(error) = self.runner.run(std::slice::from_ref(&run), Until::Dataset).swap_remove(0) {
-            anyhow::bail!("{error}");
+            return Err(error.into_error());
         }
         Ok(self.sequences()?)
     }

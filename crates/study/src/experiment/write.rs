@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use mp4sr_artifact::files;
 use mp4sr_figure::Figure;
 use mp4sr_pipeline::config::SplitBy;
-use mp4sr_pipeline::hide_passwords;
 use mp4sr_pipeline::text::TextTable;
+use mp4sr_pipeline::{Assignments, hide_passwords};
 use mp4sr_protocol::SIGNIFICANT;
 
 use super::study::{SMOKE, Study};
@@ -37,11 +37,6 @@ pub(super) const DEFAULTS: PaperTable = PaperTable {
 };
 pub(super) const IMAGES: PaperTable =
     PaperTable { table: 4, models: &["MP4SR[ResNet]", "MP4SR"], note: "Vectors of ResNet, and words of CLIP." };
-
-/// The key of an assignment.
-fn key_of(assignment: &str) -> &str {
-    assignment.split('=').next().unwrap_or_default().trim()
-}
 
 impl Study<'_> {
     pub(super) fn head(&self, title: &str, users: usize) -> String {
@@ -77,7 +72,9 @@ impl Study<'_> {
             }
         };
         // A smoke run has its own epochs and limits.
-        let is_used = |set: &&String| !self.options.quick || !SMOKE.iter().any(|own| key_of(own) == key_of(set));
+        let is_used = |set: &&String| {
+            !self.options.quick || !SMOKE.iter().any(|own| Assignments::key_of(own) == Assignments::key_of(set))
+        };
         let set: Vec<String> =
             self.runner.args().overrides.iter().filter(is_used).map(|set| hide_passwords(set)).collect();
         let set = if set.is_empty() { String::new() } else { format!(" Set for all runs: `{}`.", set.join("`, `")) };
