@@ -133,7 +133,6 @@ impl StoredItem {
     }
 
     /// The item with the bytes of its images, which are named by their content. `image` reads an image file by its name.
-    #[must_use]
     pub fn with_images<E>(
         mut self,
         image: impl Fn(&str) -> std::result::Result<Option<Vec<u8>>, E>,

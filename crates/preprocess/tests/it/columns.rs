@@ -96,7 +96,8 @@ fn json_lines_and_parquet_files_give_the_same_result_as_tables() {
 #[test]
 fn dates_in_a_condition_are_converted_without_a_message() {
     let project = table("e.tsv");
-    let days: String = (0..9).map(|at| format!("u{}\ti{}\t{at}\t2020-01-0{}\n", at % 2, at % 3, at + 1)).collect();
+    let day = |at: usize| format!("u{}\ti{}\t{at}\t2020-01-0{}\n", at % 2, at % 3, at + 1);
+    let days: String = (0..9).map(day).collect();
     project.write_raw("e.tsv", format!("user_id\titem_id\ttimestamp\tday\n{days}"));
     let condition = "preprocess.where=CAST(day AS DATE) >= DATE '2020-01-03'";
     let printed = project.run_stderr("preprocess", &["--set", condition]);

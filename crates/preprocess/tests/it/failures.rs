@@ -41,7 +41,8 @@ fn embedded_images_stay_until_another_dataset_replaces_theirs() {
     let world = shop_of(
         "[source]\nformat = \"tabular\"\ninteractions = [\"e.csv\"]\nitems = [\"i.jsonl\"]\n[source.columns]\nimages = \"image\"\n",
     );
-    let events: String = (0..500).map(|n| format!("u{},i{},{n}\n", n % 7, n % 11)).collect();
+    let event = |n: usize| format!("u{},i{},{n}\n", n % 7, n % 11);
+    let events: String = (0..500).map(event).collect();
     let events = format!("user_id,item_id,timestamp\n{events}");
     // The first bytes of a PNG file, and further bytes that differ.
     let item = |number: u8| {
