@@ -8,18 +8,8 @@ use serde_json::{Map, Value, json};
 use toml::Table;
 
 use super::Config;
+use super::refused::RefusedValue;
 use super::renamed::{self, RenamedKey, rename_recorded};
-
-/// A key with a value that is not allowed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RefusedValue {
-    /// The key, with the names of its sections.
-    pub key: String,
-    /// Its value.
-    pub value: String,
-    /// The values that are allowed.
-    pub allowed: String,
-}
 
 /// A named set of keys (`run.preset`).
 #[derive(Clone, Debug, PartialEq)]

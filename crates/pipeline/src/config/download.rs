@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::RefusedValue;
+use super::refused::RefusedValue;
 
 /// A raw file and its URL.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

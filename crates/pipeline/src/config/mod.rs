@@ -7,13 +7,14 @@ mod evaluation;
 mod extract;
 mod model;
 mod read;
+mod refused;
 mod renamed;
 mod results;
 mod run;
 mod serve;
 mod training;
 
-pub use catalog::{ModelCatalog, ModelType, PresetKeys, RefusedValue, SectionType, SharedSection};
+pub use catalog::{ModelCatalog, ModelType, PresetKeys, SectionType, SharedSection};
 pub use dataset::{
     Columns, DataPreset, Dataset, Format, ItemOrder, Missing, Preprocess, Quoting, Repeated, Source, SplitBy,
     WithoutEvents,
@@ -22,6 +23,7 @@ pub use download::{Download, RawFile};
 pub use evaluation::{Evaluate, SeenItems};
 pub use extract::{AudioExtract, BUILTIN, Extract, Extracted, ImageExtract, ImageFeatures, TextExtract};
 pub use model::{Modality, Model};
+pub use refused::RefusedValue;
 pub use renamed::RenamedKey;
 pub use results::{Recommend, Report};
 pub use run::Run;

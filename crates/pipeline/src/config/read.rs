@@ -6,7 +6,8 @@ use std::path::Path;
 use serde_json::Value as Json;
 use toml::{Table, Value};
 
-use super::catalog::{ModelCatalog, ModelType, RefusedValue};
+use super::catalog::{ModelCatalog, ModelType};
+use super::refused::RefusedValue;
 use super::{Config, dataset, renamed, training};
 use crate::strict::{self, Assignment, ConfigError};
 
