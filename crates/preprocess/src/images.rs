@@ -341,7 +341,7 @@ fn stays_in(folder: &Path, path: &Path) -> std::result::Result<(), Fault> {
     Ok(())
 }
 
-/// What becomes of images that files of items themselves contain.
+/// How images that files of items themselves contain are treated.
 #[derive(Clone, Copy, Debug)]
 pub enum EmbeddedImages<'a> {
     /// They are written to this folder.

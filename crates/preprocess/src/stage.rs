@@ -200,8 +200,8 @@ fn remove_other_images(store: &Path, dataset: &Dataset) -> Result<()> {
     Ok(())
 }
 
-/// Reads and filters the dataset, and lists the files that were looked for and not found. `embedded` says
-/// what becomes of images that files of items themselves contain.
+/// Reads and filters the dataset, and lists the files that were looked for and not found. `embedded` says how
+/// images that files of items themselves contain are treated.
 fn read(
     config: &Config,
     memory: Option<&MemoryLimit>,

@@ -3,7 +3,7 @@
 
 use mp4sr_ops::Result;
 
-use crate::{Buffer, BufferValues, Buffers};
+use crate::{Buffer, BufferValues, Buffers, Data};
 
 const HEAD_FEATURES: &str = "head_bank.features";
 const HEAD_ITEMS: &str = "head_bank.items";
@@ -203,4 +203,15 @@ impl Banks {
         })?;
         self.with_numbers(FILLED, |filled| held().for_each(|((&item, _), _)| filled[item as usize - 1] = 1))
     }
+}
+
+/// Marks the share of the items that has the most training events; among equals, the smaller id comes first.
+pub(super) fn head_items(data: &Data, share: f64) -> Vec<bool> {
+    let mut events = vec![0usize; data.items];
+    data.training.items.iter().for_each(|&item| events[item as usize - 1] += 1);
+    let mut order: Vec<usize> = (0..data.items).collect();
+    order.sort_by_key(|&row| (std::cmp::Reverse(events[row]), row));
+    let mut is_head = vec![false; data.items];
+    order[..(share * data.items as f64) as usize].iter().for_each(|&row| is_head[row] = true);
+    is_head
 }

@@ -13,7 +13,7 @@ mod banks;
 
 use std::cell::RefCell;
 
-use banks::{BankSizes, Banks, Entries};
+use banks::{BankSizes, Banks, Entries, head_items};
 use candle_core::{DType, Tensor, Var};
 use mp4sr_ops::plain::sigmoid;
 use mp4sr_ops::{
@@ -595,17 +595,6 @@ impl Masr {
     pub fn set_epoch(&self, epoch: usize) -> Result<()> {
         self.banks.set_epoch(epoch)
     }
-}
-
-/// Marks the share of the items that has the most training events; among equals, the smaller id comes first.
-fn head_items(data: &Data, share: f64) -> Vec<bool> {
-    let mut events = vec![0usize; data.items];
-    data.training.items.iter().for_each(|&item| events[item as usize - 1] += 1);
-    let mut order: Vec<usize> = (0..data.items).collect();
-    order.sort_by_key(|&row| (std::cmp::Reverse(events[row]), row));
-    let mut is_head = vec![false; data.items];
-    order[..(share * data.items as f64) as usize].iter().for_each(|&row| is_head[row] = true);
-    is_head
 }
 
 impl Model for Masr {
