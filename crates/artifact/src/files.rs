@@ -59,6 +59,15 @@ pub fn length(path: &Path) -> Result<Option<u64>> {
     }
 }
 
+/// Whether a path leads to a file, and not to a folder or to nothing.
+pub fn is_file(path: &Path) -> Result<bool> {
+    match fs::metadata(path) {
+        Ok(found) => Ok(found.is_file()),
+        Err(e) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&e.kind()) => Ok(false),
+        Err(e) => Err(Error::io("inspect", path, e)),
+    }
+}
+
 /// Creates a folder and its parents.
 pub fn create_dir_all(path: &Path) -> Result<()> {
     fs::create_dir_all(path).map_err(|e| Error::io("create folder", path, e))

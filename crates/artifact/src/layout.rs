@@ -8,6 +8,11 @@ const EMBEDDED: &str = "embedded";
 const NEW_ITEMS: &str = "new-items";
 const IMAGES: &str = "images";
 
+/// The phase of training whose section of the configuration is `[pretrain]`.
+pub const PRETRAIN: &str = "pretrain";
+/// The phase of training whose section of the configuration is `[finetune]`. Every model has it, and its weights rank the items.
+pub const FINETUNE: &str = "finetune";
+
 /// The paths of everything that belongs to one dataset: `artifacts/<dataset>/{dataset,features,runs/<run>}`.
 #[derive(Clone, Debug)]
 pub struct Layout {
@@ -167,7 +172,7 @@ impl Layout {
         self.run().join("metrics.jsonl")
     }
 
-    /// The best weights of a training phase.
+    /// The best weights of a training phase, [`PRETRAIN`] or [`FINETUNE`].
     pub fn checkpoint(&self, phase: &str) -> PathBuf {
         self.run().join(format!("{phase}.safetensors"))
     }

@@ -21,6 +21,7 @@ mod lock;
 mod log;
 mod map;
 mod reports;
+pub mod role;
 mod rows;
 mod stage;
 mod table;
@@ -36,7 +37,7 @@ pub use event_time::EventTime;
 pub use features::{FeatureType, Features, MappedFeatures, MappedValues, RowsHeader};
 pub use fingerprint::{Fingerprint, hash_ids};
 pub use guard::{guarded, is_guarded};
-pub use layout::Layout;
+pub use layout::{FINETUNE, Layout, PRETRAIN};
 pub use lock::Lock;
 pub use log::{log_line, read_log};
 pub use reports::{

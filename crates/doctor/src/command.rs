@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use mp4sr_artifact::{Downloads, files};
+use mp4sr_artifact::{Downloads, files, role};
 use mp4sr_download::ImagePlan;
 use mp4sr_extract::encoders;
 use mp4sr_pipeline::config::ModelCatalog;
@@ -81,7 +81,7 @@ pub fn dry_run_of_trained(
 ) -> anyhow::Result<()> {
     let context = args.context_of_plan(models)?;
     let mut reads = TrainedModel::files(&context.layout, &context.config);
-    reads.push(("items".to_owned(), context.layout.items()));
+    reads.push((role::ITEMS.to_owned(), context.layout.items()));
     reads.extend(more.iter().map(|path| ("new items".to_owned(), path.clone())));
     let (text, mut problems) = listed(&reads);
     print(&text)?;

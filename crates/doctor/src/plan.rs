@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use mp4sr_artifact::{Manifest, Stage, Status, Timing, files};
+use mp4sr_artifact::{Manifest, Stage, Status, Timing, files, role};
 use mp4sr_extract::{
     EncoderFacts, EncoderLocation, EncoderRole, dictionary, encoder_device, encoders, is_offline, local_stage,
 };
@@ -577,14 +577,14 @@ fn reads(context: &Context, stage: StageName, raw: &[InspectedFile]) -> Vec<(Str
     let named = |role: &str, path: PathBuf| (role.to_owned(), path);
     match stage {
         StageName::Preprocess => raw.iter().map(|file| (file.role.clone(), file.path.clone())).collect(),
-        StageName::Extract => vec![named("items", layout.items())],
+        StageName::Extract => vec![named(role::ITEMS, layout.items())],
         StageName::Pretrain => mp4sr_train::command::inputs(context, PRETRAIN),
         StageName::Finetune => mp4sr_train::command::inputs(context, FINETUNE),
         StageName::Evaluate => TrainedModel::files(layout, config),
         StageName::Recommend => mp4sr_recommend::command::inputs(context),
         StageName::Report => vec![
-            named("sequences", layout.sequences()),
-            named("items", layout.items()),
+            named(role::SEQUENCES, layout.sequences()),
+            named(role::ITEMS, layout.items()),
             named("ranks of validation", layout.ranks("validation")),
             named("ranks of test", layout.ranks("test")),
             named("lists", layout.recommendations()),

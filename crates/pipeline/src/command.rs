@@ -332,7 +332,7 @@ pub fn run_main(program: impl FnOnce() -> anyhow::Result<()> + std::panic::Unwin
     end_with_starter();
     match std::panic::catch_unwind(program) {
         Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Ok(Err(error)) if has_no_reader(&error) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
             report_error(&error);
             ExitCode::from(if error.chain().any(<dyn std::error::Error>::is::<Bug>) { 2 } else { 1 })
@@ -376,15 +376,21 @@ fn without_backtrace(message: &str) -> &str {
     message.find("\n   0: ").map_or(message, |at| &message[..at])
 }
 
-fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    let io = |e: &(dyn std::error::Error + 'static)| e.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-    error.chain().any(|e| io(e) == Some(std::io::ErrorKind::BrokenPipe))
+/// A result that could not be printed.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to write to standard output; expected a terminal, a pipe or a file with free space")]
+struct PrintError(#[source] std::io::Error);
+
+/// Whether the reader of standard output has ended, as `head` does. A connection that breaks is a failure.
+fn has_no_reader(error: &anyhow::Error) -> bool {
+    let printed = error.downcast_ref::<PrintError>();
+    printed.is_some_and(|PrintError(error)| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 /// Prints a result on standard output.
 pub fn print(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("failed to write to standard output")
+    Ok(out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(PrintError)?)
 }
 
 /// Brings a stage that can be divided into shards up to date: only `shard`, or all of it. The whole is merged by `put_together`, which gets
@@ -502,6 +508,14 @@ pub fn run_stage(
 mod tests {
     use super::*;
     use mp4sr_artifact::StageSettings;
+
+    #[test]
+    fn only_a_reader_of_results_that_has_ended_is_not_a_failure() {
+        let broken = || std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        assert!(has_no_reader(&anyhow::Error::from(PrintError(broken())).context("failed to list the items")));
+        assert!(!has_no_reader(&anyhow::Error::from(broken()).context("failed to reach the store")));
+        assert!(!has_no_reader(&PrintError(std::io::ErrorKind::StorageFull.into()).into()));
+    }
 
     fn run(context: &Context, folder: &std::path::Path, setting: u32, fails: bool) -> anyhow::Result<()> {
         let make_stage = || Ok(Stage::new("work", 1, folder, StageSettings::of(setting), &[])?);

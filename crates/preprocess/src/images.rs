@@ -126,11 +126,11 @@ impl ImageFolder {
         Self { pattern: Some(pattern), ..Self::default() }
     }
 
-    /// The images of an item, if it has any.
-    pub fn of(&self, id: &str) -> Option<Vec<String>> {
+    /// The images of an item, if it has any. Those of a pattern that are not used are added to `refused`.
+    pub fn of(&self, id: &str, refused: &mut Rejects) -> Result<Option<Vec<String>>> {
         let mut images: Vec<(u64, PathBuf)> = Vec::new();
         if let Some(pattern) = &self.pattern {
-            images.extend(pattern.of(id).into_iter().map(|path| (0, path)));
+            images.extend(pattern.of(id, refused)?.into_iter().map(|path| (0, path)));
         }
         images.extend(self.by_name.get(id).into_iter().flatten().map(|path| (0, path.clone())));
         images.extend(self.by_folder.get(id).into_iter().flatten().map(|path| (0, path.clone())));
@@ -141,10 +141,10 @@ impl ImageFolder {
         images.extend(numbered.filter(|(_, path)| !is_item(path)).cloned());
         images.sort();
         let names: Vec<String> = images.iter().filter_map(|(_, path)| path.to_str().map(str::to_owned)).collect();
-        (!names.is_empty()).then_some(names)
+        Ok((!names.is_empty()).then_some(names))
     }
 
-    /// Files that are not used, by reason.
+    /// Files of the folder that are not used, by reason.
     pub fn refused(&self) -> &Rejects {
         &self.refused
     }
@@ -177,7 +177,7 @@ fn list(folder: &Path, depth: usize, follows_links: bool, found: &mut Vec<PathBu
     for path in files::list(folder)? {
         if depth > 0 && path.is_dir() && (follows_links || !path.is_symlink()) {
             list(&path, depth - 1, follows_links, found)?;
-        } else if is_image_name(&path) && path.is_file() {
+        } else if is_image_name(&path) && files::is_file(&path)? {
             found.push(path);
         }
     }
@@ -261,11 +261,11 @@ impl ImagePattern {
         Ok(Self { real: real(&base)?, base, parts, listed: RefCell::default() })
     }
 
-    /// The existing files of an item within the folder.
-    fn of(&self, id: &str) -> Vec<PathBuf> {
+    /// The existing files of an item. Links out of the folder are added to `refused`.
+    fn of(&self, id: &str, refused: &mut Rejects) -> Result<Vec<PathBuf>> {
         // An id must not lead to another folder.
         if id.contains(['/', '\\', '\0']) || id == ".." {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let mut wanted = vec![String::new()];
         for part in &self.parts {
@@ -277,36 +277,59 @@ impl ImagePattern {
                 (_, None) => {}
             }
         }
-        let found = if wanted.len() == 1 { self.at(&wanted[0]) } else { self.matching(&wanted) };
-        found.into_iter().filter(|path| stays_in(&self.real, path).is_ok()).collect()
+        let mut found = if wanted.len() == 1 { self.at(&wanted[0])? } else { self.matching(&wanted)? };
+        found.retain(|path| match stays_in(&self.real, path) {
+            Ok(()) => true,
+            Err(fault) => {
+                reject(refused, &self.base, 0, fault);
+                false
+            }
+        });
+        Ok(found)
     }
 
     /// The existing file of this name or, if the name has no image extension, the files of this name with any image extension.
-    fn at(&self, name: &str) -> Vec<PathBuf> {
+    fn at(&self, name: &str) -> Result<Vec<PathBuf>> {
         let path = self.base.join(name);
-        if is_image_name(&path) {
-            return Some(path).filter(|path| path.is_file()).into_iter().collect();
+        let paths: Vec<PathBuf> = if is_image_name(&path) {
+            vec![path]
+        } else {
+            ENDINGS.iter().map(|ending| self.base.join(format!("{name}.{ending}"))).collect()
+        };
+        let mut found = Vec::new();
+        for path in paths {
+            if files::is_file(&path)? {
+                found.push(path);
+            }
         }
-        let named = |ending: &str| self.base.join(format!("{name}.{ending}"));
-        ENDINGS.iter().map(|ending| named(ending)).filter(|path| path.is_file()).collect()
+        Ok(found)
     }
 
     /// The files whose names have these pieces in order, with anything between them.
-    fn matching(&self, pieces: &[String]) -> Vec<PathBuf> {
+    fn matching(&self, pieces: &[String]) -> Result<Vec<PathBuf>> {
         let (folder, start) = pieces[0].rsplit_once('/').map_or(("", pieces[0].as_str()), |split| split);
         let folder = self.base.join(folder);
         let mut listed = self.listed.borrow_mut();
-        let names = listed.entry(folder.clone()).or_insert_with(|| {
-            let paths = files::list(&folder).unwrap_or_default();
-            let name = |path: &PathBuf| path.file_name()?.to_str().map(str::to_owned);
-            let mut names: Vec<String> = paths.iter().filter(|path| is_image_name(path)).filter_map(name).collect();
-            names.sort();
-            names
-        });
+        if !listed.contains_key(&folder) {
+            listed.insert(folder.clone(), names_in(&folder)?);
+        }
+        let names = &listed[&folder];
         let first = names.partition_point(|name| name.as_str() < start);
         let begins = names[first..].iter().take_while(|name| name.starts_with(start));
-        begins.filter(|name| has_pieces(&name[start.len()..], &pieces[1..])).map(|name| folder.join(name)).collect()
+        Ok(begins.filter(|name| has_pieces(&name[start.len()..], &pieces[1..])).map(|name| folder.join(name)).collect())
     }
+}
+
+/// The names of the images in a folder, sorted; none if the folder does not exist.
+fn names_in(folder: &Path) -> Result<Vec<String>> {
+    let paths = match files::list(folder) {
+        Err(error) if error.is_not_found() => return Ok(Vec::new()),
+        paths => paths?,
+    };
+    let name = |path: &PathBuf| path.file_name()?.to_str().map(str::to_owned);
+    let mut names: Vec<String> = paths.iter().filter(|path| is_image_name(path)).filter_map(name).collect();
+    names.sort();
+    Ok(names)
 }
 
 /// Whether a text contains the pieces in order and ends with the last one.
@@ -519,7 +542,7 @@ mod tests {
         let ids: NumberedIds = ["a", "a_b", "b"].into_iter().map(Into::into).collect();
         let images = ImageFolder::read(folder.path(), &ids).unwrap();
         let names = |item: &str| {
-            let paths = images.of(item).unwrap_or_default();
+            let paths = of(&images, item).unwrap_or_default();
             paths
                 .iter()
                 .map(|path| Path::new(path).file_name().unwrap().to_str().unwrap().to_owned())
@@ -530,8 +553,12 @@ mod tests {
         assert_eq!(names("b"), Vec::<String>::new(), "ids are kept as they stand, letter case and all");
     }
 
+    fn of(images: &ImageFolder, id: &str) -> Option<Vec<String>> {
+        images.of(id, &mut Rejects::default()).unwrap()
+    }
+
     fn names_of(images: &ImageFolder, folder: &Path, id: &str) -> Vec<String> {
-        let paths = images.of(id).unwrap_or_default();
+        let paths = of(images, id).unwrap_or_default();
         paths.iter().map(|path| Path::new(path).strip_prefix(folder).unwrap().display().to_string()).collect()
     }
 
@@ -561,8 +588,8 @@ mod tests {
         assert_eq!(names_of(&images, folder.path(), "0108"), ["010/0108.jpg", "010/0108_2.png"]);
         assert_eq!(names_of(&images, folder.path(), "0110"), ["011/0110.bmp"]);
         assert_eq!(names_of(&images, folder.path(), "012"), ["012/012.jpg"], "items without events have images too");
-        assert_eq!(images.of("013"), None, "a folder of several items is none of an item");
-        assert_eq!(images.of("twice"), None);
+        assert_eq!(of(&images, "013"), None, "a folder of several items is none of an item");
+        assert_eq!(of(&images, "twice"), None);
         assert_eq!(images.refused().0["images of the same name in several folders"].count, 1);
         assert!(images.notice().unwrap().contains("are in folders below it"));
         let names: Vec<String> = (0..9).flat_map(|at| [format!("a/i{at}.jpg"), format!("b/i{at}.jpg")]).collect();
@@ -576,7 +603,7 @@ mod tests {
         let ids: NumberedIds = ["a", "b", "c"].into_iter().map(Into::into).collect();
         let images = ImageFolder::read(folder.path(), &ids).unwrap();
         assert_eq!(names_of(&images, folder.path(), "a"), ["a/1.jpg", "a/2.jpg"]);
-        assert_eq!((names_of(&images, folder.path(), "b"), images.of("c")), (vec!["b/1.tiff".to_owned()], None));
+        assert_eq!((names_of(&images, folder.path(), "b"), of(&images, "c")), (vec!["b/1.tiff".to_owned()], None));
     }
 
     #[test]
@@ -652,12 +679,32 @@ mod tests {
         for folder in [&folder, &linked] {
             let images = ImageFolder::read(folder, &ids).unwrap();
             let path = |name: &str| folder.join(name).display().to_string();
-            assert_eq!(images.of("a").unwrap(), [path("a.jpg"), path("a_3.jpg")]);
-            assert_eq!(images.of("b").unwrap(), [path("b.jpg")]);
-            assert_eq!(images.of("c"), None);
+            assert_eq!(of(&images, "a").unwrap(), [path("a.jpg"), path("a_3.jpg")]);
+            assert_eq!(of(&images, "b").unwrap(), [path("b.jpg")]);
+            assert_eq!(of(&images, "c"), None);
             let refused = &images.refused().0["image is a link that leads out of its folder"];
             assert_eq!(images.refused().total(), 2);
             assert_eq!(refused.examples.iter().map(|e| e.found.as_str()).collect::<Vec<_>>(), ["a_2.jpg", "c.png"]);
+        }
+        for pattern in ["images/{id}.png", "images/{id}", "images/{id}.*"] {
+            let images = ImageFolder::by_pattern(ImagePattern::parse(outside.path(), pattern).unwrap());
+            let mut refused = Rejects::default();
+            assert_eq!(images.of("c", &mut refused).unwrap(), None);
+            assert_eq!(refused.0["image is a link that leads out of its folder"].examples[0].found, "c.png");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_read_is_not_one_without_images() {
+        let folder = written(&["images/1/1.jpg"]);
+        // A link to itself cannot be read by anyone, whatever the permissions.
+        std::os::unix::fs::symlink("2", folder.path().join("images/2")).unwrap();
+        for pattern in ["images/{id}/{id}.jpg", "images/{id}/{id}", "images/{id}/*.jpg"] {
+            let images = ImageFolder::by_pattern(ImagePattern::parse(folder.path(), pattern).unwrap());
+            assert_eq!(names_of(&images, folder.path(), "1"), ["images/1/1.jpg"]);
+            assert_eq!(of(&images, "3"), None);
+            let message = images.of("2", &mut Rejects::default()).unwrap_err().to_string();
+            assert!(message.contains("images/2"), "{message}");
         }
     }
 

@@ -28,5 +28,5 @@ pub use metric::{BadScore, Metric, MetricMeans, means, rank};
 pub use popularity::popularity_value;
 pub use significance::{Interval, Test, mean_and_deviation, probability};
 pub use split::{EvalCase, Split, training_items, training_times};
-pub use store::{OtherSetting, PRETRAINED_WEIGHTS, RanksInfo, StoredRanks, WEIGHTS};
+pub use store::{OtherSetting, RanksInfo, StoredRanks};
 pub use stored_lists::{StoredLists, expect_inputs_of_lists, read_lists};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use mp4sr_artifact::{
-    Error, Fingerprint, Header, Layout, Manifest, Result, Sequences, Tensor, TensorFile, write_tensors,
+    Error, FINETUNE, Fingerprint, Header, Layout, Manifest, Result, Sequences, Tensor, TensorFile, role, write_tensors,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -13,11 +13,6 @@ use crate::Split;
 
 const FORMAT: &str = "ranks";
 const VERSION: u32 = 2;
-
-/// The role of the weights among the inputs of ranks.
-pub const WEIGHTS: &str = "fine-tuned weights";
-/// The role of the weights that fine-tuning starts from among its inputs.
-pub const PRETRAINED_WEIGHTS: &str = "pre-trained weights";
 
 /// One rank per user, as stored in `ranks.<set>.safetensors`. Every table is computed from these files.
 #[derive(Clone, Debug, PartialEq)]
@@ -89,7 +84,7 @@ impl StoredRanks {
         file.expect_items(&sequences.item_hash, REMEDY)?;
         let info: RanksInfo = serde_json::from_value(file.header().settings.clone())
             .map_err(|e| Error::unreadable(&path, "its settings", &e, REMEDY))?;
-        let sources = [("sequences", layout.sequences()), (WEIGHTS, layout.checkpoint("finetune"))];
+        let sources = [(role::SEQUENCES, layout.sequences()), (role::WEIGHTS, layout.checkpoint(FINETUNE))];
         for (role, source) in sources.into_iter().filter(|(_, source)| source.exists()) {
             let Some(then) = file.header().inputs.get(role) else { continue };
             if Fingerprint::of_file(&source)? != *then {
@@ -118,13 +113,10 @@ impl StoredRanks {
     }
 }
 
-/// The start of the role of a modality's features among the inputs of a stage.
-pub(crate) const FEATURES: &str = "features of ";
-
 /// The role of features that have changed since the run's ranks were computed, as far as the stage's record names their files.
 fn changed_features(layout: &Layout) -> Result<Option<String>> {
     let Some(record) = Manifest::read(&layout.run(), "evaluate")? else { return Ok(None) };
-    for (role, then) in record.inputs.iter().filter(|(role, _)| role.starts_with(FEATURES)) {
+    for (role, then) in record.inputs.iter().filter(|(role, _)| role::modality(role).is_some()) {
         let Some(name) = then.path.file_name() else { continue };
         let now = layout.features().join(name);
         if now.exists() && !then.is_of(&now)? {

@@ -3,11 +3,8 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use mp4sr_artifact::{Error, Fingerprint, Items, Layout, Result, Table, files};
+use mp4sr_artifact::{Error, FINETUNE, Fingerprint, Items, Layout, Result, Table, files, role};
 use serde_json::Value;
-
-use crate::WEIGHTS;
-use crate::store::FEATURES;
 
 const REMEDY: &str = "run `mp4sr recommend` again";
 
@@ -15,7 +12,7 @@ const REMEDY: &str = "run `mp4sr recommend` again";
 /// name these. `source` holds the inputs and settings of the lists; lists of other programs have none.
 pub fn expect_inputs_of_lists(source: Option<&Value>, layout: &Layout, path: &Path) -> Result<()> {
     let Some(source) = source else { return Ok(()) };
-    for (role, input) in [("sequences", layout.sequences()), (WEIGHTS, layout.checkpoint("finetune"))] {
+    for (role, input) in [(role::SEQUENCES, layout.sequences()), (role::WEIGHTS, layout.checkpoint(FINETUNE))] {
         let then = source["inputs"][role].as_str().filter(|_| input.exists());
         if let Some(then) = then
             && Fingerprint::of_file(&input)?.as_str() != then
@@ -25,7 +22,7 @@ pub fn expect_inputs_of_lists(source: Option<&Value>, layout: &Layout, path: &Pa
         }
     }
     for (role, then) in source["inputs"].as_object().into_iter().flatten() {
-        let Some(modality) = role.strip_prefix(FEATURES) else { continue };
+        let Some(modality) = role::modality(role) else { continue };
         let now = features_of(layout, modality)?;
         if !now.is_empty() && !now.iter().any(|now| then.as_str() == Some(now.as_str())) {
             let reason = format!("the {role} have changed since the lists were computed");

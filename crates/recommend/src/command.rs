@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mp4sr_artifact::{Column, Items, Layout, Stage, Table, Users};
+use mp4sr_artifact::{Column, Items, Layout, Stage, Table, Users, role};
 use mp4sr_models::Query;
 use mp4sr_pipeline::config::{FINETUNE, ModelCatalog};
 use mp4sr_pipeline::{Config, Context, Shard, StageArgs, run_stage_in_shards};
@@ -87,8 +87,8 @@ impl ListColumns {
 pub fn inputs(context: &Context) -> Vec<(String, PathBuf)> {
     let (config, layout) = (&context.config, &context.layout);
     let mut inputs = TrainedModel::files(layout, config);
-    inputs.push(("items".to_owned(), layout.items()));
-    inputs.push(("users".to_owned(), layout.users()));
+    inputs.push((role::ITEMS.to_owned(), layout.items()));
+    inputs.push((role::USERS.to_owned(), layout.users()));
     inputs
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
-use mp4sr_artifact::{Items, files};
+use mp4sr_artifact::{Items, files, role};
 use mp4sr_pipeline::text::some_of;
 use mp4sr_pipeline::{Context, print};
 use mp4sr_run::{NewItems, TrainedModel};
@@ -87,7 +87,7 @@ impl GivenArgs {
         }
         let layout = &context.layout;
         let mut of_run = TrainedModel::files(layout, &context.config);
-        of_run.extend([("items".to_owned(), layout.items()), ("users".to_owned(), layout.users())]);
+        of_run.extend([(role::ITEMS.to_owned(), layout.items()), (role::USERS.to_owned(), layout.users())]);
         let replaced = of_run.iter().find(|(_, path)| is_out(path));
         ensure!(
             replaced.is_none(),

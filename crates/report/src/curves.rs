@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use mp4sr_artifact::{EpochLine, Error as FileError, recorded_settings};
+use mp4sr_artifact::{EpochLine, Error as FileError, PRETRAIN, recorded_settings};
 use mp4sr_figure::{LEGEND_LEFT, LEGEND_ROW, SeriesStyle};
 use plotters::prelude::*;
 
@@ -118,7 +118,7 @@ pub fn panels(logs: &[TrainingLog]) -> Result<Vec<Panel>> {
         }
     }
     // Another run may have phases that this one lacks; pre-training comes first in any case.
-    phases.sort_by_key(|phase| *phase != "pretrain");
+    phases.sort_by_key(|phase| *phase != PRETRAIN);
     let mut panels = Vec::new();
     for phase in phases {
         let of_phase = || logs.iter().flat_map(|log| &log.lines).filter(|line| line.phase == phase);

@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use std::slice;
 
 use mp4sr_artifact::{
-    Downloads, Error as FileError, ExtractReport, Items, Layout, PreprocessReport, Sequences, Stage, StageSettings,
-    Timing, files, recorded_settings,
+    Downloads, Error as FileError, ExtractReport, FINETUNE, Items, Layout, PRETRAIN, PreprocessReport, Sequences,
+    Stage, StageSettings, Timing, files, recorded_settings, role,
 };
-use mp4sr_pipeline::config::PRETRAIN;
 use mp4sr_pipeline::{Bug, Config, Context, STAGES, StageName, print, run_stage};
 use mp4sr_protocol::{
     Comparison, ItemFacts, ListComparison, Metric, MetricMeans, Reference, SeedLists, SeedRuns, Split, StoredRanks,
@@ -210,8 +209,8 @@ impl ReportStage<'_> {
         }
         let lists = self.required(own, "lists", own.recommendations(), "recommend")?;
         inputs.push(("lists".to_owned(), lists));
-        inputs.push(("sequences".to_owned(), self.required(own, "sequences", own.sequences(), "preprocess")?));
-        inputs.push(("items".to_owned(), self.required(own, "items", own.items(), "preprocess")?));
+        inputs.push((role::SEQUENCES.to_owned(), self.required(own, role::SEQUENCES, own.sequences(), "preprocess")?));
+        inputs.push((role::ITEMS.to_owned(), self.required(own, role::ITEMS, own.items(), "preprocess")?));
         inputs.push(("statistics".to_owned(), own.statistics()));
         inputs.extend(self.context.config.feature_files(own));
         inputs.push(("images".to_owned(), own.extract_report()));
@@ -357,7 +356,7 @@ impl ReportStage<'_> {
             let path = layout.metrics_log();
             let mut log = TrainingLog::read(layout.run_name(), &path)?;
             self.keep_phases(&mut log, layout);
-            let weights = layout.checkpoint("finetune");
+            let weights = layout.checkpoint(FINETUNE);
             log.expect_weights(&path, &weights)?;
             let epochs = || recorded_settings(&weights)?["epoch"].as_u64();
             if log.lines.is_empty() && epochs().is_some_and(|epochs| epochs > 0) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use mp4sr_artifact::{Error, Fingerprint, Header, Result, Tensor, TensorFile};
+use mp4sr_artifact::{Error, Fingerprint, Header, Result, Tensor, TensorFile, role};
 use mp4sr_models::{Buffer, BufferValues, Model, Phase, Stored};
 use serde::{Deserialize, Serialize};
 
@@ -138,7 +138,7 @@ impl Checkpoint {
 
     /// Whether the file of a modality's features among `inputs` is the one that the weights were trained on.
     pub fn was_trained_on(&self, modality: &str, inputs: &BTreeMap<String, Fingerprint>) -> bool {
-        let role = format!("features of {modality}");
+        let role = role::features(modality);
         self.inputs.get(&role).is_some_and(|then| inputs.get(&role) == Some(then))
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use mp4sr_artifact::{Error, Fingerprint, Items, Layout, MappedFeatures, MappedValues, Sequences};
+use mp4sr_artifact::{Error, Fingerprint, Items, Layout, MappedFeatures, MappedValues, Sequences, role};
 use mp4sr_models::{Categories, Data, Device, Modality, Ragged, RngKey, StoredValues, TrainingSequences, recipe};
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config;
@@ -30,12 +30,12 @@ pub struct Inputs {
 impl Inputs {
     /// The files that a run reads, by role.
     pub fn files(layout: &Layout, config: &Config) -> Vec<(String, PathBuf)> {
-        let mut files = vec![("sequences".to_owned(), layout.sequences())];
+        let mut files = vec![(role::SEQUENCES.to_owned(), layout.sequences())];
         if Self::reads_features(config) {
             files.extend(config.feature_files(layout));
         }
         if reads_categories(config) {
-            files.push(("items".to_owned(), layout.items()));
+            files.push((role::ITEMS.to_owned(), layout.items()));
         }
         files
     }

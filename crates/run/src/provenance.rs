@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use mp4sr_artifact::{Error, Fingerprint, Layout, Manifest, Result, StageSettings};
+use mp4sr_artifact::{Error, Fingerprint, Layout, Manifest, Result, StageSettings, role};
 use mp4sr_models::{FINETUNE, PRETRAIN};
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::{ModelCatalog, Pretrain};
-use mp4sr_protocol::PRETRAINED_WEIGHTS;
 use serde_json::{Value, json};
 
 use crate::data_settings::{record_data, shown};
@@ -191,7 +190,8 @@ impl CheckpointInfo {
 /// Whether the run was fine-tuned from the very weights that `config` names, although under another name.
 fn starts_from(layout: &Layout, config: &Config) -> bool {
     let record = Manifest::find(&layout.run(), FINETUNE);
-    let then = record.and_then(|record| record.inputs.get(PRETRAINED_WEIGHTS).map(|input| input.fingerprint.clone()));
+    let then =
+        record.and_then(|record| record.inputs.get(role::PRETRAINED_WEIGHTS).map(|input| input.fingerprint.clone()));
     let now = Fingerprint::of_file(&config.pretraining_run(layout).checkpoint(PRETRAIN)).ok();
     then.is_some() && then == now
 }

@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use candle_core::Tensor;
-use mp4sr_artifact::{Items, Layout};
+use mp4sr_artifact::{Items, Layout, role};
 use mp4sr_models::{FINETUNE, Model, Scorer, scorer_of};
 use mp4sr_pipeline::Config;
-use mp4sr_protocol::WEIGHTS;
 
 use crate::new_items::item_tables;
 use crate::{Checkpoint, Inputs, NewItems, build_model, last_phase, model_catalog};
@@ -64,7 +63,7 @@ impl TrainedModel {
     /// The files that the model is loaded from, by role.
     pub fn files(layout: &Layout, config: &Config) -> Vec<(String, PathBuf)> {
         let mut files = Inputs::files(layout, config);
-        files.push((WEIGHTS.to_owned(), layout.checkpoint(FINETUNE)));
+        files.push((role::WEIGHTS.to_owned(), layout.checkpoint(FINETUNE)));
         files
     }
 

@@ -1,10 +1,13 @@
 //! Accepts connections: a limited number at once, with time limits for reading the head of a request and for writing the response, and a
 //! shutdown that waits for open requests.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -27,7 +30,7 @@ pub async fn serve(
 ) {
     let graceful = GracefulShutdown::new();
     let permits = Arc::new(Semaphore::new(connections));
-    let mut stop = std::pin::pin!(stop);
+    let mut stop = pin!(stop);
     loop {
         let accepted = async {
             // A connection beyond the limit waits in the system's queue until another one ends.
@@ -50,7 +53,8 @@ pub async fn serve(
         drop(stream.set_nodelay(true));
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(WRITE_TIME));
-        let service = TowerToHyperService::new(router.clone());
+        let router = TowerToHyperService::new(router.clone());
+        let service = service_fn(move |request| begun(router.call(request)));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIME)
@@ -69,5 +73,19 @@ pub async fn serve(
     tokio::select! {
         () = graceful.shutdown() => {}
         () = tokio::time::sleep(STOP_TIME) => log("error", &json!({ "event": "stopped with open requests" })),
+    }
+}
+
+/// Begins the work on a request at once. hyper drops a request that it has read, without beginning it, if its client has already
+/// disconnected, and such a request would not be counted or logged.
+fn begun<F: Future>(work: F) -> impl Future<Output = F::Output> {
+    let mut work = Box::pin(work);
+    // hyper polls the work again, with the waker that counts.
+    let first = work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    async move {
+        match first {
+            Poll::Ready(response) => response,
+            Poll::Pending => work.await,
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use mp4sr_artifact::{
     Error, FeatureType, Features, Items, Layout, Lock, Result, RowsHeader, SequenceParts, Sequences, Stage,
-    StageSettings, Status, TimeKind, Users, files, hash_ids,
+    StageSettings, Status, TimeKind, Users, files, hash_ids, role,
 };
 use serde_json::json;
 
@@ -30,7 +30,9 @@ pub fn merge(sources: &[MergeSource], to: &Layout) -> Result<()> {
     let Some(first) = sources.first() else { return Ok(()) };
     let mut inputs: Vec<(String, PathBuf)> = Vec::new();
     for MergeSource { name, layout, features } in sources {
-        for (role, path) in [("sequences", layout.sequences()), ("items", layout.items()), ("users", layout.users())] {
+        for (role, path) in
+            [(role::SEQUENCES, layout.sequences()), (role::ITEMS, layout.items()), (role::USERS, layout.users())]
+        {
             inputs.push((format!("{role} of {name}"), path));
         }
         for (modality, encoder) in features {

@@ -8,10 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
-use mp4sr_artifact::{EpochLine, Layout, Manifest, Timing, files, log_line, recorded_settings};
+use mp4sr_artifact::{EpochLine, Layout, Manifest, Timing, files, log_line, recorded_settings, role};
 use mp4sr_pipeline::config::{FINETUNE, ModelCatalog, PRETRAIN};
 use mp4sr_pipeline::{Assignments, Config, Progress, StageArgs, StageName, TIED, hide_passwords, is_warning_line};
-use mp4sr_protocol::PRETRAINED_WEIGHTS;
 use serde_json::{Value, json};
 
 /// One run of a study.
@@ -397,9 +396,9 @@ impl Runner {
             }
             // Fine-tuning has to start from the same weights, or from random ones as well.
             let starts_alike = |record: &Manifest| match &start {
-                None => !record.inputs.contains_key(PRETRAINED_WEIGHTS),
+                None => !record.inputs.contains_key(role::PRETRAINED_WEIGHTS),
                 Some(weights) => {
-                    record.inputs.get(PRETRAINED_WEIGHTS).map(|input| &input.fingerprint) == weights.as_ref()
+                    record.inputs.get(role::PRETRAINED_WEIGHTS).map(|input| &input.fingerprint) == weights.as_ref()
                 }
             };
             let is_same = |path: &&PathBuf| {

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use mp4sr_artifact::{EpochLine, Error, Sequences, files};
+use mp4sr_artifact::{EpochLine, Error, FINETUNE, Sequences, files};
 use mp4sr_pipeline::config::{Config, SeenItems};
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_pipeline::{Assignments, split_outside};
@@ -251,7 +251,7 @@ fn best_epoch(at: usize, run: &ResolvedRun, metric: &str) -> anyhow::Result<Best
     let path: PathBuf = run.layout.metrics_log();
     let wrong = |reason: &str| Error::unusable(&path, reason, REMEDY);
     let lines = EpochLine::read(&path, REMEDY)?;
-    let phase = || lines.iter().filter(|line| line.phase == "finetune");
+    let phase = || lines.iter().filter(|line| line.phase == FINETUNE);
     let best = phase().rfind(|line| line.best).ok_or_else(|| wrong("it has no epoch of fine-tuning"))?;
     let value = |name: &str| best.validation.get(name).copied().filter(|value| value.is_finite());
     let found = value(metric).ok_or_else(|| wrong(&format!("its best epoch has no validation {metric}")))?;

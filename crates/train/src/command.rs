@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
-use mp4sr_artifact::{EpochLine, Fingerprint, Layout, Stage, files, log_line};
+use mp4sr_artifact::{EpochLine, Fingerprint, Layout, Stage, files, log_line, role};
 use mp4sr_evaluate::RankOptions;
 use mp4sr_models::{FINETUNE, Model, PRETRAIN, Phase, ProcessGroup, Samples, Stop};
 use mp4sr_ops::{ComputeDevice, Precision, check_precision, with_precision};
 use mp4sr_pipeline::config::{self, ModelCatalog, PhaseSettings, PretrainItems};
 use mp4sr_pipeline::{AlreadyReported, Context, Progress, StageArgs, report_error, run_stage};
-use mp4sr_protocol::{Metric, PRETRAINED_WEIGHTS};
+use mp4sr_protocol::Metric;
 use mp4sr_run::{
     Checkpoint, CheckpointInfo, Inputs, TrainedPhase, build_model_in_group, other_data_settings, record_data,
     removes_seen,
@@ -356,7 +356,7 @@ impl Ready {
 /// The files that a phase reads, by role.
 pub fn inputs(context: &Context, phase: &str) -> Vec<(String, PathBuf)> {
     let mut inputs = Inputs::files(&context.layout, &context.config);
-    inputs.extend(pretrained_of(context, phase).map(|path| (PRETRAINED_WEIGHTS.to_owned(), path)));
+    inputs.extend(pretrained_of(context, phase).map(|path| (role::PRETRAINED_WEIGHTS.to_owned(), path)));
     inputs
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use mp4sr_artifact::{Fingerprint, Manifest, Stage, StageSettings, Status};
+use mp4sr_artifact::{Fingerprint, Manifest, Stage, StageSettings, Status, role};
 use mp4sr_pipeline::Context;
 use mp4sr_pipeline::config::{Extract, Extracted, ImageFeatures};
 use serde_json::{Value, json};
@@ -63,7 +63,7 @@ impl ExtractPlan {
 
     /// The files that decide what is extracted, by role.
     pub(super) fn inputs(&self, context: &Context) -> Result<Vec<(String, PathBuf)>> {
-        let mut inputs = vec![("items".to_owned(), context.layout.items())];
+        let mut inputs = vec![(role::ITEMS.to_owned(), context.layout.items())];
         if let Some(text) = &self.text {
             inputs.extend(text.inputs("text", &SentenceEncoder::files(text)?)?);
         }

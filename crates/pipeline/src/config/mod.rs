@@ -23,6 +23,7 @@ pub use download::{Download, RawFile};
 pub use evaluation::{Evaluate, SeenItems};
 pub use extract::{AudioExtract, BUILTIN, Extract, Extracted, ImageExtract, ImageFeatures, TextExtract};
 pub use model::{Modality, Model};
+pub use mp4sr_artifact::{FINETUNE, PRETRAIN};
 pub use refused::RefusedValue;
 pub use renamed::RenamedKey;
 pub use results::{Recommend, Report};
@@ -33,17 +34,12 @@ pub use training::{Finetune, PhaseSettings, Precision, Pretrain, PretrainItems, 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use mp4sr_artifact::Layout;
+use mp4sr_artifact::{Layout, role};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::strict::ConfigError;
-
-/// The phase of `[pretrain]`.
-pub const PRETRAIN: &str = "pretrain";
-/// The phase of `[finetune]`, which is every model's last.
-pub const FINETUNE: &str = "finetune";
 
 /// A resolved pipeline: every key has a value.
 ///
@@ -248,7 +244,7 @@ impl Config {
     pub fn feature_files(&self, layout: &Layout) -> Vec<(String, PathBuf)> {
         let file = |modality: &Modality| {
             let path = layout.feature_file(&modality.name, &self.feature_name(modality));
-            (format!("features of {}", modality.name), path)
+            (role::features(&modality.name), path)
         };
         self.model.modalities.iter().map(file).collect()
     }

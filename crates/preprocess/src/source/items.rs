@@ -157,10 +157,15 @@ impl ItemCatalogue {
         budget.check_share(&read.files, &read.rejected)?;
         let without_line: Vec<bool> = catalogue.has_line.iter().map(|has_line| !has_line).collect();
         read.without_line = without_line.iter().filter(|without| **without).count() as u64;
-        reading.item_ids.visit(&without_line, |item, id| {
-            let images = reading.folder.of(id).unwrap_or_default();
-            catalogue.keep(item, RawItem { images, ..RawItem::default() }, reading);
+        let mut looked_up = Ok(());
+        reading.item_ids.visit(&without_line, |item, id| match reading.folder.of(id, &mut read.refused_images) {
+            Ok(images) => {
+                let images = images.unwrap_or_default();
+                catalogue.keep(item, RawItem { images, ..RawItem::default() }, reading);
+            }
+            Err(error) => looked_up = Err(error),
         })?;
+        looked_up?;
         Ok((catalogue, read, warnings))
     }
 
@@ -329,7 +334,8 @@ impl ItemLines<'_, '_> {
         let names = reading.image_names(cells.images);
         // Files that are named by the item's id are those that its URLs refer to. They may also be those of another item that has this number
         // elsewhere, so a file of another name that the line names comes first.
-        record.images = match reading.folder.of(id).filter(|own| !resolver.has_other_file(&names, own)) {
+        let own = reading.folder.of(id, &mut self.read.refused_images)?;
+        record.images = match own.filter(|own| !resolver.has_other_file(&names, own)) {
             Some(images) => images,
             None => {
                 let mut images = Vec::new();

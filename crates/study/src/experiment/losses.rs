@@ -1,6 +1,6 @@
 //! Figure 3: test loss against training loss.
 
-use mp4sr_artifact::Layout;
+use mp4sr_artifact::{FINETUNE, Layout};
 use mp4sr_figure::{Chart, Figure, Point, Series};
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_protocol::mean_and_deviation;
@@ -96,7 +96,7 @@ fn lowest(made: &FinishedRows) -> anyhow::Result<TextTable> {
 
 /// Reads epochs, training losses and test losses.
 fn test_losses(layout: &Layout) -> anyhow::Result<Vec<(usize, f64, f64)>> {
-    let lines = log(layout)?.into_iter().filter(|line| line.phase == "finetune");
+    let lines = log(layout)?.into_iter().filter(|line| line.phase == FINETUNE);
     let found: Vec<_> = lines.filter_map(|line| Some((line.epoch, line.loss, line.test_loss?))).collect();
     anyhow::ensure!(
         !found.is_empty(),
