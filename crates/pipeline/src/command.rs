@@ -34,7 +34,7 @@ struct StageFlags {
     /// The folder of all artifacts.
     #[arg(long, env = ARTIFACTS_VARIABLE, value_name = "FOLDER", default_value = DEFAULT_ARTIFACTS, value_parser = artifacts_folder)]
     artifacts: PathBuf,
-    /// Sets one key, instead of its value in the pipeline file. May be given several times.
+    /// Sets one key, instead of its value in the pipeline file. May be given several times; of one key, the last value counts.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     overrides: Vec<String>,
     /// Sets several keys, with assignments separated by spaces. Assignments of `--set` take precedence.

@@ -394,16 +394,7 @@ impl ReportStage<'_> {
         let lists = self.lists_table(&items, &sequences)?;
         let metrics = headline(&config.evaluate.k);
         let breakdowns = breakdown_tables(&UserFacts::of(&sequences, Split::Test), &ranked, &metrics);
-        let groups: Vec<SeedRuns> = ranked
-            .iter()
-            .map(|RunRanks { run, ranks, removes_seen }| SeedRuns {
-                name: run.clone(),
-                ranks: vec![ranks.clone()],
-                removes_seen: *removes_seen,
-            })
-            .collect();
-        let all_metrics = Metric::table(&config.evaluate.k, &config.evaluate.metrics);
-        let comparison = Comparison::new(&groups, &all_metrics, Reference::Last);
+        let comparison = self.comparison(&ranked);
         let logs = self.logs()?;
         let panels = panels(&logs)?;
         let untrained: Vec<String> =
@@ -414,14 +405,6 @@ impl ReportStage<'_> {
         let (users, user_counts) = self.users(&items)?;
         self.warn_of_missing_images(&users, &items);
         let words = self.words(&users, &items)?;
-        let timings = self.timing_files().into_iter().map(|(_, path)| Ok(Timing::read(&path)?));
-        let timings: Vec<Timing> = timings.filter_map(Result::transpose).collect::<Result<_>>()?;
-
-        let resolved = match layout.run_config() {
-            path if path.exists() => files::read_to_string(&path)?,
-            // Another program may not write a configuration for its runs; then the configuration of this report is shown.
-            _ => config.to_toml().unwrap_or_default(),
-        };
         let page = Page {
             dataset: &config.dataset.name,
             run: layout.run_name(),
@@ -437,8 +420,8 @@ impl ReportStage<'_> {
             user_counts,
             items: &items,
             words: words.as_ref(),
-            timings: &timings,
-            config: &resolved,
+            timings: &self.timings()?,
+            config: &self.settings_of_run()?,
             made_from: &self.made_from(stage),
         };
 
@@ -446,12 +429,18 @@ impl ReportStage<'_> {
         files::write_bytes(&page_path, page.render().as_bytes())?;
         let markdown = folder.join("metrics.md");
         files::write_bytes(&markdown, self.markdown(&tables, &comparison, &lists, &breakdowns).as_bytes())?;
-        let [metrics_csv, lists_csv, breakdowns_csv] =
-            ["metrics.csv", "lists.csv", "breakdowns.csv"].map(|name| folder.join(name));
-        metric_values(&tables).write_csv(&metrics_csv)?;
-        list_table(&lists.rows, |value, _| value.to_string()).write_csv(&lists_csv)?;
-        breakdown_values(&breakdowns).write_csv(&breakdowns_csv)?;
-        let mut outputs = vec![page_path, markdown, metrics_csv, lists_csv, breakdowns_csv];
+        let mut outputs = vec![page_path, markdown];
+        let list_values = list_table(&lists.rows, |value, _| value.to_string());
+        let tables = [
+            ("metrics", metric_values(&tables)),
+            ("lists", list_values),
+            ("breakdowns", breakdown_values(&breakdowns)),
+        ];
+        for (name, table) in tables {
+            let path = folder.join(format!("{name}.csv"));
+            table.write_csv(&path)?;
+            outputs.push(path);
+        }
         let curves = folder.join("curves.svg");
         if panels.is_empty() {
             files::remove_if_present(&curves)?;
@@ -460,6 +449,34 @@ impl ReportStage<'_> {
             outputs.push(curves);
         }
         Ok(outputs)
+    }
+
+    /// The runs, compared with the last one.
+    fn comparison(&self, ranked: &[RunRanks]) -> Comparison {
+        let of_seed = |RunRanks { run, ranks, removes_seen }: &RunRanks| SeedRuns {
+            name: run.clone(),
+            ranks: vec![ranks.clone()],
+            removes_seen: *removes_seen,
+        };
+        let groups: Vec<SeedRuns> = ranked.iter().map(of_seed).collect();
+        let evaluate = &self.context.config.evaluate;
+        Comparison::new(&groups, &Metric::table(&evaluate.k, &evaluate.metrics), Reference::Last)
+    }
+
+    /// The times that stages have recorded.
+    fn timings(&self) -> Result<Vec<Timing>> {
+        let timings = self.timing_files().into_iter().map(|(_, path)| Ok(Timing::read(&path)?));
+        timings.filter_map(Result::transpose).collect()
+    }
+
+    /// The configuration of the run, as TOML. Another program may not write one for its runs; then it is that of this report.
+    fn settings_of_run(&self) -> Result<String> {
+        let path = self.context.layout.run_config();
+        if path.exists() {
+            Ok(files::read_to_string(&path)?)
+        } else {
+            Ok(self.context.config.to_toml().unwrap_or_default())
+        }
     }
 
     /// The words that CLIP chose for images of items on the page, and the most frequent ones; `None` if the run's features do not use

@@ -4,6 +4,29 @@ use indexmap::IndexSet;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+/// The set to which an event belongs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EventSet {
+    #[default]
+    Training,
+    Validation,
+    Test,
+}
+
+impl EventSet {
+    /// All sets, in the order of a user's events.
+    pub const ALL: [Self; 3] = [Self::Training, Self::Validation, Self::Test];
+
+    /// The set of an event that comes after the beginning of the validation set, and after that of the test set.
+    pub fn of(is_after_training: bool, is_after_validation: bool) -> Self {
+        match (is_after_training, is_after_validation) {
+            (_, true) => Self::Test,
+            (true, false) => Self::Validation,
+            (false, false) => Self::Training,
+        }
+    }
+}
+
 /// An event of the dataset.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ImportedEvent {
@@ -13,8 +36,8 @@ pub struct ImportedEvent {
     pub item: u32,
     /// The time; 0 if the dataset has none.
     pub time: f64,
-    /// The set: 0 training, 1 validation, 2 test; 0 if the dataset is not divided.
-    pub set: u8,
+    /// The set; training if the dataset is not divided.
+    pub set: EventSet,
     /// The values of [`Interactions::columns`].
     pub further: Vec<String>,
 }

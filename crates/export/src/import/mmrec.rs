@@ -7,7 +7,7 @@ use indexmap::IndexSet;
 use mp4sr_artifact::files;
 
 use super::args::ImportArgs;
-use super::events::{ImportedEvent, Interactions};
+use super::events::{EventSet, ImportedEvent, Interactions};
 use super::items::ImportedItem;
 use super::table::TabTable;
 use super::write::{Imported, exported_items, features_of};
@@ -46,13 +46,15 @@ pub fn read(args: &ImportArgs) -> anyhow::Result<Imported> {
             u32::MAX
         );
         let label = set.map(number).transpose()?.unwrap_or(0);
-        ensure!(label <= 2, "`{}`, line {line}: `x_label` is {label}, expected 0, 1 or 2", inter.display());
+        let set = EventSet::ALL.get(label as usize).copied();
+        let set = set
+            .with_context(|| format!("`{}`, line {line}: `x_label` is {label}, expected 0, 1 or 2", inter.display()))?;
         most = (most.0.max(user + 1), most.1.max(item + 1));
         events.push(ImportedEvent {
             user,
             item,
             time: time.map_or(Ok(0.0), |column| table.time(line, column, cells[column]))?,
-            set: label as u8,
+            set,
             further: further.iter().map(|&at| cells[at].to_owned()).collect(),
         });
         Ok(())

@@ -8,7 +8,7 @@ use indexmap::IndexMap;
 use mp4sr_artifact::files;
 
 use super::args::ImportArgs;
-use super::events::{ImportedEvent, Interactions};
+use super::events::{EventSet, ImportedEvent, Interactions};
 use super::items::ImportedItem;
 use super::sequences::{Joined, Location, SequenceLine};
 use super::table::TabTable;
@@ -22,7 +22,8 @@ const TIME: &str = "timestamp";
 /// The column with the items before an event, if a dataset has it.
 const LIST: &str = "item_id_list";
 /// The names of the sets in file names.
-const SETS: [&[&str]; 3] = [&["train"], &["valid", "validation"], &["test"]];
+const SETS: [(&[&str], EventSet); 3] =
+    [(&["train"], EventSet::Training), (&["valid", "validation"], EventSet::Validation), (&["test"], EventSet::Test)];
 /// The item columns that may hold a title; the first one that exists is used.
 const TITLES: [&str; 6] = ["title", "movie_title", "item_name", "name", "product_name", "headline"];
 /// The item columns that hold texts; categories are separate.
@@ -110,8 +111,8 @@ pub fn read(args: &ImportArgs) -> anyhow::Result<Imported> {
     Ok(Imported { format: "recbole", default_name: name, interactions, items, features, about, notes })
 }
 
-/// The name of the dataset, and its interaction files with their sets; a single file counts as set 0.
-fn interaction_files(folder: &Path, paths: &[PathBuf]) -> anyhow::Result<(String, Vec<(PathBuf, u8)>)> {
+/// The name of the dataset, and its interaction files with their sets; a single file counts as the training set.
+fn interaction_files(folder: &Path, paths: &[PathBuf]) -> anyhow::Result<(String, Vec<(PathBuf, EventSet)>)> {
     let stems: Vec<String> = paths
         .iter()
         .filter(|path| path.extension().is_some_and(|end| end == "inter"))
@@ -124,16 +125,16 @@ fn interaction_files(folder: &Path, paths: &[PathBuf]) -> anyhow::Result<(String
     );
     let set_of = |stem: &str| {
         let (name, set) = stem.rsplit_once('.')?;
-        let at = SETS.iter().position(|names| names.contains(&set))?;
-        Some((name.to_owned(), at as u8))
+        let (_, set) = SETS.into_iter().find(|(names, _)| names.contains(&set))?;
+        Some((name.to_owned(), set))
     };
-    let sets: Vec<(String, (String, u8))> =
+    let sets: Vec<(String, (String, EventSet))> =
         stems.iter().filter_map(|stem| Some((stem.clone(), set_of(stem)?))).collect();
     let whole: Vec<&String> = stems.iter().filter(|stem| set_of(stem).is_none()).collect();
     let path = |stem: &str| folder.join(format!("{stem}.inter"));
     let Some((_, (name, _))) = sets.first() else {
         return match &whole[..] {
-            [one] => Ok(((*one).clone(), vec![(path(one), 0)])),
+            [one] => Ok(((*one).clone(), vec![(path(one), EventSet::Training)])),
             several => bail!(
                 "`{}` has {} files of interactions, {}; leave one, or name the sets as in `NAME.train.inter`, `NAME.valid.inter`, `NAME.test.inter`",
                 folder.display(),
@@ -142,13 +143,13 @@ fn interaction_files(folder: &Path, paths: &[PathBuf]) -> anyhow::Result<(String
             ),
         };
     };
-    for set in 0..3 {
+    for (names, set) in SETS {
         let count = sets.iter().filter(|(_, (own, at))| own == name && *at == set).count();
         ensure!(
             count == 1,
             "`{}` has {count} files of the `{}` set of `{name}`, expected one",
             folder.display(),
-            SETS[set as usize][0]
+            names[0]
         );
     }
     ensure!(
@@ -156,19 +157,23 @@ fn interaction_files(folder: &Path, paths: &[PathBuf]) -> anyhow::Result<(String
         "`{}` has sets of several datasets; keep the files of one dataset",
         folder.display()
     );
-    let mut found: Vec<(PathBuf, u8)> = sets.iter().map(|(stem, (_, set))| (path(stem), *set)).collect();
+    let mut found: Vec<(PathBuf, EventSet)> = sets.iter().map(|(stem, (_, set))| (path(stem), *set)).collect();
     found.sort_by_key(|(_, set)| *set);
     Ok((name.clone(), found))
 }
 
-fn read_interactions(
-    inters: &[(PathBuf, u8)],
-    interactions: &mut Interactions,
-    notes: &mut Vec<String>,
-) -> anyhow::Result<()> {
-    let (mut missing, mut joined, mut any_time) = (0_u64, None::<Joined>, false);
-    for (at, (path, set)) in inters.iter().enumerate() {
-        let table = TabTable::read(path, true)?;
+/// The columns of a file of interactions.
+struct InteractionColumns {
+    user: usize,
+    item: usize,
+    time: Option<usize>,
+    /// The items before the event.
+    list: Option<usize>,
+    further: Vec<usize>,
+}
+
+impl InteractionColumns {
+    fn of(table: &TabTable, path: &Path) -> anyhow::Result<Self> {
         let (user, item) = (table.expect(&USER)?, table.expect(&[ITEM])?);
         for column in [user, item] {
             let (name, kind) = &table.columns[column];
@@ -180,10 +185,24 @@ fn read_interactions(
             );
         }
         let (time, list) = (table.find(TIME), table.find(LIST));
+        let used = [Some(user), Some(item), time, list];
+        let further = (0..table.columns.len()).filter(|&column| !used.contains(&Some(column))).collect();
+        Ok(Self { user, item, time, list, further })
+    }
+}
+
+/// Reads the files of interactions with their sets. If lines contain the items before an event, they are joined into sequences.
+fn read_interactions(
+    inters: &[(PathBuf, EventSet)],
+    interactions: &mut Interactions,
+    notes: &mut Vec<String>,
+) -> anyhow::Result<()> {
+    let (mut missing, mut joined, mut any_time) = (0_u64, None::<Joined>, false);
+    for (at, (path, set)) in inters.iter().enumerate() {
+        let table = TabTable::read(path, true)?;
+        let InteractionColumns { user, item, time, list, further } = InteractionColumns::of(&table, path)?;
         any_time |= time.is_some();
         interactions.is_timed &= time.is_some() && list.is_none();
-        let used = [Some(user), Some(item), time, list];
-        let further: Vec<usize> = (0..table.columns.len()).filter(|&column| !used.contains(&Some(column))).collect();
         let columns: Vec<String> = further.iter().map(|&column| table.columns[column].0.clone()).collect();
         if at == 0 {
             interactions.columns = columns;
@@ -226,24 +245,26 @@ fn read_interactions(
         notes.push(format!("{missing} lines without a user or an item are dropped, as RecBole does"));
     }
     if let Some(joined) = joined {
-        let is_divided = interactions.is_divided;
-        let unread = std::mem::take(&mut interactions.columns);
-        if !unread.is_empty() {
-            notes.push(format!(
-                "columns that are not read, because the items before an event (`{LIST}`) have no values of them: {}",
-                unread.join(", ")
-            ));
-        }
-        if any_time {
-            notes.push(format!("`{TIME}` is not read, because the items before an event (`{LIST}`) have no times"));
-        }
-        interactions.events = joined.finish(is_divided)?;
-        notes.push(
-            "lines contain the items before an event (`item_id_list`): they are joined into one sequence per user"
-                .to_owned(),
-        );
+        note_joined(&std::mem::take(&mut interactions.columns), any_time, notes);
+        interactions.events = joined.finish(interactions.is_divided)?;
     }
     Ok(())
+}
+
+/// Notes that lines are joined, and the columns that are not read because of it.
+fn note_joined(unread: &[String], any_time: bool, notes: &mut Vec<String>) {
+    if !unread.is_empty() {
+        notes.push(format!(
+            "columns that are not read, because the items before an event (`{LIST}`) have no values of them: {}",
+            unread.join(", ")
+        ));
+    }
+    if any_time {
+        notes.push(format!("`{TIME}` is not read, because the items before an event (`{LIST}`) have no times"));
+    }
+    notes.push(format!(
+        "lines contain the items before an event (`{LIST}`): they are joined into one sequence per user"
+    ));
 }
 
 /// A cell as pandas reads it, without surrounding quotation marks.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 
-use super::events::ImportedEvent;
+use super::events::{EventSet, ImportedEvent};
 
 /// The lines of all users.
 #[derive(Debug, Default)]
@@ -16,8 +16,8 @@ pub struct Joined {
 /// A line with an event of a user.
 #[derive(Debug)]
 pub struct SequenceLine {
-    /// The set of the event: 0 for training, 1 for validation, 2 for testing.
-    pub set: u8,
+    /// The set of the event.
+    pub set: EventSet,
     /// The items before the event, oldest first; some datasets keep only the last ones.
     pub before: Vec<u32>,
     /// The item of the event.
@@ -46,13 +46,13 @@ impl Joined {
         let mut events = Vec::new();
         for (user, mut lines) in self.users {
             lines.sort_by_key(|line| (line.set, line.before.len()));
-            let mut sequence: Vec<(u32, u8)> = Vec::new();
+            let mut sequence: Vec<(u32, EventSet)> = Vec::new();
             lines.into_iter().try_for_each(|line| append(&mut sequence, line))?;
             events.extend(sequence.into_iter().map(|(item, set)| ImportedEvent {
                 user,
                 item,
                 time: 0.0,
-                set: if is_divided { set } else { 0 },
+                set: if is_divided { set } else { EventSet::Training },
                 further: Vec::new(),
             }));
         }
@@ -61,14 +61,14 @@ impl Joined {
 }
 
 fn append(
-    sequence: &mut Vec<(u32, u8)>,
+    sequence: &mut Vec<(u32, EventSet)>,
     SequenceLine { set, before, item, location }: SequenceLine,
 ) -> anyhow::Result<()> {
     let known: Vec<u32> = sequence.iter().map(|(item, _)| *item).collect();
     if (before.is_empty() || !known.is_empty()) && known.ends_with(&before) {
         sequence.push((item, set));
     } else if before.starts_with(&known) {
-        let last = sequence.last().map_or(0, |(_, set)| *set);
+        let last = sequence.last().map_or(EventSet::Training, |(_, set)| *set);
         // Items that are not the event of any line come after the known ones and before this line's event.
         sequence.extend(before[known.len()..].iter().map(|&item| (item, last)));
         sequence.push((item, set));
@@ -87,19 +87,19 @@ fn append(
 mod tests {
     use super::*;
 
-    fn joined(lines: &[(u8, &[u32], u32)]) -> anyhow::Result<Vec<(u32, u8)>> {
+    fn joined(lines: &[(usize, &[u32], u32)]) -> anyhow::Result<Vec<(u32, usize)>> {
         let mut joined = Joined::default();
         for (number, (set, before, item)) in lines.iter().enumerate() {
             let location = Location { path: "x.inter".into(), line: number as u64 + 2 };
-            joined.add(0, SequenceLine { set: *set, before: before.to_vec(), item: *item, location });
+            joined.add(0, SequenceLine { set: EventSet::ALL[*set], before: before.to_vec(), item: *item, location });
         }
-        Ok(joined.finish(true)?.into_iter().map(|event| (event.item, event.set)).collect())
+        Ok(joined.finish(true)?.into_iter().map(|event| (event.item, event.set as usize)).collect())
     }
 
     #[test]
     fn prefixes_whole_lists_and_last_items_give_the_sequence() {
         let whole = vec![(1, 0), (2, 0), (3, 0), (4, 1), (5, 2)];
-        let augmented: [(u8, &[u32], u32); 4] =
+        let augmented: [(usize, &[u32], u32); 4] =
             [(0, &[1], 2), (0, &[1, 2], 3), (1, &[1, 2, 3], 4), (2, &[1, 2, 3, 4], 5)];
         assert_eq!(joined(&augmented).unwrap(), whole);
         assert_eq!(joined(&[(2, &[1, 2, 3, 4], 5), (1, &[1, 2, 3], 4), (0, &[1, 2], 3)]).unwrap(), whole);

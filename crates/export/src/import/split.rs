@@ -1,6 +1,6 @@
 //! Finds the `mp4sr preprocess` split that reproduces the division of an imported dataset.
 
-use super::events::{ImportedEvent, Interactions};
+use super::events::{EventSet, ImportedEvent, Interactions};
 
 /// The number of positions that each set can hold: validation begins at this position, and test at twice that.
 pub const SET_STEP: u64 = 1_000_000_000;
@@ -27,7 +27,7 @@ pub fn decide(interactions: &Interactions, ratios: &[[f64; 3]], is_cut: bool) ->
     let is = |starts: &dyn Fn(usize) -> (usize, usize)| {
         interactions.by_user().all(|events| {
             let (validation, test) = starts(events.len());
-            let set = |at: usize| u8::from(at >= validation) + u8::from(at >= test);
+            let set = |at: usize| EventSet::of(at >= validation, at >= test);
             events.iter().enumerate().all(|(at, event)| event.set == set(at))
         })
     };
@@ -57,12 +57,12 @@ fn starts_by_ratio(length: usize, ratio: &[f64; 3]) -> (usize, usize) {
 
 /// Finds two times that divide the events of all users; the set of every event must follow from its time.
 fn by_time(interactions: &Interactions) -> Option<Division> {
-    let first = |set: u8| {
+    let first = |set: EventSet| {
         let own = interactions.events.iter().filter(|event| event.set == set);
         own.min_by(|a: &&ImportedEvent, b: &&ImportedEvent| a.time.total_cmp(&b.time))
     };
-    let (validation, test) = (first(1)?, first(2)?);
-    let of = |event: &ImportedEvent| u8::from(event.time >= validation.time) + u8::from(event.time >= test.time);
+    let (validation, test) = (first(EventSet::Validation)?, first(EventSet::Test)?);
+    let of = |event: &ImportedEvent| EventSet::of(event.time >= validation.time, event.time >= test.time);
     let divides = interactions.is_timed
         && validation.time < test.time
         && interactions.events.iter().all(|event| event.set == of(event));

@@ -212,9 +212,9 @@ fn events(interactions: &Interactions, clock: ImportClock, division: &Division) 
         for (at, event) in own.iter().enumerate() {
             let time = match (division, clock) {
                 (Division::Positions, _) => {
-                    let set = usize::from(event.set);
+                    let set = event.set as usize;
                     counts[set] += 1;
-                    json!(SET_STEP * u64::from(event.set) + counts[set] - 1)
+                    json!(SET_STEP * set as u64 + counts[set] - 1)
                 }
                 (_, ImportClock::Order) => json!(at),
                 _ => written(event.time, clock),

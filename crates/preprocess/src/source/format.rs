@@ -134,56 +134,8 @@ impl SourceFormat {
 
     fn of_columns(source: &Source, known: Option<TimeSetting>, dialects: [Dialect; 2]) -> Result<Self> {
         let columns = &source.columns;
-        let line_order = known == Some(TimeSetting::Known(Notation::LineOrder));
-        let names_time = !columns.time.is_empty() && columns.time != Columns::default().time;
-        if line_order && (names_time || !columns.position.is_empty()) {
-            return Err(Error::Setting(format!(
-                "`source.time` = \"line-order\" and `source.columns.{}` contradict each other: only one of them orders a user's events; set \
-                 the latter to \"\"",
-                if names_time { "time" } else { "position" }
-            )));
-        }
-        let (time, clock) = match (columns.time.as_str(), columns.position.as_str()) {
-            _ if line_order => ("", TimeSetting::Known(Notation::LineOrder)),
-            (_, position) if !position.is_empty() => {
-                if names_time {
-                    return Err(Error::Setting(format!(
-                        "`source.columns.time` = {:?} and `source.columns.position` = {position:?} contradict each other: only one of them \
-                         orders a user's events; set the other one to \"\"",
-                        columns.time
-                    )));
-                }
-                if known.is_some() {
-                    return Err(Error::Setting(format!(
-                        "`source.time` = {:?} and `source.columns.position` = {position:?} contradict each other: a position has \
-                         no notation of time; set `source.columns.position = \"\"` and name the column in `source.columns.time`",
-                        source.time
-                    )));
-                }
-                (position, TimeSetting::Known(Notation::Position))
-            }
-            ("", _) => {
-                return Err(Error::Setting(
-                    "`source.columns.time` and `source.columns.position` are both empty; name the column that orders a \
-                     user's events, or set `source.time = \"line-order\"` if the lines are in order"
-                        .to_owned(),
-                ));
-            }
-            (time, _) => (time, known.unwrap_or(TimeSetting::Recognised)),
-        };
-        for (key, value) in [("user", &columns.user), ("item", &columns.item), ("item_id", &columns.item_id)] {
-            if value.is_empty() {
-                return Err(Error::Setting(format!("`source.columns.{key}` is empty; name the column")));
-            }
-        }
-        if columns.user == columns.item {
-            return Err(Error::Setting(format!(
-                "`source.columns.user` and `source.columns.item` are both {:?}; name two columns",
-                columns.user
-            )));
-        }
-        expect_distinct("texts", &columns.texts)?;
-        expect_distinct("categories", &columns.categories)?;
+        let (time, clock) = order_of_events(source, known)?;
+        expect_columns(columns)?;
         Ok(Self {
             format: source.format,
             user: columns.user.clone(),
@@ -233,6 +185,66 @@ impl SourceFormat {
         matches!(self.format, Format::RecBole | Format::Tabular)
     }
 }
+/// The column that orders a user's events, empty for the order of lines, and how it denotes times. `known` is the notation of times that
+/// the pipeline names.
+fn order_of_events(source: &Source, known: Option<TimeSetting>) -> Result<(&str, TimeSetting)> {
+    let columns = &source.columns;
+    let line_order = known == Some(TimeSetting::Known(Notation::LineOrder));
+    let names_time = !columns.time.is_empty() && columns.time != Columns::default().time;
+    if line_order && (names_time || !columns.position.is_empty()) {
+        return Err(Error::Setting(format!(
+            "`source.time` = \"line-order\" and `source.columns.{}` contradict each other: only one of them orders a user's events; set \
+             the latter to \"\"",
+            if names_time { "time" } else { "position" }
+        )));
+    }
+    Ok(match (columns.time.as_str(), columns.position.as_str()) {
+        _ if line_order => ("", TimeSetting::Known(Notation::LineOrder)),
+        (_, position) if !position.is_empty() => {
+            if names_time {
+                return Err(Error::Setting(format!(
+                    "`source.columns.time` = {:?} and `source.columns.position` = {position:?} contradict each other: only one of them \
+                     orders a user's events; set the other one to \"\"",
+                    columns.time
+                )));
+            }
+            if known.is_some() {
+                return Err(Error::Setting(format!(
+                    "`source.time` = {:?} and `source.columns.position` = {position:?} contradict each other: a position has \
+                     no notation of time; set `source.columns.position = \"\"` and name the column in `source.columns.time`",
+                    source.time
+                )));
+            }
+            (position, TimeSetting::Known(Notation::Position))
+        }
+        ("", _) => {
+            return Err(Error::Setting(
+                "`source.columns.time` and `source.columns.position` are both empty; name the column that orders a \
+                 user's events, or set `source.time = \"line-order\"` if the lines are in order"
+                    .to_owned(),
+            ));
+        }
+        (time, _) => (time, known.unwrap_or(TimeSetting::Recognised)),
+    })
+}
+
+/// Refuses columns that are not named, or that are named twice.
+fn expect_columns(columns: &Columns) -> Result<()> {
+    for (key, value) in [("user", &columns.user), ("item", &columns.item), ("item_id", &columns.item_id)] {
+        if value.is_empty() {
+            return Err(Error::Setting(format!("`source.columns.{key}` is empty; name the column")));
+        }
+    }
+    if columns.user == columns.item {
+        return Err(Error::Setting(format!(
+            "`source.columns.user` and `source.columns.item` are both {:?}; name two columns",
+            columns.user
+        )));
+    }
+    expect_distinct("texts", &columns.texts)?;
+    expect_distinct("categories", &columns.categories)
+}
+
 /// Refuses a column that a list of columns names twice.
 fn expect_distinct(key: &str, names: &[String]) -> Result<()> {
     let twice = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name));
