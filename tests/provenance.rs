@@ -107,11 +107,16 @@ fn pretrained_weights_of_another_encoder_or_reading_are_refused() {
     let from = ["--set", "pretrain.from=a/source", "--run", "target"];
     let other = [&from[..], &["--set", &model]].concat();
     world.run("extract", &other);
-    let refused = world.run_failing("finetune", &other);
-    assert!(refused.contains("from a different encoder"), "{refused}");
-    let refused =
-        world.run_failing("finetune", &[&from[..], &["--set", "model.mp4sr.pooling_rows=\"unmasked\""]].concat());
-    assert!(refused.contains("`model.mp4sr.pooling_rows` = \"masked\""), "{refused}");
+    let expect_refused = |flags: &[&str], reason: &str| {
+        let planned = world.output("finetune", &[flags, &["--dry-run"]].concat());
+        assert_eq!(planned.status.code(), Some(1));
+        for refused in [world.run_failing("finetune", flags), stderr_of(&planned)] {
+            assert!(refused.contains(reason), "{refused}");
+        }
+    };
+    expect_refused(&other, "from a different encoder");
+    let other_rows = [&from[..], &["--set", "model.mp4sr.pooling_rows=\"unmasked\""]].concat();
+    expect_refused(&other_rows, "`model.mp4sr.pooling_rows` = \"masked\"");
     // Files of other programs do not name their encoders.
     let items = Items::read(&world.path("a/dataset/items.parquet")).unwrap();
     let (count, width) = (items.len() as u32, 96);
@@ -121,10 +126,9 @@ fn pretrained_weights_of_another_encoder_or_reading_are_refused() {
             .unwrap();
     own.write(&world.path("a/features/text.own.safetensors"), "test", serde_json::Value::Null).unwrap();
     let own = ["--set", "model.modalities=[{name=\"text\",features=\"own\"},{name=\"image\"}]"];
-    let refused = world.run_failing("finetune", &[&from[..], &own].concat());
-    assert!(
-        refused.contains("other features of `text` (those of `[extract]`) than the pipeline names (`own`"),
-        "{refused}"
+    expect_refused(
+        &[&from[..], &own].concat(),
+        "other features of `text` (those of `[extract]`) than the pipeline names (`own`",
     );
     // Pre-training with other settings than the pipeline's is reported and recorded.
     let faster = [&from[..], &["--set", "pretrain.learning_rate=0.3"]].concat();

@@ -264,12 +264,19 @@ impl Plan {
         if let Some(planned) = before {
             return StageVerdict::Runs(format!("after `{}`", planned.stage.name()));
         }
+        let runs = |why: String| match stage {
+            StageName::Finetune => match mp4sr_train::command::check_start(context) {
+                Ok(()) => StageVerdict::Runs(why),
+                Err(error) => StageVerdict::Blocked(format!("{error:#}")),
+            },
+            _ => StageVerdict::Runs(why),
+        };
         if Manifest::find(&folder(context, stage), stage.name()).is_none() {
-            return StageVerdict::Runs("not run yet".to_owned());
+            return runs("not run yet".to_owned());
         }
         match record(context, question.pipeline, stage).and_then(|stage| Ok(stage.status()?)) {
             Ok(Status::UpToDate) => StageVerdict::UpToDate,
-            Ok(Status::Stale(why)) => StageVerdict::Runs(why),
+            Ok(Status::Stale(why)) => runs(why),
             // The current version of its encoders is unknown on this machine; the stage itself will look it up.
             Err(_) if stage == StageName::Extract => StageVerdict::Runs(
                 "its encoders are not in the cache; if they are those of its last run, nothing is computed".to_owned(),

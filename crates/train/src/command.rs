@@ -326,31 +326,50 @@ impl Ready {
             sections.remove(FINETUNE);
         }
         if let Some(path) = &pretrained_of(context, phase) {
-            let checkpoint = match config.pretrain.from.as_str() {
-                "" => Checkpoint::read(path, PRETRAIN, &inputs.sequences.item_hash)?,
-                _ => Checkpoint::read_of_any_items(path, PRETRAIN)?,
-            };
-            let before = &checkpoint.info;
-            before.expect_model(models, config, PRETRAIN, phase, path)?;
-            before.expect_encoders(&inputs, path)?;
-            let is_of_same_dataset = config.pretraining_run(layout).dataset() == layout.dataset();
-            if is_of_same_dataset {
-                let read = stage.input_fingerprints();
-                before.expect_features(config, &inputs, |modality| checkpoint.was_trained_on(modality, &read), path)?;
-            }
-            let warnings = [before.other_training(models, config, PRETRAIN)];
-            let own_data =
-                is_of_same_dataset.then(|| checkpoint.trained_on_others(&stage.input_fingerprints(), PRETRAIN));
-            for warning in warnings.into_iter().chain(own_data).flatten() {
-                context.progress.warn(phase, warning);
-            }
-            before.record_in(&mut resolved, models, config);
+            let Start { checkpoint, warnings } = Start::read(context, stage, &inputs, path)?;
+            warnings.into_iter().for_each(|warning| context.progress.warn(phase, warning));
+            checkpoint.info.record_in(&mut resolved, models, config);
             checkpoint.load_into(model.as_ref(), &own, path)?;
         }
         // What was loaded is what the record says; later changes do not matter.
         stage.expect_unchanged_inputs()?;
         Ok(Self { model, phase: own, inputs, resolved })
     }
+}
+
+/// The weights with which fine-tuning starts.
+struct Start {
+    checkpoint: Checkpoint,
+    /// What differs between pre-training and this run.
+    warnings: Vec<String>,
+}
+
+impl Start {
+    /// Reads the pre-trained weights at `path`, and refuses those with which this run cannot start.
+    fn read(context: &Context, stage: &Stage, inputs: &Inputs, path: &Path) -> anyhow::Result<Self> {
+        let Context { config, layout, models, .. } = context;
+        let checkpoint = match config.pretrain.from.as_str() {
+            "" => Checkpoint::read(path, PRETRAIN, &inputs.sequences.item_hash)?,
+            _ => Checkpoint::read_of_any_items(path, PRETRAIN)?,
+        };
+        let before = &checkpoint.info;
+        before.expect_model(models, config, PRETRAIN, FINETUNE, path)?;
+        before.expect_encoders(inputs, path)?;
+        let mut warnings = Vec::from_iter(before.other_training(models, config, PRETRAIN));
+        if config.pretraining_run(layout).dataset() == layout.dataset() {
+            let read = stage.input_fingerprints();
+            before.expect_features(config, inputs, |modality| checkpoint.was_trained_on(modality, &read), path)?;
+            warnings.extend(checkpoint.trained_on_others(&read, PRETRAIN));
+        }
+        Ok(Self { checkpoint, warnings })
+    }
+}
+
+/// Refuses pre-trained weights with which fine-tuning cannot start, if there are any.
+pub fn check_start(context: &Context) -> anyhow::Result<()> {
+    let Some(path) = pretrained_of(context, FINETUNE).filter(|path| path.exists()) else { return Ok(()) };
+    let inputs = Inputs::load(&context.layout, &context.config)?;
+    Start::read(context, &stage(context, FINETUNE)?, &inputs, &path).map(drop)
 }
 
 /// The files that a phase reads, by role.
