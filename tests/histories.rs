@@ -623,9 +623,9 @@ fn items_that_a_run_cannot_use_are_refused_together() {
         unchanged.contains("all 1 items are already in the dataset") && unchanged.contains("0 added"),
         "{unchanged}"
     );
-    assert!(refused("empty.jsonl", &[]).contains("have no usable text or image"));
+    assert!(refused("empty.jsonl", &[]).contains("items without a usable text or image"));
     let planned = world.output("items", &["add", "--items", &path("empty.jsonl"), "--dry-run"]);
-    assert!(!planned.status.success() && stderr_of(&planned).contains("have no usable text or image"));
+    assert!(!planned.status.success() && stderr_of(&planned).contains("items without a usable text or image"));
     assert!(world.run_failing("items", &["remove", "--item", "n1"]).contains("not added to the run: `n1`"));
     assert!(world.run("items", &["list"]).is_empty());
     // A catalogue contains both kinds: items of the dataset are skipped.

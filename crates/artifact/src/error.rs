@@ -88,7 +88,8 @@ pub fn json_problem(error: &serde_json::Error) -> String {
     let Some((before, expected)) = message.split_once(", expected ") else { return message };
     let (first, rest) = expected.split_once(' ').unwrap_or((expected, ""));
     let (kind, rest) = match first {
-        "i8" | "i16" | "i32" | "i64" | "isize" | "u8" | "u16" | "u32" | "u64" | "usize" => ("a whole number", rest),
+        "i8" | "i16" | "i32" | "i64" | "isize" => ("a whole number", rest),
+        "u8" | "u16" | "u32" | "u64" | "usize" => ("a whole number from 0", rest),
         "f32" | "f64" => ("a number", rest),
         "struct" => ("an object", rest.split_once(' ').map_or("", |(_, rest)| rest)),
         _ => return message,
@@ -114,7 +115,7 @@ mod tests {
         assert_eq!(problem("3"), "invalid type: integer `3`, expected an object at line 1 column 1");
         assert_eq!(
             problem(r#"{"count": "x"}"#),
-            "invalid type: string \"x\", expected a whole number at line 1 column 13"
+            "invalid type: string \"x\", expected a whole number from 0 at line 1 column 13"
         );
         assert_eq!(
             problem(r#"{"count": 1, "share": []}"#),

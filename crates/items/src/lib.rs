@@ -586,9 +586,9 @@ fn expect_something(new: &NewItems) -> anyhow::Result<()> {
 fn refuse_empty(ids: &[&str], modalities: &[&str]) -> anyhow::Result<()> {
     ensure!(
         ids.is_empty(),
-        "{} items have no usable {}, so the model cannot represent them: {}; complete them or leave them out",
-        ids.len(),
+        "items without a usable {}, which the model cannot represent: {} ({}); complete them or leave them out",
         modalities.join(" or "),
+        ids.len(),
         some_of(ids)
     );
     Ok(())

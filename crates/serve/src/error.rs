@@ -49,6 +49,20 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "not_found", message)
     }
 
+    /// A path whose id is not UTF-8.
+    pub fn not_utf8() -> Self {
+        Self::invalid("the id in the path is not UTF-8; encode it as UTF-8 and then with `%`")
+    }
+
+    /// An image of an item that has only `count`.
+    pub fn no_image(id: &str, count: usize) -> Self {
+        let id = quoted(id);
+        Self::not_found(match count {
+            0 => format!("{id} has no image"),
+            _ => format!("the last image of {id} has the number {}", count - 1),
+        })
+    }
+
     /// A valid request that the run cannot fulfil.
     pub fn refused(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", message)

@@ -390,7 +390,7 @@ async fn item(
     State(app): Shared,
     path: std::result::Result<Path<String>, PathRejection>,
 ) -> Result<Json<ItemResponse>> {
-    let Path(id) = path.map_err(|error| ApiError::invalid(error.body_text()))?;
+    let Path(id) = path.map_err(|_| ApiError::not_utf8())?;
     let generation = app.generation()?;
     let catalogue = &generation.catalogue;
     let item = catalogue.item(&id).ok_or_else(|| no_item(&id))?;
@@ -419,14 +419,13 @@ async fn image(
     State(app): Shared,
     path: std::result::Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Response> {
-    let Path((id, number)) = path.map_err(|error| ApiError::invalid(error.body_text()))?;
+    let Path((id, number)) = path.map_err(|_| ApiError::not_utf8())?;
     let generation = app.generation()?;
     let number: usize =
         number.parse().map_err(|_| ApiError::invalid("the number of an image must be a whole number from 0"))?;
     let item = generation.catalogue.item(&id).ok_or_else(|| no_item(&id))?;
     let names = &generation.catalogue.items.images[item as usize - 1];
-    let name =
-        names.get(number).ok_or_else(|| ApiError::not_found(format!("{} has {} images", quoted(&id), names.len())))?;
+    let name = names.get(number).ok_or_else(|| ApiError::no_image(&id, names.len()))?;
     let is_new = item as usize > generation.catalogue.items.len() - generation.catalogue.new_items;
     let bytes = match &*app.store {
         ItemStore::Postgres(_) if is_new => stored_image(&app, id, number).await?,
