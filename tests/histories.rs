@@ -112,7 +112,7 @@ fn candidates_are_limited_unknown_ids_are_named_and_every_user_gets_a_list() {
     assert_eq!(listed(&["--set", "evaluate.seen_items=remove"]), kept(&|id| !["i3", "i4", "i5"].contains(&id)));
     let reported = world.run_stderr("recommend", &[&all[..], &["--only", &some]].concat());
     assert!(reported.contains("1 of 3 ids in `") && reported.contains("are not items of the run: `zzz`"), "{reported}");
-    assert!(reported.contains("1 lists are shorter than 30"), "{reported}");
+    assert!(reported.contains("lists shorter than 30, because no further items may be listed: 1"), "{reported}");
 
     // Histories with some unknown ids, with only unknown ids, and of a user of the dataset.
     world.write("h.csv", "user_id,history\nu,i3 nope i4\nv,nope never\nu7,\n");
@@ -121,10 +121,13 @@ fn candidates_are_limited_unknown_ids_are_named_and_every_user_gets_a_list() {
     let output = world.output("recommend", &words);
     let reported = stderr_of(&output);
     assert!(
-        reported.contains("3 of 5 ids in 2 of 3 histories are not items of the run: `nope`, `never`"),
+        reported.contains("ids that are not items of the run: 3 of 5, in 2 of 3 histories (`nope`, `never`"),
         "{reported}"
     );
-    assert!(reported.contains("1 histories without a known item get the most popular items: `v`"), "{reported}");
+    assert!(
+        reported.contains("histories without a known item, which get the most popular items: 1 (`v`)"),
+        "{reported}"
+    );
     let text = String::from_utf8(output.stdout).unwrap();
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines[0]["unknown"], serde_json::json!(["nope"]));

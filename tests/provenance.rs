@@ -387,9 +387,9 @@ fn a_killed_training_resumes_under_another_evaluation_batch_and_other_limits() {
     training.kill().unwrap();
     training.wait().unwrap();
     let seed = [&whole[..], &["--run", "other", "--set", "run.seed=7"]].concat();
-    assert!(world.run_failing("finetune", &seed).contains("an unfinished run with another `seed`"));
+    assert!(world.run_failing("finetune", &seed).contains("an unfinished run with another `run.seed`"));
     let anew = world.run_stderr("finetune", &[&seed[..], &["--restart"]].concat());
-    assert!(anew.contains("with another `seed` was removed"), "{anew}");
+    assert!(anew.contains("with another `run.seed` was removed"), "{anew}");
 }
 
 /// What a run says about its training stays true when a phase is repeated, and when training with other settings fails.

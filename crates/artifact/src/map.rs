@@ -27,8 +27,8 @@ impl MappedFile {
         if length == 0 {
             return Ok(Self(None));
         }
-        // SAFETY: the bytes must not change while they are borrowed. mp4sr never writes to a file under its final name; a
-        // program that does so anyway can make values wrong, as it could before the file was read.
+        // SAFETY: no program may write to the file, or cut it, while it is mapped. mp4sr writes files under other names and renames
+        // them; that other programs do so, too, cannot be checked, and docs/artifacts.md asks it of them.
         let map = unsafe { memmap2::Mmap::map(file) }.map_err(|e| Error::io("map", path, e))?;
         Ok(Self(Some(map)))
     }

@@ -116,6 +116,7 @@ pub struct StageSettings {
     values: Value,
     defaults: Value,
     with_present_names: Box<dyn Fn(Value) -> Value>,
+    shown_as: &'static [(&'static str, &'static str)],
 }
 
 impl std::fmt::Debug for StageSettings {
@@ -128,7 +129,7 @@ impl StageSettings {
     /// Creates settings with these values. A key that an earlier run did not record counts as having had its default. In a list, the
     /// defaults of every entry are those of the first entry in `defaults`.
     pub fn new(values: Value, defaults: Value) -> Self {
-        Self { values, defaults, with_present_names: Box::new(std::convert::identity) }
+        Self { values, defaults, with_present_names: Box::new(std::convert::identity), shown_as: &[] }
     }
 
     /// Settings without defaults: an earlier run must have recorded every key.
@@ -142,15 +143,24 @@ impl StageSettings {
         Self { with_present_names: Box::new(with_present_names), ..self }
     }
 
+    /// Sets the names by which messages call keys that are not named as in the configuration.
+    #[must_use]
+    pub fn shown_as(self, names: &'static [(&'static str, &'static str)]) -> Self {
+        Self { shown_as: names, ..self }
+    }
+
     /// The values.
     pub fn values(&self) -> &Value {
         &self.values
     }
 
-    /// The first key whose value differs from the recorded one. A recorded key that is no longer a setting is ignored.
+    /// The first key whose value differs from the recorded one. Keys that were not recorded come last, because they may count only together
+    /// with another one. A recorded key that is no longer a setting is ignored.
     pub fn changed_since(&self, recorded: &Value) -> Option<String> {
         let recorded = (self.with_present_names)(recorded.clone());
-        changed("", Some(&recorded), &self.values, Some(&self.defaults))
+        let key = changed("", Some(&recorded), &self.values, Some(&self.defaults))?;
+        let shown = self.shown_as.iter().find(|(own, _)| *own == key);
+        Some(shown.map_or(key, |(_, shown)| (*shown).to_owned()))
     }
 }
 
@@ -158,10 +168,13 @@ impl StageSettings {
 fn changed(path: &str, recorded: Option<&Value>, now: &Value, default: Option<&Value>) -> Option<String> {
     let recorded = recorded.or(default);
     match (recorded, now) {
-        (Some(Value::Object(recorded)), Value::Object(now)) => now.iter().find_map(|(key, value)| {
-            let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-            changed(&path, recorded.get(key), value, default.and_then(|default| default.get(key)))
-        }),
+        (Some(Value::Object(recorded)), Value::Object(now)) => {
+            let (known, new): (Vec<_>, Vec<_>) = now.iter().partition(|(key, _)| recorded.contains_key(*key));
+            known.into_iter().chain(new).find_map(|(key, value)| {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                changed(&path, recorded.get(key), value, default.and_then(|default| default.get(key)))
+            })
+        }
         (Some(Value::Array(recorded)), Value::Array(now)) if recorded.len() == now.len() => {
             let template = default.and_then(|default| default.get(0));
             let entries = recorded.iter().zip(now).enumerate();
@@ -477,6 +490,10 @@ mod tests {
         assert_eq!(changed(json!({"list": [{"x": 1}]}), recorded.clone()).unwrap(), "list");
         assert_eq!(changed(json!({"b": null}), recorded.clone()), None);
         assert_eq!(changed(json!({"b": 1}), recorded.clone()).unwrap(), "b", "neither recorded nor a default");
+        let both = json!({"a": {"beside": 1, "old": 6}});
+        assert_eq!(changed(both.clone(), recorded.clone()).unwrap(), "a.old", "what was recorded comes first");
+        let shown = StageSettings::of(both).shown_as(&[("a", "all"), ("a.old", "section.old")]);
+        assert_eq!(shown.changed_since(&recorded).unwrap(), "section.old");
         let renamed = StageSettings::new(json!({"a": {"now": 5}}), Value::Null)
             .with_earlier_names(|recorded| json!({"a": {"now": recorded["a"]["old"]}}));
         assert_eq!(renamed.changed_since(&recorded), None);

@@ -237,7 +237,7 @@ impl Plan {
         let (config, models) = (&context.config, &context.models);
         if let Some(phase) = phase(stage).filter(|phase| !models.trains(config, phase)) {
             let why = match config.pretrain.from.as_str() {
-                _ if !models.starts_pretrained(config) => format!("`{}` does not have this phase", config.model.name),
+                _ if !models.starts_pretrained(config) => "the run starts from random weights".to_owned(),
                 from => format!("the weights are those of `{from}`"),
             };
             debug_assert!(phase == PRETRAIN);

@@ -79,7 +79,8 @@ pub fn write(out: &Path, record: &str, fill: impl FnOnce(&Path) -> anyhow::Resul
         }
         content[MARK] = VERSION.into();
         files::write_json(&made.join(record), &content)?;
-        Ok(())
+        // Filling takes a while, in which other files may have been put into the folder.
+        check(out, record)
     };
     files::replace_folder(out, |made| whole(made).map_err(Failed)).map_err(|Failed(error)| error)
 }

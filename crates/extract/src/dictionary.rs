@@ -18,7 +18,8 @@ const SHORTEST: usize = 3;
 
 /// Reads a dictionary: one word or phrase per line; `#` starts a comment; a repeated word counts once.
 pub fn read(path: &Path) -> Result<Vec<String>> {
-    let words = lines(&files::read_to_string(path)?);
+    let text = files::read_to_string(path)?;
+    let words = lines(text.trim_start_matches('\u{feff}'));
     if words.is_empty() { Err(Error::EmptyDictionary(path.display().to_string())) } else { Ok(words) }
 }
 
@@ -87,6 +88,8 @@ mod tests {
         let path = folder.join("words.txt");
         files::write_bytes(&path, b"# mine\nred\nlong sleeve # two words\n\nred\n").unwrap();
         assert_eq!(read(&path).unwrap(), ["red", "long sleeve"]);
+        files::write_bytes(&path, "\u{feff}red\r\nblue\r\n".as_bytes()).unwrap();
+        assert_eq!(read(&path).unwrap(), ["red", "blue"], "a byte order mark is not part of a word");
         files::write_bytes(&path, b"# nothing\n").unwrap();
         assert!(read(&path).unwrap_err().to_string().contains("is empty"));
         files::remove_dir_if_present(&folder).unwrap();

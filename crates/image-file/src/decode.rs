@@ -50,7 +50,7 @@ pub fn dimensions(bytes: &[u8]) -> Result<(u32, u32)> {
             return avif::dimensions(bytes);
         }
         let reader = ImageReader::with_format(Cursor::new(bytes), format(bytes)?);
-        reader.into_dimensions().map_err(|e| ImageError::decode(&e))
+        reader.into_dimensions().map_err(ImageError::of_decoder)
     };
     guarded(read).unwrap_or(Err(ImageError::Panic))
 }
@@ -60,7 +60,7 @@ fn upright(bytes: &[u8], max_pixels: u64) -> Result<DynamicImage> {
         return avif::decode(bytes, max_pixels);
     }
     let format = format(bytes)?;
-    let failed = |e: image::ImageError| ImageError::decode(&e);
+    let failed = ImageError::of_decoder;
     let mut decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder().map_err(failed)?;
     let (width, height) = decoder.dimensions();
     check_pixels(width, height, max_pixels)?;
@@ -187,6 +187,21 @@ mod tests {
             reason(icon, 1),
             "it is Ico, and only JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF are read; convert it"
         );
+    }
+
+    #[test]
+    fn pixels_that_are_not_supported_have_a_remedy() {
+        // One pixel of grey and transparency: the header of TIFF, nine entries of (tag, type, count, value), and the pixel.
+        let entries =
+            [(256, 1), (257, 1), (258, 0x0008_0008), (259, 1), (262, 1), (273, 122), (277, 2), (278, 1), (279, 2)];
+        let mut tiff = b"II*\0\x08\0\0\0\x09\0".to_vec();
+        for (tag, value) in entries {
+            let count = if tag == 258 { 2_u32 } else { 1 };
+            tiff.extend([u16::to_le_bytes(tag), u16::to_le_bytes(3)].concat());
+            tiff.extend([count.to_le_bytes(), u32::to_le_bytes(value)].concat());
+        }
+        tiff.extend([0, 0, 0, 0, 100, 255]);
+        assert_eq!(reason(&tiff, 1), "the form of its pixels is not supported; save it as PNG or JPEG");
     }
 
     #[test]

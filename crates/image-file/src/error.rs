@@ -31,6 +31,9 @@ pub enum ImageError {
     /// The AVIF file holds its image in tiles.
     #[error("it is a tiled AVIF image, which is not supported; convert it")]
     AvifGrid,
+    /// The file holds its pixels in a way that is not read, such as grey levels with transparency in TIFF.
+    #[error("the form of its pixels is not supported; save it as PNG or JPEG")]
+    OtherPixels,
     /// The header says that the width or the height is zero.
     #[error("it has no pixels")]
     NoPixels,
@@ -59,6 +62,14 @@ pub enum ImageError {
 pub type Result<T> = std::result::Result<T, ImageError>;
 
 impl ImageError {
+    /// The error of a decoder.
+    pub(crate) fn of_decoder(error: image::ImageError) -> Self {
+        match error {
+            image::ImageError::Unsupported(_) => Self::OtherPixels,
+            other => Self::decode(&other),
+        }
+    }
+
     /// Wraps a decoder's message, on one line, because some decoders end their messages with a line break.
     pub(crate) fn decode(reason: &impl ToString) -> Self {
         Self::Decode(reason.to_string().split_whitespace().collect::<Vec<_>>().join(" "))

@@ -565,6 +565,24 @@ mod tests {
     }
 
     #[test]
+    fn shards_after_one_that_is_missing_are_not_looked_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let made = std::cell::Cell::new(0);
+        let make_stage = |name: &str| {
+            made.set(made.get() + 1);
+            Ok(Stage::new(name, 1, folder, StageSettings::of(1), &[])?)
+        };
+        let stage = make_stage(&Shard { number: 1, count: 1_000_000_000 }.stage_name("work")).unwrap();
+        stage.begin().unwrap();
+        stage.finish(&[]).unwrap();
+        made.set(0);
+        assert_eq!(Shard::finished("work", folder, make_stage).unwrap(), None);
+        assert_eq!(Shard::unfinished("work", folder, make_stage).unwrap().len(), 1);
+        assert_eq!(made.get(), 4);
+    }
+
+    #[test]
     fn a_stage_whose_input_is_replaced_meanwhile_fails_and_runs_again() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();

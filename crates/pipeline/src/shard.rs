@@ -57,10 +57,22 @@ impl Shard {
         make_stage: impl Fn(&str) -> anyhow::Result<Stage>,
     ) -> anyhow::Result<Option<usize>> {
         for Self { count, .. } in Self::recorded(name, folder)?.into_iter().filter(|shard| shard.number == 1) {
-            let is_done = |shard: Self| Ok(make_stage(&shard.stage_name(name))?.status()? == Status::UpToDate);
-            let mut rest = Self::all(count).map(is_done);
-            if rest.try_fold(true, |all, done: anyhow::Result<bool>| done.map(|done| all && done))? {
+            if Self::first_unfinished(count, name, &make_stage)?.is_none() {
                 return Ok(Some(count));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first of `count` shards that is not up to date, and why. The shards after it are not looked at, because this reads all inputs.
+    fn first_unfinished(
+        count: usize,
+        name: &str,
+        make_stage: impl Fn(&str) -> anyhow::Result<Stage>,
+    ) -> anyhow::Result<Option<(Self, String)>> {
+        for shard in Self::all(count) {
+            if let Status::Stale(why) = make_stage(&shard.stage_name(name))?.status()? {
+                return Ok(Some((shard, why)));
             }
         }
         Ok(None)
@@ -75,11 +87,8 @@ impl Shard {
         let counts: BTreeSet<usize> = Self::recorded(name, folder)?.into_iter().map(|shard| shard.count).collect();
         let mut reasons = Vec::new();
         for count in counts {
-            for shard in Self::all(count) {
-                if let Status::Stale(why) = make_stage(&shard.stage_name(name))?.status()? {
-                    reasons.push(format!("shard {shard}: {why}"));
-                    break;
-                }
+            if let Some((shard, why)) = Self::first_unfinished(count, name, &make_stage)? {
+                reasons.push(format!("shard {shard}: {why}"));
             }
         }
         Ok(reasons)

@@ -277,6 +277,13 @@ impl ImagePattern {
                 (_, None) => {}
             }
         }
+        // Neither may a piece of it, such as the first two characters of `..a`.
+        if Path::new(&wanted.concat())
+            .components()
+            .any(|part| !matches!(part, Component::Normal(_) | Component::CurDir))
+        {
+            return Ok(Vec::new());
+        }
         let mut found = if wanted.len() == 1 { self.at(&wanted[0])? } else { self.matching(&wanted)? };
         found.retain(|path| match stays_in(&self.real, path) {
             Ok(()) => true,
@@ -646,6 +653,8 @@ mod tests {
         assert_eq!(of("{id}/1.jpg", "secret"), ["secret/1.jpg"]);
         assert!(of("images/{id:3}/{id}.jpg", "gone").is_empty());
         assert!(of("images/{id}", "../secret/1.jpg").is_empty());
+        assert!(of("images/{id:2}/secret/{id:-1}.jpg", "..1").is_empty());
+        assert!(of("images/{id:2}/secret/{id:-1}*", "..1").is_empty());
         for (pattern, expected) in [
             ("images/*.jpg", "does not name the id"),
             ("images/{name}.jpg", "only `id` is allowed there"),

@@ -78,7 +78,13 @@ pub fn stage(context: &Context) -> anyhow::Result<Stage> {
         // Earlier releases read such a title twice.
         settings["title_in_texts"] = json!("once");
     }
-    let settings = StageSettings::new(settings, defaults);
+    let settings = StageSettings::new(settings, defaults).shown_as(&[
+        ("data", "dataset.data"),
+        ("table1", "dataset.table1"),
+        ("kept_within", "preprocess.split"),
+        ("items_without_events", "preprocess.items_without_events"),
+        ("title_in_texts", "source.columns.texts"),
+    ]);
     let stage = Stage::new("preprocess", VERSION, &context.layout.dataset(), settings, &inputs.by_role())?;
     let found = PreprocessInputs::found_since(config, &context.layout)?;
     Ok(stage.outdated_because(found.map(|path| format!("`{}` was missing before", path.display()))))

@@ -27,7 +27,8 @@ fn popularity_ranks(sequences: &Sequences, split: Split, removes_seen: bool) -> 
 /// or if no user has a case.
 pub fn popularity_value(sequences: &Sequences, metric: Metric, removes_seen: bool) -> Option<f64> {
     let ranks = popularity_ranks(sequences, Split::Validation, removes_seen);
-    MetricMeans::of(&ranks, &[metric]).get(metric).filter(|&value| value < 1.0)
+    let means = MetricMeans::of(&ranks, &[metric]);
+    means.get(metric).filter(|&value| means.users > 0 && value < 1.0)
 }
 
 #[cfg(test)]
@@ -49,6 +50,9 @@ mod tests {
         let data = sequences(&[vec![1, 2, 3, 5], vec![1, 3, 4, 5], vec![4, 5]], 5);
         assert_eq!(popularity_ranks(&data, Split::Validation, false), [3, 5, 0]);
         assert_eq!(popularity_ranks(&data, Split::Validation, true), [1, 3, 0]);
+        let mrr = |users: &[Vec<u32>]| popularity_value(&sequences(users, 5), Metric::ReciprocalRank, false);
+        assert_eq!(mrr(&[vec![4, 5], vec![1]]), None, "nobody has a case");
+        assert!(mrr(&[vec![1, 2, 3, 5], vec![1, 3, 4, 5]]).is_some());
     }
 
     proptest! {

@@ -300,7 +300,7 @@ fn notes(rows: &[ListRow], asked: &[History], top: usize) -> Vec<String> {
         let people = rows.iter().filter(|row| !row.unknown.is_empty()).count();
         let (count, named) = (unknown.len(), some_of(&unknown));
         notes.push(format!(
-            "{count} of {all} ids in {people} of {} histories are not items of the run: {named}",
+            "ids that are not items of the run: {count} of {all}, in {people} of {} histories ({named})",
             rows.len()
         ));
     }
@@ -308,11 +308,11 @@ fn notes(rows: &[ListRow], asked: &[History], top: usize) -> Vec<String> {
         rows.iter().filter(|row| row.fallback.is_some()).map(|row| row.user_id.as_str()).collect();
     if !fallbacks.is_empty() {
         let (count, named) = (fallbacks.len(), some_of(&fallbacks));
-        notes.push(format!("{count} histories without a known item get the most popular items: {named}"));
+        notes.push(format!("histories without a known item, which get the most popular items: {count} ({named})"));
     }
     let short = rows.iter().filter(|row| (1..top).contains(&row.items.len())).count();
     if short > 0 {
-        notes.push(format!("{short} lists are shorter than {top}: no further items may be listed"));
+        notes.push(format!("lists shorter than {top}, because no further items may be listed: {short}"));
     }
     notes
 }

@@ -187,7 +187,13 @@ impl ReportStage<'_> {
         let mut values = keys(config);
         values["run"] = json!(self.context.layout.run_name());
         values["program"] = json!(env!("CARGO_PKG_VERSION"));
-        let settings = StageSettings::new(values, keys(&Config::default()));
+        let settings = StageSettings::new(values, keys(&Config::default())).shown_as(&[
+            ("beside", "report.beside"),
+            ("users", "report.users"),
+            ("k", "evaluate.k"),
+            ("metrics", "evaluate.metrics"),
+            ("run", "run.name"),
+        ]);
         Ok(Stage::new("report", VERSION, &self.context.layout.report(), settings, &self.inputs()?)?)
     }
 

@@ -1,7 +1,7 @@
 //! Builds, loads and stores the model of a run, for training, evaluation and recommendation.
 //!
 //! The crate reads a dataset, features, a configuration and checkpoints. It returns a [`Model`](mp4sr_models::Model) with its data, and
-//! writes the model's parameters to disk. It must not know epochs, metrics or top-K lists.
+//! writes the model's parameters to disk. It must not train, rank or list.
 
 mod catalog;
 mod checkpoint;

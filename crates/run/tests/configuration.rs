@@ -431,7 +431,7 @@ fn a_run_of_the_previous_release_is_up_to_date() {
         assert_eq!(settings.changed_since(&recorded), None, "{phase}");
         let mut other = config.clone();
         other.run.seed += 1;
-        assert_eq!(model_catalog().phase_settings(&other, phase).changed_since(&recorded).unwrap(), "seed");
+        assert_eq!(model_catalog().phase_settings(&other, phase).changed_since(&recorded).unwrap(), "run.seed");
     }
 }
 

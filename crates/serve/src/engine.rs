@@ -14,6 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::oneshot;
 
 use crate::error::ApiError;
+use crate::file_states::FileStates;
 use crate::index::{HnswSearch, IndexChoice};
 use crate::metrics::Metrics;
 
@@ -90,6 +91,8 @@ pub struct Generation {
     pub search: String,
     /// The context that the run was loaded with.
     pub context: Arc<Context>,
+    /// The states of its files before they were read.
+    pub files: FileStates,
     jobs: SyncSender<QueuedJob>,
     metrics: Arc<Metrics>,
     thread: JoinHandle<()>,
@@ -109,12 +112,14 @@ pub struct EngineOptions {
 }
 
 impl Generation {
-    /// Loads a run with these added items in a separate thread, and returns when it can answer.
+    /// Loads a run with these added items in a separate thread, and returns when it can answer. `files` are the states of its files before
+    /// any of them was read.
     pub fn start(
         number: u64,
         context: Arc<Context>,
         options: &EngineOptions,
         new_items: Option<NewItems>,
+        files: FileStates,
     ) -> anyhow::Result<Self> {
         let (jobs, waiting) = sync_channel(options.queue);
         let (ready, loaded) = sync_channel(1);
@@ -131,7 +136,7 @@ impl Generation {
             .recv()
             .map_err(|_| anyhow::anyhow!("the thread of the model ended while the run was loaded; see the log"))??;
         let model = context.config.model.name.clone();
-        Ok(Self { number, catalogue, model, search, context, jobs, metrics: options.metrics.clone(), thread })
+        Ok(Self { number, catalogue, model, search, context, files, jobs, metrics: options.metrics.clone(), thread })
     }
 
     /// Whether the model can still answer: a panic may have ended its thread.

@@ -265,9 +265,11 @@ async fn changed<T: Send + 'static>(
 ) -> Result<(T, Arc<Generation>)> {
     // A service that has not loaded a run yet has nothing to compare the change with.
     app.generation()?;
-    // A client that disconnects must not leave the run half changed, so the work continues.
+    // A change whose client disconnects while it waits is not made, so that repeated requests do not pile up.
+    let editing = app.editing.clone().lock_owned().await;
+    // A client that disconnects later must not leave the run half changed, so the work continues.
     let work = tokio::spawn(async move {
-        let _editing = app.editing.lock().await;
+        let _editing = editing;
         let own = app.clone();
         let change = move || {
             let context = own.context()?;

@@ -14,6 +14,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
 use crate::encoders::ResidentEncoders;
 use crate::engine::{EngineOptions, Generation};
 use crate::error::ApiError;
+use crate::file_states::file_states;
 use crate::keys::ApiKeys;
 use crate::limits::{LARGE_BODIES, SEARCHES, STORED_IMAGES, ServiceLimits};
 use crate::log::log;
@@ -40,7 +41,7 @@ pub struct App {
     /// Whether histories are written to the log.
     pub log_histories: bool,
     /// The lock that is held while the added items of the run are changed.
-    pub editing: Mutex<()>,
+    pub editing: Arc<Mutex<()>>,
     /// The permit that is held while an item that is not in the catalogue is encoded.
     pub encoding: Arc<Semaphore>,
     /// The encoders of texts and images.
@@ -82,7 +83,7 @@ impl App {
             store,
             store_is_up: AtomicBool::new(true),
             log_histories,
-            editing: Mutex::new(()),
+            editing: Arc::default(),
             encoding: Arc::new(Semaphore::new(1)),
             encoders: Arc::default(),
             stored_images: Arc::new(Semaphore::new(STORED_IMAGES)),
@@ -153,8 +154,10 @@ impl App {
         *turn += 1;
         let start = || {
             let context = self.context()?;
+            // Files that change while they are read must be noticed afterwards.
+            let files = file_states(&context);
             let new_items = added(&context)?;
-            Generation::start(*turn, Arc::new(context), &self.options, new_items)
+            Generation::start(*turn, Arc::new(context), &self.options, new_items, files)
         };
         let loaded = start();
         if loaded.is_err() {

@@ -1,16 +1,14 @@
 //! The reasons to reload the run: a signal, changed files, or items that another replica added or removed.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use mp4sr_pipeline::error_chain;
-use mp4sr_run::TrainedModel;
 use mp4sr_store::ItemStore;
 use serde_json::json;
 use tokio::signal::unix::Signal;
 
+use crate::file_states::{FileStates, file_states};
 use crate::log::log;
 use crate::state::App;
 
@@ -29,7 +27,8 @@ pub async fn on_signal(app: Arc<App>, mut signals: Signal) {
 /// Reloads the run when its weights, its configuration, its dataset, its features or its added items have changed, and then stayed
 /// unchanged between two checks. A run that could not be loaded is loaded again later.
 pub async fn on_change(app: Arc<App>) {
-    let mut seen = state(&app);
+    // The files may have changed while the run was loaded.
+    let mut seen = app.generation().map_or_else(|_| FileStates::new(), |generation| generation.files.clone());
     let mut pending = None;
     loop {
         tokio::time::sleep(INTERVAL).await;
@@ -96,17 +95,9 @@ fn note(last: &mut Option<String>, error: Option<String>) {
     *last = error;
 }
 
-/// The sizes and modification times of the files of the run in service.
-fn state(app: &App) -> BTreeMap<PathBuf, Option<(u64, Option<SystemTime>)>> {
-    let Ok(generation) = app.generation() else { return BTreeMap::new() };
-    let (layout, config) = (&generation.context.layout, &generation.context.config);
-    let own = [layout.items(), layout.users(), layout.new_items_pointer(), layout.run().join("config.toml")];
-    let model = TrainedModel::files(layout, config).into_iter().map(|(_, path)| path);
-    let about = |path: PathBuf| {
-        let about = std::fs::metadata(&path).ok().map(|about| (about.len(), about.modified().ok()));
-        (path, about)
-    };
-    model.chain(own).map(about).collect()
+/// The present states of the files of the run in service.
+fn state(app: &App) -> FileStates {
+    app.generation().map_or_else(|_| FileStates::new(), |generation| file_states(&generation.context))
 }
 
 /// Reloads the run. If it cannot be loaded, the log says why.

@@ -185,6 +185,7 @@ fn train_phase(
     }
     let folder = layout.run();
     let mut run = mp4sr_artifact::Lock::acquire_to_check(&folder, "train")?;
+    let is_trained = Cell::new(false);
     run_stage(
         context,
         phase,
@@ -192,9 +193,16 @@ fn train_phase(
         || stage(context, phase),
         |stage| {
             run.begin_work()?;
-            work(stage)
+            let outputs = work(stage)?;
+            is_trained.set(true);
+            Ok(outputs)
         },
-    )
+    )?;
+    // A process that is killed before the weights are recorded must be able to resume.
+    if is_trained.get() {
+        files::remove_if_present(&layout.training_state(phase))?;
+    }
+    Ok(())
 }
 
 /// Trains a phase and writes its checkpoint.
@@ -279,9 +287,6 @@ fn train_and_write(
     let (items, fingerprints) = (&inputs.sequences.item_hash, stage.input_fingerprints());
     let weights = TrainedPhase { model: model.as_ref(), phase: &own };
     Checkpoint::write(&output, &info, weights, items, fingerprints)?;
-    if writes {
-        files::remove_if_present(&state_path)?;
-    }
     Ok(vec![output])
 }
 

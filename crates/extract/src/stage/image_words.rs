@@ -38,6 +38,14 @@ impl Dictionary {
             return Err(folder.config.error(format!("model_type: expected clip, found {found}")));
         };
         let words = extraction.dictionary()?;
+        let (found, wanted) = (words.len(), extraction.context.config.extract.image.words);
+        if found < wanted {
+            let reason = format!(
+                "the dictionary has {found} words, so every image gets {found} instead of `extract.image.words` = {wanted}; in a dictionary \
+                 file, `#` starts a comment"
+            );
+            extraction.context.progress.warn("extract", reason);
+        }
         let (files, width) = (image_encoder_files(folder)?, images.encoder.width());
         let about = CachedEncoder { folder, content: "words", files, width, precision: device.precision() };
         let (vectors, computed) = embed_words(encoder, extraction.open_cache(&about)?, width, &words)?;

@@ -235,7 +235,9 @@ impl ModelCatalog {
     /// Sections of a configuration, to be compared with those of an earlier run, which may have had earlier names of keys.
     pub fn settings(&self, values: Value, defaults: Value) -> StageSettings {
         let renamed = self.renamed();
-        StageSettings::new(values, defaults).with_earlier_names(move |recorded| rename_recorded(recorded, &renamed))
+        StageSettings::new(values, defaults)
+            .with_earlier_names(move |recorded| rename_recorded(recorded, &renamed))
+            .shown_as(&[("seed", "run.seed")])
     }
 
     /// The schema of the whole configuration, with the sections of models.

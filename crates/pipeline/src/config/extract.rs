@@ -89,8 +89,8 @@ pub struct ImageExtract {
     /// N, the number of words per image.
     #[schemars(range(min = 1, max = 1000))]
     pub words: usize,
-    /// The dictionary file, with one word per line. Empty: frequent words of the dataset's own texts, and the built-in list of visual
-    /// words.
+    /// The dictionary file, with one word or phrase per line, in which `#` starts a comment. Empty: frequent words of the dataset's own
+    /// texts, and the built-in list of visual words.
     pub dictionary: String,
     /// The number of words of the dataset's own texts that are added to the dictionary.
     #[schemars(range(min = 0, max = 100_000))]

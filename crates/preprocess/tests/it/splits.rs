@@ -94,7 +94,7 @@ fn a_dataset_split_by_time_in_an_earlier_release_is_rebuilt() {
     };
     let by_time = ["preprocess.split=time", "preprocess.split_at=40", "preprocess.split_test_at=60"];
     let reported = again_without("kept_within", &by_time);
-    assert!(reported.contains("running, setting `kept_within` changed"), "{reported}");
+    assert!(reported.contains("running, setting `preprocess.split` changed"), "{reported}");
     let reported = again_without("kept_within", &[]);
     assert!(reported.contains("up to date"), "other splits did not leak: {reported}");
 }
