@@ -89,7 +89,10 @@ pub fn json_problem(error: &serde_json::Error) -> String {
     let (first, rest) = expected.split_once(' ').unwrap_or((expected, ""));
     let (kind, rest) = match first {
         "i8" | "i16" | "i32" | "i64" | "isize" => ("a whole number", rest),
-        "u8" | "u16" | "u32" | "u64" | "usize" => ("a whole number from 0", rest),
+        "u8" => ("a whole number from 0 to 255", rest),
+        "u16" => ("a whole number from 0 to 65535", rest),
+        "u32" => ("a whole number from 0 to 4294967295", rest),
+        "u64" | "usize" => ("a whole number from 0", rest),
         "f32" | "f64" => ("a number", rest),
         "struct" => ("an object", rest.split_once(' ').map_or("", |(_, rest)| rest)),
         _ => return message,

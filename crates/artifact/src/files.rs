@@ -59,11 +59,21 @@ pub fn length(path: &Path) -> Result<Option<u64>> {
     }
 }
 
-/// Whether a path leads to a file, and not to a folder or to nothing.
+/// Whether a path leads to a file, and not to a folder or to nothing. A name that no file can have leads to nothing.
 pub fn is_file(path: &Path) -> Result<bool> {
+    Ok(metadata(path)?.is_some_and(|found| found.is_file()))
+}
+
+/// Whether a path leads to a folder, and not to a file or to nothing. A name that no folder can have leads to nothing.
+pub fn is_dir(path: &Path) -> Result<bool> {
+    Ok(metadata(path)?.is_some_and(|found| found.is_dir()))
+}
+
+fn metadata(path: &Path) -> Result<Option<fs::Metadata>> {
+    use io::ErrorKind::{InvalidFilename, InvalidInput, NotADirectory, NotFound};
     match fs::metadata(path) {
-        Ok(found) => Ok(found.is_file()),
-        Err(e) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&e.kind()) => Ok(false),
+        Ok(found) => Ok(Some(found)),
+        Err(e) if [NotFound, NotADirectory, InvalidFilename, InvalidInput].contains(&e.kind()) => Ok(None),
         Err(e) => Err(Error::io("inspect", path, e)),
     }
 }

@@ -37,7 +37,7 @@ pub fn expect_something(new: &NewItems) -> anyhow::Result<()> {
 pub fn refuse_empty(ids: &[&str], modalities: &[&str]) -> anyhow::Result<()> {
     ensure!(
         ids.is_empty(),
-        "items without a usable {}, which the model cannot represent: {} ({}); complete them or leave them out",
+        "the model cannot represent items without a usable {}: {} ({}); complete them or leave them out",
         modalities.join(" or "),
         ids.len(),
         some_of(ids)

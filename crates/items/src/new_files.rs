@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf, absolute};
 use mp4sr_artifact::{Downloads, Items, Rejects};
 use mp4sr_extract::encoder_device;
 use mp4sr_pipeline::Context;
+use mp4sr_pipeline::text::quoted;
 use mp4sr_preprocess::{BLANK_LINE, read_items};
 use mp4sr_store::ItemStore;
 
@@ -42,8 +43,11 @@ pub fn read_new(context: &Context, paths: &[PathBuf]) -> anyhow::Result<(Items, 
 fn unread(rejected: &Rejects, what: &str) -> Option<String> {
     let reasons = rejected.0.iter().map(|(reason, rejected)| {
         let first = rejected.examples.first();
-        let place = first
-            .map_or(String::new(), |first| format!(", first in line {} of `{}`", first.line, first.file.display()));
+        let place = first.map_or(String::new(), |first| match first.line {
+            // A file of a folder has no line.
+            0 => format!(", first {} in `{}`", quoted(&first.found), first.file.display()),
+            line => format!(", first in line {line} of `{}`", first.file.display()),
+        });
         format!("{} for: {reason}{place}", rejected.count)
     });
     (!rejected.is_empty()).then(|| format!("{} {what}: {}", rejected.total(), reasons.collect::<Vec<_>>().join("; ")))

@@ -34,7 +34,7 @@ struct StageFlags {
     /// The folder of all artifacts.
     #[arg(long, env = ARTIFACTS_VARIABLE, value_name = "FOLDER", default_value = DEFAULT_ARTIFACTS, value_parser = artifacts_folder)]
     artifacts: PathBuf,
-    /// Sets one key, instead of its value in the pipeline file. May be given several times; of one key, the last value counts.
+    /// Sets one key, instead of its value in the pipeline file. May be given several times; if a key is set several times, the last value counts.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     overrides: Vec<String>,
     /// Sets several keys, with assignments separated by spaces. Assignments of `--set` take precedence.
@@ -378,13 +378,18 @@ fn without_backtrace(message: &str) -> &str {
 
 /// A result that could not be printed.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to write to standard output; expected a terminal, a pipe or a file with free space")]
+#[error("failed to write to standard output: {0}; redirect it to a file on a disk with free space")]
 struct PrintError(#[source] std::io::Error);
 
-/// Whether the reader of standard output has ended, as `head` does. A connection that breaks is a failure.
+/// Whether the reader of results has ended, as `head` does: they were printed, or written to a pipe as to a file. A connection that breaks is
+/// a failure.
 fn has_no_reader(error: &anyhow::Error) -> bool {
-    let printed = error.downcast_ref::<PrintError>();
-    printed.is_some_and(|PrintError(error)| error.kind() == std::io::ErrorKind::BrokenPipe)
+    let printed = error.downcast_ref::<PrintError>().map(|PrintError(source)| source);
+    let written = error.chain().find_map(|cause| match cause.downcast_ref() {
+        Some(mp4sr_artifact::Error::Io { source, .. }) => Some(source),
+        _ => None,
+    });
+    printed.or(written).is_some_and(|source| source.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 /// Prints a result on standard output.
@@ -513,6 +518,8 @@ mod tests {
     fn only_a_reader_of_results_that_has_ended_is_not_a_failure() {
         let broken = || std::io::Error::from(std::io::ErrorKind::BrokenPipe);
         assert!(has_no_reader(&anyhow::Error::from(PrintError(broken())).context("failed to list the items")));
+        let to_pipe = mp4sr_artifact::Error::io("write", std::path::Path::new("/dev/stdout"), broken());
+        assert!(has_no_reader(&anyhow::Error::from(to_pipe).context("failed to write the lists")));
         assert!(!has_no_reader(&anyhow::Error::from(broken()).context("failed to reach the store")));
         assert!(!has_no_reader(&PrintError(std::io::ErrorKind::StorageFull.into()).into()));
     }

@@ -64,7 +64,7 @@ impl Shard {
         Ok(None)
     }
 
-    /// The first of `count` shards that is not up to date, and why. The shards after it are not looked at, because this reads all inputs.
+    /// The first of `count` shards that is not up to date, and why. The shards after it are not checked, because checking a shard may read all inputs.
     fn first_unfinished(
         count: usize,
         name: &str,

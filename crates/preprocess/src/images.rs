@@ -230,6 +230,9 @@ impl ImagePattern {
         let start = text[..start].rfind('/').map_or(0, |at| at + 1);
         let mut parts = Vec::new();
         let mut rest = &text[start..];
+        if rest.split('/').any(|folder| folder == "..") {
+            return Err(refuse("has `..` after the first part that is not text"));
+        }
         while let Some(at) = rest.find(['{', '*']) {
             parts.push(PatternPart::Text(rest[..at].to_owned()));
             if rest[at..].starts_with('*') {
@@ -323,16 +326,20 @@ impl ImagePattern {
         let names = &listed[&folder];
         let first = names.partition_point(|name| name.as_str() < start);
         let begins = names[first..].iter().take_while(|name| name.starts_with(start));
-        Ok(begins.filter(|name| has_pieces(&name[start.len()..], &pieces[1..])).map(|name| folder.join(name)).collect())
+        let mut found = Vec::new();
+        for name in begins.filter(|name| has_pieces(&name[start.len()..], &pieces[1..])) {
+            let path = folder.join(name);
+            if files::is_file(&path)? {
+                found.push(path);
+            }
+        }
+        Ok(found)
     }
 }
 
 /// The names of the images in a folder, sorted; none if the folder does not exist.
 fn names_in(folder: &Path) -> Result<Vec<String>> {
-    let paths = match files::list(folder) {
-        Err(error) if error.is_not_found() => return Ok(Vec::new()),
-        paths => paths?,
-    };
+    let paths = if files::is_dir(folder)? { files::list(folder)? } else { Vec::new() };
     let name = |path: &PathBuf| path.file_name()?.to_str().map(str::to_owned);
     let mut names: Vec<String> = paths.iter().filter(|path| is_image_name(path)).filter_map(name).collect();
     names.sort();
@@ -661,6 +668,7 @@ mod tests {
             ("images/{id.jpg", "has `{` without `}`"),
             ("images/{id:x}.jpg", "has no number after"),
             ("images/*/{id}.jpg", "has `*` in the name of a folder"),
+            ("images/{id:1}/../{id}.jpg", "has `..` after"),
         ] {
             let message = ImagePattern::parse(folder.path(), pattern).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
@@ -705,13 +713,13 @@ mod tests {
 
     #[test]
     fn a_folder_that_cannot_be_read_is_not_one_without_images() {
-        let folder = written(&["images/1/1.jpg"]);
+        let folder = written(&["images/1/1.jpg", "images/3"]);
         // A link to itself cannot be read by anyone, whatever the permissions.
         std::os::unix::fs::symlink("2", folder.path().join("images/2")).unwrap();
         for pattern in ["images/{id}/{id}.jpg", "images/{id}/{id}", "images/{id}/*.jpg"] {
             let images = ImageFolder::by_pattern(ImagePattern::parse(folder.path(), pattern).unwrap());
             assert_eq!(names_of(&images, folder.path(), "1"), ["images/1/1.jpg"]);
-            assert_eq!(of(&images, "3"), None);
+            assert_eq!([of(&images, "3"), of(&images, &"3".repeat(300))], [None, None]);
             let message = images.of("2", &mut Rejects::default()).unwrap_err().to_string();
             assert!(message.contains("images/2"), "{message}");
         }

@@ -85,15 +85,14 @@ pub struct Interval {
 /// The percentile bootstrap of the mean over users: `rounds` samples, each of as many users as there are values, drawn with replacement.
 /// `seed` determines the draws.
 pub fn bootstrap(values: &[f64], rounds: usize, seed: u64) -> Interval {
-    let mean = |sum: f64| sum / values.len().max(1) as f64;
-    let mut draw = StdRng::seed_from_u64(seed);
     // The sum of no values is -0.
-    let sum = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0, |sum, value| sum + value);
-    let mut round = || mean(sum(&mut (0..values.len()).map(|_| values[draw.random_range(0..values.len())])));
+    let mean = |sum: f64| (sum + 0.0) / values.len().max(1) as f64;
+    let mut draw = StdRng::seed_from_u64(seed);
+    let mut round = || mean((0..values.len()).map(|_| values[draw.random_range(0..values.len())]).sum());
     let mut sampled: Vec<f64> = (0..rounds.max(1)).map(|_| round()).collect();
     sampled.sort_unstable_by(f64::total_cmp);
     let at = |share: f64| sampled[((sampled.len() - 1) as f64 * share).round() as usize];
-    Interval { mean: mean(sum(&mut values.iter().copied())), low: at(0.025), high: at(0.975) }
+    Interval { mean: mean(values.iter().sum()), low: at(0.025), high: at(0.975) }
 }
 
 /// Holm's correction of the p-values of several tests: the smallest is multiplied by the number of tests, the next by one less, and so on.

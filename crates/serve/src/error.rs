@@ -49,9 +49,9 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "not_found", message)
     }
 
-    /// A path whose id is not UTF-8.
+    /// A path that is not UTF-8.
     pub fn not_utf8() -> Self {
-        Self::invalid("the id in the path is not UTF-8; encode it as UTF-8 and then with `%`")
+        Self::invalid("the path is not UTF-8; encode ids as UTF-8 and then with `%`")
     }
 
     /// An image of an item that has only `count`.

@@ -185,6 +185,7 @@ impl SourceFormat {
         matches!(self.format, Format::RecBole | Format::Tabular)
     }
 }
+
 /// The column that orders a user's events, empty for the order of lines, and how it denotes times. `known` is the notation of times that
 /// the pipeline names.
 fn order_of_events(source: &Source, known: Option<TimeSetting>) -> Result<(&str, TimeSetting)> {

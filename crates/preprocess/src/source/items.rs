@@ -163,7 +163,8 @@ impl ItemCatalogue {
                 let images = images.unwrap_or_default();
                 catalogue.keep(item, RawItem { images, ..RawItem::default() }, reading);
             }
-            Err(error) => looked_up = Err(error),
+            Err(error) if looked_up.is_ok() => looked_up = Err(error),
+            Err(_) => {}
         })?;
         looked_up?;
         Ok((catalogue, read, warnings))
