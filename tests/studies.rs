@@ -144,6 +144,8 @@ fn lists_of_runs_are_compared_and_computed_by_a_study() {
     let world = Project::small();
     let refused = world.run_failing("study", &["fig8", "--lists"]);
     assert!(refused.contains("`--lists` with table2"), "{refused}");
+    let refused = world.run_failing("study", &["table6", "--lists", "--set", "recommend.top=4"]);
+    assert!(refused.contains("shorter than 5"), "{refused}");
     let printed = world.run("study", &["table6", "--seeds", "2", "--lists"]);
     assert!(printed.contains("## The lists") && printed.contains("diversity"), "{printed}");
     assert!(printed.contains("Note: K = 20 is left out"), "the lists have ten items: {printed}");
@@ -501,6 +503,16 @@ fn every_other_study_has_its_rows_and_its_smoke_run() {
 
     let printed = run("table4", &["--set", "run.preset=\"tuned\""]);
     assert!(!printed.contains("| w/o Proj") && printed.contains("the pipeline itself is w/o Proj"), "{printed}");
+
+    // After a change of pre-training, one run is pre-trained again, and the others take its weights.
+    let seconds = |run: &str| files::read(&world.path(&format!("a-quick/runs/{run}/pretrain.timing.json"))).unwrap();
+    let before = seconds("mp4sr.s2020");
+    run("table6", &["--set", "pretrain.learning_rate=0.002"]);
+    assert!(before != seconds("mp4sr.s2020") && seconds("only-text.s2020") == seconds("mp4sr.s2020"));
+    // The vectors of another encoder with a folder of the same name would replace those of the pipeline's own.
+    let flags = ["study-encoders", "--quick", "--text-encoder", "other/tiny-sentence"];
+    let refused = world.run_failing("study", &flags);
+    assert!(refused.contains("would have the same file, `text.tiny-sentence.safetensors`"), "{refused}");
 }
 
 #[test]

@@ -49,16 +49,7 @@ impl VectorCache {
     /// Opens `folder`, which is created if it does not exist. A damaged shard is renamed and reported by [`Self::damaged`].
     pub fn open(folder: &Path, encoder: &Fingerprint, width: usize) -> Result<Self> {
         files::clean_folder(folder)?;
-        let mut cache = Self {
-            folder: folder.to_owned(),
-            encoder: encoder.clone(),
-            width,
-            shards: Vec::new(),
-            locations: HashMap::new(),
-            new_keys: Vec::new(),
-            new_values: Vec::new(),
-            damaged: Vec::new(),
-        };
+        let mut cache = Self::empty(folder, encoder, width);
         for path in shards_in(folder)? {
             match cache.read(&path) {
                 Ok(()) => {}
@@ -70,6 +61,20 @@ impl VectorCache {
             }
         }
         Ok(cache)
+    }
+
+    /// A cache without vectors that reads nothing from `folder` and creates it only in [`Self::flush`].
+    pub fn empty(folder: &Path, encoder: &Fingerprint, width: usize) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            encoder: encoder.clone(),
+            width,
+            shards: Vec::new(),
+            locations: HashMap::new(),
+            new_keys: Vec::new(),
+            new_values: Vec::new(),
+            damaged: Vec::new(),
+        }
     }
 
     /// The errors of the shards that could not be used.
@@ -137,6 +142,7 @@ impl VectorCache {
             ("keys", (Dtype::I64, &[rows, 2][..], bytemuck::cast_slice(keys))),
             ("values", (Dtype::F32, &[rows, width][..], bytemuck::cast_slice(values))),
         ];
+        files::create_dir_all(&self.folder)?;
         write_views(&path, &header, &views)?;
         let shard = open(&path, |items| *items == self.encoder, self.width, REMEDY)?;
         self.shards.push(shard.values);

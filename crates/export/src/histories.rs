@@ -30,7 +30,7 @@ pub fn histories(sequences: &Sequences, before_test_item: bool) -> Vec<UserHisto
         match case {
             Some(EvalCase { history, target }) => UserHistory { user, history, target: Some(target) },
             // A user without a test item has no test event, or no event before it.
-            None if before_test_item && sequences.parts.is_some() => {
+            None if before_test_item => {
                 UserHistory { user, history: &sequences.of(user)[..sequences.parts_of(user).1], target: None }
             }
             None => UserHistory { user, history: sequences.of(user), target: None },
@@ -58,9 +58,9 @@ mod tests {
             parts: None,
         };
         let case = |user, history, target| UserHistory { user, history, target };
-        assert_eq!(histories(&sequences, true), [case(0, &[1, 2], Some(3)), case(1, &[2], None)]);
+        // The second user's only event is a test event, whether or not the division is stored.
+        assert_eq!(histories(&sequences, true), [case(0, &[1, 2], Some(3))]);
         assert_eq!(histories(&sequences, false), [case(0, &[1, 2, 3], None), case(1, &[2], None)]);
-        // The second user's only event is a test event.
         let parts = Some(SequenceParts { validation: vec![1, 0, 0], test: vec![2, 0, 0] });
         let sequences = Sequences { parts, ..sequences };
         assert_eq!(histories(&sequences, true), [case(0, &[1, 2], Some(3))]);

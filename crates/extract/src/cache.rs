@@ -14,8 +14,9 @@ use crate::model_files::{PROCESSOR, TOKENIZER};
 /// Incremented with every change after which the same file or sentence gets another vector.
 const VERSION: u32 = 2;
 
-/// Opens the cached vectors of an encoder.
-pub(crate) fn open(root: &Path, encoder: &CachedEncoder<'_>) -> Result<EncoderCache> {
+/// Opens the cached vectors of an encoder. Unless new vectors are to be kept, artifacts that are read-only are no error, even if they have no
+/// cache for the encoder.
+pub(crate) fn open(root: &Path, encoder: &CachedEncoder<'_>, keeps: bool) -> Result<EncoderCache> {
     let mut identity = format!("{VERSION} {}", encoder.content);
     if encoder.precision != Precision::F32 {
         identity.push_str(&format!("\nprecision {}", encoder.precision));
@@ -35,7 +36,10 @@ pub(crate) fn open(root: &Path, encoder: &CachedEncoder<'_>) -> Result<EncoderCa
     }
     let fingerprint = Fingerprint::of_bytes(identity.as_bytes());
     let folder = root.join(&fingerprint.as_str()[..32]);
-    let cache = VectorCache::open(&folder, &fingerprint, encoder.width)?;
+    let opened = match VectorCache::open(&folder, &fingerprint, encoder.width) {
+        Err(error) if !keeps && error.is_read_only() => None,
+        opened => Some(opened?),
+    };
     let earlier = read_about(&folder);
     let is_new = earlier.is_none();
     let about = EncoderAbout {
@@ -45,12 +49,16 @@ pub(crate) fn open(root: &Path, encoder: &CachedEncoder<'_>) -> Result<EncoderCa
         computed: earlier.as_ref().map_or(0, |about| about.computed),
         seconds: earlier.map_or(0.0, |about| about.seconds),
     };
+    let Some(vectors) = opened else {
+        let vectors = VectorCache::empty(&folder, &fingerprint, encoder.width);
+        return Ok(EncoderCache { vectors, fingerprint, folder, about });
+    };
     // Its modification time is the time of the last use, which a service on artifacts that are read-only cannot record.
     match files::write_json(&folder.join(EncoderAbout::FILE), &about) {
-        Err(error) if !is_new && error.is_read_only() => {}
+        Err(error) if (!keeps || !is_new) && error.is_read_only() => {}
         recorded => recorded?,
     }
-    Ok(EncoderCache { vectors: cache, fingerprint, folder, about })
+    Ok(EncoderCache { vectors, fingerprint, folder, about })
 }
 
 fn read_about(folder: &Path) -> Option<EncoderAbout> {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
-use mp4sr_artifact::{Items, Layout, SequenceParts, Sequences, Users};
+use mp4sr_artifact::{Items, Layout, SequenceParts, Sequences, TimeKind, Users};
 use mp4sr_pipeline::config::ItemOrder;
 
 use polars::prelude::{DataFrame, PolarsResult};
@@ -11,7 +11,7 @@ use polars::prelude::{DataFrame, PolarsResult};
 use crate::Result;
 use crate::filters::{EVENTS, ITEM, TIME, USER, frequency};
 use crate::partitions::Partitions;
-use crate::source::{ItemCatalogue, NumberedIds, RawItem};
+use crate::source::{EARLIEST, ItemCatalogue, NumberedIds, RawItem};
 use crate::split::SplitRule;
 use crate::window::TimeScale;
 
@@ -183,6 +183,20 @@ fn fill(
     Ok(())
 }
 
+/// The warning that the times of some events may be missing: they are 0, and those of all other events are far from it.
+pub fn zero_times(sequences: &Sequences) -> Option<String> {
+    let zeros = sequences.times.iter().filter(|&&time| time == 0).count();
+    let first = sequences.times.iter().copied().filter(|&time| time != 0).min()?;
+    if zeros == 0 || sequences.time_kind == TimeKind::Positions || i128::from(first) < EARLIEST {
+        return None;
+    }
+    let first = TimeScale::unknown(sequences.time_kind).shown(first);
+    Some(format!(
+        "{zeros} events have the time 0, which is 1970-01-01, and all others are from {first} on; if 0 means that a time is missing, set \
+         `preprocess.since` to a date after 1970 to leave these events out"
+    ))
+}
+
 fn push(items: &mut Items, record: RawItem) {
     items.titles.push(record.title);
     items.sentences.push(record.sentences);
@@ -232,6 +246,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_time_of_zero_among_dates_is_pointed_out() {
+        let of = |times: &[i64], time_kind| {
+            zero_times(&Sequences {
+                offsets: vec![0, times.len() as i64],
+                items: vec![1; times.len()],
+                times: times.to_vec(),
+                item_hash: mp4sr_artifact::hash_ids(["a"]),
+                item_count: 1,
+                user_hash: None,
+                time_kind,
+                parts: None,
+            })
+        };
+        let warning = of(&[0, 0, 1_262_304_000], TimeKind::Unstated).unwrap();
+        assert!(warning.starts_with("2 events have the time 0"), "{warning}");
+        assert!(warning.contains("others are from 2010-01-01T00:00:00Z on"), "{warning}");
+        assert_eq!(of(&[0, 1, 2], TimeKind::Unstated), None);
+        assert_eq!(of(&[0, 1_262_304_000], TimeKind::Positions), None);
+        assert_eq!(of(&[0, 0], TimeKind::Unstated), None);
+    }
+
+    #[test]
     fn remaining_ids_are_numbered_in_the_order_of_the_input() {
         let ids = |ids: &[&str]| ids.iter().map(|&id| id.into()).collect::<NumberedIds>();
         let events = df!(USER => [1_u32, 1, 3], ITEM => [3_u32, 1, 1], TIME => [1500_i64, 1999, 0]).unwrap();
@@ -253,7 +289,7 @@ mod tests {
         };
         let (users, items) = (|| ids(&["a", "b", "c", "d"]), || ids(&["p", "q", "r", "s"]));
         let events = Partitions::in_memory(events);
-        let scale = TimeScale { kind: mp4sr_artifact::TimeKind::Unstated, unit: Some(3), digits: 3 };
+        let scale = TimeScale { kind: TimeKind::Unstated, unit: Some(3), digits: 3 };
         let numbered = |keep_others: bool, order: ItemOrder| {
             let (rule, numbering) = (SplitRule::LeaveOneOut, ItemNumbering { keep_others, order });
             Dataset::new(&events, scale, &rule, users(), items(), catalogue(), numbering).unwrap()

@@ -116,16 +116,18 @@ impl SplitRule {
         if !self.is_stored() || sequences.items.is_empty() {
             return Ok(());
         }
-        let (set, key) = match evaluated_users(sequences) {
-            (0, _) => ("validation set", "split_at"),
-            (_, 0) => ("test set", "split_test_at"),
+        let (set, keys) = match evaluated_users(sequences) {
+            (0, _) => ("validation set", "`preprocess.split_at` or `preprocess.split_test_at`"),
+            (_, 0) => ("test set", "`preprocess.split_test_at`"),
             _ => return Ok(()),
         };
         let why = match self {
             Self::Time { .. } => {
-                let last = sequences.times.iter().max().copied().unwrap_or_default();
-                let last = TimeScale::unknown(sequences.time_kind).shown(last);
-                format!("the last event is at {last}; choose another `preprocess.{key}`")
+                let shown = |time: Option<&i64>| {
+                    TimeScale::unknown(sequences.time_kind).shown(time.copied().unwrap_or_default())
+                };
+                let (first, last) = (shown(sequences.times.iter().min()), shown(sequences.times.iter().max()));
+                format!("the first event is at {first} and the last one at {last}; choose another {keys}")
             }
             _ => "sequences are too short for `preprocess.split_ratio`; keep longer ones, or choose other shares"
                 .to_owned(),

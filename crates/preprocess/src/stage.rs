@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::condition::Condition;
 use crate::core::{Bounds, core};
-use crate::dataset::{Dataset, ItemNumbering};
+use crate::dataset::{Dataset, ItemNumbering, zero_times};
 use crate::filters::ITEM;
 use crate::images::{EmbeddedImages, ImageFolder, ImagePattern};
 use crate::input::PreprocessInputs;
@@ -258,6 +258,7 @@ fn read(
     let dataset = Dataset::new(&events, scale, &split, user_ids, item_ids, catalogue, numbering)?;
     drop(events);
     warnings.extend(split.warnings(&config.preprocess, &dataset.sequences));
+    warnings.extend(zero_times(&dataset.sequences));
     let counted = Counted { interactions, items, filters: steps, spread, shares };
     let report = report::new(config, counted, &dataset, table1, warnings);
     report::check(&report)?;

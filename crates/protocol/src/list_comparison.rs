@@ -74,6 +74,12 @@ impl SeedLists {
         let lengths = |stored: &StoredLists| stored.lists.iter().map(Vec::len).filter(|&length| length > 0).min();
         self.lists.iter().map(|stored| lengths(stored).unwrap_or(0)).min().unwrap_or(0)
     }
+
+    /// The length of the longest list of the run whose lists are the shortest.
+    fn longest(&self) -> usize {
+        let lengths = |stored: &StoredLists| stored.lists.iter().map(Vec::len).max().unwrap_or(0);
+        self.lists.iter().map(lengths).min().unwrap_or(0)
+    }
 }
 
 /// The first setting that differed when the lists of two runs of one model were computed.
@@ -110,13 +116,26 @@ pub fn lists_note(models: &[SeedLists]) -> Option<String> {
     (!notes.is_empty()).then(|| notes.join(" "))
 }
 
-/// The note that the values at some of the cut-offs `ks` do not exist; `None` if all do.
-pub fn left_out(comparisons: &[ListComparison], ks: &[usize]) -> Option<String> {
-    let is_missing = |k: &&usize| comparisons.iter().all(|comparison| comparison.k != **k);
-    let missing: Vec<String> = ks.iter().filter(is_missing).map(ToString::to_string).collect();
-    (!missing.is_empty()).then(|| {
-        format!("K = {} is left out, because not all lists are that long (`recommend.top`)", missing.join(", "))
-    })
+/// The note that lists are not compared at some of the cut-offs `ks`, because some lists are shorter; `None` if all reach them.
+pub fn left_out(models: &[SeedLists], ks: &[usize]) -> Option<String> {
+    let model = models.iter().min_by_key(|model| (model.reached(), model.longest()))?;
+    let (name, reached, longest) = (&model.name, model.reached(), model.longest());
+    let missing: Vec<usize> = ks.iter().copied().filter(|&k| k > reached).collect();
+    let (first, last) = (missing.iter().min()?, missing.iter().max()?);
+    let why = if longest == 0 {
+        format!("{name} has no lists; run `mp4sr recommend` for users with events")
+    } else if *first > longest {
+        format!(
+            "the lists of {name} have at most {longest} items; set `recommend.top` to {last} or more and compute them again"
+        )
+    } else {
+        format!(
+            "a list of {name} has only {reached} items, because there are no other candidates for its user; \
+             `evaluate.seen_items = \"keep\"` makes the items of the histories candidates, too"
+        )
+    };
+    let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
+    Some(format!("K = {} is left out, because {why}", missing.join(", ")))
 }
 
 impl ListComparison {
@@ -188,10 +207,12 @@ mod tests {
         // The third user has no list under `b`, so the statistics of single lists are over two users.
         let a = model("a", &[&[&[1, 2], &[1, 3], &[4, 3]], &[&[1, 2], &[2, 1], &[4, 3]]]);
         let b = model("b", &[&[&[4, 3], &[3, 4], &[]]]);
-        let found = ListComparison::all(&[a, b], &[1, 2, 3], &facts());
+        let models = [a, b];
+        let found = ListComparison::all(&models, &[1, 2, 3], &facts());
         assert_eq!(found.iter().map(|comparison| comparison.k).collect::<Vec<_>>(), [1, 2], "no list has three items");
-        assert!(left_out(&found, &[1, 2, 3]).unwrap().starts_with("K = 3 is left out"));
-        assert_eq!(left_out(&found, &[1, 2]), None);
+        let note = left_out(&models, &[1, 2, 3]).unwrap();
+        assert!(note.starts_with("K = 3 is left out") && note.contains("`recommend.top` to 3"), "{note}");
+        assert_eq!(left_out(&models, &[1, 2]), None);
         let [a, b] = &found[1].rows[..] else { panic!("{found:?}") };
         assert_eq!(a.of_all[0], ("coverage", vec![1.0, 1.0]));
         assert_eq!(b.of_all[0], ("coverage", vec![0.5]));
@@ -206,8 +227,12 @@ mod tests {
     #[test]
     fn a_cut_off_that_one_list_does_not_reach_is_left_out() {
         let short = model("short", &[&[&[1, 2], &[3], &[]]]);
-        let found = ListComparison::all(&[short], &[1, 2], &facts());
+        let models = [short];
+        let found = ListComparison::all(&models, &[1, 2], &facts());
         assert_eq!(found.iter().map(|comparison| comparison.k).collect::<Vec<_>>(), [1]);
+        // Other lists have two items, so `recommend.top` is not the reason.
+        let note = left_out(&models, &[1, 2]).unwrap();
+        assert!(note.contains("short has only 1 items") && note.contains("`evaluate.seen_items"), "{note}");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use mp4sr_artifact::{MappedFeatures, Result, Sequences};
+use mp4sr_artifact::{Error, MappedFeatures, Sequences};
 
 use crate::diversity::ItemVectors;
 use crate::{training_events, training_items};
@@ -85,13 +85,17 @@ impl ItemFacts {
     }
 
     /// Computes the facts about the items of a dataset. `features` has the role and the path of each feature file; diversity uses the files
-    /// that exist.
-    pub fn read(sequences: &Sequences, features: &[(String, PathBuf)]) -> Result<Self> {
+    /// that exist. If one of them cannot be read, the facts lack diversity, and the error is returned beside them, because models that read
+    /// no features do not need them to be up to date.
+    pub fn read(sequences: &Sequences, features: &[(String, PathBuf)]) -> (Self, Option<Error>) {
         let mut facts = Self::of(sequences);
         for (_, path) in features.iter().filter(|(_, path)| path.exists()) {
-            facts.vectors.add(&MappedFeatures::open(path, &sequences.item_hash, sequences.item_count)?);
+            match MappedFeatures::open(path, &sequences.item_hash, sequences.item_count) {
+                Ok(features) => facts.vectors.add(&features),
+                Err(error) => return (Self::of(sequences), Some(error)),
+            }
         }
-        Ok(facts)
+        (facts, None)
     }
 
     fn novelty(&self, item: usize) -> f64 {

@@ -23,7 +23,8 @@ pub fn probability(p: f64) -> String {
 /// The result for samples that do not differ.
 const EQUAL: Test = Test { statistic: 0.0, p: 1.0 };
 
-/// Student's paired t-test of whether the mean of `a - b` differs from 0. Both slices hold one value per user, in the same order.
+/// Student's paired t-test of whether the mean of `a - b` differs from 0. Both slices hold one value per user, in the same order. If all
+/// users have the same difference, t is infinite however few they are, and p is that of the exact sign test: 2^(1-n) for n users.
 pub fn paired_t(a: &[f64], b: &[f64]) -> Test {
     let differences: Vec<f64> = a.iter().zip(b).map(|(a, b)| unrounded(a - b)).collect();
     let Some(&first) = differences.first() else { return EQUAL };
@@ -31,7 +32,7 @@ pub fn paired_t(a: &[f64], b: &[f64]) -> Test {
         return EQUAL;
     }
     if differences.iter().all(|&d| d.to_bits() == first.to_bits()) {
-        return Test { statistic: f64::INFINITY.copysign(first), p: 0.0 };
+        return Test { statistic: f64::INFINITY.copysign(first), p: 2.0_f64.powf(1.0 - differences.len() as f64) };
     }
     let freedom = differences.len() as f64 - 1.0;
     let Ok((statistic, _)) = ttest_onesample(differences, 0.0, Alternative::TwoSided, NaNPolicy::Error) else {
@@ -172,7 +173,8 @@ mod tests {
             assert_eq!(test(&[], &[]), EQUAL);
         }
         assert_eq!(paired_t(&[1.0], &[0.0]), EQUAL, "one user shows nothing");
-        assert!(paired_t(&[1.0; 4], &[0.0; 4]).p < 1e-300);
+        assert!((paired_t(&[1.0; 4], &[0.0; 4]).p - 0.125).abs() < 1e-12, "so do four that agree");
+        assert!(paired_t(&[1.0; 40], &[0.0; 40]).p < 1e-11);
         assert!(wilcoxon(&[1.0; 40], &[0.0; 40]).p < 1e-8);
     }
 

@@ -50,7 +50,7 @@ impl ListsTable {
             }
         }
         if !runs.is_empty() {
-            table.notes.extend(left_out(compared, ks).map(|note| format!("{note}.")));
+            table.notes.extend(left_out(runs, ks).map(|note| format!("{note}.")));
             table.notes.extend(lists_note(runs));
         }
         if let (true, Some(last)) = (table.rows.iter().any(|row| row.differs.contains(&true)), runs.last()) {

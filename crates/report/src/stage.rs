@@ -303,14 +303,14 @@ impl ReportStage<'_> {
         Ok(ListsTable::new(&models, &compared, ks))
     }
 
-    /// What the statistics of lists need to know about the items. If features cannot be read, the report only lacks the diversity, because
-    /// a model that reads no features does not need them to be up to date.
+    /// What the statistics of lists need to know about the items.
     fn item_facts(&self, sequences: &Sequences) -> ItemFacts {
         let features = self.context.config.feature_files(&self.context.layout);
-        ItemFacts::read(sequences, &features).unwrap_or_else(|error| {
+        let (facts, error) = ItemFacts::read(sequences, &features);
+        if let Some(error) = error {
             self.context.progress.warn("report", format!("{error}; the diversity of the lists is left out"));
-            ItemFacts::of(sequences)
-        })
+        }
+        facts
     }
 
     fn required(&self, layout: &Layout, what: &'static str, path: PathBuf, target: &str) -> Result<PathBuf> {

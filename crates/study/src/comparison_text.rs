@@ -37,10 +37,6 @@ pub fn markdown(comparison: &Comparison, what: &str) -> String {
     table(comparison, what).markdown() + &note
 }
 
-/// The message if no K is reached.
-pub const NO_K: &str = "the lists do not reach the smallest K of `evaluate.k`; set `recommend.top` to a larger number and compute \
- the lists again";
-
 /// Formats the statistics of lists as Markdown, one row per model and K. A star marks a statistic of single lists that differs
 /// significantly from that of the last model.
 pub fn lists_markdown(comparisons: &[ListComparison], what: &str) -> String {

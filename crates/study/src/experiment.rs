@@ -16,13 +16,13 @@ mod write;
 use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::Sequences;
-use mp4sr_pipeline::Assignments;
+use mp4sr_pipeline::{Assignments, Config};
 use mp4sr_protocol::Metric;
 
 use crate::runner::{OnlyPlanned, ResolvedRun, RunFailure, Runner, StudyRun, Until};
 use rows::{ALL, StudyRow};
 pub use study::{Experiment, StudyOptions};
-use study::{SHORT, SMOKE, Study};
+use study::{RECENT, SHORT, SMOKE, Study};
 use write::{IMAGES, PaperTable};
 
 /// Executes the runs of an experiment and writes `studies/<experiment>/` beside the dataset's runs. Returns the Markdown, and the number of
@@ -45,6 +45,9 @@ pub fn run_experiment(
     );
     let common = common(runner, &runner.args().pipeline, options)?;
     let base = runner.resolve(&runner.study_run("study".to_owned(), common.clone()))?;
+    if options.lists {
+        expect_long_lists(&base.config)?;
+    }
     let mut study = Study {
         runner,
         experiment,
@@ -59,14 +62,30 @@ pub fn run_experiment(
     Ok((text, study.failures))
 }
 
+/// Refuses lists that are too short for every K, before any run is trained.
+fn expect_long_lists(config: &Config) -> anyhow::Result<()> {
+    let (top, smallest) = (config.recommend.top, config.evaluate.k.iter().min().copied().unwrap_or(0));
+    anyhow::ensure!(
+        top >= smallest,
+        "`recommend.top` = {top} makes lists that are shorter than {smallest}, the smallest K of `evaluate.k`, at which `--lists` compares \
+         them; set it to {smallest} or more"
+    );
+    Ok(())
+}
+
 /// The settings that a study changes in a pipeline. A smoke run has its own dataset.
 fn common(runner: &Runner, pipeline: &Path, options: &StudyOptions) -> anyhow::Result<Vec<String>> {
     let mut common = vec![SHORT.to_owned()];
     if options.quick {
         let run = StudyRun { pipeline: pipeline.to_owned(), name: "study".to_owned(), overrides: Vec::new() };
-        let name = runner.resolve(&run)?.config.dataset.name;
-        common.push(format!("dataset.name=\"{name}-quick\""));
+        let config = runner.resolve(&run)?.config;
+        common.push(format!("dataset.name=\"{}-quick\"", config.dataset.name));
         common.extend(SMOKE.map(str::to_owned));
+        // Users with fewer events than this would be left out, and a smoke run keeps no more than these.
+        let core = config.preprocess.user_core.unwrap_or(0);
+        if core > RECENT {
+            common.push(format!("preprocess.user_core={RECENT}"));
+        }
     }
     Ok(common)
 }

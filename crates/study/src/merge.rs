@@ -4,11 +4,15 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use mp4sr_artifact::{
-    Error, FeatureType, Features, Items, Layout, Lock, Result, RowsHeader, SequenceParts, Sequences, Stage,
-    StageSettings, Status, TimeKind, Users, files, hash_ids, role,
+    Error, FeatureType, Features, Items, Layout, Lock, Manifest, Result, RowsHeader, SequenceParts, Sequences, Stage,
+    StageSettings, Status, TimeKind, Users, files, hash_ids, recorded_settings, role,
 };
 use serde_json::json;
 
+/// The setting in the header of merged sequences that names the datasets.
+const UNION_OF: &str = "union_of";
+/// The name of the step in its record.
+const NAME: &str = "merge";
 /// The version of the merged files.
 const VERSION: u32 = 1;
 
@@ -25,7 +29,8 @@ pub struct MergeSource {
 
 /// Writes the union of all sources: `dataset/` and, for every modality of the first source, `features/<modality>.<encoder>.safetensors`. It
 /// has all items and users of all sources, none of them shared. The items of a source without a modality get no rows. Sequences, items and
-/// the features of one modality are held in memory. Does nothing if the record says that the files are up to date.
+/// the features of one modality are held in memory. Does nothing if the record says that the files are up to date. A dataset of this name
+/// that no merge has written is an error, because its files would be lost.
 pub fn merge(sources: &[MergeSource], to: &Layout) -> Result<()> {
     let Some(first) = sources.first() else { return Ok(()) };
     let mut inputs: Vec<(String, PathBuf)> = Vec::new();
@@ -39,11 +44,23 @@ pub fn merge(sources: &[MergeSource], to: &Layout) -> Result<()> {
             inputs.push((format!("{modality} of {name}"), layout.feature_file(modality, encoder)));
         }
     }
-    let _lock = Lock::acquire(to.root(), "merge")?;
+    let _lock = Lock::acquire(to.root(), NAME)?;
+    // A merge that was interrupted has left its sequences, but no record.
+    let is_union = || {
+        Manifest::path(to.root(), NAME).exists()
+            || recorded_settings(&to.sequences()).is_some_and(|settings| settings[UNION_OF].is_array())
+    };
+    if to.sequences().exists() && !is_union() {
+        return Err(Error::unusable(
+            &to.dataset(),
+            "the union of the datasets would replace this dataset, which has the same name",
+            "give this dataset another `dataset.name`, or move its folder",
+        ));
+    }
     for folder in [to.root().to_owned(), to.dataset(), to.features()] {
         files::clean_folder(&folder)?;
     }
-    let stage = Stage::new("merge", VERSION, to.root(), StageSettings::of(json!(first.features)), &inputs)?;
+    let stage = Stage::new(NAME, VERSION, to.root(), StageSettings::of(json!(first.features)), &inputs)?;
     if stage.status()? == Status::UpToDate {
         return Ok(());
     }
@@ -107,7 +124,8 @@ fn merge_dataset(sources: &[MergeSource], to: &Layout) -> Result<mp4sr_artifact:
     (all.item_hash, all.item_count, all.user_hash) = (items.hash(), items.len(), Some(users.hash()));
     items.write(&to.items())?;
     users.write(&to.users())?;
-    all.write(&to.sequences(), json!(null))?;
+    let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
+    all.write(&to.sequences(), json!({ UNION_OF: names }))?;
     Ok(all.item_hash)
 }
 
@@ -197,6 +215,20 @@ mod tests {
             .write(&layout.feature_file("text", "tiny"), "test", json!(null))
             .unwrap();
         MergeSource { name: name.to_owned(), layout, features: vec![("text".to_owned(), "tiny".to_owned())] }
+    }
+
+    #[test]
+    fn a_dataset_of_the_name_of_the_union_is_kept_and_an_interrupted_merge_is_repeated() {
+        let folder = tempfile::tempdir().unwrap();
+        let [a, b, own] = ["a", "bb", "a_bb"].map(|name| source(folder.path(), name, &[&[2, 1]], &[2, 1]));
+        let before = files::read(&own.layout.sequences()).unwrap();
+        let message = merge(&[a.clone(), b.clone()], &own.layout).unwrap_err().to_string();
+        assert!(message.contains("the union of the datasets would replace this dataset"), "{message}");
+        assert_eq!(files::read(&own.layout.sequences()).unwrap(), before);
+        let to = Layout::new(folder.path(), "both", "r");
+        merge(&[a.clone(), b.clone()], &to).unwrap();
+        files::remove_if_present(&Manifest::path(to.root(), NAME)).unwrap();
+        merge(&[a, b], &to).unwrap();
     }
 
     #[test]

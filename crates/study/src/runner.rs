@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
-use mp4sr_artifact::{EpochLine, Layout, Manifest, Timing, files, log_line, recorded_settings, role};
+use mp4sr_artifact::{EpochLine, Fingerprint, Layout, Manifest, Timing, files, log_line, recorded_settings, role};
 use mp4sr_pipeline::config::{FINETUNE, ModelCatalog, PRETRAIN};
 use mp4sr_pipeline::{Assignments, Config, Progress, StageArgs, StageName, TIED, hide_passwords, is_warning_line};
 use serde_json::{Value, json};
@@ -339,8 +339,8 @@ impl Runner {
         for alike in &sources {
             for &at in &alike[1..] {
                 let source = failed[alike[0]].clone();
-                let copied = || copy_phase(&runs[alike[0]].layout, &runs[at].layout, PRETRAIN).err();
-                let not_taken = source.or_else(|| copied().map(|error| RunFailure::of(&error)));
+                let take = || self.take_pretrained(&runs[alike[0]].layout, &runs[at]).err();
+                let not_taken = source.or_else(|| take().map(|error| RunFailure::of(&error)));
                 failed[at] = failed[at].take().or(not_taken);
             }
         }
@@ -357,6 +357,19 @@ impl Runner {
             if until == Until::Listed { self.stage(&runs[at], StageName::Recommend) } else { Ok(()) }
         });
         failed
+    }
+
+    /// Copies the pre-trained weights of the run `from`, unless `run` was pre-trained with the same settings and on the same files before.
+    fn take_pretrained(&self, from: &Layout, run: &ResolvedRun) -> anyhow::Result<()> {
+        let of_inputs = |record: &Manifest| -> Vec<(String, Fingerprint)> {
+            record.inputs.iter().map(|(role, input)| (role.clone(), input.fingerprint.clone())).collect()
+        };
+        let (own, source) = (Manifest::find(&run.layout.run(), PRETRAIN), Manifest::find(&from.run(), PRETRAIN));
+        let settings = self.models.phase_settings(&run.config, PRETRAIN);
+        let is_taken = own.zip(source).is_some_and(|(own, source)| {
+            settings.changed_since(&own.settings).is_none() && of_inputs(&own) == of_inputs(&source)
+        });
+        if is_taken { Ok(()) } else { copy_phase(from, &run.layout, PRETRAIN) }
     }
 
     /// Pre-trains runs whose dataset and features are not written by a stage. Returns each run's error, if any.
@@ -546,12 +559,9 @@ fn has_pretrained(layout: &Layout) -> bool {
     Manifest::find(&layout.run(), PRETRAIN).is_some()
 }
 
-/// Copies the record, weights, log and times of a phase to a run that has none yet.
+/// Copies the record, weights, log and times of a phase to a run.
 fn copy_phase(from: &Layout, to: &Layout, phase: &str) -> anyhow::Result<()> {
     let record = |layout: &Layout| Manifest::path(&layout.run(), phase);
-    if record(to).exists() {
-        return Ok(());
-    }
     let read = |layout: &Layout, is_kept: fn(&str, &str) -> bool| -> mp4sr_artifact::Result<Vec<EpochLine>> {
         let path = layout.metrics_log();
         let mut lines =

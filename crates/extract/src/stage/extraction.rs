@@ -58,7 +58,7 @@ pub(super) struct Extraction<'x> {
 impl Extraction<'_> {
     /// Opens the cached vectors of an encoder and logs which shards could not be used.
     pub(super) fn open_cache(&self, encoder: &CachedEncoder<'_>) -> Result<EncoderCache> {
-        let cache = cache::open(&self.context.layout.vectors(), encoder)?;
+        let cache = cache::open(&self.context.layout.vectors(), encoder, self.keep)?;
         cache.vectors.damaged().iter().for_each(|damage| self.context.progress.warn("extract", damage));
         Ok(cache)
     }

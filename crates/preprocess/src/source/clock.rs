@@ -19,7 +19,7 @@ const LATEST: i128 = 4_102_444_800;
 /// The Unix time of the year 100: dates of earlier years have years of two digits.
 const OF_TWO_DIGITS: i128 = -59_011_459_200;
 /// A Unix time in a finer unit than seconds that would be before March 1973 is really in a coarser unit.
-const EARLIEST: i128 = 100_000_000;
+pub const EARLIEST: i128 = 100_000_000;
 /// The number of digits of a large number that spreadsheet programs show at most.
 const SHOWN_DIGITS: usize = 6;
 /// `Fri Sep 08 10:44:24 -0700 2017`.

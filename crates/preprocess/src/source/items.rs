@@ -158,7 +158,7 @@ impl ItemCatalogue {
         let without_line: Vec<bool> = catalogue.has_line.iter().map(|has_line| !has_line).collect();
         read.without_line = without_line.iter().filter(|without| **without).count() as u64;
         let mut looked_up = Ok(());
-        reading.item_ids.visit(&without_line, |item, id| match reading.folder.of(id, &mut read.refused_images) {
+        reading.item_ids.visit(&without_line, |item, id| match reading.folder.of(id, reading.item_ids, &mut read.refused_images) {
             Ok(images) => {
                 let images = images.unwrap_or_default();
                 catalogue.keep(item, RawItem { images, ..RawItem::default() }, reading);
@@ -335,7 +335,7 @@ impl ItemLines<'_, '_> {
         let names = reading.image_names(cells.images);
         // Files that are named by the item's id are those that its URLs refer to. They may also be those of another item that has this number
         // elsewhere, so a file of another name that the line names comes first.
-        let own = reading.folder.of(id, &mut self.read.refused_images)?;
+        let own = reading.folder.of(id, reading.item_ids, &mut self.read.refused_images)?;
         record.images = match own.filter(|own| !resolver.has_other_file(&names, own)) {
             Some(images) => images,
             None => {

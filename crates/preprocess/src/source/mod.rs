@@ -9,7 +9,7 @@ mod named;
 mod times;
 mod values;
 
-pub use clock::{Notation, iso};
+pub use clock::{EARLIEST, Notation, iso};
 pub use events::{Budget, Events, count as count_events};
 pub use format::SourceFormat;
 pub use ids::NumberedIds;

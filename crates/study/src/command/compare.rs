@@ -8,7 +8,7 @@ use mp4sr_protocol::{
 };
 use std::sync::Arc;
 
-use crate::comparison_text::{NO_K, details, list_details, lists_markdown, markdown};
+use crate::comparison_text::{details, list_details, lists_markdown, markdown};
 
 /// Prints evaluated runs of one dataset side by side: the best value is bold, the second best is underlined, and a star marks a best
 /// value that is significantly above the second best (p < 0.01).
@@ -109,10 +109,16 @@ fn compare_lists(
     let items = Items::read(&layout.items())?;
     let read = |(name, runs): &(String, Vec<Layout>)| SeedLists::read(name, runs, &items, sequences.user_count());
     let models = models.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-    let facts = ItemFacts::read(sequences, &config.feature_files(layout))?;
+    let (facts, error) = ItemFacts::read(sequences, &config.feature_files(layout));
+    if let Some(error) = error {
+        context.progress.warn("compare", format!("{error}; the diversity of the lists is left out"));
+    }
     let compared = ListComparison::all(&models, &config.evaluate.k, &facts);
-    anyhow::ensure!(!compared.is_empty(), NO_K);
-    for note in left_out(&compared, &config.evaluate.k).into_iter().chain(lists_note(&models)) {
+    let left_out = left_out(&models, &config.evaluate.k);
+    if let Some(note) = left_out.as_ref().filter(|_| compared.is_empty()) {
+        anyhow::bail!("the lists cannot be compared: {note}");
+    }
+    for note in left_out.into_iter().chain(lists_note(&models)) {
         context.progress.warn("compare", note);
     }
     print(&if csv { list_details(&compared).csv()? } else { lists_markdown(&compared, "run") })

@@ -13,7 +13,7 @@ use mp4sr_protocol::{
 use super::rows::{StudyRow, full};
 use super::write::PaperTable;
 use super::{FinishedRows, Study, common};
-use crate::comparison_text::{NO_K, details, list_details, lists_markdown, markdown};
+use crate::comparison_text::{details, list_details, lists_markdown, markdown};
 use crate::runner::{ResolvedRun, Until};
 
 impl Study<'_> {
@@ -34,10 +34,11 @@ impl Study<'_> {
         let mut lists = None;
         if self.options.lists {
             let (compared, note) = self.compared_lists(&made, &sequences)?;
-            let note = note.map_or_else(String::new, |note| format!("\n{note}\n"));
-            let _ = write!(text, "\n## The lists\n\n{}{note}", lists_markdown(&compared, "model"));
-            self.notes.extend(left_out(&compared, &self.config.evaluate.k));
-            lists = Some(list_details(&compared));
+            if !compared.is_empty() {
+                let note = note.map_or_else(String::new, |note| format!("\n{note}\n"));
+                let _ = write!(text, "\n## The lists\n\n{}{note}", lists_markdown(&compared, "model"));
+                lists = Some(list_details(&compared));
+            }
         }
         let text = self.finish(text, paper, &details(&comparison), None)?;
         let path = self.folder().join("lists.csv");
@@ -51,9 +52,9 @@ impl Study<'_> {
         Ok(text)
     }
 
-    /// The statistics of the lists of all rows, and a note if their candidates or histories differ.
+    /// The statistics of the lists of all rows, and a note if their candidates or histories differ. What could not be compared is noted.
     fn compared_lists(
-        &self,
+        &mut self,
         made: &FinishedRows,
         sequences: &Sequences,
     ) -> anyhow::Result<(Vec<ListComparison>, Option<String>)> {
@@ -63,9 +64,10 @@ impl Study<'_> {
             SeedLists::read(&row.label, &layouts, &items, sequences.user_count())
         };
         let models = made.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-        let facts = ItemFacts::read(sequences, &self.config.feature_files(&self.layout))?;
+        let (facts, error) = ItemFacts::read(sequences, &self.config.feature_files(&self.layout));
+        self.notes.extend(error.map(|error| format!("{error}; the diversity of the lists is left out")));
         let compared = ListComparison::all(&models, &self.config.evaluate.k, &facts);
-        anyhow::ensure!(!compared.is_empty(), NO_K);
+        self.notes.extend(left_out(&models, &self.config.evaluate.k));
         Ok((compared, lists_note(&models)))
     }
 

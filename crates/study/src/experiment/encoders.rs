@@ -18,6 +18,7 @@ impl Study<'_> {
     /// Compares the pipeline's own encoders with rows in which a named encoder replaces one of them.
     pub(super) fn encoders(&mut self) -> anyhow::Result<String> {
         let rows = self.encoder_rows()?;
+        self.expect_own_files(&rows)?;
         let rows = self.without_repeats(rows)?;
         let made = self.make(&rows, Until::Evaluated)?;
         let groups = groups(&made, &self.sequences()?, None)?;
@@ -63,6 +64,42 @@ impl Study<'_> {
             );
         }
         Ok(rows)
+    }
+
+    /// Refuses rows whose encoders would write the same feature file one after the other, because all of these rows would be trained on the
+    /// last one.
+    fn expect_own_files(&self, rows: &[StudyRow]) -> anyhow::Result<()> {
+        let pipeline = self.runner.args().pipeline.clone();
+        let config = |row| Ok(self.study_run(&pipeline, &self.common, row, 0)?.config);
+        let configs = rows.iter().map(config).collect::<anyhow::Result<Vec<Config>>>()?;
+        for (at, own) in configs.iter().enumerate() {
+            for modality in own.model.modalities.iter().filter(|modality| modality.features.is_empty()) {
+                let (name, encoders) = (own.feature_name(modality), encoders_of(own, &modality.name));
+                let has_same_file = |other: &&Config| {
+                    other.feature_name(modality) == name && encoders_of(other, &modality.name) != encoders
+                };
+                if let Some(other) = configs[..at].iter().find(has_same_file) {
+                    anyhow::bail!(
+                        "the features of `{}` and of `{}` would have the same file, `{}.{name}.safetensors`; rename the folder of one encoder",
+                        encoders_of(other, &modality.name).join("` with `"),
+                        encoders.join("` with `"),
+                        modality.name
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The encoders that determine the features of a modality.
+fn encoders_of<'c>(config: &'c Config, modality: &str) -> Vec<&'c str> {
+    let (text, image) = (&config.extract.text.model, &config.extract.image);
+    match modality {
+        "text" => vec![text],
+        "image" if image.features == ImageFeatures::Words => vec![&image.model, text],
+        "image" => vec![&image.model],
+        _ => Vec::new(),
     }
 }
 

@@ -71,6 +71,8 @@ pub struct StudyOptions {
 
 /// Every run of a study is also evaluated on short histories, so that studies can share runs.
 pub(super) const SHORT: &str = "evaluate.short_histories=[1,2,3]";
+/// The number of most recent events of each user that a smoke run keeps.
+pub(super) const RECENT: u32 = 12;
 /// The settings that limit the events per user and the epochs of a smoke run.
 pub(super) const SMOKE: [&str; 5] =
     ["preprocess.recent=12", "pretrain.epochs=3", "finetune.epochs=4", "pretrain.patience=3", "finetune.patience=3"];
