@@ -27,6 +27,13 @@ impl Layout {
         Self { root: artifacts.join(dataset), run: run.to_owned(), cache: artifacts.join(".cache") }
     }
 
+    /// The same folders by paths without symbolic links, so that they stay the same if a link is changed.
+    #[must_use]
+    pub fn resolved(&self) -> Self {
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        Self { root: real(&self.root), run: self.run.clone(), cache: real(&self.cache) }
+    }
+
     /// `artifacts/<dataset>`.
     pub fn root(&self) -> &Path {
         &self.root

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{Context, StageArgs};
 use mp4sr_recommend::LoadedRun;
+use mp4sr_recommend::command::unseen_users;
 use mp4sr_store::ItemStore;
 use serde_json::json;
 
@@ -211,6 +212,12 @@ fn write_run(
              `recommend.before_test_item=false` to include them",
             users - histories.len()
         ));
+    }
+    let users_of_export = histories.iter().map(|own| own.user);
+    if let Some(warning) = unseen_users(answerer.scorer(), users_of_export, &context.config.model.name)
+        && needs_histories
+    {
+        context.progress.warn("export", warning);
     }
     let top = top.map_or(context.config.recommend.top, |top| top as usize);
     let export = Export { context, store: &store, run: &run, answerer: &answerer, histories: &histories, top };

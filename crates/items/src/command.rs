@@ -89,10 +89,10 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     mp4sr_ops::start_threads();
     match &args.command {
         Command::Add { stage, items } => {
-            let context = stage.context(models)?;
-            let (store, mut encoders) = (ItemStore::open(&context)?, Encoders::of(&context)?);
-            let mut approve = |new| expect_usable(&context, new);
-            let mut editor = Editor { context: &context, store: &store, approve: Some(&mut approve), wait: LOCK_TIME };
+            let context = &context_of_change(stage, models)?;
+            let (store, mut encoders) = (ItemStore::open(context)?, Encoders::of(context)?);
+            let mut approve = |new| expect_usable(context, new);
+            let mut editor = Editor { context, store: &store, approve: Some(&mut approve), wait: LOCK_TIME };
             let added = editor.add_files(&mut encoders, items)?;
             added.notes.iter().for_each(|note| context.progress.log(format!("items: {note}")));
             let (new, replaced, total) = (added.new.len(), added.replaced.len(), added.total);
@@ -100,9 +100,9 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Remove { stage, item } => {
-            let context = stage.context(models)?;
-            let store = ItemStore::open(&context)?;
-            let removed = Editor { context: &context, store: &store, approve: None, wait: LOCK_TIME }.remove(item)?;
+            let context = &context_of_change(stage, models)?;
+            let store = ItemStore::open(context)?;
+            let removed = Editor { context, store: &store, approve: None, wait: LOCK_TIME }.remove(item)?;
             context.progress.log(format!("items: {removed} removed"));
             Ok(())
         }
@@ -115,6 +115,12 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
             print(&String::from_utf8(table.into_inner()?)?)
         }
     }
+}
+
+/// The context of a run whose added items are changed. A link in its path may be given another target during the change.
+fn context_of_change(stage: &StageArgs, models: &Arc<ModelCatalog>) -> anyhow::Result<Context> {
+    let context = stage.context(models)?;
+    Ok(Context { layout: context.layout.resolved(), ..context })
 }
 
 /// Refuses items with which the weights of the run cannot be used. A run that is not trained yet, or has to be trained again, takes any.

@@ -26,23 +26,24 @@ pub struct ItemRecord {
     pub images: Vec<Vec<u8>>,
 }
 
-/// The records with the first `most` images that can be decoded, and a note on each image that cannot, and on each item with more.
+/// The records with the first `most` images that can be decoded, and a note on each image that cannot, and on each item with more. Images
+/// after these are not decoded, because decoding takes time.
 pub fn with_usable_images(records: &[ItemRecord], most: usize) -> (Vec<ItemRecord>, Vec<String>) {
     let (mut usable, mut notes) = (records.to_vec(), Vec::new());
     for record in &mut usable {
-        let mut number = 0;
-        record.images.retain(|bytes| {
-            number += 1;
-            let read = mp4sr_image::decode(bytes, mp4sr_image::MAX_PIXELS);
-            notes.extend(
-                read.as_ref().err().map(|e| format!("image {number} of {} cannot be used: {e}", quoted(&record.id))),
-            );
-            read.is_ok()
-        });
-        if record.images.len() > most {
-            let (count, id) = (record.images.len(), quoted(&record.id));
-            notes.push(format!("only the first {most} of {count} images of {id} are used (`preprocess.max_images`)"));
-            record.images.truncate(most);
+        let (given, id) = (std::mem::take(&mut record.images), quoted(&record.id));
+        let count = given.len();
+        for (number, bytes) in (1..).zip(given) {
+            if record.images.len() == most {
+                notes.push(format!(
+                    "only the first {most} usable images of {id} are used, out of {count} (`preprocess.max_images`)"
+                ));
+                break;
+            }
+            match mp4sr_image::decode(&bytes, mp4sr_image::MAX_PIXELS) {
+                Ok(_) => record.images.push(bytes),
+                Err(error) => notes.push(format!("image {number} of {id} cannot be used: {error}")),
+            }
         }
     }
     (usable, notes)
@@ -71,8 +72,8 @@ pub fn of_records(context: &Context, records: &[ItemRecord], folder: &Path) -> a
         }
         let ItemRecord { id, title, texts, categories, .. } = record;
         let mut line = json!({"item_id": id, "title": title, "categories": categories, "images": images});
-        for (at, column) in text_columns.iter().enumerate() {
-            line[column] = texts.get(at).map_or("", String::as_str).into();
+        for (text, column) in texts.iter().zip(&text_columns) {
+            line[column] = text.as_str().into();
         }
         lines.push_str(&format!("{line}\n"));
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mp4sr_artifact::{Column, Items, Layout, Stage, Table, Users, role};
-use mp4sr_models::Query;
+use mp4sr_models::{Query, Scorer};
 use mp4sr_pipeline::config::{FINETUNE, ModelCatalog};
 use mp4sr_pipeline::{Config, Context, Shard, StageArgs, run_stage_in_shards};
 use mp4sr_protocol::{EvalCase, Split};
@@ -140,17 +140,9 @@ fn list(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Resul
             }
         })
         .collect();
-    if scorer.needs_known_user() {
-        let unseen = asked.iter().filter(|(user, ..)| !scorer.has_seen(*user as u32)).count();
-        if unseen > 0 {
-            context.progress.warn(
-                "recommend",
-                format!(
-                    "{unseen} users have no training event; `{}` lists items for them by vectors that were not trained",
-                    config.model.name
-                ),
-            );
-        }
+    let users_of_lists = asked.iter().map(|(user, ..)| *user);
+    if let Some(warning) = unseen_users(scorer.as_ref(), users_of_lists, &config.model.name) {
+        context.progress.warn("recommend", warning);
     }
     let recommender = Recommender::new(scorer.as_ref())?;
     for block in asked.chunks(config.evaluate.batch) {
@@ -175,6 +167,17 @@ fn list(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Resul
     let path = shard.map_or_else(|| layout.recommendations(), |shard| shard_path(layout, shard));
     columns.write(&path, &source)?;
     Ok(vec![path])
+}
+
+/// The warning that some users, given by row, have no training event, if the model needs a trained vector of each user.
+pub fn unseen_users(scorer: &dyn Scorer, users: impl Iterator<Item = usize>, model: &str) -> Option<String> {
+    if !scorer.needs_known_user() {
+        return None;
+    }
+    let unseen = users.filter(|&user| !scorer.has_seen(user as u32)).count();
+    (unseen > 0).then(|| {
+        format!("{unseen} users have no training event; `{model}` lists items for them by vectors that were not trained")
+    })
 }
 
 /// Merges the lists of `shards` shards, which are up to date, into one file.

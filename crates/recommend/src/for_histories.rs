@@ -88,6 +88,8 @@ impl GivenArgs {
         let layout = &context.layout;
         let mut of_run = TrainedModel::files(layout, &context.config);
         of_run.extend([(role::ITEMS.to_owned(), layout.items()), (role::USERS.to_owned(), layout.users())]);
+        of_run.push(("the lists of `mp4sr recommend`".to_owned(), layout.recommendations()));
+        of_run.push(("its configuration".to_owned(), layout.run_config()));
         let replaced = of_run.iter().find(|(_, path)| is_out(path));
         ensure!(
             replaced.is_none(),

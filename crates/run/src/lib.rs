@@ -18,6 +18,6 @@ pub use checkpoint::{Checkpoint, CheckpointInfo, TrainedPhase, buffer_tensor, ta
 pub use data_settings::{other_data_settings, other_settings, record_data};
 pub use divided::{ParameterTensor, write_divided};
 pub use inputs::{Inputs, training_sequences};
-pub use new_items::{CurrentItems, NewItems, item_tables, other_added_items};
+pub use new_items::{CurrentItems, NewItems, OtherEncoder, item_tables, other_added_items};
 pub use registry::{build_model, build_model_in_group, last_phase, removes_seen};
 pub use trained::TrainedModel;

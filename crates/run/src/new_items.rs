@@ -22,6 +22,14 @@ pub struct CurrentItems {
     pub generation: Option<String>,
 }
 
+/// The features of new items of this modality come from another encoder than those of the dataset.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the encoder of `{0}` in `[extract]`, its precision, or the dictionary of words differs from that of the dataset's features; use the \
+     settings with which these were computed, or run `mp4sr extract` and train again"
+)]
+pub struct OtherEncoder(String);
+
 impl CurrentItems {
     /// Reads the file, which does not exist if nothing was added to the run.
     pub fn read(layout: &Layout) -> anyhow::Result<Self> {
@@ -132,11 +140,7 @@ impl NewItems {
             let is_there = layout.feature_file(&modality.name, &config.feature_name(modality)).exists();
             let dataset = is_there.then(|| read_features(layout, config, modality, &items.hash(), items.len()));
             if dataset.transpose()?.is_none_or(|dataset| dataset.encoder.is_some_and(|encoder| encoder != *own)) {
-                bail!(
-                    "the encoder of `{}` in `[extract]`, its precision, or the dictionary of words differs from that of the dataset's \
-                     features; use the settings with which these were computed, or run `mp4sr extract` and train again",
-                    modality.name
-                );
+                return Err(OtherEncoder(modality.name.clone()).into());
             }
         }
         Ok(())

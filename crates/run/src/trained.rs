@@ -104,6 +104,7 @@ impl TrainedModel {
     /// catalogue is computed.
     pub fn item_vectors(&self, layout: &Layout, config: &Config, new: &NewItems) -> anyhow::Result<Tensor> {
         let inputs = Inputs::of_new_items(new, &self.inputs);
+        self.checkpoint.info.expect_encoders(&inputs, &layout.checkpoint(FINETUNE))?;
         let checkpoint =
             self.checkpoint.with_other_items(item_tables(config)?, self.inputs.item_count(), new.items.len());
         let model = build_model(config, &inputs)?;

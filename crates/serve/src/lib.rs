@@ -8,6 +8,7 @@
 
 mod admission;
 mod api;
+mod changes;
 mod command;
 mod encoders;
 mod engine;

@@ -38,6 +38,10 @@ pub const WRITE_TIME: Duration = Duration::from_secs(30);
 pub const ITEM_TIME: Duration = Duration::from_mins(10);
 /// The maximum number of texts of an item that a request adds.
 pub const TEXTS: usize = 100;
+/// The maximum number of images of an item that a request adds.
+pub const IMAGES: usize = 100;
+/// The maximum length of the text of a search for items, in bytes.
+pub const SEARCHED: usize = 1000;
 /// The maximum number of images that are read from PostgreSQL at the same time.
 pub const STORED_IMAGES: usize = 4;
 /// The maximum number of simultaneous searches for items, each of which reads all titles.

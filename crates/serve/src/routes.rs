@@ -1,5 +1,6 @@
 //! The routes of the service and their handlers.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -14,11 +15,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use base64::Engine as _;
 use mp4sr_artifact::{Downloads, json_problem};
-use mp4sr_items::{Editor, ItemRecord};
+use mp4sr_items::ItemRecord;
 use mp4sr_pipeline::text::{quoted, some_of};
-use mp4sr_pipeline::{ConfigError, Context, error_chain};
+use mp4sr_pipeline::error_chain;
 use mp4sr_recommend::{Answer, CandidateItems, RunCatalogue, expect_candidates};
-use mp4sr_store::{ItemStore, StoreError};
+use mp4sr_store::ItemStore;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
@@ -29,9 +30,10 @@ use crate::api::{
     DeleteItemsRequest, DeleteItemsResponse, ItemResponse, ListResponse, ListedItem, NewItem, PutItemsRequest,
     PutItemsResponse, RecommendRequest, SearchQuery, SearchResponse, SimilarRequest, StatusResponse,
 };
+use crate::changes::{changed, internal, is_of_machine, not_changed};
 use crate::engine::{Generation, Similar, SimilarTo, Task};
 use crate::error::{ApiError, ErrorBody};
-use crate::limits::{ITEM_TIME, TEXTS};
+use crate::limits::{IMAGES, ITEM_TIME, SEARCHED, TEXTS};
 use crate::log::log;
 use crate::metrics::{RequestLabels, RouteLabels};
 use crate::paths;
@@ -250,97 +252,6 @@ async fn put_items(State(app): Shared, uri: Uri, body: Bytes) -> Result<Json<Put
     }))
 }
 
-/// The error of loading the run with changed items. They are not stored.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the run cannot be loaded with this change, so nothing was changed: {0}; correct the run and send the change again"
-)]
-struct LoadError(String);
-
-/// Changes the added items with `edit`, and returns its result and the run in service that has the change. The run is loaded with the
-/// change before the change is stored, so a run that cannot be loaded keeps its items.
-async fn changed<T: Send + 'static>(
-    app: Arc<App>,
-    edit: impl FnOnce(&Context, &mut Editor<'_>) -> anyhow::Result<T> + Send + 'static,
-) -> Result<(T, Arc<Generation>)> {
-    // A service that has not loaded a run yet has nothing to compare the change with.
-    app.generation()?;
-    // A change whose client disconnects while it waits is not made, so that repeated requests do not pile up.
-    let editing = app.editing.clone().lock_owned().await;
-    // A client that disconnects later must not leave the run half changed, so the work continues.
-    let work = tokio::spawn(async move {
-        let _editing = editing;
-        let own = app.clone();
-        let change = move || {
-            let context = own.context()?;
-            own.store.expect(&context)?;
-            let mut loaded = None;
-            let mut load = |new_items| {
-                let ready = own.load(|_| Ok(new_items)).map_err(|error| LoadError(error_chain(&error)))?;
-                loaded = Some(ready);
-                Ok(())
-            };
-            // A request does not wait for another process that changes the items; the client can send it again.
-            let wait = std::time::Duration::ZERO;
-            let mut editor = Editor { context: &context, store: &own.store, approve: Some(&mut load), wait };
-            let done = edit(&context, &mut editor)?;
-            // Other replicas may have changed the items in PostgreSQL at the same time, so they are read again.
-            let in_folder = matches!(*own.store, ItemStore::Folder);
-            anyhow::Ok((done, loaded.filter(|_| in_folder).map(|loaded| own.put_in_service(loaded))))
-        };
-        let done = tokio::task::spawn_blocking(change).await.map_err(|e| ApiError::internal(&e.to_string()))?;
-        let (done, generation) = done.map_err(|error| not_changed(&app, &error))?;
-        let generation = match generation {
-            Some(generation) => generation,
-            None => app.reload().await.map_err(|error| not_in_service(&app, &error))?,
-        };
-        Ok::<_, ApiError>((done, generation))
-    });
-    work.await.map_err(|e| ApiError::internal(&e.to_string()))?
-}
-
-/// The answer for added items that could not be read or changed: 503 if a later attempt may succeed, 500 if the run cannot be loaded,
-/// otherwise 422.
-fn not_changed(app: &App, error: &anyhow::Error) -> ApiError {
-    if let Some(own) = error.downcast_ref::<StoreError>().filter(|own| own.is_temporary()) {
-        app.note_store(Some(own));
-        return ApiError::store_unavailable(error_chain(error));
-    }
-    match error.downcast_ref::<mp4sr_artifact::Error>() {
-        Some(mp4sr_artifact::Error::Locked { .. }) => ApiError::locked(error_chain(error)),
-        _ if error.is::<LoadError>() || is_of_machine(error) => internal(error),
-        _ => ApiError::refused(error_chain(error)),
-    }
-}
-
-/// Whether an error is one of the machine or of the run, such as a full disk or a damaged file, so that the same request may succeed later.
-fn is_of_machine(error: &anyhow::Error) -> bool {
-    let is_own = |cause: &(dyn std::error::Error + 'static)| {
-        cause.is::<std::io::Error>() || cause.is::<ConfigError>() || cause.is::<mp4sr_artifact::Error>()
-    };
-    error.chain().any(is_own)
-}
-
-/// The answer for an error that is not one of the request, which is also logged.
-fn internal(error: &anyhow::Error) -> ApiError {
-    let message = error_chain(error);
-    log("error", &json!({ "event": "failed to answer", "error": message }));
-    ApiError::internal(&message)
-}
-
-/// The answer for items that PostgreSQL has stored, and that could not be read again: 503 if it could not be reached, otherwise 500.
-fn not_in_service(app: &App, error: &anyhow::Error) -> ApiError {
-    let message = format!("the change is stored, but it is not in service yet: {}", error_chain(error));
-    log("error", &json!({ "event": "failed to put a change into service", "error": message }));
-    match error.downcast_ref::<StoreError>().filter(|own| own.is_temporary()) {
-        Some(own) => {
-            app.note_store(Some(own));
-            ApiError::store_unavailable(message)
-        }
-        None => ApiError::internal(&message),
-    }
-}
-
 fn record(item: NewItem) -> Result<ItemRecord> {
     let NewItem { item_id, title, texts, categories, images } = item;
     if item_id.trim().is_empty() {
@@ -348,6 +259,9 @@ fn record(item: NewItem) -> Result<ItemRecord> {
     }
     if texts.len() > TEXTS {
         return Err(ApiError::invalid(format!("`texts` of the item {} has more than {TEXTS} texts", quoted(&item_id))));
+    }
+    if images.len() > IMAGES {
+        return Err(ApiError::invalid(format!("`images` of the item {} has more than {IMAGES} images", quoted(&item_id))));
     }
     let field = |number: usize| format!("`images` of the item {}, number {number},", quoted(&item_id));
     let images = (1..).zip(&images).map(|(number, image)| decoded(&field(number), image));
@@ -491,12 +405,15 @@ async fn search(
         ApiError::invalid(error.body_text().replace("Failed to deserialize query string", "the URL"))
     })?;
     let limit = within(&app, "limit", limit)?;
+    if q.len() > SEARCHED {
+        return Err(ApiError::invalid(format!("`q` has more than {SEARCHED} bytes")));
+    }
     let generation = app.generation()?;
     let permit = app.searches.clone().acquire_owned().await.map_err(|e| ApiError::internal(&e.to_string()))?;
     let work = move || {
         let _permit = permit;
         let catalogue = &generation.catalogue;
-        let words: Vec<String> = q.split_whitespace().map(str::to_lowercase).collect();
+        let words: BTreeSet<String> = q.split_whitespace().map(str::to_lowercase).collect();
         let matches = |item: u32| {
             let (title, id) = (catalogue.title(item).to_lowercase(), catalogue.id(item).to_lowercase());
             words.iter().all(|word| title.contains(word) || id.contains(word))

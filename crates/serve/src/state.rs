@@ -14,7 +14,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
 use crate::encoders::ResidentEncoders;
 use crate::engine::{EngineOptions, Generation};
 use crate::error::ApiError;
-use crate::file_states::file_states;
+use crate::file_states::{file_state, file_states};
 use crate::keys::ApiKeys;
 use crate::limits::{LARGE_BODIES, SEARCHES, STORED_IMAGES, ServiceLimits};
 use crate::log::log;
@@ -22,6 +22,8 @@ use crate::metrics::{Metrics, ReloadLabels};
 
 /// The time after which a run that could not be loaded is loaded again for the first time.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
+/// The number of items that a line of the log names.
+const SHOWN_ITEMS: usize = 10;
 /// The longest time after which such a run is loaded again.
 const LAST_PAUSE: Duration = Duration::from_mins(5);
 
@@ -218,7 +220,22 @@ impl App {
             self.store.expect(context)?;
             self.store.read(context)
         };
-        self.load_in(turn, stored, || self.note_failure()).map(|loaded| self.put_in_service(loaded))
+        let loaded = self.load_in(turn, stored, || self.note_failure())?;
+        self.log_lost_items(&loaded);
+        Ok(self.put_in_service(loaded))
+    }
+
+    /// Logs the added items of the run in service that the next one lacks: they may have been added to a folder that a newer one replaces.
+    fn log_lost_items(&self, next: &LoadedGeneration) {
+        let Ok(before) = self.generation() else { return };
+        let catalogue = &before.catalogue;
+        let added = &catalogue.items.ids[catalogue.items.len() - catalogue.new_items..];
+        let lost: Vec<&str> =
+            added.iter().map(String::as_str).filter(|id| next.generation.catalogue.item(id).is_none()).collect();
+        if !lost.is_empty() {
+            let shown = &lost[..lost.len().min(SHOWN_ITEMS)];
+            log("warn", &json!({ "event": "added items are no longer in the run", "count": lost.len(), "items": shown }));
+        }
     }
 
     /// Whether the last run could not be loaded, and it is time to load it again.
@@ -261,4 +278,20 @@ impl Failures {
 pub struct LoadedGeneration {
     generation: Arc<Generation>,
     turn: OwnedMutexGuard<u64>,
+}
+
+impl LoadedGeneration {
+    /// The run.
+    pub fn generation(&self) -> &Generation {
+        &self.generation
+    }
+
+    /// Records the present state of the file that names the added items, with which the run was loaded before they were stored.
+    pub fn note_stored_change(&mut self) {
+        if let Some(own) = Arc::get_mut(&mut self.generation) {
+            let pointer = own.context.layout.new_items_pointer();
+            let state = file_state(&pointer);
+            own.files.insert(pointer, state);
+        }
+    }
 }

@@ -27,10 +27,14 @@ pub async fn on_signal(app: Arc<App>, mut signals: Signal) {
 /// Reloads the run when its weights, its configuration, its dataset, its features or its added items have changed, and then stayed
 /// unchanged between two checks. A run that could not be loaded is loaded again later.
 pub async fn on_change(app: Arc<App>) {
-    // The files may have changed while the run was loaded.
-    let mut seen = app.generation().map_or_else(|_| FileStates::new(), |generation| generation.files.clone());
-    let mut pending = None;
+    let (mut number, mut seen, mut pending) = (0, FileStates::new(), None);
     loop {
+        // The files may have changed while the run was loaded, here or for another reason.
+        if let Ok(generation) = app.generation()
+            && generation.number != number
+        {
+            (number, seen) = (generation.number, generation.files.clone());
+        }
         tokio::time::sleep(INTERVAL).await;
         let now = state(&app);
         let is_retry = now == seen && app.is_due();
@@ -43,11 +47,8 @@ pub async fn on_change(app: Arc<App>) {
             } else {
                 reload(&app, "files changed").await;
             }
-            // The run may now read other files. Those that have changed since these checks still have to be noticed.
-            seen = state(&app);
-            for (path, before) in now {
-                seen.entry(path).and_modify(|own| *own = before);
-            }
+            // If it could not be loaded, only a further change is a reason to load it again.
+            seen = now;
         } else {
             pending = Some(now);
         }
@@ -75,6 +76,8 @@ pub async fn on_additions(app: Arc<App>, poll: Duration) {
             Ok(changed) => {
                 app.note_store(changed.as_ref().err());
                 match &changed {
+                    // A run that could not be loaded is loaded again later, even if the items have changed once more.
+                    Ok(true) if app.failed_reloads() > 0 && !app.is_due() => {}
                     Ok(true) => reload(&app, "another replica changed the added items").await,
                     Ok(false) if app.is_due() => retry(&app).await,
                     _ => {}

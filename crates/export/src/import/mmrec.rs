@@ -60,8 +60,8 @@ pub fn read(args: &ImportArgs) -> anyhow::Result<Imported> {
         Ok(())
     })?;
     ensure!(!events.is_empty(), "`{}` has no interaction after its header", inter.display());
-    let users = ids(&folder.join("u_id_mapping.csv"), "userID", most.0)?;
-    let items = ids(&folder.join("i_id_mapping.csv"), "itemID", most.1)?;
+    let users = ids(folder, "u_id_mapping.csv", "userID", most.0, &inter)?;
+    let items = ids(folder, "i_id_mapping.csv", "itemID", most.1, &inter)?;
     let mapping = folder.join("i_id_mapping.csv");
     // The exported rows are in the order of the item numbers, so they are only valid if the ids of these numbers are unchanged.
     let exported = match &about {
@@ -107,9 +107,20 @@ fn name_of(inter: &Path) -> String {
     inter.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// The ids of the numbers from 0 to at least `count` - 1; the numbers themselves if the file does not exist.
-fn ids(path: &Path, column: &str, count: u32) -> anyhow::Result<IndexSet<String>> {
+/// The ids of the numbers from 0 to at least `count` - 1, which the file `inter` uses; the numbers themselves if the file `name` of `folder`
+/// does not exist.
+fn ids(folder: &Path, name: &str, column: &str, count: u32, inter: &Path) -> anyhow::Result<IndexSet<String>> {
+    let path = &folder.join(name);
     if !path.exists() {
+        // MMRec numbers ids without gaps. Ids of another kind would become very many that have no event.
+        let bytes = std::fs::metadata(inter).map_or(0, |about| about.len());
+        ensure!(
+            u64::from(count) <= bytes,
+            "`{}` has numbers up to {} in the column `{column}`, far more than it has lines, so they are not those of MMRec; number the ids \
+             from 0, and write the numbers and the ids to `{name}` in the same folder",
+            inter.display(),
+            count - 1
+        );
         return Ok((0..count).map(|number| number.to_string()).collect());
     }
     let text = files::read(path)?;
