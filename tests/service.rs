@@ -419,7 +419,7 @@ fn every_image_that_is_not_used_has_a_note_and_is_not_kept() {
     let answer = service.send("PUT", "/v1/items", "", items.to_string().as_bytes());
     assert_eq!(answer.status, 200, "{}", answer.body);
     let notes = answer.json()["notes"].as_array().unwrap().iter().map(Value::to_string).collect::<Vec<_>>();
-    for part in ["image 1 of `a`", "image 2 of `b`", "first 10 of 12 images of `many`", "image 10 of `late`"] {
+    for part in ["image 1 of `a`", "image 2 of `b`", "first 10 usable of 12 images of `many`", "image 10 of `late`"] {
         assert_eq!(notes.iter().filter(|note| note.contains(part)).count(), 1, "{part}: {notes:?}");
     }
     assert_eq!(notes.len(), 13, "{notes:?}");

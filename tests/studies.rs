@@ -235,8 +235,7 @@ fn lists_of_runs_are_compared_and_computed_by_a_study() {
     assert!(refused.contains("the features of text have changed since the lists were computed"), "{refused}");
     files::write_bytes(&text, &sound).unwrap();
 
-    // If the features belong to other items, the report of a model that reads no features lacks the diversity, and a comparison of lists
-    // fails.
+    // If the features belong to other items, the report of a model that reads no features and a comparison of lists lack the diversity.
     let popularity = ["--run", "popularity", "--set", "model.name=\"popularity\""];
     for stage in ["finetune", "evaluate", "recommend"] {
         world.run(stage, &popularity);
@@ -247,8 +246,14 @@ fn lists_of_runs_are_compared_and_computed_by_a_study() {
     other.write(&text_features[0], "test", serde_json::Value::Null).unwrap();
     let reported = world.run_stderr("report", &popularity);
     assert!(reported.contains("the diversity of the lists is left out"), "{reported}");
-    let refused = world.run_failing("compare", &["popularity", "--lists"]);
-    assert!(refused.contains("different item list"), "{refused}");
+    let compared = world.output("compare", &["popularity", "--lists", "--csv"]);
+    let warned = mp4sr_tests::stderr_of(&compared);
+    assert!(
+        warned.contains("different item list") && warned.contains("diversity of the lists is left out"),
+        "{warned}"
+    );
+    let csv = String::from_utf8(compared.stdout).unwrap();
+    assert!(compared.status.success() && csv.contains("novelty@5") && !csv.contains("diversity@5"), "{csv}");
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub fn with_usable_images(records: &[ItemRecord], most: usize) -> (Vec<ItemRecor
         for (number, bytes) in (1..).zip(given) {
             if record.images.len() == most {
                 notes.push(format!(
-                    "only the first {most} usable images of {id} are used, out of {count} (`preprocess.max_images`)"
+                    "only the first {most} usable of {count} images of {id} are used (`preprocess.max_images`)"
                 ));
                 break;
             }

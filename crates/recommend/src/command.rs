@@ -176,7 +176,9 @@ pub fn unseen_users(scorer: &dyn Scorer, users: impl Iterator<Item = usize>, mod
     }
     let unseen = users.filter(|&user| !scorer.has_seen(user as u32)).count();
     (unseen > 0).then(|| {
-        format!("{unseen} users have no training event; `{model}` lists items for them by vectors that were not trained")
+        format!(
+            "{unseen} users have no training event; `{model}` lists items for them by vectors that were not trained"
+        )
     })
 }
 

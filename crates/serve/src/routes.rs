@@ -16,8 +16,8 @@ use axum::routing::{get, post};
 use base64::Engine as _;
 use mp4sr_artifact::{Downloads, json_problem};
 use mp4sr_items::ItemRecord;
-use mp4sr_pipeline::text::{quoted, some_of};
 use mp4sr_pipeline::error_chain;
+use mp4sr_pipeline::text::{quoted, some_of};
 use mp4sr_recommend::{Answer, CandidateItems, RunCatalogue, expect_candidates};
 use mp4sr_store::ItemStore;
 use serde::de::DeserializeOwned;
@@ -261,7 +261,10 @@ fn record(item: NewItem) -> Result<ItemRecord> {
         return Err(ApiError::invalid(format!("`texts` of the item {} has more than {TEXTS} texts", quoted(&item_id))));
     }
     if images.len() > IMAGES {
-        return Err(ApiError::invalid(format!("`images` of the item {} has more than {IMAGES} images", quoted(&item_id))));
+        return Err(ApiError::invalid(format!(
+            "`images` of the item {} has more than {IMAGES} images",
+            quoted(&item_id)
+        )));
     }
     let field = |number: usize| format!("`images` of the item {}, number {number},", quoted(&item_id));
     let images = (1..).zip(&images).map(|(number, image)| decoded(&field(number), image));

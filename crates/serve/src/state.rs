@@ -234,7 +234,10 @@ impl App {
             added.iter().map(String::as_str).filter(|id| next.generation.catalogue.item(id).is_none()).collect();
         if !lost.is_empty() {
             let shown = &lost[..lost.len().min(SHOWN_ITEMS)];
-            log("warn", &json!({ "event": "added items are no longer in the run", "count": lost.len(), "items": shown }));
+            log(
+                "warn",
+                &json!({ "event": "added items are no longer in the run", "count": lost.len(), "items": shown }),
+            );
         }
     }
 

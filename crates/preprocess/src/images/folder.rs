@@ -140,7 +140,6 @@ impl ImageFolder {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use std::fs;

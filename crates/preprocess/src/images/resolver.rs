@@ -174,7 +174,6 @@ fn scheme(name: &str) -> Option<&str> {
     known.then_some(scheme)
 }
 
-
 #[cfg(test)]
 mod tests {
     use std::fs;

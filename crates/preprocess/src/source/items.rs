@@ -158,13 +158,15 @@ impl ItemCatalogue {
         let without_line: Vec<bool> = catalogue.has_line.iter().map(|has_line| !has_line).collect();
         read.without_line = without_line.iter().filter(|without| **without).count() as u64;
         let mut looked_up = Ok(());
-        reading.item_ids.visit(&without_line, |item, id| match reading.folder.of(id, reading.item_ids, &mut read.refused_images) {
-            Ok(images) => {
-                let images = images.unwrap_or_default();
-                catalogue.keep(item, RawItem { images, ..RawItem::default() }, reading);
+        reading.item_ids.visit(&without_line, |item, id| {
+            match reading.folder.of(id, reading.item_ids, &mut read.refused_images) {
+                Ok(images) => {
+                    let images = images.unwrap_or_default();
+                    catalogue.keep(item, RawItem { images, ..RawItem::default() }, reading);
+                }
+                Err(error) if looked_up.is_ok() => looked_up = Err(error),
+                Err(_) => {}
             }
-            Err(error) if looked_up.is_ok() => looked_up = Err(error),
-            Err(_) => {}
         })?;
         looked_up?;
         Ok((catalogue, read, warnings))

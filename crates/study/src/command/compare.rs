@@ -116,7 +116,7 @@ fn compare_lists(
     let compared = ListComparison::all(&models, &config.evaluate.k, &facts);
     let left_out = left_out(&models, &config.evaluate.k);
     if let Some(note) = left_out.as_ref().filter(|_| compared.is_empty()) {
-        anyhow::bail!("the lists cannot be compared: {note}");
+        return Err(anyhow::Error::msg(note.clone()));
     }
     for note in left_out.into_iter().chain(lists_note(&models)) {
         context.progress.warn("compare", note);

@@ -78,14 +78,14 @@ impl Study<'_> {
                 let has_same_file = |other: &&Config| {
                     other.feature_name(modality) == name && encoders_of(other, &modality.name) != encoders
                 };
-                if let Some(other) = configs[..at].iter().find(has_same_file) {
-                    anyhow::bail!(
-                        "the features of `{}` and of `{}` would have the same file, `{}.{name}.safetensors`; rename the folder of one encoder",
-                        encoders_of(other, &modality.name).join("` with `"),
-                        encoders.join("` with `"),
-                        modality.name
-                    );
-                }
+                let Some(other) = configs[..at].iter().find(has_same_file) else { continue };
+                let named = |config| encoders_of(config, &modality.name).join("` with `");
+                anyhow::bail!(
+                    "the features of `{}` and of `{}` would have the same file, `{}.{name}.safetensors`; rename the folder of one encoder",
+                    named(other),
+                    named(own),
+                    modality.name
+                );
             }
         }
         Ok(())
