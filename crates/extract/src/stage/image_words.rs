@@ -48,7 +48,7 @@ impl Dictionary {
         }
         let (files, width) = (image_encoder_files(folder)?, images.encoder.width());
         let about = CachedEncoder { folder, content: "words", files, width, precision: device.precision() };
-        let (vectors, computed) = embed_words(encoder, extraction.open_cache(&about)?, width, &words)?;
+        let (vectors, computed) = embed_words(encoder, extraction.open_cache(&about)?, width, &words, !extraction.keep)?;
         Ok(Self { words, vectors, computed })
     }
 
@@ -118,12 +118,13 @@ impl Extraction<'_> {
 }
 
 /// The vectors of the dictionary's words, and how many were computed. A word's vector is computed once, even if several dictionaries
-/// contain it.
+/// contain it. With `may_lack_cache`, a cache that is read-only is no error.
 fn embed_words(
     encoder: &dyn WordEncoder,
     mut cache: EncoderCache,
     width: usize,
     words: &[String],
+    may_lack_cache: bool,
 ) -> Result<(WordVectors, u64)> {
     let keys: Vec<VectorKey> = words.iter().map(|word| vector_key(word.as_bytes())).collect();
     let (new_keys, new): (Vec<VectorKey>, Vec<&str>) = keys
@@ -134,8 +135,13 @@ fn embed_words(
         .unzip();
     let start = Instant::now();
     cache.vectors.add(&new_keys, &encoder.embed_words(&new)?)?;
-    cache.vectors.flush()?;
-    cache.note(new.len() as u64, start.elapsed())?;
+    match cache.vectors.flush() {
+        Err(error) if may_lack_cache && error.is_read_only() => {}
+        stored => {
+            stored?;
+            cache.note(new.len() as u64, start.elapsed())?;
+        }
+    }
     let vectors: Vec<f32> = keys.iter().filter_map(|key| cache.vectors.get(*key)).flatten().copied().collect();
     Ok((WordVectors::new(vectors, width), new.len() as u64))
 }
