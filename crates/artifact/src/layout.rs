@@ -27,7 +27,7 @@ impl Layout {
         Self { root: artifacts.join(dataset), run: run.to_owned(), cache: artifacts.join(".cache") }
     }
 
-    /// The same folders by paths without symbolic links, so that they stay the same if a link is changed.
+    /// The same folders by the path of the dataset without symbolic links, so that they stay the same if such a link is changed.
     #[must_use]
     pub fn resolved(&self) -> Self {
         let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());

@@ -112,8 +112,12 @@ impl VectorCache {
                 vacant.insert(location);
                 self.new_keys.push(key);
                 self.new_values.extend_from_slice(vector);
-                if self.new_keys.len() >= SHARD {
-                    self.flush()?;
+                if self.new_keys.len().is_multiple_of(SHARD) {
+                    match self.flush() {
+                        // The vectors stay in memory, and the caller decides whether they have to be written.
+                        Err(error) if error.is_read_only() => {}
+                        stored => stored?,
+                    }
                 }
             }
         }

@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_user_with_an_event_has_a_history() {
+    fn users_have_a_history_unless_all_of_their_events_are_test_events() {
         let sequences = Sequences {
             offsets: vec![0, 3, 4, 4],
             items: vec![1, 2, 3, 2],

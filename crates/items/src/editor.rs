@@ -159,9 +159,6 @@ impl Editor<'_> {
             }
             ItemStore::Postgres(store) => {
                 if let Some(approve) = self.approve.as_mut() {
-                    // The run is not loaded for a change that is refused anyway.
-                    let stored = self.store.items(&self.context.layout)?;
-                    expect_added(&stored.ids.iter().map(String::as_str).collect(), ids)?;
                     approve(store.after(self.context, &[], ids)?)?;
                 }
                 Ok(store.remove(ids)?)

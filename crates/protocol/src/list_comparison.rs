@@ -121,21 +121,29 @@ pub fn left_out(models: &[SeedLists], ks: &[usize]) -> Option<String> {
     let model = models.iter().min_by_key(|model| (model.reached(), model.longest()))?;
     let (name, reached, longest) = (&model.name, model.reached(), model.longest());
     let missing: Vec<usize> = ks.iter().copied().filter(|&k| k > reached).collect();
-    let (first, last) = (missing.iter().min()?, missing.iter().max()?);
-    let why = if longest == 0 {
-        format!("{name} has no lists; run `mp4sr recommend` for users with events")
-    } else if *first > longest {
+    let last = missing.iter().max()?;
+    if longest == 0 {
+        return Some(format!(
+            "no K is compared, because {name} has no lists; run `mp4sr recommend` for users with events"
+        ));
+    }
+    let (few, short): (Vec<usize>, Vec<usize>) = missing.iter().partition(|&&k| k <= longest);
+    let shown = |ks: &[usize]| ks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let few = (!few.is_empty()).then(|| {
         format!(
-            "the lists of {name} have at most {longest} items; set `recommend.top` to {last} or more and compute them again"
+            "K = {} is left out, because a list of {name} has only {reached} items, as there are no other candidates for its user; \
+             `evaluate.seen_items = \"keep\"` makes the items of the histories candidates, too",
+            shown(&few)
         )
-    } else {
+    });
+    let short = (!short.is_empty()).then(|| {
         format!(
-            "a list of {name} has only {reached} items, because there are no other candidates for its user; \
-             `evaluate.seen_items = \"keep\"` makes the items of the histories candidates, too"
+            "K = {} is left out, because the lists of {name} have at most {longest} items; set `recommend.top` to {last} or more and compute \
+             them again, if there are so many candidates",
+            shown(&short)
         )
-    };
-    let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
-    Some(format!("K = {} is left out, because {why}", missing.join(", ")))
+    });
+    Some(few.into_iter().chain(short).collect::<Vec<_>>().join(". "))
 }
 
 impl ListComparison {

@@ -175,11 +175,7 @@ pub fn unseen_users(scorer: &dyn Scorer, users: impl Iterator<Item = usize>, mod
         return None;
     }
     let unseen = users.filter(|&user| !scorer.has_seen(user as u32)).count();
-    (unseen > 0).then(|| {
-        format!(
-            "{unseen} users have no training event; `{model}` lists items for them by vectors that were not trained"
-        )
-    })
+    (unseen > 0).then(|| format!("{unseen} users have no training event; their vectors in `{model}` were not trained"))
 }
 
 /// Merges the lists of `shards` shards, which are up to date, into one file.

@@ -44,11 +44,12 @@ pub async fn changed<T: Send + 'static>(
         let change = move || {
             let context = own.context()?;
             let of_change = Context { layout: context.layout.resolved(), ..own.context()? };
+            let folder = of_change.layout.run();
             own.store.expect(&context)?;
             let mut loaded = None;
             let mut load = |new_items| {
                 let ready = own.load(|_| Ok(new_items)).map_err(|error| LoadError(error_chain(&error)))?;
-                if ready.generation().context.layout.resolved().root() != of_change.layout.root() {
+                if ready.generation().folder != folder {
                     return Err(RunReplaced.into());
                 }
                 loaded = Some(ready);

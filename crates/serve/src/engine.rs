@@ -1,5 +1,6 @@
 //! The thread that owns a model: it answers waiting requests in batches until all senders are dropped.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
@@ -93,6 +94,8 @@ pub struct Generation {
     pub context: Arc<Context>,
     /// The states of its files before they were read.
     pub files: FileStates,
+    /// The folder of the run, by a path without links, whose targets may change.
+    pub folder: PathBuf,
     jobs: SyncSender<QueuedJob>,
     metrics: Arc<Metrics>,
     thread: JoinHandle<()>,
@@ -121,6 +124,7 @@ impl Generation {
         new_items: Option<NewItems>,
         files: FileStates,
     ) -> anyhow::Result<Self> {
+        let folder = context.layout.resolved().run();
         let (jobs, waiting) = sync_channel(options.queue);
         let (ready, loaded) = sync_channel(1);
         let (own, inner) = (options.clone(), context.clone());
@@ -136,7 +140,18 @@ impl Generation {
             .recv()
             .map_err(|_| anyhow::anyhow!("the thread of the model ended while the run was loaded; see the log"))??;
         let model = context.config.model.name.clone();
-        Ok(Self { number, catalogue, model, search, context, files, jobs, metrics: options.metrics.clone(), thread })
+        Ok(Self {
+            number,
+            catalogue,
+            model,
+            search,
+            context,
+            files,
+            folder,
+            jobs,
+            metrics: options.metrics.clone(),
+            thread,
+        })
     }
 
     /// Whether the model can still answer: a panic may have ended its thread.

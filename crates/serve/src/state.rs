@@ -176,6 +176,7 @@ impl App {
     /// Puts a loaded run into service. The previous run still answers the requests that it has accepted.
     pub fn put_in_service(&self, loaded: LoadedGeneration) -> Arc<Generation> {
         let LoadedGeneration { generation, turn } = loaded;
+        self.log_lost_items(&generation);
         self.count_reload("swapped");
         self.metrics.generation.set(generation.number as i64);
         self.metrics.items.set(generation.catalogue.items.len() as i64);
@@ -220,18 +221,18 @@ impl App {
             self.store.expect(context)?;
             self.store.read(context)
         };
-        let loaded = self.load_in(turn, stored, || self.note_failure())?;
-        self.log_lost_items(&loaded);
-        Ok(self.put_in_service(loaded))
+        self.load_in(turn, stored, || self.note_failure()).map(|loaded| self.put_in_service(loaded))
     }
 
-    /// Logs the added items of the run in service that the next one lacks: they may have been added to a folder that a newer one replaces.
-    fn log_lost_items(&self, next: &LoadedGeneration) {
-        let Ok(before) = self.generation() else { return };
+    /// Logs the added items of the run in service that the next one lacks, if these were added to the folder of the former.
+    fn log_lost_items(&self, next: &Generation) {
+        let before = match self.generation() {
+            Ok(before) if matches!(*self.store, ItemStore::Folder) && before.folder != next.folder => before,
+            _ => return,
+        };
         let catalogue = &before.catalogue;
         let added = &catalogue.items.ids[catalogue.items.len() - catalogue.new_items..];
-        let lost: Vec<&str> =
-            added.iter().map(String::as_str).filter(|id| next.generation.catalogue.item(id).is_none()).collect();
+        let lost: Vec<&str> = added.iter().map(String::as_str).filter(|id| next.catalogue.item(id).is_none()).collect();
         if !lost.is_empty() {
             let shown = &lost[..lost.len().min(SHOWN_ITEMS)];
             log(

@@ -80,7 +80,8 @@ impl PostgresStore {
         read_stored(context, &stored)
     }
 
-    /// The added items as a model would read them once `added` are put and `removed` are removed; `None` if none would be left.
+    /// The added items as a model would read them once `added` are put and `removed` are removed; `None` if none would be left. Ids of
+    /// `removed` that were not added are an error.
     pub fn after(
         &self,
         context: &Context,
@@ -89,6 +90,11 @@ impl PostgresStore {
     ) -> anyhow::Result<Option<NewItems>> {
         let gone: HashSet<&String> = added.iter().map(|item| &item.id).chain(removed).collect();
         let mut stored = self.stored()?;
+        let known: HashSet<&String> = stored.iter().map(|item| &item.id).collect();
+        let unknown: Vec<&str> = removed.iter().filter(|id| !known.contains(id)).map(String::as_str).collect();
+        if !unknown.is_empty() {
+            return Err(not_added(&unknown).into());
+        }
         stored.retain(|item| !gone.contains(&item.id));
         stored.extend_from_slice(added);
         read_stored(context, &stored)
@@ -159,10 +165,7 @@ impl PostgresStore {
                 rows.iter().map(|row| self.server.column(row, 0)).collect::<Result<_, _>>()?;
             let unknown: Vec<&str> = ids.iter().filter(|id| !removed.contains(*id)).map(String::as_str).collect();
             if !unknown.is_empty() {
-                return Err(StoreError::Refused(format!(
-                    "these items were not added to the run: {}; remove only items that `mp4sr items list` lists",
-                    some_of(&unknown)
-                )));
+                return Err(not_added(&unknown));
             }
             self.count_change(&transaction).await?;
             self.server.answer(transaction.commit()).await?;
@@ -349,4 +352,12 @@ fn run_name(context: &Context) -> String {
 /// The hash of the ids of the dataset's items, in order.
 fn dataset_of(context: &Context) -> anyhow::Result<String> {
     Ok(Items::read(&context.layout.items())?.hash().as_str().to_owned())
+}
+
+/// The error of removing items that were not added.
+fn not_added(ids: &[&str]) -> StoreError {
+    StoreError::Refused(format!(
+        "these items were not added to the run: {}; remove only items that `mp4sr items list` lists",
+        some_of(ids)
+    ))
 }

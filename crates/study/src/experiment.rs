@@ -22,7 +22,7 @@ use mp4sr_protocol::Metric;
 use crate::runner::{OnlyPlanned, ResolvedRun, RunFailure, Runner, StudyRun, Until};
 use rows::{ALL, StudyRow};
 pub use study::{Experiment, StudyOptions};
-use study::{RECENT, SHORT, SMOKE, Study};
+use study::{RECENT, SHORT, SMOKE, SMOKE_CORE, Study};
 use write::{IMAGES, PaperTable};
 
 /// Executes the runs of an experiment and writes `studies/<experiment>/` beside the dataset's runs. Returns the Markdown, and the number of
@@ -81,10 +81,9 @@ fn common(runner: &Runner, pipeline: &Path, options: &StudyOptions) -> anyhow::R
         let config = runner.resolve(&run)?.config;
         common.push(format!("dataset.name=\"{}-quick\"", config.dataset.name));
         common.extend(SMOKE.map(str::to_owned));
-        // Users with fewer events than this would be left out, and a smoke run keeps no more than these.
-        let core = config.preprocess.user_core.unwrap_or(0);
-        if core > RECENT {
-            common.push(format!("preprocess.user_core={RECENT}"));
+        // Users with fewer events would be left out, and a smoke run keeps only the most recent ones.
+        if config.preprocess.user_core.unwrap_or(0) > RECENT {
+            common.push(format!("preprocess.user_core={SMOKE_CORE}"));
         }
     }
     Ok(common)

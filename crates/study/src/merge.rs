@@ -9,6 +9,8 @@ use mp4sr_artifact::{
 };
 use serde_json::json;
 
+/// The name of the stage that writes other datasets.
+const PREPROCESS: &str = "preprocess";
 /// The setting in the header of merged sequences that names the datasets.
 const UNION_OF: &str = "union_of";
 /// The name of the step in its record.
@@ -45,10 +47,11 @@ pub fn merge(sources: &[MergeSource], to: &Layout) -> Result<()> {
         }
     }
     let _lock = Lock::acquire(to.root(), NAME)?;
-    // A merge that was interrupted has left its sequences, but no record.
+    // A merge that was interrupted has left its sequences, but no record. A dataset that replaced a union has a record of its own.
     let is_union = || {
-        Manifest::path(to.root(), NAME).exists()
-            || recorded_settings(&to.sequences()).is_some_and(|settings| settings[UNION_OF].is_array())
+        !Manifest::path(&to.dataset(), PREPROCESS).exists()
+            && (Manifest::path(to.root(), NAME).exists()
+                || recorded_settings(&to.sequences()).is_some_and(|settings| settings[UNION_OF].is_array()))
     };
     if to.sequences().exists() && !is_union() {
         return Err(Error::unusable(

@@ -333,7 +333,7 @@ impl Runner {
         }
         let mut sources = groups(runs, |run| self.pretrain_key(run));
         // A run of an earlier study may already have the weights.
-        sources.iter_mut().for_each(|alike| alike.sort_by_key(|&at| !has_pretrained(&runs[at].layout)));
+        sources.iter_mut().for_each(|alike| alike.sort_by_key(|&at| !self.has_pretrained(&runs[at])));
         let first: Vec<usize> = sources.iter().map(|alike| alike[0]).filter(|&at| failed[at].is_none()).collect();
         self.parallel(&first, &mut failed, "pre-trained", |at| self.stage(&runs[at], StageName::Pretrain));
         for alike in &sources {
@@ -359,6 +359,13 @@ impl Runner {
         failed
     }
 
+    /// Whether the run was pre-trained with its settings.
+    fn has_pretrained(&self, run: &ResolvedRun) -> bool {
+        let settings = self.models.phase_settings(&run.config, PRETRAIN);
+        let record = Manifest::find(&run.layout.run(), PRETRAIN);
+        record.is_some_and(|record| settings.changed_since(&record.settings).is_none())
+    }
+
     /// Copies the pre-trained weights of the run `from`, unless `run` was pre-trained with the same settings and on the same files before.
     fn take_pretrained(&self, from: &Layout, run: &ResolvedRun) -> anyhow::Result<()> {
         let of_inputs = |record: &Manifest| -> Vec<(String, Fingerprint)> {
@@ -367,7 +374,8 @@ impl Runner {
         let (own, source) = (Manifest::find(&run.layout.run(), PRETRAIN), Manifest::find(&from.run(), PRETRAIN));
         let settings = self.models.phase_settings(&run.config, PRETRAIN);
         let is_taken = own.zip(source).is_some_and(|(own, source)| {
-            settings.changed_since(&own.settings).is_none() && of_inputs(&own) == of_inputs(&source)
+            let is_same = own.version == source.version && of_inputs(&own) == of_inputs(&source);
+            is_same && settings.changed_since(&own.settings).is_none()
         });
         if is_taken { Ok(()) } else { copy_phase(from, &run.layout, PRETRAIN) }
     }
@@ -553,10 +561,6 @@ fn groups(runs: &[ResolvedRun], key: impl Fn(&ResolvedRun) -> Option<Value>) -> 
 fn features_key(config: &Config) -> Value {
     let Config { dataset, source, preprocess, extract, .. } = config;
     json!([dataset, source, preprocess, extract, config.extracted()])
-}
-
-fn has_pretrained(layout: &Layout) -> bool {
-    Manifest::find(&layout.run(), PRETRAIN).is_some()
 }
 
 /// Copies the record, weights, log and times of a phase to a run.

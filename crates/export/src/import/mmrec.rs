@@ -116,7 +116,7 @@ fn ids(folder: &Path, name: &str, column: &str, count: u32, inter: &Path) -> any
         let bytes = std::fs::metadata(inter).map_or(0, |about| about.len());
         ensure!(
             u64::from(count) <= bytes,
-            "`{}` has numbers up to {} in the column `{column}`, far more than it has lines, so they are not those of MMRec; number the ids \
+            "`{}` has numbers up to {} in the column `{column}`, more than it has bytes, so they are not those of MMRec; number the ids \
              from 0, and write the numbers and the ids to `{name}` in the same folder",
             inter.display(),
             count - 1

@@ -48,7 +48,8 @@ impl Dictionary {
         }
         let (files, width) = (image_encoder_files(folder)?, images.encoder.width());
         let about = CachedEncoder { folder, content: "words", files, width, precision: device.precision() };
-        let (vectors, computed) = embed_words(encoder, extraction.open_cache(&about)?, width, &words, !extraction.keep)?;
+        let (vectors, computed) =
+            embed_words(encoder, extraction.open_cache(&about)?, width, &words, !extraction.keep)?;
         Ok(Self { words, vectors, computed })
     }
 

@@ -111,7 +111,7 @@ impl ImageFolder {
         Self { pattern: Some(pattern), ..Self::default() }
     }
 
-    /// The images of an item, if it has any; `item_ids` are the ids of all items. Those of a pattern that are not used are added to `refused`.
+    /// The images of an item, if it has any; `item_ids` are the ids of the items with events, or of new items. Those of a pattern that are not used are added to `refused`.
     pub fn of(&self, id: &str, item_ids: &NumberedIds, refused: &mut Rejects) -> Result<Option<Vec<String>>> {
         let mut images: Vec<(u64, PathBuf)> = Vec::new();
         if let Some(pattern) = &self.pattern {
@@ -263,6 +263,10 @@ mod tests {
         let count = |id: &str, ids: &NumberedIds| pattern.of(id, ids, &mut Rejects::default()).unwrap().len();
         assert_eq!((count("0108", &ids), count("01081", &ids)), (2, 1));
         assert_eq!(count("0108", &NumberedIds::default()), 3);
+        let pattern = ImagePattern::parse(folder.path(), "images/08/*{id}_a.png").unwrap();
+        let ids: NumberedIds = ["81", "1081"].into_iter().map(Into::into).collect();
+        let count = |id: &str| pattern.of(id, &ids, &mut Rejects::default()).unwrap().len();
+        assert_eq!((count("81"), count("1081")), (0, 1));
         assert!(of("images/{id:3}/{id}.jpg", "gone").is_empty());
         assert!(of("images/{id}", "../secret/1.jpg").is_empty());
         assert!(of("images/{id:2}/secret/{id:-1}.jpg", "..1").is_empty());

@@ -135,8 +135,8 @@ impl ImagePattern {
         pieces
     }
 
-    /// Whether a file that has the name of an image of `id` also has that of an image of an item whose id begins with `id`, as `a_2_b.jpg` has
-    /// for `{id}_*.jpg` if there are items `a` and `a_2`.
+    /// Whether a file that has the name of an image of `id` also has that of an image of an item whose id contains `id`, as `a_2_b.jpg` has for
+    /// `{id}_*.jpg` if there are items `a` and `a_2`.
     fn is_of_longer_id(&self, path: &Path, id: &str, item_ids: &NumberedIds) -> bool {
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return false };
         let is_named_for = |other: &str| {
@@ -145,10 +145,12 @@ impl ImagePattern {
             path.parent() == Some(&self.base.join(folder))
                 && name.strip_prefix(start).is_some_and(|rest| has_pieces(rest, &pieces[1..]))
         };
-        name.match_indices(id).any(|(at, _)| {
-            let mut ends = name.char_indices().map(|(end, _)| end).filter(|&end| end > at + id.len());
-            ends.any(|end| item_ids.find(&name[at..end]).is_some() && is_named_for(&name[at..end]))
-        })
+        let bounds: Vec<usize> = name.char_indices().map(|(at, _)| at).chain([name.len()]).collect();
+        let parts = bounds
+            .iter()
+            .flat_map(|&from| bounds.iter().filter(move |&&to| to > from + id.len()).map(move |&to| &name[from..to]));
+        let mut longer = parts.filter(|part| part.contains(id) && item_ids.find(part).is_some());
+        longer.any(is_named_for)
     }
 
     /// The existing file of this name or, if the name has no image extension, the files of this name with any image extension.

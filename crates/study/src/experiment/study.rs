@@ -73,6 +73,8 @@ pub struct StudyOptions {
 pub(super) const SHORT: &str = "evaluate.short_histories=[1,2,3]";
 /// The number of most recent events of each user that a smoke run keeps.
 pub(super) const RECENT: u32 = 12;
+/// The number of events that a smoke run requires of a user if the pipeline requires more than [`RECENT`].
+pub(super) const SMOKE_CORE: u32 = 5;
 /// The settings that limit the events per user and the epochs of a smoke run.
 pub(super) const SMOKE: [&str; 5] =
     ["preprocess.recent=12", "pretrain.epochs=3", "finetune.epochs=4", "pretrain.patience=3", "finetune.patience=3"];
