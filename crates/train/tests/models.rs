@@ -230,7 +230,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
 }
 
 /// Readings of the models that differ from the default.
-const VARIANTS: [(&str, &str); 52] = [
+const VARIANTS: [(&str, &str); 53] = [
     ("mp4sr", "\n[finetune]\ncandidates = 5"),
     ("sasrec", "\n[finetune]\ncandidates = \"5\""),
     ("esasrec", "loss = \"softmax\""),
@@ -242,6 +242,7 @@ const VARIANTS: [(&str, &str); 52] = [
     ("esasrec", "positions = \"from_start\""),
     ("esasrec", "feed_forward_bias = true"),
     ("esasrec", "final_norm = true"),
+    ("esasrec", "layers = \"sasrec\""),
     ("lightgcn", "regularisation = \"norm\""),
     ("cl4srec", "similarity = \"cosine\""),
     ("sine", "positions = true"),

@@ -1293,12 +1293,12 @@ def masr_state(name):
 # ---------------------------------------------------------------- eSASRec
 
 
-def esasrec_shapes(bias, final):
+def esasrec_shapes(bias, final, ligr):
     items, n, d, inner, layers = (SEQUENCE_DIMS[key] for key in ["items", "positions", "model", "feed_forward", "layers"])
     shapes = {"item_embedding": [items, d], "position": [n, d]}
     for l in range(layers):
-        for name, a, b in [("attention.query", d, d), ("attention.key", d, d), ("attention.value", d, d), ("attention.output", d, d),
-                           ("attention.gate", d, d), ("feed_forward.gate", d, d), ("feed_forward.switch", d, inner),
+        own = [("attention.gate", d, d), ("feed_forward.gate", d, d), ("feed_forward.switch", d, inner)] if ligr else []
+        for name, a, b in [("attention.query", d, d), ("attention.key", d, d), ("attention.value", d, d), ("attention.output", d, d), *own,
                            ("feed_forward.up", d, inner), ("feed_forward.down", inner, d)]:
             shapes[f"layer.{l}.{name}.weight"] = [a, b]
             if bias or name.startswith("attention") or name.endswith("gate"):
@@ -1309,11 +1309,12 @@ def esasrec_shapes(bias, final):
     return shapes
 
 
-def esasrec(name, loss="sampled_softmax", positions="from_end", log_q=False, bias=False, final=False, negatives=4, calibration=0.75):
+def esasrec(name, loss="sampled_softmax", positions="from_end", log_q=False, bias=False, final=False, negatives=4, calibration=0.75,
+            kind="ligr"):
     """Writes a case with one batch that is padded on the left: row 0 of the table is padding, and no token attends to it."""
     F = torch.nn.functional
     items, n, d, layers, heads = (SEQUENCE_DIMS[key] for key in ["items", "positions", "model", "layers", "heads"])
-    p = draw(esasrec_shapes(bias, final))
+    p = draw(esasrec_shapes(bias, final, kind == "ligr"))
     generator = torch.Generator().manual_seed(12)
     count = len(HISTORIES)
     follow = [history[1:] + [target] for history, target in zip(HISTORIES, TARGETS)]
@@ -1346,9 +1347,15 @@ def esasrec(name, loss="sampled_softmax", positions="from_end", log_q=False, bia
         of = f"layer.{l}"
         z = layer_norm(f"{of}.attention.norm", x)
         split = lambda y: y.view(count, n, heads, d // heads).transpose(1, 2)
-        query, key, value = (split(module(f"{of}.attention.{part}")(z)) for part in ["query", "key", "value"])
+        # SASRec's authors normalise only what asks.
+        sources = [("query", z), ("key", z if kind == "ligr" else x), ("value", z if kind == "ligr" else x)]
+        query, key, value = (split(module(f"{of}.attention.{part}")(source)) for part, source in sources)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=visible[:, None])
         branch = module(f"{of}.attention.output")(mixed.transpose(1, 2).reshape(count, n, d))
+        if kind == "sasrec":
+            z = layer_norm(f"{of}.feed_forward.norm", z + branch)
+            x = outs[f"layer.{l}"] = z + module(f"{of}.feed_forward.down")(F.relu(module(f"{of}.feed_forward.up")(z)))
+            continue
         gate = torch.sigmoid(module(f"{of}.attention.gate")(x))
         outs |= {f"attention.{l}": branch, f"attention.{l}.gate": gate}
         x = x + gate * branch
@@ -1390,7 +1397,7 @@ def esasrec(name, loss="sampled_softmax", positions="from_end", log_q=False, bia
     tensors |= {"out.loss_rows": rows, "out.scores": scores, "out.ranks": ranked(scores, torch.tensor(TARGETS))}
     finish(name, "esasrec", p, rows.mean(), tensors, zero=key_biases(p), dims=SEQUENCE_DIMS | {"negatives": negatives},
            scalars={"calibration": calibration},
-           switches={"loss": loss, "positions": positions, "log_q": "on" if log_q else "off", "feed_forward_bias": "on" if bias else "off",
+           switches={"layers": kind, "loss": loss, "positions": positions, "log_q": "on" if log_q else "off", "feed_forward_bias": "on" if bias else "off",
                      "final_norm": "on" if final else "off"})
 
 
@@ -1452,3 +1459,4 @@ if __name__ == "__main__":
     esasrec("esasrec_log_q", log_q=True, positions="from_start")
     esasrec("esasrec_gbce", loss="gbce", bias=True, negatives=5)
     esasrec("esasrec_softmax", loss="softmax", final=True)
+    esasrec("esasrec_sasrec_layers", kind="sasrec", bias=True, final=True)

@@ -9,6 +9,7 @@ use crate::{cut, numbers, set_all, transformer};
 pub fn compare(case: &mut GoldenCase) {
     let is_on = |name: &str| case.switch(name) == "on";
     let config = serde_json::json!({
+        "layers": case.switch("layers"),
         "loss": case.switch("loss"),
         "negatives": case.size("negatives"),
         "log_q": is_on("log_q"),

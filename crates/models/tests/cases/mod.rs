@@ -62,6 +62,7 @@ const KNOWN: [Known; 13] = [
         &[
             ("feed_forward_bias", ON),
             ("final_norm", ON),
+            ("layers", Of(&["ligr", "sasrec"])),
             ("log_q", ON),
             ("loss", Of(&["sampled_softmax", "gbce", "softmax"])),
             ("positions", Of(&["from_end", "from_start"])),

@@ -2,30 +2,27 @@
 //!
 //! Tikhonovich et al., eSASRec: Enhancing Transformer-based Recommendations in a Modular Fashion, RecSys 2025 (arXiv 2508.06450), as in the
 //! authors' code (transformer_benchmark over RecTools 0.13). A sample is a user's whole sequence; the output after every item predicts the
-//! next one. The input is Dropout(e + p), where positions are counted back from the last item. A layer is that of LiGR (Borisyuk et al.,
-//! arXiv 2502.03417). With causal attention A, whose maps have biases, and F(z) = W2 Dropout(silu(W1 z) * W3 z), whose maps have none, it
-//! computes
-//!
-//! x <- x + sigmoid(x G + g) * Dropout(A(LayerNorm(x))),   x <- x + sigmoid(x G' + g') * Dropout(F(LayerNorm(x))).
-//!
-//! No LayerNorm follows the last layer. Logits are inner products with the item embeddings that the input reads. The loss of a position is
-//! the cross-entropy of its target among itself and n items, drawn for that position with replacement from the whole catalogue, so the
-//! target can be among them; nothing corrects for the sampling. The mean is over all positions of a batch.
+//! next one. The input is Dropout(e + p), where positions are counted back from the last item. The layers are those of LiGR, which are gated
+//! and have the LayerNorm first (the module [`layers`]). No LayerNorm follows the last layer. Logits are inner products with the item
+//! embeddings that the input reads. The loss of a position is the cross-entropy of its target among itself and n items, drawn for that
+//! position with replacement from the whole catalogue, so the target can be among them; nothing corrects for the sampling. The mean is over
+//! all positions of a batch.
 //!
 //! In RecTools 0.13, which the authors require, dropout also applies to the table of item embeddings, once per step for inputs and logits
-//! alike; later releases do not do this ([`Config::item_dropout`]). The other keys are what the authors compare (losses, negatives from the
-//! batch, a correction by item frequency), an option of their code (biases of F), and what other pre-norm transformers or SASRec's authors
+//! alike; later releases do not do this ([`Config::item_dropout`]). The other keys are what the authors compare (layers of SASRec, losses, negatives
+//! from the batch, a correction by item frequency), an option of their code (biases of F), and what other pre-norm transformers or SASRec's authors
 //! do (a last LayerNorm, positions from the first item, negatives that the user does not have). Three things differ from the authors' code:
 //! Adam's second moment decays by 0.999 instead of 0.98, LayerNorm adds 1e-12 to the variance instead of 1e-5, and gradients are clipped.
 
+mod layers;
+
 use candle_core::{D, Tensor, Var};
-use mp4sr_ops::plain::{sigmoid, softplus};
-use mp4sr_ops::{
-    Dropout, PackedOffsets, Result, RngKey, ScoreFusion, SourceScope, SourceSizes, cross_entropy, dropout, gather,
-    linear, picked_dot, product, source_attention,
-};
+use mp4sr_ops::plain::softplus;
+use mp4sr_ops::{Dropout, PackedOffsets, Result, RngKey, cross_entropy, dropout, gather, picked_dot};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use layers::{Layer, Pass, glorot};
 
 use crate::data::distinct;
 use crate::graph::rows_of;
@@ -73,6 +70,18 @@ const PHASES: [Phase; 1] = [Phase {
     stop: Stop::Validation { warm_up: 0 },
 }];
 
+/// The transformer layers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LayerKind {
+    /// Those of LiGR: residual branches with a LayerNorm before and a gate after them.
+    #[default]
+    Ligr,
+    /// Those of SASRec's authors. They use them with `feed_forward_bias`, `final_norm` and a `model.transformer.feed_forward` equal to the
+    /// width.
+    Sasrec,
+}
+
 /// The loss of a position.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -115,6 +124,8 @@ pub enum Positions {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// The transformer layers.
+    pub layers: LayerKind,
     /// The loss of a position.
     pub loss: Loss,
     /// The number of negatives of each position.
@@ -144,6 +155,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            layers: LayerKind::default(),
             loss: Loss::default(),
             negatives: 256,
             negative_items: NegativeItems::default(),
@@ -165,105 +177,6 @@ fn check(settings: &ModelSettings<'_>) -> std::result::Result<(), Refused> {
         return Err(Refused::new("model.esasrec.log_q", &config.log_q, allowed));
     }
     Ok(())
-}
-
-/// A linear map with or without a bias.
-#[derive(Debug)]
-struct Map {
-    weight: Var,
-    bias: Option<Var>,
-}
-
-impl Map {
-    /// Creates a map with `sizes` inputs and outputs, whose initial weights are drawn from N(0, `deviation`).
-    fn new(
-        parameters: &mut Parameters,
-        name: &str,
-        sizes: [usize; 2],
-        deviation: f64,
-        bias: Option<Initial>,
-        key: RngKey,
-    ) -> Result<Self> {
-        let weight = parameters.add(&format!("{name}.weight"), &sizes, Initial::Scaled(deviation), key)?;
-        let bias =
-            bias.map(|initial| parameters.add(&format!("{name}.bias"), &sizes[1..], initial, key)).transpose()?;
-        Ok(Self { weight, bias })
-    }
-
-    fn of(&self, x: &Tensor) -> Result<Tensor> {
-        match &self.bias {
-            Some(bias) => linear(x, &self.weight, bias),
-            None => product(x, &self.weight),
-        }
-    }
-}
-
-/// The standard deviation of the initial weights of a map with `a` inputs and `b` outputs (Glorot and Bengio, 2010).
-fn glorot(a: usize, b: usize) -> f64 {
-    (2.0 / (a + b) as f64).sqrt()
-}
-
-/// The parameters of a residual branch that its two kinds share: the LayerNorm before it and the gate of its output.
-#[derive(Debug)]
-struct Branch {
-    norm: Norm,
-    gate: Map,
-}
-
-impl Branch {
-    fn new(parameters: &mut Parameters, name: &str, d: usize, key: RngKey) -> Result<Self> {
-        let norm = Norm::new(parameters, &format!("{name}.norm"), d, key)?;
-        let bias = Some(Initial::Uniform(d));
-        let gate = Map::new(parameters, &format!("{name}.gate"), [d, d], glorot(d, d), bias, key)?;
-        Ok(Self { norm, gate })
-    }
-
-    /// x + sigmoid(x G + g) * Dropout(y) for tokens `x` and the branch's output `y`, `[tokens, d]` each.
-    fn add(&self, name: &str, x: &Tensor, y: &Tensor, drop: Dropout) -> Result<Tensor> {
-        let gate = sigmoid(&self.gate.of(x)?)?;
-        trace::record(|| name.to_owned(), y);
-        trace::record(|| format!("{name}.gate"), &gate);
-        x + (gate * dropout(y, drop)?)?
-    }
-}
-
-/// The parameters of a layer.
-#[derive(Debug)]
-struct Layer {
-    attention: Branch,
-    query: Map,
-    key: Map,
-    value: Map,
-    output: Map,
-    feed_forward: Branch,
-    /// W1, whose outputs go through silu.
-    switch: Map,
-    /// W3.
-    up: Map,
-    /// W2.
-    down: Map,
-}
-
-impl Layer {
-    fn new(p: &mut Parameters, l: usize, transformer: &TransformerConfig, bias: bool, key: RngKey) -> Result<Self> {
-        let (d, f) = (transformer.width, transformer.feed_forward);
-        let mut map = |name: &str, sizes: [usize; 2], deviation: f64, bias: Option<Initial>| {
-            Map::new(p, &format!("layer.{l}.{name}"), sizes, deviation, bias, key)
-        };
-        // The reference initialises query, key and value as one matrix with three times as many outputs.
-        let (joint, zeros) = (glorot(d, 3 * d), Some(Initial::Zeros));
-        let query = map("attention.query", [d, d], joint, zeros)?;
-        let own_key = map("attention.key", [d, d], joint, zeros)?;
-        let value = map("attention.value", [d, d], joint, zeros)?;
-        let output = map("attention.output", [d, d], glorot(d, d), zeros)?;
-        let bias = |inputs: usize| bias.then_some(Initial::Uniform(inputs));
-        let switch = map("feed_forward.switch", [d, f], glorot(d, f), bias(d))?;
-        let up = map("feed_forward.up", [d, f], glorot(d, f), bias(d))?;
-        let down = map("feed_forward.down", [f, d], glorot(f, d), bias(f))?;
-        let attention = Branch::new(p, &format!("layer.{l}.attention"), d, key)?;
-        let feed_forward = Branch::new(p, &format!("layer.{l}.feed_forward"), d, key)?;
-        Ok(Self { attention, query, key: own_key, value, output, feed_forward, switch, up, down })
-    }
 }
 
 /// Sequences with the item that follows each token, and the negatives of each token.
@@ -306,7 +219,7 @@ impl ESasRec {
         let (d, n) = (transformer.width, transformer.max_sequence_length);
         let items = p.add("item_embedding", &[data.items, d], Initial::Scaled(glorot(data.items, d)), key)?;
         let position = p.add("position", &[n, d], Initial::Scaled(glorot(n, d)), key)?;
-        let layer = |l| Layer::new(p, l, &transformer, config.feed_forward_bias, key);
+        let layer = |l| Layer::new(p, l, &transformer, &config, key);
         let layers = (0..transformer.layers).map(layer).collect::<Result<_>>()?;
         let final_norm = config.final_norm.then(|| Norm::new(&mut parameters, "output_norm", d, key)).transpose()?;
         let samples = config.loss != Loss::Softmax;
@@ -343,45 +256,14 @@ impl ESasRec {
         trace::record(|| "input".to_owned(), &x);
         for (l, layer) in self.layers.iter().enumerate() {
             let key = key.map(|key| key.fold_in("layer").fold_in_index(l as u64));
-            let top = last_only && l + 1 == self.layers.len();
-            x = self.layer(l, layer, &x, offsets, top, key)?;
+            let pass = Pass { offsets, last_only: last_only && l + 1 == self.layers.len(), key };
+            x = layer.of(l, &x, &self.transformer, pass)?;
             trace::record(|| format!("layer.{l}"), &x);
         }
         match &self.final_norm {
             Some(norm) => norm.of(&x),
             None => Ok(x),
         }
-    }
-
-    fn layer(
-        &self,
-        l: usize,
-        layer: &Layer,
-        x: &Tensor,
-        offsets: &PackedOffsets,
-        last_only: bool,
-        key: Option<RngKey>,
-    ) -> Result<Tensor> {
-        let TransformerConfig { width, heads, max_sequence_length, .. } = self.transformer;
-        let normed = layer.attention.norm.of(x)?;
-        let (x, query_rows) = if last_only {
-            let last = offsets.last_tokens();
-            (gather(x, &last)?, gather(&normed, &last)?)
-        } else {
-            (x.clone(), normed.clone())
-        };
-        let key_value = Tensor::cat(&[layer.key.of(&normed)?, layer.value.of(&normed)?], 1)?;
-        // With a single source of scores, this is the attention of a plain transformer.
-        let sizes = SourceSizes { sources: vec![width], width, heads, max_sequence_length, fusion: ScoreFusion::Sum };
-        let scope = SourceScope { real: None, last_only, bidirectional: false };
-        let drop = self.drop(key, "weights");
-        let mixed = source_attention(&layer.query.of(&query_rows)?, &key_value, None, &sizes, offsets, scope, drop)?;
-        let y = layer.output.of(&mixed)?;
-        let x = layer.attention.add(&format!("attention.{l}"), &x, &y, self.drop(key, "attention"))?;
-        let normed = layer.feed_forward.norm.of(&x)?;
-        let hidden = (layer.switch.of(&normed)?.silu()? * layer.up.of(&normed)?)?;
-        let y = layer.down.of(&dropout(&hidden, self.drop(key, "hidden"))?)?;
-        layer.feed_forward.add(&format!("feed_forward.{l}"), &x, &y, self.drop(key, "feed_forward"))
     }
 
     /// The pairs of a batch of whole training sequences, with negatives that are determined by the key.
