@@ -397,13 +397,13 @@ fn a_killed_training_resumes_under_another_evaluation_batch_and_other_limits() {
 fn settings_that_are_changed_and_restored_leave_a_run_as_it_was() {
     let world = Project::small();
     world.run("run", &[]);
-    let files = ["config.toml", "finetune.safetensors", "report/curves.svg"];
+    let names = ["config.toml", "finetune.safetensors", "report/curves.svg"];
     let state = || {
         // The seconds of repeated epochs differ.
         let log = world.text("a/runs/mp4sr/metrics.jsonl");
         let (first, second): (Vec<&str>, Vec<&str>) = log.lines().partition(|line| line.contains("pretrain"));
         let second: Vec<String> = second.into_iter().map(str::to_owned).collect();
-        (first.len(), second, files.map(|name| world.bytes(&format!("a/runs/mp4sr/{name}"))))
+        (first.len(), second, names.map(|name| world.bytes(&format!("a/runs/mp4sr/{name}"))))
     };
     let before = state();
     assert_eq!((before.0, before.1.len()), (2, 2));
@@ -422,6 +422,27 @@ fn settings_that_are_changed_and_restored_leave_a_run_as_it_was() {
     assert!(world.run_stderr("finetune", &[]).contains("up to date"));
     world.run("run", &[]);
     assert!(state() == before, "a training failed");
+
+    let timing = world.bytes("a/runs/mp4sr/finetune.timing.json");
+    let other = ["--set", "finetune.learning_rate=0.02", "--set", "finetune.epochs=100000"];
+    let mut training = world.command("finetune", &[&other[..], &["--set", "finetune.patience=100000"]].concat());
+    let mut training = training.stderr(Stdio::null()).spawn().unwrap();
+    wait_for("the first state", || world.path("a/runs/mp4sr/state.finetune.safetensors").exists());
+    wait_for("the first epoch", || world.path("a/runs/mp4sr/metrics.training.jsonl").exists());
+    training.kill().unwrap();
+    training.wait().unwrap();
+    assert!(state() == before, "a training was killed");
+    assert!(world.run_stderr("finetune", &[]).contains("up to date"));
+    assert!(state() == before && world.bytes("a/runs/mp4sr/finetune.timing.json") == timing, "a training was killed");
+    let left = files::list(&world.path("a/runs/mp4sr")).unwrap();
+    let left: Vec<_> = left.iter().map(|path| path.file_name().unwrap().to_string_lossy()).collect();
+    assert!(!left.iter().any(|name| name.contains("earlier") || name.contains("training")), "{left:?}");
+
+    // Keys that do not decide the weights are recorded without training.
+    let listed = world.run_stderr("finetune", &["--set", "recommend.top=7"]);
+    assert!(listed.contains("up to date") && world.text("a/runs/mp4sr/config.toml").contains("top = 7"), "{listed}");
+    world.run("finetune", &[]);
+    assert!(state() == before, "the configuration of before was recorded");
 
     // A model without epochs has no curves of the model before it.
     world.run("run", &["--set", "model.name=popularity"]);

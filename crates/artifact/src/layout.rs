@@ -179,6 +179,11 @@ impl Layout {
         self.run().join("metrics.jsonl")
     }
 
+    /// The log of a training that will replace the weights of the run, as long as these are in use.
+    pub fn retraining_log(&self) -> PathBuf {
+        self.run().join("metrics.training.jsonl")
+    }
+
     /// The best weights of a training phase, [`PRETRAIN`] or [`FINETUNE`].
     pub fn checkpoint(&self, phase: &str) -> PathBuf {
         self.run().join(format!("{phase}.safetensors"))

@@ -69,18 +69,52 @@ impl Manifest {
         folder.join(format!("{stage}.manifest.json"))
     }
 
+    /// The path at which a stage that runs again keeps the manifest of its last run, until it has replaced the outputs.
+    fn earlier_path(folder: &Path, stage: &str) -> PathBuf {
+        folder.join(format!("{stage}.manifest.earlier.json"))
+    }
+
     /// Reads the manifest of a stage from the folder that it wrote to; `None` if it is missing or damaged, because the stage then runs again.
+    /// While a stage runs again, or if it was killed then, its last run counts as long as none of the outputs has been replaced.
     pub fn read(folder: &Path, stage: &str) -> Result<Option<Self>> {
-        match files::read(&Self::path(folder, stage)) {
-            Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error),
+        if let Some(bytes) = read_if_present(&Self::path(folder, stage))? {
+            return Ok(serde_json::from_slice(&bytes).ok());
         }
+        let bytes = read_if_present(&Self::earlier_path(folder, stage))?;
+        let Some(earlier) = bytes.and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok()) else {
+            return Ok(None);
+        };
+        // Without outputs, nothing shows whether the stage has replaced them.
+        let is_kept = !earlier.outputs.is_empty() && earlier.changed_output(folder)?.is_none();
+        Ok(is_kept.then_some(earlier))
+    }
+
+    /// What happened to an output in `folder` since the manifest was written; `None` if all outputs are unchanged.
+    fn changed_output(&self, folder: &Path) -> Result<Option<String>> {
+        for (name, record) in &self.outputs {
+            let path = folder.join(name);
+            if !path.exists() {
+                return Ok(Some(format!("output `{name}` is missing")));
+            }
+            if !record.is_of(&path)? {
+                return Ok(Some(format!("output `{name}` was changed after it was written")));
+            }
+        }
+        Ok(None)
     }
 
     /// The manifest of a stage, if it can be read; for uses in which a missing one only costs work or a message.
     pub fn find(folder: &Path, stage: &str) -> Option<Self> {
         Self::read(folder, stage).ok().flatten()
+    }
+}
+
+/// The content of a file; `None` if it does not exist.
+fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>> {
+    match files::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -271,7 +305,7 @@ impl Stage {
         };
         let changed = match self.changed_since(before) {
             Some(why) => Some(why),
-            None => self.changed_output(before)?.or_else(|| self.outdated.clone()),
+            None => before.changed_output(&self.folder)?.or_else(|| self.outdated.clone()),
         };
         Ok(changed.map_or(Status::UpToDate, Status::Stale))
     }
@@ -300,43 +334,40 @@ impl Stage {
         Some(format!("input `{unused}` is not used now"))
     }
 
-    /// What happened to an output since `before` was written; `None` if all outputs are unchanged.
-    fn changed_output(&self, before: &Manifest) -> Result<Option<String>> {
-        for (name, record) in &before.outputs {
-            let path = self.folder.join(name);
-            if !path.exists() {
-                return Ok(Some(format!("output `{name}` is missing")));
-            }
-            let now = FileRecord::of(&path, Some(&FileRecord { path: path.clone(), ..record.clone() }))?;
-            if now.fingerprint != record.fingerprint {
-                return Ok(Some(format!("output `{name}` was changed after it was written")));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Removes the manifest of the last run, so that a stage that is killed while it replaces its outputs never counts as finished.
+    /// Sets the manifest of the last run aside, so that a stage that is killed while it replaces its outputs never counts as finished. One
+    /// that is killed before that remains finished ([`Manifest::read`]).
     pub fn begin(&self) -> Result<()> {
         files::create_dir_all(&self.folder)?;
-        files::remove_if_present(&self.manifest_path())
+        if self.manifest_path().exists() {
+            files::rename(&self.manifest_path(), &self.earlier_path())?;
+        }
+        Ok(())
     }
 
-    /// Restores the manifest of the last run if the stage failed before it replaced an output, so that a refused command leaves a finished
-    /// stage finished. Returns whether the manifest was restored.
+    /// Puts the manifest of the last run back if the stage failed before it replaced an output, so that a refused command leaves a finished
+    /// stage finished. Returns whether the stage is finished.
     pub fn give_up(&self) -> Result<bool> {
-        match &self.before {
-            Some(before) if self.outputs_are_unchanged()? => {
-                files::write_json(&self.manifest_path(), before)?;
-                Ok(true)
-            }
-            _ => Ok(false),
+        let is_kept = self.outputs_are_unchanged()?;
+        if is_kept {
+            self.keep()?;
         }
+        Ok(is_kept)
+    }
+
+    /// Puts the manifest of the last run in its place if a run that was killed had set it aside. The outputs must be unchanged.
+    pub fn keep(&self) -> Result<()> {
+        match &self.before {
+            Some(before) if !self.manifest_path().exists() => files::write_json(&self.manifest_path(), before)?,
+            _ => {}
+        }
+        // On a disk that is mounted read-only, removing a missing file is an error, too.
+        if self.earlier_path().exists() { files::remove_if_present(&self.earlier_path()) } else { Ok(()) }
     }
 
     /// Whether the stage has finished before, and its outputs are still those of that time.
     pub fn outputs_are_unchanged(&self) -> Result<bool> {
         Ok(match &self.before {
-            Some(before) => self.changed_output(before)?.is_none(),
+            Some(before) => before.changed_output(&self.folder)?.is_none(),
             None => false,
         })
     }
@@ -379,7 +410,8 @@ impl Stage {
             inputs: self.inputs.clone(),
             outputs: records,
         };
-        files::write_json(&self.manifest_path(), &manifest)
+        files::write_json(&self.manifest_path(), &manifest)?;
+        files::remove_if_present(&self.earlier_path())
     }
 
     /// Removes the outputs of the last run and its manifest.
@@ -387,7 +419,12 @@ impl Stage {
         for name in self.before.iter().flat_map(|before| before.outputs.keys()) {
             files::remove_if_present(&self.folder.join(name))?;
         }
+        files::remove_if_present(&self.earlier_path())?;
         files::remove_if_present(&self.manifest_path())
+    }
+
+    fn earlier_path(&self) -> PathBuf {
+        Manifest::earlier_path(&self.folder, &self.name)
     }
 
     fn manifest_path(&self) -> PathBuf {
@@ -526,10 +563,37 @@ mod tests {
     }
 
     #[test]
-    fn a_stage_that_began_and_was_killed_is_not_up_to_date() {
+    fn a_stage_that_was_killed_is_finished_until_it_replaces_an_output() {
         let world = World::new();
+        let (old, new) = (json!({"a": {"b": 0.1}}), json!({"a": {"b": 0.2}}));
         world.run();
-        let settings = json!({"a": {"b": 0.1}});
+        let before = files::read(&world.manifest()).unwrap();
+        // A second run that is killed, too, must not lose what the first one set aside.
+        for _ in 0..2 {
+            world.stage(1, &new).begin().unwrap();
+            assert!(!world.manifest().exists());
+            assert_eq!(world.why_stale(1, &old), "up to date");
+            assert_eq!(world.why_stale(1, &new), "setting `a.b` changed");
+        }
+        world.stage(1, &old).keep().unwrap();
+        assert_eq!(files::read(&world.manifest()).unwrap(), before);
+        assert_eq!(files::list(&world.path("out")).unwrap().len(), 2, "the output and its manifest");
+        let stage = world.stage(1, &new);
+        stage.begin().unwrap();
+        files::write_bytes(&world.path("out/result"), b"other").unwrap();
+        assert_eq!(world.why_stale(1, &old), "not run yet");
+        stage.finish(&[world.path("out/result")]).unwrap();
+        assert_eq!(world.why_stale(1, &new), "up to date");
+        assert_eq!(files::list(&world.path("out")).unwrap().len(), 2, "the output and its manifest");
+    }
+
+    #[test]
+    fn a_stage_without_outputs_that_was_killed_is_not_finished() {
+        let world = World::new();
+        let settings = json!({});
+        world.stage(1, &settings).begin().unwrap();
+        world.stage(1, &settings).finish(&[]).unwrap();
+        assert_eq!(world.why_stale(1, &settings), "up to date");
         world.stage(1, &settings).begin().unwrap();
         assert_eq!(world.why_stale(1, &settings), "not run yet");
     }

@@ -37,6 +37,35 @@ impl Timing {
         folder.join(format!("{stage}.timing.json"))
     }
 
+    /// The path at which a stage that runs again keeps the timing of its last run, until it is finished.
+    fn earlier_path(folder: &Path, stage: &str) -> PathBuf {
+        folder.join(format!("{stage}.timing.earlier.json"))
+    }
+
+    /// Sets the timing of the last run aside, so that it does not stay beside new outputs.
+    pub fn set_aside(folder: &Path, stage: &str) -> Result<()> {
+        let path = Self::path(folder, stage);
+        if path.exists() { files::rename(&path, &Self::earlier_path(folder, stage)) } else { Ok(()) }
+    }
+
+    /// Puts a timing that was set aside back, because the outputs are those of the last run.
+    pub fn put_back(folder: &Path, stage: &str) -> Result<()> {
+        let earlier = Self::earlier_path(folder, stage);
+        if earlier.exists() { files::rename(&earlier, &Self::path(folder, stage)) } else { Ok(()) }
+    }
+
+    /// Writes the timing of a run that has replaced the outputs, and removes one that was set aside.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        files::write_json(&Self::path(folder, &self.stage), self)?;
+        files::remove_if_present(&Self::earlier_path(folder, &self.stage))
+    }
+
+    /// Removes the timing of a stage.
+    pub fn remove(folder: &Path, stage: &str) -> Result<()> {
+        files::remove_if_present(&Self::earlier_path(folder, stage))?;
+        files::remove_if_present(&Self::path(folder, stage))
+    }
+
     /// Reads a timing; `None` if the file does not exist.
     pub fn read(path: &Path) -> Result<Option<Self>> {
         if !path.exists() {

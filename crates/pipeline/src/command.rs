@@ -455,7 +455,7 @@ fn remove_shard(name: &str, folder: &Path, make_stage: impl Fn(&str) -> anyhow::
     let stage = make_stage(name)?;
     if stage.is_of_last_run() {
         stage.remove()?;
-        files::remove_if_present(&Timing::path(folder, name))?;
+        Timing::remove(folder, name)?;
     }
     Ok(())
 }
@@ -479,31 +479,30 @@ pub fn run_stage(
     let location = folder.display();
     match stage.status()? {
         Status::UpToDate => {
+            stage.keep()?;
+            Timing::put_back(folder, name)?;
             context.progress.log(format!("{name}: up to date ({location})"));
             return Ok(());
         }
         Status::Stale(why) => context.progress.log(format!("{name}: running, {why} ({location})")),
     }
     lock.begin_work()?;
-    let timing_path = Timing::path(folder, name);
-    let earlier_timing = timing_path.exists().then(|| files::read(&timing_path)).transpose()?;
     stage.begin()?;
     timing::start();
     let started = std::time::Instant::now();
-    // The timing of earlier outputs must not stay beside new ones.
-    let outputs = match files::remove_if_present(&timing_path).map_err(Into::into).and_then(|()| work(&stage)) {
+    let outputs = match Timing::set_aside(folder, name).map_err(Into::into).and_then(|()| work(&stage)) {
         Ok(outputs) => outputs,
         Err(error) => {
             // The error of the stage is the one to report. If nothing can be put back, the stage runs again.
-            if let (Ok(true), Some(timing)) = (stage.give_up(), earlier_timing) {
-                let _ = files::write_bytes(&timing_path, &timing);
+            if let Ok(true) = stage.give_up() {
+                let _ = Timing::put_back(folder, name);
             }
             return Err(error);
         }
     };
     let took = started.elapsed();
     // The record comes last: a stage that is killed in between runs again, and has a timing in the end.
-    files::write_json(&timing_path, &timing::finished(name, took, &context.config.run.device))?;
+    timing::finished(name, took, &context.config.run.device).write(folder)?;
     stage.finish(&outputs)?;
     context.progress.log(format!("{name}: done in {:.1} s", took.as_secs_f64()));
     Ok(())

@@ -565,7 +565,9 @@ fn features_key(config: &Config) -> Value {
 
 /// Copies the record, weights, log and times of a phase to a run.
 fn copy_phase(from: &Layout, to: &Layout, phase: &str) -> anyhow::Result<()> {
-    let record = |layout: &Layout| Manifest::path(&layout.run(), phase);
+    let record = Manifest::read(&from.run(), phase)?;
+    let record =
+        record.with_context(|| format!("`{}` has no weights of {phase}; run it again", from.run().display()))?;
     let read = |layout: &Layout, is_kept: fn(&str, &str) -> bool| -> mp4sr_artifact::Result<Vec<EpochLine>> {
         let path = layout.metrics_log();
         let mut lines =
@@ -584,5 +586,5 @@ fn copy_phase(from: &Layout, to: &Layout, phase: &str) -> anyhow::Result<()> {
     }
     files::copy(&from.checkpoint(phase), &to.checkpoint(phase))?;
     // The record is written last, so that the phase runs again if the copy was interrupted.
-    Ok(files::copy(&record(from), &record(to))?)
+    Ok(files::write_json(&Manifest::path(&to.run(), phase), &record)?)
 }

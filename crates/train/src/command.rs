@@ -200,9 +200,13 @@ fn train_phase(
     )?;
     // A process that is killed before the weights are recorded must be able to resume.
     if is_trained.get() {
-        files::remove_if_present(&layout.training_state(phase))?;
+        return Ok(files::remove_if_present(&layout.training_state(phase))?);
     }
-    Ok(())
+    // Keys that do not decide the weights may have changed.
+    if describes_run(layout, phase) {
+        write_config(layout, config)?;
+    }
+    if layout.retraining_log().exists() { Ok(files::remove_if_present(&layout.retraining_log())?) } else { Ok(()) }
 }
 
 /// Trains a phase and writes its checkpoint.
@@ -213,62 +217,16 @@ fn train_stage(
     restart: bool,
     group: Option<&ProcessGroup>,
 ) -> anyhow::Result<Vec<PathBuf>> {
-    let layout = &context.layout;
-    let writes = group.is_none_or(ProcessGroup::is_first);
-    let unchanged = || -> anyhow::Result<RunFiles> {
-        let is_kept = writes && stage.outputs_are_unchanged()?;
-        Ok(if is_kept { RunFiles::read(layout)? } else { RunFiles::default() })
-    };
-    let earlier = match group {
-        Some(group) => agree(group, unchanged())?,
-        None => unchanged()?,
-    };
-    let trained = train_and_write(context, stage, phase, restart, group);
-    // The run keeps its weights, so it also keeps the files that say how they were trained. The error of training is the one to report.
-    if trained.is_err()
-        && writes
-        && let Err(error) = stage.outputs_are_unchanged().and_then(|kept| if kept { earlier.restore() } else { Ok(()) })
-    {
-        let run = layout.run_name();
-        context.progress.warn(
-            phase,
-            format!(
-                "{error}; the configuration and the log of `{run}` are those of the failed training, so train it again"
-            ),
-        );
-    }
-    trained
-}
-
-/// The files of a run, beside its weights, that training writes before it succeeds.
-#[derive(Default)]
-struct RunFiles(Vec<(PathBuf, Vec<u8>)>);
-
-impl RunFiles {
-    fn read(layout: &Layout) -> mp4sr_artifact::Result<Self> {
-        let paths = [layout.run_config(), layout.metrics_log()].into_iter().filter(|path| path.exists());
-        paths.map(|path| files::read(&path).map(|bytes| (path, bytes))).collect::<Result<_, _>>().map(Self)
-    }
-
-    fn restore(&self) -> mp4sr_artifact::Result<()> {
-        self.0.iter().try_for_each(|(path, bytes)| files::write_bytes(path, bytes))
-    }
-}
-
-fn train_and_write(
-    context: &Context,
-    stage: &Stage,
-    phase: &str,
-    restart: bool,
-    group: Option<&ProcessGroup>,
-) -> anyhow::Result<Vec<PathBuf>> {
     let Context { config, layout, .. } = context;
     let writes = group.is_none_or(ProcessGroup::is_first);
+    let run_files = RunFiles::of(layout, stage, phase, writes);
+    let run_files = match group {
+        Some(group) => agree(group, run_files)?,
+        None => run_files?,
+    };
     // A refused command must not change what the run says about itself.
     let ready = Ready::new(context, stage, phase, group).and_then(|ready| {
-        if writes {
-            files::write_bytes(&layout.run_config(), config.to_toml()?.as_bytes())?;
-        }
+        run_files.begin(config)?;
         Ok(ready)
     });
     let ready = match group {
@@ -277,7 +235,14 @@ fn train_and_write(
     };
     let Ready { model, phase: own, inputs, resolved } = ready;
     let state_path = layout.training_state(phase);
-    let start = PhaseStart { model: model.as_ref(), phase: own, inputs: &inputs, state_path: &state_path, restart };
+    let start = PhaseStart {
+        model: model.as_ref(),
+        phase: own,
+        inputs: &inputs,
+        state_path: &state_path,
+        log_path: &run_files.log,
+        restart,
+    };
     let (epoch, validation_recall_20) = run_phase(context, stage, start)?;
     let output = layout.checkpoint(phase);
     let encoders = inputs.encoders.clone();
@@ -287,7 +252,71 @@ fn train_and_write(
     let (items, fingerprints) = (&inputs.sequences.item_hash, stage.input_fingerprints());
     let weights = TrainedPhase { model: model.as_ref(), phase: &own };
     Checkpoint::write(&output, &info, weights, items, fingerprints)?;
+    let published = run_files.publish(config);
+    match group {
+        Some(group) => agree(group, published)?,
+        None => published?,
+    }
     Ok(vec![output])
+}
+
+/// The files of a run, beside its weights, that training writes. If the run has weights already, these files describe them until the new
+/// weights are written, so that a training that fails or is killed changes nothing.
+struct RunFiles<'a> {
+    layout: &'a Layout,
+    /// The log that training writes.
+    log: PathBuf,
+    /// Whether this process writes them.
+    writes: bool,
+    /// Whether the configuration is that of this phase. Otherwise it belongs to later weights.
+    has_config: bool,
+    /// Whether the run has weights of the phase.
+    replaces: bool,
+}
+
+impl<'a> RunFiles<'a> {
+    fn of(layout: &'a Layout, stage: &Stage, phase: &str, writes: bool) -> anyhow::Result<Self> {
+        let replaces = writes && stage.outputs_are_unchanged()?;
+        let log = if replaces { layout.retraining_log() } else { layout.metrics_log() };
+        Ok(Self { layout, log, writes, has_config: describes_run(layout, phase), replaces })
+    }
+
+    /// Prepares the files for training.
+    fn begin(&self, config: &config::Config) -> anyhow::Result<()> {
+        if self.writes {
+            files::remove_if_present(&self.layout.retraining_log())?;
+        }
+        if self.replaces && self.layout.metrics_log().exists() {
+            files::copy(&self.layout.metrics_log(), &self.log)?;
+        }
+        if self.writes && self.has_config && !self.replaces {
+            write_config(self.layout, config)?;
+        }
+        Ok(())
+    }
+
+    /// Puts the files beside the weights, which have been written.
+    fn publish(&self, config: &config::Config) -> anyhow::Result<()> {
+        if self.writes && self.has_config {
+            write_config(self.layout, config)?;
+        }
+        if self.replaces && self.log.exists() {
+            files::rename(&self.log, &self.layout.metrics_log())?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether the configuration of the run is that of the phase: it describes the last weights.
+fn describes_run(layout: &Layout, phase: &str) -> bool {
+    phase == FINETUNE || !layout.checkpoint(FINETUNE).exists()
+}
+
+/// Writes the configuration of the run, unless it is the same.
+fn write_config(layout: &Layout, config: &config::Config) -> anyhow::Result<()> {
+    let (path, text) = (layout.run_config(), config.to_toml()?);
+    let is_same = path.exists() && files::read(&path).is_ok_and(|there| there == text.as_bytes());
+    if is_same { Ok(()) } else { Ok(files::write_bytes(&path, text.as_bytes())?) }
 }
 
 /// A model that is ready to be trained.
@@ -403,6 +432,7 @@ struct PhaseStart<'a> {
     phase: Phase,
     inputs: &'a Inputs,
     state_path: &'a Path,
+    log_path: &'a Path,
     restart: bool,
 }
 
@@ -439,10 +469,10 @@ fn metric(context: &Context, items: usize) -> anyhow::Result<Metric> {
 /// Trains the phase. Returns the epoch whose weights the model then holds, and the validation R@20 of that epoch.
 fn run_phase(context: &Context, stage: &Stage, start: PhaseStart<'_>) -> anyhow::Result<(usize, f64)> {
     let config = &context.config;
-    let PhaseStart { model, phase, inputs, state_path, restart } = start;
+    let PhaseStart { model, phase, inputs, state_path, log_path, restart } = start;
     if phase.samples == Samples::None {
         if model.group().is_none_or(ProcessGroup::is_first) {
-            forget_epochs(&context.layout.metrics_log(), phase.name)?;
+            forget_epochs(log_path, phase.name)?;
         }
         return Ok((0, 0.0));
     }
@@ -464,7 +494,7 @@ fn run_phase(context: &Context, stage: &Stage, start: PhaseStart<'_>) -> anyhow:
         sequences: &inputs.sequences,
         settings,
         state_path: state_path.to_owned(),
-        log_path: context.layout.metrics_log(),
+        log_path: log_path.to_owned(),
         identity: stage.settings(),
         inputs: stage.input_fingerprints(),
     };
