@@ -388,7 +388,14 @@ fn a_killed_training_resumes_under_another_evaluation_batch_and_other_limits() {
     training.wait().unwrap();
     let seed = [&whole[..], &["--run", "other", "--set", "run.seed=7"]].concat();
     assert!(world.run_failing("finetune", &seed).contains("an unfinished run with another `run.seed`"));
-    let anew = world.run_stderr("finetune", &[&seed[..], &["--restart"]].concat());
+    // A whole run is refused before its first stage, and `doctor` says so.
+    files::remove_dir_if_present(&world.path("a/features")).unwrap();
+    let refused = world.run_failing("run", &[&seed[..], &["--until", "finetune"]].concat());
+    assert!(refused.contains("with another `run.seed`") && refused.contains("`--restart`"), "{refused}");
+    assert!(!world.path("a/features").exists() || files::list(&world.path("a/features")).unwrap().is_empty());
+    let found = world.output("doctor", &seed);
+    assert!(!found.status.success() && stderr_of(&found).contains("with another `run.seed`"), "{}", stderr_of(&found));
+    let anew = world.run_stderr("run", &[&seed[..], &["--until", "finetune", "--restart"]].concat());
     assert!(anew.contains("with another `run.seed` was removed"), "{anew}");
 }
 
@@ -447,6 +454,24 @@ fn settings_that_are_changed_and_restored_leave_a_run_as_it_was() {
     // A model without epochs has no curves of the model before it.
     world.run("run", &["--set", "model.name=popularity"]);
     assert!(!world.path("a/runs/mp4sr/report/curves.svg").exists());
+}
+
+/// The seed decides which items lose their features, so weights and ranks belong to one seed.
+#[test]
+fn features_with_noise_are_those_of_the_seed_of_training() {
+    let world = Project::small();
+    let noisy = "model.modalities=[{ name = \"text\", lost = 0.5 }]";
+    let words = ["--set", noisy, "--set", "pretrain.enabled=false"];
+    world.run("run", &[&words[..], &["--until", "evaluate"]].concat());
+    assert!(world.run_stderr("evaluate", &words).contains("up to date"));
+    let other = [&words[..], &["--set", "run.seed=7"]].concat();
+    let refused = world.run_failing("evaluate", &other);
+    assert!(
+        refused.contains("trained with `run.seed` = 2020, but the pipeline sets 7, and the seed decides"),
+        "{refused}"
+    );
+    world.run("run", &[&other[..], &["--until", "evaluate"]].concat());
+    assert!(world.run_stderr("evaluate", &other).contains("up to date"));
 }
 
 /// Lists do not depend on how users are divided among blocks: 60 users are computed together, or as 59 and one.
@@ -551,6 +576,18 @@ fn typed_values_win_over_inherited_ones_and_errors_name_the_source_of_a_value() 
         "{}",
         stderr_of(&both)
     );
+    let named = |words: &[&str], variables: &[(&str, &str)]| stderr_of(&run(words, variables));
+    let (set, inherited_run) = (["--set-all", "dataset.data=nowhere"], [("MP4SR_DATA", "elsewhere")]);
+    assert!(named(&set, &inherited_run).contains("nowhere"), "a typed assignment wins over the variable");
+    let inherited_set = [("MP4SR_SET", "dataset.data=nowhere")];
+    assert!(named(&["--data", "typed"], &inherited_set).contains("typed"), "a typed flag wins over the variable");
+    for (words, variables) in [
+        (&["--data", "x", "--set-all", "dataset.data=nowhere"][..], &[][..]),
+        (&[], &[("MP4SR_DATA", "x"), ("MP4SR_SET", "dataset.data=nowhere")]),
+    ] {
+        let both = named(words, variables);
+        assert!(both.contains("`--data x` and `--set-all dataset.data=nowhere` contradict each other"), "{both}");
+    }
     for (value, is_quiet) in
         [("1", true), ("true", true), ("yes", true), ("0", false), ("false", false), ("no", false), ("", false)]
     {

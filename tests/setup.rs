@@ -681,6 +681,36 @@ fn flags_without_an_effect_and_models_without_features_are_refused() {
 }
 
 #[test]
+fn images_that_are_urls_are_read_once_they_are_downloaded() {
+    let rows = events(|u, i, at| format!("u{u},I{i:02},{}\n", 1_600_000_000 + at));
+    let pictures = items(|i| format!("I{i:02},https://example.org/{i}.png\n"));
+    let project = Project::without_pipeline(&[
+        ("events.csv", format!("user_id,item_id,timestamp\n{rows}").into()),
+        ("items.csv", format!("item_id,image\n{pictures}").into()),
+        (
+            "told.csv",
+            format!("item_id,title,image\n{}", items(|i| format!("I{i:02},Lamp {i},https://example.org/{i}.png\n")))
+                .into(),
+        ),
+    ]);
+    let draft = |items: &str, more: &[&str]| {
+        let words = ["--interactions", "events.csv", "--items", items, "--image-encoder", "clip", "--force"];
+        let config = guessed_pipeline(&project, &[&words[..], more].concat());
+        assert_eq!(config.extract.image.model, "openai/clip-vit-base-patch32", "{items} {more:?}");
+        (config, project.raw_text("p.toml").replace("\n# ", " "))
+    };
+    let modalities =
+        |config: &Config| -> Vec<String> { config.model.modalities.iter().map(|own| own.name.clone()).collect() };
+    let (config, text) = draft("items.csv", &[]);
+    assert!(config.model.name == "sasrec" && text.contains("a model such as mp4sr reads them"), "{text}");
+    let (config, _) = draft("items.csv", &["--model", "mp4sr"]);
+    assert_eq!((&*config.model.name, modalities(&config)), ("mp4sr", vec!["image".to_owned()]));
+    let (config, text) = draft("told.csv", &[]);
+    assert_eq!(modalities(&config), ["text"]);
+    assert!(text.contains("`modalities = [{ name = \"text\" }, { name = \"image\" }]` reads them too"), "{text}");
+}
+
+#[test]
 fn parquet_gives_the_pipeline_of_the_table_that_it_holds() {
     use mp4sr_artifact::{Column, Table};
     let project = Project::without_pipeline(&german());
@@ -1005,6 +1035,19 @@ fn doctor_reports_what_would_stop_a_run() {
             "run `mp4sr evaluate` for the run `old`, or remove it from `report.beside`",
         ),
         (&["--set", "source.items=[]", "--set", "model.name=mp4sr"], "the modality `text`"),
+        (
+            &[
+                "--set",
+                "preprocess.recent=3",
+                "--set",
+                "preprocess.user_core=0",
+                "--set",
+                "preprocess.item_core=0",
+                "--set",
+                "model.name=sasrec",
+            ],
+            "no user has more than 3 events, and training needs users with four",
+        ),
         (
             &["--set", "model.name=difsr", "--set", "model.difsr.attributes=categories"],
             "`model.difsr.attributes` needs categories of items, and no item has one",

@@ -338,6 +338,7 @@ mod tests {
             items: (10_000.0, 10_000.0),
             events: (263_142.0, 263_142.0),
             length: 13.17,
+            longest: 40,
             sentences: 5.0,
             images: 0.0,
             image_urls: 0.0,

@@ -7,7 +7,7 @@ use mp4sr_extract::{
     EncoderFacts, EncoderLocation, EncoderRole, dictionary, encoder_device, encoders, is_offline, local_stage,
 };
 use mp4sr_ops::ComputeDevice;
-use mp4sr_pipeline::config::{FINETUNE, ImageFeatures, Modality, ModelType, PRETRAIN};
+use mp4sr_pipeline::config::{FINETUNE, ImageFeatures, Modality, ModelType, PRETRAIN, SplitBy};
 use mp4sr_pipeline::text::bytes;
 use mp4sr_pipeline::{Config, Context, StageName};
 use mp4sr_run::{Inputs, TrainedModel, other_added_items, other_data_settings, other_settings};
@@ -261,6 +261,9 @@ impl Plan {
         if let Some(missing) = missing(context, question, stage, reads) {
             return StageVerdict::Blocked(missing);
         }
+        if let Err(error) = check_states(context, &[stage]) {
+            return StageVerdict::Blocked(error.to_string());
+        }
         if let Some(planned) = before {
             return StageVerdict::Runs(format!("after `{}`", planned.stage.name()));
         }
@@ -330,6 +333,7 @@ impl Plan {
         if self.runs(StageName::Extract) {
             self.judge_encoders();
         }
+        self.judge_lengths(context);
         self.judge_modalities(context);
         self.judge_categories(context);
         self.judge_settings(context);
@@ -380,6 +384,23 @@ impl Plan {
                 _ => {}
             }
         }
+    }
+
+    /// Reports histories that are too short for training in epochs: each has a training event beside the targets of the three sets.
+    fn judge_lengths(&mut self, context: &Context) {
+        let config = &context.config;
+        let trains = self.runs(StageName::Pretrain) || self.runs(StageName::Finetune);
+        let has_epochs = context.models.model(&config.model.name).is_some_and(|model| model.has_epochs(config));
+        let is_left_out = config.preprocess.split == SplitBy::LeaveOneOut;
+        let Some(sizes) = self.sizes.filter(|sizes| sizes.longest < 4 && trains && has_epochs && is_left_out) else {
+            return;
+        };
+        let sentence = format!(
+            "no user has more than {} events, and training needs users with four: two for training, and one each for validation and test; \
+             use data with longer histories, or a model without training (`model.name = \"popularity\"`)",
+            sizes.longest
+        );
+        if sizes.basis == SizeBasis::Sample { self.notes.push(sentence) } else { self.problems.push(sentence) }
     }
 
     /// Reports modalities that no item has, because they stop the training of models that read them.
@@ -526,15 +547,27 @@ fn raw_is_absent(config: &Config) -> bool {
 /// Returns an error if the device of these stages cannot be used, or lacks the precision of one that has not run yet. The first stages may
 /// take hours, so the user should learn of the problem before they start.
 pub fn expect_devices(context: &Context, stages: &[StageName]) -> anyhow::Result<()> {
-    let has_run = |stage: StageName| Manifest::find(&folder(context, stage), stage.name()).is_some();
-    let ahead: Vec<StageName> = stages.iter().copied().filter(|&stage| !has_run(stage)).collect();
-    if ahead.iter().any(|&stage| stage != StageName::Preprocess) {
+    // These two compute no tensors.
+    let computes = |stage: StageName| !matches!(stage, StageName::Preprocess | StageName::Report);
+    let is_done = |stage: StageName| {
+        record(context, Path::new(""), stage)
+            .and_then(|stage| Ok(stage.status()?))
+            .is_ok_and(|it| it == Status::UpToDate)
+    };
+    let ahead: Vec<StageName> = stages.iter().copied().filter(|&stage| computes(stage) && !is_done(stage)).collect();
+    if !ahead.is_empty() {
         device(&context.config.run.device).map_err(anyhow::Error::msg)?;
     }
     match precisions(context, &ahead).into_iter().next() {
         Some(problem) => Err(anyhow::Error::msg(problem)),
         None => Ok(()),
     }
+}
+
+/// Refuses the states of unfinished trainings that these stages would refuse.
+pub fn check_states(context: &Context, stages: &[StageName]) -> anyhow::Result<()> {
+    let mut phases = stages.iter().filter_map(|&stage| phase(stage));
+    phases.try_for_each(|phase| mp4sr_train::command::check_state(context, phase))
 }
 
 fn device(name: &str) -> Result<(), String> {

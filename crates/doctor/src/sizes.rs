@@ -22,6 +22,7 @@ const SAMPLE: DatasetSizes = DatasetSizes {
     items: (1542.0, 1542.0),
     events: (42_978.0, 42_978.0),
     length: 10.24,
+    longest: 40,
     sentences: 6.62,
     images: 0.97,
     image_urls: 0.0,
@@ -56,6 +57,8 @@ pub struct DatasetSizes {
     pub events: (f64, f64),
     /// The mean number of events per user.
     pub length: f64,
+    /// The largest number of events of a user.
+    pub longest: u64,
     /// The mean number of sentences per item.
     pub sentences: f64,
     /// The mean number of image files per item.
@@ -168,6 +171,7 @@ impl DatasetSizes {
             items: both(statistics.items),
             events: both(statistics.events),
             length: statistics.average_length,
+            longest: statistics.longest,
             sentences: statistics.sentences.mean,
             images: (statistics.images.mean - image_urls).max(0.0),
             image_urls,

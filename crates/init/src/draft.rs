@@ -408,7 +408,7 @@ impl Draft<'_> {
             }
             lines.text("model", &self.encoder);
         }
-        if image {
+        if image || image_urls {
             lines.section("extract.image");
             if self.image_encoder == TINY_IMAGE {
                 lines.comment(
@@ -423,7 +423,8 @@ impl Draft<'_> {
         }
         lines.section("model");
         let reads = |name: &str| self.models.model(name).is_some_and(ModelType::reads_features);
-        if !text && !image {
+        let awaits_images = image_urls && !image && !text && reads(&self.model);
+        if !text && !image && !awaits_images {
             lines.comment(&format!(
                 "Items have no text and no image file, so the model reads only ids. These models do: {}.",
                 self.id_models().join(", ")
@@ -433,7 +434,11 @@ impl Draft<'_> {
         } else if !self.model.is_empty() {
             lines.text("name", &self.model);
         }
+        let image = image || awaits_images;
         if (text || image) && (self.model.is_empty() || reads(&self.model)) {
+            if awaits_images {
+                lines.comment("The images are URLs: run `mp4sr download` after `preprocess`.");
+            }
             lines.comment("What the model reads of an item in addition to its id.");
             let one = |name: &str| {
                 Value::Table(toml::Table::from_iter([("name".to_owned(), Value::String(name.to_owned()))]))
@@ -442,9 +447,16 @@ impl Draft<'_> {
             lines.key("modalities", &Value::Array(named.map(|(name, _)| one(name)).collect()));
         }
         if image_urls && !image {
-            lines.comment(
-                "Once `mp4sr download` has downloaded the images, `modalities = [{ name = \"text\" }, { name = \"image\" }]` reads them too.",
-            );
+            let reader = self.models.models().find(|model| model.reads_features()).map_or("", ModelType::name);
+            lines.comment(&if text {
+                "Once `mp4sr download` has downloaded the images, `modalities = [{ name = \"text\" }, { name = \"image\" }]` reads them too."
+                    .to_owned()
+            } else {
+                format!(
+                    "Once `mp4sr download` has downloaded the images, a model such as {reader} reads them (`name = \"{reader}\"`, \
+                     `modalities = [{{ name = \"image\" }}]`)."
+                )
+            });
         }
         lines.section("evaluate");
         lines.comment("The values of K for the metrics R@K and N@K.");

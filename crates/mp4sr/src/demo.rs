@@ -45,9 +45,9 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
         quiet: args.quiet,
         ..StageArgs::default()
     };
-    run_until(&stage("popularity", "model.name=popularity"), StageName::Evaluate, models)?;
-    run_until(&stage("mp4sr-without-pretraining", "pretrain.enabled=false"), StageName::Evaluate, models)?;
+    run_until(&stage("popularity", "model.name=popularity"), StageName::Evaluate, false, models)?;
+    run_until(&stage("mp4sr-without-pretraining", "pretrain.enabled=false"), StageName::Evaluate, false, models)?;
     let beside = r#"report.beside=["popularity","mp4sr-without-pretraining"]"#;
-    run_until(&stage(RUN, beside), StageName::Report, models)?;
+    run_until(&stage(RUN, beside), StageName::Report, false, models)?;
     print(&format!("The page: {}\n", layout.run().join("report/index.html").display()))
 }

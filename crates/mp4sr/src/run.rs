@@ -16,6 +16,9 @@ pub struct Args {
     /// The last stage to run.
     #[arg(long, value_enum, value_name = "STAGE", default_value_t = StageName::Report)]
     pub until: StageName,
+    /// Trains from the start if an unfinished run of this name has other settings or inputs; without this flag, that is an error.
+    #[arg(long)]
+    pub restart: bool,
     /// The flags of every stage.
     #[command(flatten)]
     pub stage: StageArgs,
@@ -23,11 +26,11 @@ pub struct Args {
 
 /// Runs `mp4sr run`.
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
-    run_until(&args.stage, args.until, models)
+    run_until(&args.stage, args.until, args.restart, models)
 }
 
-/// Runs the stages up to `until`.
-pub fn run_until(args: &StageArgs, until: StageName, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
+/// Runs the stages up to `until`. With `restart`, the state of an unfinished training with other settings is removed.
+pub fn run_until(args: &StageArgs, until: StageName, restart: bool, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     // The thread pool must be set up before any stage starts its own threads.
     mp4sr_ops::start_threads();
     let context = args.context(models)?;
@@ -42,17 +45,20 @@ pub fn run_until(args: &StageArgs, until: StageName, models: &Arc<ModelCatalog>)
     }
     let stages = until.path_for(&context.config, models);
     mp4sr_doctor::expect_devices(&context, &stages)?;
-    stages.into_iter().try_for_each(|stage| run_stage(args.clone(), stage, models))?;
+    if !restart {
+        mp4sr_doctor::check_states(&context, &stages)?;
+    }
+    stages.into_iter().try_for_each(|stage| run_stage(args.clone(), stage, restart, models))?;
     if let Some(warning) = mp4sr_run::other_added_items(&context.layout, &context.config) {
         context.progress.warn("run", warning);
     }
     Ok(())
 }
 
-fn run_stage(stage: StageArgs, name: StageName, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
+fn run_stage(stage: StageArgs, name: StageName, restart: bool, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     use mp4sr_train::command::{PhaseArgument, TrainArgs};
     let train = |phase| mp4sr_train::command::run(&mp4sr_train::command::Args { phase }, models);
-    let phase_args = |stage| TrainArgs { stage, restart: false };
+    let phase_args = |stage| TrainArgs { stage, restart };
     match name {
         StageName::Preprocess => mp4sr_preprocess::command::run(&mp4sr_preprocess::command::Args { stage }, models),
         StageName::Extract => mp4sr_extract::command::run(&mp4sr_extract::command::Args { stage, shard: None }, models),

@@ -83,6 +83,8 @@ pub struct StageArgs {
     pub data_is_inherited: bool,
     /// Whether `run` comes from the environment.
     pub run_is_inherited: bool,
+    /// Whether `more_overrides` come from the environment.
+    pub more_are_inherited: bool,
 }
 
 impl clap::Args for StageArgs {
@@ -101,6 +103,7 @@ impl clap::FromArgMatches for StageArgs {
             StageFlags::from_arg_matches(matches)?;
         let inherited = |flag| matches.value_source(flag) == Some(ValueSource::EnvVariable);
         let (data_is_inherited, run_is_inherited) = (inherited("data"), inherited("run"));
+        let more_are_inherited = inherited("more_overrides");
         Ok(Self {
             pipeline,
             data,
@@ -112,6 +115,7 @@ impl clap::FromArgMatches for StageArgs {
             dry_run,
             data_is_inherited,
             run_is_inherited,
+            more_are_inherited,
         })
     }
 
@@ -243,12 +247,12 @@ impl StageArgs {
         }
         let data = Flag { name: "--data", value: self.data.as_deref(), is_inherited: self.data_is_inherited };
         let run = Flag { name: "--run", value: self.run.as_deref(), is_inherited: self.run_is_inherited };
-        if let Some(data) = data.in_place_of("dataset.data", &self.overrides, &config.dataset.data)? {
+        if let Some(data) = data.in_place_of("dataset.data", self, &config.dataset.data)? {
             data.clone_into(&mut config.dataset.data);
         } else if config.dataset.data == SAMPLE_DATA {
             config.dataset.data = sample_world(&self.artifacts);
         }
-        if let Some(run) = run.in_place_of("run.name", &self.overrides, &config.run.name)? {
+        if let Some(run) = run.in_place_of("run.name", self, &config.run.name)? {
             run.clone_into(&mut config.run.name);
         }
         let name = &config.run.name;
@@ -273,19 +277,25 @@ struct Flag<'a> {
 }
 
 impl<'a> Flag<'a> {
-    /// The value of the flag, if it takes effect. A typed key wins over a flag from the environment; if both the flag and the key are
-    /// typed, they must agree. `set` is the key's value without the flag.
-    fn in_place_of(&self, key: &str, typed: &[String], set: &str) -> anyhow::Result<Option<&'a str>> {
+    /// The value of the flag, if it takes effect. What is typed wins over what comes from the environment; if neither the flag nor the key
+    /// wins, they must agree. `set` is the key's value without the flag.
+    fn in_place_of(&self, key: &str, args: &'a StageArgs, set: &str) -> anyhow::Result<Option<&'a str>> {
         let Some(value) = self.value.filter(|value| !value.is_empty()) else { return Ok(None) };
-        let Some(assignment) = typed.iter().find(|typed| Assignments::key_of(typed) == key) else {
-            return Ok(Some(value));
+        let find = |all: &'a [String]| all.iter().find(|assignment| Assignments::key_of(assignment) == key);
+        let more = args.more_overrides.as_ref().map_or(&[][..], |more| &more.0);
+        let (assignment, flag, is_inherited) = match find(&args.overrides) {
+            Some(typed) => (typed, "--set", false),
+            None => match find(more) {
+                Some(assignment) => (assignment, "--set-all", args.more_are_inherited),
+                None => return Ok(Some(value)),
+            },
         };
         anyhow::ensure!(
-            self.is_inherited || set == value,
-            "`{} {value}` and `--set {assignment}` contradict each other; give only one of them",
+            self.is_inherited != is_inherited || set == value,
+            "`{} {value}` and `{flag} {assignment}` contradict each other; give only one of them",
             self.name
         );
-        Ok(None)
+        Ok(is_inherited.then_some(value).filter(|_| !self.is_inherited))
     }
 }
 

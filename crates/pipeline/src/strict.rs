@@ -115,6 +115,8 @@ impl<'a> Assignment<'a> {
         if !key.contains('.') {
             return Err(fail("its key has no section"));
         }
+        // Without quotes, a blank belongs to the value only if there is none before the `=`.
+        let value = if key.ends_with(char::is_whitespace) { value.trim_start() } else { value };
         let parsed = format!("value = {value}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
         let value = parsed.unwrap_or_else(|| Value::String(value.to_owned()));
         Ok(Self { text, key: key.trim().to_owned(), value })

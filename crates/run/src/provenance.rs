@@ -37,12 +37,18 @@ impl CheckpointInfo {
             return Err(Error::unusable(path, reason, remedy));
         }
         let settings = models.model_settings_of(config, &[phase, used_in]);
-        let Some(key) = self.changed(&settings, &json!({ "model": self.config["model"] })) else { return Ok(()) };
-        let reason = format!(
-            "its weights were trained with `{key}` = {}, but the pipeline sets {}",
-            shown(&self.config, &key),
-            shown(settings.values(), &key)
-        );
+        let seeds = (&self.config["run"]["seed"], json!(config.run.seed));
+        let (key, then, now) = match self.changed(&settings, &json!({ "model": self.config["model"] })) {
+            Some(key) => (key.clone(), shown(&self.config, &key), shown(settings.values(), &key)),
+            // Weights of pre-training may be used under several seeds.
+            None if phase == used_in && models.reads_noise(config) && seeds.0.is_number() && *seeds.0 != seeds.1 => (
+                "run.seed".to_owned(),
+                seeds.0.to_string(),
+                format!("{}, and the seed decides which items have noise", seeds.1),
+            ),
+            None => return Ok(()),
+        };
+        let reason = format!("its weights were trained with `{key}` = {then}, but the pipeline sets {now}");
         let remedy = format!("run `mp4sr train {phase}` to train with this setting, or restore the earlier value");
         Err(Error::unusable(path, reason, remedy))
     }

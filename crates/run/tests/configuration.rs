@@ -205,6 +205,10 @@ fn overrides_win_and_errors_in_them_show_the_notation() {
     assert!(warnings.is_empty());
     assert_eq!(config.model.section("transformer")["layers"], 3);
     assert_eq!((config.preprocess.user_core, config.preprocess.item_core), (Some(5), Some(0)));
+    // Blanks around the `=` are notation; without one before it, they belong to the value.
+    let spaced = ["model.name = sasrec".to_owned(), "source.separator= ".to_owned()];
+    let (config, _) = Config::parse(BASE, "p.toml", &spaced, model_catalog()).unwrap();
+    assert_eq!((&*config.model.name, &*config.source.separator), ("sasrec", " "));
     for bad in ["layers=3", "model.transformer.layers", "dataset.name.x=1"] {
         assert!(message(BASE, &[bad]).contains("write `--set section.key=value`"), "{bad}");
     }

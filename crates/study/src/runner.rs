@@ -228,7 +228,7 @@ impl Runner {
             let settings = self.models.phase_settings(&run.config, phase);
             let finished =
                 Manifest::find(&run.layout.run(), phase).and_then(|own| settings.changed_since(&own.settings));
-            finished.or_else(|| settings.changed_since(&begun_settings(&run.layout, phase, settings.values())?))
+            finished.or_else(|| self.models.changed_since_begun(&run.config, &run.layout, phase))
         })
     }
 
@@ -529,17 +529,6 @@ impl Runner {
         }
         anyhow::bail!("run `{}`: {}", run.name, last.trim_start_matches("error: "))
     }
-}
-
-/// The settings of an unfinished phase, with the limits of `now`, at which it may also end.
-fn begun_settings(layout: &Layout, phase: &str, now: &Value) -> Option<Value> {
-    let mut settings = recorded_settings(&layout.training_state(phase))?["identity"]["settings"].take();
-    for limit in ["epochs", "patience"] {
-        if settings[phase].is_object() {
-            settings[phase][limit] = now[phase][limit].clone();
-        }
-    }
-    Some(settings)
 }
 
 /// Groups the indices of runs by equal keys, ordered by their first run; runs without a key are in no group.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
-use mp4sr_artifact::{EpochLine, Fingerprint, Layout, Stage, files, log_line, role};
+use mp4sr_artifact::{EpochLine, Fingerprint, Layout, Manifest, Stage, files, log_line, role};
 use mp4sr_evaluate::RankOptions;
 use mp4sr_models::{FINETUNE, Model, PRETRAIN, Phase, ProcessGroup, Samples, Stop};
 use mp4sr_ops::{ComputeDevice, Precision, check_precision, with_precision};
@@ -19,6 +19,7 @@ use mp4sr_run::{
     removes_seen,
 };
 
+use crate::state::other_state;
 use crate::{Launch, PhaseOutcome, TrainError, TrainSettings, Training};
 
 /// The version of the stage's output.
@@ -404,6 +405,23 @@ pub fn check_start(context: &Context) -> anyhow::Result<()> {
     let Some(path) = pretrained_of(context, FINETUNE).filter(|path| path.exists()) else { return Ok(()) };
     let inputs = Inputs::load(&context.layout, &context.config)?;
     Start::read(context, &stage(context, FINETUNE)?, &inputs, &path).map(drop)
+}
+
+/// Refuses the state of an unfinished training with other settings than those with which the phase will be trained. The stages before it may
+/// take hours, so the user should learn of it before they start.
+pub fn check_state(context: &Context, phase: &str) -> anyhow::Result<()> {
+    let Context { config, layout, models, .. } = context;
+    let settings = models.phase_settings(config, phase);
+    let is_trained =
+        Manifest::find(&layout.run(), phase).is_some_and(|own| settings.changed_since(&own.settings).is_none());
+    let has_epochs = models.model(&config.model.name).is_some_and(|model| model.has_epochs(config));
+    if is_trained || !has_epochs || !models.trains(config, phase) {
+        return Ok(());
+    }
+    match models.changed_since_begun(config, layout, phase) {
+        Some(key) => Err(other_state(&layout.training_state(phase), &key).into()),
+        None => Ok(()),
+    }
 }
 
 /// The files that a phase reads, by role.

@@ -13,6 +13,15 @@ const FORMAT: &str = "state";
 const VERSION: u32 = 2;
 const REMEDY: &str = "delete it to train from the start, or use another run";
 
+/// The error about the state at `path`, which has another setting or input `what`.
+pub(crate) fn other_state(path: &Path, what: &str) -> Error {
+    Error::unusable(
+        path,
+        format!("it is the state of an unfinished run with another `{what}`"),
+        "restore the old setting to resume, or train from the start with `--restart` or by deleting the file",
+    )
+}
+
 /// Everything that the next step depends on: an unfinished run resumes from it and ends as if it had never been interrupted. Of tables that
 /// are divided among the processes of a group, and of their moments, every process holds its own rows.
 #[derive(Clone, Debug, PartialEq)]
@@ -215,12 +224,7 @@ impl PhaseState {
         let progress: PhaseProgress = serde_json::from_value(file.header().settings.clone())
             .map_err(|e| Error::unreadable(path, "its settings", &e, REMEDY))?;
         if let Some(what) = identity.difference(&progress) {
-            let reason = format!("it is the state of an unfinished run with another `{what}`");
-            return Err(Error::unusable(
-                path,
-                reason,
-                "restore the old setting to resume, or delete the file to train from the start",
-            ));
+            return Err(other_state(path, &what));
         }
         let current = PhaseWeights::read(&mut file, "current", parameters)?;
         let best = PhaseWeights::read(&mut file, "best", parameters)?;

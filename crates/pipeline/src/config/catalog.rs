@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use mp4sr_artifact::StageSettings;
+use mp4sr_artifact::{Layout, StageSettings, recorded_settings};
 use schemars::Schema;
 use serde_json::{Map, Value, json};
 use toml::Table;
@@ -147,6 +147,12 @@ impl ModelCatalog {
         config.pretrain.enabled && model.is_some_and(|model| model.phases(config).contains(&super::PRETRAIN))
     }
 
+    /// Whether the model reads features that `lost` or `swapped` changes. The seed decides which items these are.
+    pub fn reads_noise(&self, config: &Config) -> bool {
+        let reads = self.model(&config.model.name).is_some_and(ModelType::reads_features);
+        reads && config.model.modalities.iter().any(|modality| modality.lost > 0.0 || modality.swapped > 0.0)
+    }
+
     /// The settings of `[model]` that affect a phase: the model's name, and the keys that the phase reads.
     pub fn model_settings(&self, config: &Config, phase: &str) -> Value {
         let model = &config.model;
@@ -169,6 +175,19 @@ impl ModelCatalog {
     /// The settings that, together with the files that it reads, decide the weights of a phase.
     pub fn phase_settings(&self, config: &Config, phase: &str) -> StageSettings {
         self.stage_settings(config, |config: &Config| self.phase_values(config, phase))
+    }
+
+    /// The first setting of an unfinished training of a phase that differs from `config`. The limits of its epochs may differ: it may also end
+    /// at other ones.
+    pub fn changed_since_begun(&self, config: &Config, layout: &Layout, phase: &str) -> Option<String> {
+        let settings = self.phase_settings(config, phase);
+        let mut begun = recorded_settings(&layout.training_state(phase))?["identity"]["settings"].take();
+        for limit in ["epochs", "patience"] {
+            if begun[phase].is_object() {
+                begun[phase][limit] = settings.values()[phase][limit].clone();
+            }
+        }
+        settings.changed_since(&begun)
     }
 
     fn phase_values(&self, config: &Config, phase: &str) -> Value {
@@ -222,6 +241,9 @@ impl ModelCatalog {
         let values = |config: &Config| {
             let mut values = sections(config);
             values["model"] = self.model_settings(config, super::FINETUNE);
+            if self.reads_noise(config) {
+                values["seed"] = json!(config.run.seed);
+            }
             values
         };
         self.stage_settings(config, values)
