@@ -541,8 +541,8 @@ mod tests {
     /// Compares the loss with that of the plain operators, with dropout wherever the reference has it.
     #[test]
     fn dropout_applies_to_the_table_the_input_the_weights_the_hidden_layer_and_the_branches() {
-        for item_dropout in [true, false] {
-            let model = model(Config { negatives: 3, item_dropout, ..Config::default() });
+        for (layers, item_dropout) in [(LayerKind::Ligr, true), (LayerKind::Ligr, false), (LayerKind::Sasrec, true)] {
+            let model = model(Config { layers, negatives: 3, item_dropout, ..Config::default() });
             let key = RngKey::new(9);
             let pairs = model.pairs(&batch(&model), key).unwrap();
             let drop = |x: &Tensor, key: RngKey, name: &str| plain::dropout(x, key.fold_in(name).dropout(0.2)).unwrap();
@@ -564,15 +564,25 @@ mod tests {
                 let (at, own) = (format!("layer.{l}"), key.fold_in("layer").fold_in_index(l));
                 let attention = format!("{at}.attention");
                 let z = norm(&x, &attention);
-                let part = |name: &str| map(&z, &format!("{attention}.{name}"));
-                let key_value = Tensor::cat(&[part("key"), part("value")], 1).unwrap();
+                // SASRec's authors normalise only what asks.
+                let asked = if layers == LayerKind::Ligr { &z } else { &x };
+                let part = |x: &Tensor, name: &str| map(x, &format!("{attention}.{name}"));
+                let key_value = Tensor::cat(&[part(asked, "key"), part(asked, "value")], 1).unwrap();
                 let sizes = LayerSizes { width: 8, heads: 2, feed_forward: 6, bidirectional: false };
                 let weights = own.fold_in("weights").dropout(0.2);
                 let mixed =
-                    plain::attention(&part("query"), &key_value, &pairs.offsets, sizes, false, weights).unwrap();
-                let y = drop(&map(&mixed, &format!("{attention}.output")), own, "attention");
-                x = (&x + plain::sigmoid(&map(&x, &format!("{attention}.gate"))).unwrap() * y).unwrap();
+                    plain::attention(&part(&z, "query"), &key_value, &pairs.offsets, sizes, false, weights).unwrap();
+                let y = map(&mixed, &format!("{attention}.output"));
                 let forward = format!("{at}.feed_forward");
+                if layers == LayerKind::Sasrec {
+                    let z = norm(&(z + y).unwrap(), &forward);
+                    let hidden = drop(&map(&z, &format!("{forward}.up")).relu().unwrap(), own, "hidden");
+                    let y = drop(&map(&hidden, &format!("{forward}.down")), own, "feed_forward");
+                    x = (z + y).unwrap();
+                    continue;
+                }
+                let y = drop(&y, own, "attention");
+                x = (&x + plain::sigmoid(&map(&x, &format!("{attention}.gate"))).unwrap() * y).unwrap();
                 let z = norm(&x, &forward);
                 let part = |name: &str| map(&z, &format!("{forward}.{name}"));
                 let switch = part("switch");
