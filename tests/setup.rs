@@ -681,6 +681,24 @@ fn flags_without_an_effect_and_models_without_features_are_refused() {
 }
 
 #[test]
+fn a_folder_with_images_of_items_that_is_not_used_is_named() {
+    let rows = events(|u, i, at| format!("u{u},I{i:02},{}\n", 1_600_000_000 + at));
+    let titles = items(|i| format!("I{i:02},Lamp {i}\n"));
+    let project = Project::without_pipeline(&[
+        ("shop/events.csv", format!("user_id,item_id,timestamp\n{rows}").into()),
+        ("shop/items.csv", format!("item_id,title\n{titles}").into()),
+        ("shop/other/logo.png", vec![1]),
+        ("shop/pictures/I03.png", vec![1]),
+    ]);
+    let words = ["--interactions", "shop/events.csv", "--items", "shop/items.csv", "--out", "p.toml", "--force"];
+    let seen = project.run("init", &words);
+    assert!(seen.contains("`shop/pictures` has images that are named by 1 of"), "{seen}");
+    assert!(seen.contains("`--images shop/pictures`") && !seen.contains("shop/other"), "{seen}");
+    let seen = project.run("init", &[&words[..], &["--images", "shop/pictures"]].concat());
+    assert!(!seen.contains("not used"), "{seen}");
+}
+
+#[test]
 fn images_that_are_urls_are_read_once_they_are_downloaded() {
     let rows = events(|u, i, at| format!("u{u},I{i:02},{}\n", 1_600_000_000 + at));
     let pictures = items(|i| format!("I{i:02},https://example.org/{i}.png\n"));

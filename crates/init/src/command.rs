@@ -14,6 +14,7 @@ use crate::data_folder::{DataFolder, dataset_name};
 use crate::draft::{ColumnRoles, CoreThresholds, Draft, Modalities, TINY_IMAGE, TINY_TEXT};
 use crate::events::{EventOrder, InteractionColumns, NamedEvents};
 use crate::found::{self, Doubt};
+use crate::image_folders;
 use crate::items::{ImageKind, ItemColumns, NamedItems};
 use crate::join::{EVENT_ROWS, ITEM_ROWS, NamedIds, joins};
 use crate::{Error, Result};
@@ -222,6 +223,9 @@ impl Made {
         draft.modalities = modalities(&report);
         draft.expect_features()?;
         let mut doubts = inspected.doubts.clone();
+        if draft.images.is_empty() && !draft.modalities.image && !args.items.is_empty() {
+            doubts.extend(image_folders::unused(&config, limits));
+        }
         (draft.core, draft.core_reason) = core(&config, limits, is_whole, &mut doubts)?;
         if !whole_items(&report) {
             doubts.push(Doubt::new(

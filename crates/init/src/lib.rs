@@ -12,6 +12,7 @@ mod draft;
 mod error;
 mod events;
 mod found;
+mod image_folders;
 mod items;
 mod join;
 mod words;

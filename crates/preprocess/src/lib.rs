@@ -42,6 +42,7 @@ mod types;
 mod window;
 
 pub use error::{Error, Result};
+pub use images::is_image_name;
 pub use join::described as described_shares;
 pub use junk::is_missing as marks_missing_value;
 pub use new_items::read_items;
