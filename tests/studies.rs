@@ -637,6 +637,11 @@ fn a_smoke_run_has_the_features_that_no_stage_computes() {
     let own = Features::from_f32(offsets, &[0.25; 3], 3, FeatureType::F32, few.hash()).unwrap();
     own.write(&path, "mine", serde_json::Value::Null).unwrap();
     world.run("study", &["fig7", "--quick"]);
+    // What the user sets takes effect in a smoke run, too.
+    let table = world.run("study", &["table6", "--quick", "--set", "finetune.epochs=1"]);
+    assert!(table.contains("Set for all runs: `finetune.epochs=1`"), "{table}");
+    let log = world.text("a-quick/runs/mp4sr.s2020/metrics.jsonl");
+    assert_eq!(log.lines().filter(|line| line.contains("finetune")).count(), 1, "{log}");
     assert_eq!(Features::read(&path, &few.hash(), few.len()).unwrap(), own);
 }
 

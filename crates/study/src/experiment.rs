@@ -80,9 +80,13 @@ fn common(runner: &Runner, pipeline: &Path, options: &StudyOptions) -> anyhow::R
         let run = StudyRun { pipeline: pipeline.to_owned(), name: "study".to_owned(), overrides: Vec::new() };
         let config = runner.resolve(&run)?.config;
         common.push(format!("dataset.name=\"{}-quick\"", config.dataset.name));
-        common.extend(SMOKE.map(str::to_owned));
+        // What the user sets takes effect in a smoke run, too.
+        let given = &runner.args().overrides;
+        let is_given = |key: &str| given.iter().any(|given| Assignments::key_of(given) == key);
+        common.extend(SMOKE.iter().filter(|set| !is_given(Assignments::key_of(set))).map(|&set| set.to_owned()));
         // Users with fewer events would be left out, and a smoke run keeps only the most recent ones.
-        if config.preprocess.user_core.unwrap_or(0) > RECENT {
+        let cuts = !is_given("preprocess.recent") && !is_given("preprocess.user_core");
+        if cuts && config.preprocess.user_core.unwrap_or(0) > RECENT {
             common.push(format!("preprocess.user_core={SMOKE_CORE}"));
         }
     }

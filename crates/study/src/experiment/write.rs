@@ -5,11 +5,11 @@ use std::fmt::Write as _;
 use mp4sr_artifact::files;
 use mp4sr_figure::Figure;
 use mp4sr_pipeline::config::SplitBy;
+use mp4sr_pipeline::hide_passwords;
 use mp4sr_pipeline::text::TextTable;
-use mp4sr_pipeline::{Assignments, hide_passwords};
 use mp4sr_protocol::SIGNIFICANT;
 
-use super::study::{SMOKE, Study};
+use super::study::Study;
 use crate::paper::printed;
 
 /// The part of the paper's numbers that is shown below a study's own.
@@ -65,18 +65,13 @@ impl Study<'_> {
         let quick = match self.config.preprocess.split {
             _ if !self.options.quick => "",
             SplitBy::LeaveOneOut | SplitBy::Ratio => {
-                " This is a smoke run (the last 12 events of each user, a few epochs), not a result."
+                " This is a smoke run (the last 12 events of each user and a few epochs, unless set otherwise), not a result."
             }
             SplitBy::Time => {
-                " This is a smoke run (the last 12 events of each user in each set, a few epochs), not a result."
+                " This is a smoke run (the last 12 events of each user in each set and a few epochs, unless set otherwise), not a result."
             }
         };
-        // A smoke run has its own epochs and limits.
-        let is_used = |set: &&String| {
-            !self.options.quick || !SMOKE.iter().any(|own| Assignments::key_of(own) == Assignments::key_of(set))
-        };
-        let set: Vec<String> =
-            self.runner.args().overrides.iter().filter(is_used).map(|set| hide_passwords(set)).collect();
+        let set: Vec<String> = self.runner.args().overrides.iter().map(|set| hide_passwords(set)).collect();
         let set = if set.is_empty() { String::new() } else { format!(" Set for all runs: `{}`.", set.join("`, `")) };
         format!("Dataset `{name}`, {split}, {seeds}.{quick}{set}")
     }
