@@ -110,6 +110,8 @@ fn candidates_are_limited_unknown_ids_are_named_and_every_user_gets_a_list() {
     assert_eq!(listed(&["--only-where", group]), kept(&|id| ["i9", "i10", "i11"].contains(&id)));
     assert_eq!(listed(&["--only", &some, "--exclude-where", group]), kept(&|id| id == "i7"));
     assert_eq!(listed(&["--set", "evaluate.seen_items=remove"]), kept(&|id| !["i3", "i4", "i5"].contains(&id)));
+    let reported = world.run_stderr("recommend", &[&all[..], &["--exclude-where", "item_id = 'I7'"]].concat());
+    assert!(reported.contains("the condition of `--exclude-where` is true for none of the 30 items"), "{reported}");
     let reported = world.run_stderr("recommend", &[&all[..], &["--only", &some]].concat());
     assert!(reported.contains("1 of 3 ids in `") && reported.contains("are not items of the run: `zzz`"), "{reported}");
     assert!(reported.contains("lists shorter than 30, because no further items may be listed: 1"), "{reported}");
@@ -162,7 +164,10 @@ fn candidates_are_limited_unknown_ids_are_named_and_every_user_gets_a_list() {
         (&["--top", "3"], "no histories are given"),
         (&["--histories", "gone.jsonl"], "gone.jsonl"),
         (&["--history", "i3", "--only-where", "tilte = 'x'"], "did you mean `title`?"),
-        (&["--history", "i3", "--only-where", "events > 100000"], "`only` and `exclude` leave none of the 30 items"),
+        (
+            &["--history", "i3", "--only-where", "events > 100000"],
+            "the items to list and those to exclude leave none of the 30 items",
+        ),
         (&["--history", "i3", "--only-where", "events/0 > 1"], "has the operator `/`, which is not supported"),
         (&["--histories", &latin, "--out", &latin], "would replace the file of `--histories`"),
         (&["--histories", &latin], "line 2 is not UTF-8"),
@@ -480,7 +485,7 @@ fn an_added_item_that_enters_the_dataset_is_taken_from_the_dataset() {
     assert!(add("new.jsonl").contains("1 added"));
     run(&[]);
     let warned = world.run_stderr("recommend", &recommend);
-    assert!(warned.contains("1 items that were added to the run are in the dataset by now"), "{warned}");
+    assert!(warned.contains("are in the dataset by now, which is used for them (1 of them: `i5`); remove"), "{warned}");
     expect_items(30);
 
     assert!(!add("more.jsonl").contains("encoded again"));
@@ -528,14 +533,21 @@ fn a_damaged_generation_of_items_says_what_to_do_about_the_items() {
                 ("items", &["remove", "--item", "new"]),
             ] {
                 let message = world.run_failing(command, words);
-                let remedy = "add the items again with `mp4sr items add`";
+                let remedy = if is_table {
+                    "add the items again with `mp4sr items add`"
+                } else {
+                    "delete the file if it is there, and add an item with `mp4sr items add`, which encodes all"
+                };
                 assert!(message.contains(remedy) && message.contains("new-items"), "{words:?}: {message}");
                 assert!(!message.contains("mp4sr extract") && !message.contains("preprocess"), "{words:?}: {message}");
             }
         }
         std::fs::write(&path, sound).unwrap();
     }
-    std::fs::write(own.join("dataset/items.parquet"), b"").unwrap();
+    std::fs::write(own.join("features/text.tiny-sentence.safetensors"), b"").unwrap();
+    std::fs::remove_file(own.join("features/text.tiny-sentence.safetensors")).unwrap();
+    assert!(add().contains("1 replaced"), "the remedy helps");
+    std::fs::write(folder.join("000002/dataset/items.parquet"), b"").unwrap();
     files::remove_dir_if_present(&folder).unwrap();
     assert!(add().contains("1 added"), "the remedy helps");
 }

@@ -44,9 +44,8 @@ fn remedy(answer: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             "grant the permission, or use another folder"
         }
-        io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory => {
-            "remove or rename the existing file or folder, or use another name"
-        }
+        io::ErrorKind::IsADirectory => "name a file, or rename the folder",
+        io::ErrorKind::NotADirectory => "remove or rename the existing file or folder, or use another name",
         _ => "fix the cause and run the command again",
     }
 }
@@ -74,6 +73,13 @@ impl Error {
     /// Creates an error about a file whose part `what` is not the expected JSON.
     pub fn unreadable(path: &Path, what: &str, error: &serde_json::Error, remedy: impl Into<String>) -> Self {
         Self::unusable(path, format!("{what} cannot be read ({})", json_problem(error)), remedy)
+    }
+
+    /// Creates an error about a file whose content was damaged. If its length and time are as before, its stage counts as up to date, so
+    /// the file has to be deleted before the `remedy` has an effect.
+    pub fn damaged(path: &Path, reason: impl Into<String>, remedy: &str) -> Self {
+        let removes = remedy.starts_with("delete") || remedy.starts_with("remove");
+        Self::unusable(path, reason, if removes { remedy.to_owned() } else { format!("delete it, and {remedy}") })
     }
 
     /// Creates an error about a file that cannot be used, with what to do about it.

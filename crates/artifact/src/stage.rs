@@ -130,7 +130,7 @@ pub fn expect_recorded(path: &Path, stage: &str, remedy: &str) -> Result<()> {
         serde_json::from_slice(&files::read(&record)?).map_err(|e| Error::unreadable(&record, "it", &e, remedy))?;
     match manifest.outputs.get(&name) {
         Some(written) if written.fingerprint != Fingerprint::of_file(path)? => {
-            Err(Error::unusable(path, "its content does not match the manifest of its stage", remedy))
+            Err(Error::damaged(path, "its content does not match the manifest of its stage", remedy))
         }
         _ => Ok(()),
     }
@@ -321,7 +321,8 @@ impl Stage {
             return Some(format!("format version changed from {} to {}", before.version, self.version));
         }
         if let Some(key) = self.settings.changed_since(&before.settings) {
-            return Some(format!("setting `{key}` changed"));
+            // What is recorded beside the settings has a name of several words.
+            return Some(if key.contains(' ') { format!("{key} changed") } else { format!("setting `{key}` changed") });
         }
         for (role, record) in &self.inputs {
             match before.inputs.get(role) {
@@ -555,7 +556,9 @@ mod tests {
         let check = || expect_recorded(&result, "work", "make it again").map_err(|e| e.to_string());
         assert_eq!(check(), Ok(()));
         files::write_bytes(&result, b"mAde").unwrap();
-        assert!(check().unwrap_err().ends_with("does not match the manifest of its stage; make it again"));
+        assert!(
+            check().unwrap_err().ends_with("does not match the manifest of its stage; delete it, and make it again")
+        );
         files::write_bytes(&world.path("out/work.manifest.json"), b"{").unwrap();
         assert!(check().unwrap_err().contains("work.manifest.json"), "a record that cannot be read does not count");
         files::remove_if_present(&world.path("out/work.manifest.json")).unwrap();

@@ -136,7 +136,7 @@ impl Table {
 
     /// Reads a whole table. `remedy` tells the user how to create it again.
     pub fn read(path: &Path, remedy: &str) -> Result<Self> {
-        let damaged = |e: String| Error::unusable(path, format!("it is not a complete Parquet file ({e})"), remedy);
+        let damaged = |e: String| Error::damaged(path, format!("it is not a complete Parquet file ({e})"), remedy);
         let reader = open_parquet(files::open(path)?).map_err(damaged)?;
         let schema = reader.schema().clone();
         let checksums = Checksums::of(&reader);
@@ -162,7 +162,7 @@ impl Table {
 
     /// The number of rows of a table, which is read from the metadata alone.
     pub fn rows(path: &Path, remedy: &str) -> Result<u64> {
-        let damaged = |e: String| Error::unusable(path, format!("it is not a complete Parquet file ({e})"), remedy);
+        let damaged = |e: String| Error::damaged(path, format!("it is not a complete Parquet file ({e})"), remedy);
         let reader = open_parquet(files::open(path)?).map_err(damaged)?;
         Ok(reader.metadata().file_metadata().num_rows().unsigned_abs())
     }
@@ -175,7 +175,7 @@ impl Table {
         remedy: &str,
         mut each: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<()> {
-        let damaged = |e: String| Error::unusable(path, format!("it is not a complete Parquet file ({e})"), remedy);
+        let damaged = |e: String| Error::damaged(path, format!("it is not a complete Parquet file ({e})"), remedy);
         let reader = open_parquet(files::open(path)?).map_err(damaged)?;
         let missing = |_| Error::unusable(path, format!("column `{name}` is missing"), remedy);
         let column = reader.schema().index_of(name).map_err(missing)?;
@@ -308,7 +308,7 @@ impl Checksums {
         let stored = self.0.iter().find(|entry| entry.key == key).and_then(|entry| entry.value.as_deref());
         if stored.is_some_and(|stored| stored != content.finish()) {
             let reason = format!("its column `{column}` does not match its checksum");
-            return Err(Error::unusable(path, reason, remedy));
+            return Err(Error::damaged(path, reason, remedy));
         }
         Ok(())
     }

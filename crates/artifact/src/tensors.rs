@@ -296,7 +296,7 @@ fn expect_checksum(
     match expected {
         Some(expected) if expected != found()?.as_str() => {
             let reason = "its content does not match the `checksum` in its header".to_owned();
-            Err(Error::unusable(path, reason, remedy))
+            Err(Error::damaged(path, reason, remedy))
         }
         _ => Ok(()),
     }

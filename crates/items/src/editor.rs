@@ -252,6 +252,10 @@ impl Editor<'_> {
         let layout = &self.context.layout;
         let before = CurrentItems::read(layout)?;
         remove_stale(layout, &before)?;
+        // From now on, the file is missing only if it was lost.
+        if before.generation.is_none() {
+            before.write(layout)?;
+        }
         let number = before.generation.as_ref().and_then(|name| name.parse::<u64>().ok()).unwrap_or(0) + 1;
         let generation = (!items.is_empty()).then(|| format!("{number:06}"));
         let own = generation.as_ref().map(|name| layout.new_items_generation(name));
@@ -261,7 +265,7 @@ impl Editor<'_> {
             let _ = files::remove_dir_if_present(own.root());
         }
         prepared?;
-        files::write_json(&layout.new_items_pointer(), &CurrentItems { generation })?;
+        CurrentItems { generation }.write(layout)?;
         if let Some(name) = before.generation {
             // The change is stored, and the next one removes what is left.
             let _ = files::remove_dir_if_present(layout.new_items_generation(&name).root());

@@ -12,14 +12,13 @@ use mp4sr_store::ItemStore;
 /// Removes what a killed process left: temporary files, and generations that are not in use.
 pub fn remove_stale(layout: &Layout, current: &CurrentItems) -> anyhow::Result<()> {
     let folder = layout.new_items();
-    if !folder.exists() {
+    if !files::is_dir(&folder)? {
         return Ok(());
     }
     files::remove_leftovers(&folder)?;
-    for path in files::list(&folder)? {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let is_generation = name.len() >= 6 && name.bytes().all(|byte| byte.is_ascii_digit());
-        if is_generation && current.generation.as_deref() != Some(name) {
+    let in_use = current.layout(layout);
+    for path in CurrentItems::generations(layout)? {
+        if in_use.as_ref().is_none_or(|own| own.root() != path) {
             files::remove_dir_if_present(&path)?;
         }
     }
@@ -30,7 +29,7 @@ pub fn remove_stale(layout: &Layout, current: &CurrentItems) -> anyhow::Result<(
 /// last one removed, because a service may show them until it has loaded the run again.
 pub fn remove_unused_images(context: &Context) -> anyhow::Result<()> {
     let folder = context.layout.new_items_images();
-    if !folder.exists() {
+    if !files::is_dir(&folder)? {
         return Ok(());
     }
     let items = ItemStore::Folder.items(&context.layout)?;

@@ -85,6 +85,8 @@ pub struct StageArgs {
     pub run_is_inherited: bool,
     /// Whether `more_overrides` come from the environment.
     pub more_are_inherited: bool,
+    /// Whether `artifacts` was typed.
+    pub artifacts_are_typed: bool,
 }
 
 impl clap::Args for StageArgs {
@@ -116,6 +118,7 @@ impl clap::FromArgMatches for StageArgs {
             data_is_inherited,
             run_is_inherited,
             more_are_inherited,
+            artifacts_are_typed: matches.value_source("artifacts") == Some(ValueSource::CommandLine),
         })
     }
 
@@ -202,15 +205,25 @@ impl StageArgs {
         })?;
         own.run = Some(name.to_owned());
         own.artifacts = if artifacts == Path::new("") { PathBuf::from(".") } else { artifacts.to_owned() };
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        anyhow::ensure!(
+            !self.artifacts_are_typed || real(&self.artifacts) == real(&own.artifacts),
+            "`--artifacts {}` and `--run {}` contradict each other, because that run is in `{}`; leave out `--artifacts`, or give the name of \
+             a run",
+            self.artifacts.display(),
+            folder.display(),
+            own.artifacts.display()
+        );
         if self.pipeline == Path::new("") {
             own.pipeline = location.join("config.toml");
             let missing = || {
                 format!(
-                    "`{}` has no configuration, because no run was trained there; give the folder of a trained run, or `--pipeline FILE`",
-                    folder.display()
+                    "`{}` is missing, so no run was trained there, or the file was removed; give the folder of a trained run, or \
+                     `--pipeline FILE` (with it, `mp4sr run` writes the file of a trained run again)",
+                    own.pipeline.display()
                 )
             };
-            anyhow::ensure!(own.pipeline.is_file(), missing());
+            anyhow::ensure!(files::is_file(&own.pipeline)?, missing());
         }
         let dataset = location.ancestors().nth(2).and_then(Path::file_name);
         Ok(Located { args: own, dataset: dataset.map(|name| name.to_string_lossy().into_owned()) })
@@ -643,6 +656,11 @@ mod tests {
             let context = args(&run, "").context(&models).unwrap();
             assert_eq!(context.layout.run(), folder);
         }
+        let other = StageArgs { artifacts_are_typed: true, ..args(&folder, "") };
+        let message = other.context(&models).unwrap_err().to_string();
+        assert!(message.contains("`--artifacts artifacts` and `--run ") && message.contains("contradict"), "{message}");
+        let same = StageArgs { artifacts: root.path().join("made"), ..other };
+        same.context(&models).unwrap();
         files::write_bytes(&folder.join("config.toml"), b"[dataset]\nname = \"other\"\n").unwrap();
         let message = refused(&folder, "");
         assert!(message.contains("a run of the dataset `shop`") && message.contains("`other`"), "{message}");

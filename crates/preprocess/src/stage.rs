@@ -84,6 +84,8 @@ pub fn stage(context: &Context) -> anyhow::Result<Stage> {
         ("kept_within", "preprocess.split"),
         ("items_without_events", "preprocess.items_without_events"),
         ("title_in_texts", "source.columns.texts"),
+        ("image_names", "the names of the images"),
+        ("image_files", "the files of the images"),
     ]);
     let stage = Stage::new("preprocess", VERSION, &context.layout.dataset(), settings, &inputs.by_role())?;
     let found = PreprocessInputs::found_since(config, &context.layout)?;

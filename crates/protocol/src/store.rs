@@ -89,13 +89,17 @@ impl StoredRanks {
             let Some(then) = file.header().inputs.get(role) else { continue };
             if Fingerprint::of_file(&source)? != *then {
                 let reason = format!("`{}` has changed since the ranks were computed", source.display());
-                let remedy = format!("run `mp4sr evaluate --run {}` with the run's own settings", layout.run_name());
+                let remedy = format!(
+                    "delete it, and run `mp4sr evaluate --run {}` with the run's own settings",
+                    layout.run_name()
+                );
                 return Err(Error::unusable(&path, reason, remedy));
             }
         }
         if let Some(features) = changed_features(layout)? {
             let reason = format!("the {features} have changed since the ranks were computed");
-            let remedy = format!("run `mp4sr evaluate --run {}` with the run's own settings", layout.run_name());
+            let remedy =
+                format!("delete it, and run `mp4sr evaluate --run {}` with the run's own settings", layout.run_name());
             return Err(Error::unusable(&path, reason, remedy));
         }
         let ranks = file.take_u32("rank")?;

@@ -18,7 +18,7 @@ pub fn expect_inputs_of_lists(source: Option<&Value>, layout: &Layout, path: &Pa
             && Fingerprint::of_file(&input)?.as_str() != then
         {
             let reason = format!("`{}` has changed since the lists were computed", input.display());
-            return Err(Error::unusable(path, reason, REMEDY));
+            return Err(Error::damaged(path, reason, REMEDY));
         }
     }
     for (role, then) in source["inputs"].as_object().into_iter().flatten() {
@@ -26,7 +26,7 @@ pub fn expect_inputs_of_lists(source: Option<&Value>, layout: &Layout, path: &Pa
         let now = features_of(layout, modality)?;
         if !now.is_empty() && !now.iter().any(|now| then.as_str() == Some(now.as_str())) {
             let reason = format!("the {role} have changed since the lists were computed");
-            return Err(Error::unusable(path, reason, REMEDY));
+            return Err(Error::damaged(path, reason, REMEDY));
         }
     }
     Ok(())

@@ -29,7 +29,9 @@ pub enum RecommendError {
         model: String,
     },
     /// The request selects candidates, and no item is among them.
-    #[error("`only` and `exclude` leave none of the {items} items of the run; relax one of them")]
+    #[error(
+        "the items to list and those to exclude leave none of the {items} items of the run; relax these conditions"
+    )]
     NoCandidate {
         /// I, the number of items of the run.
         items: usize,

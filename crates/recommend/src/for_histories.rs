@@ -250,7 +250,11 @@ fn select(run: &LoadedRun, args: &GivenArgs) -> anyhow::Result<Selection> {
     }
     let conditions = only_where.iter().map(|text| (text, true)).chain(exclude_where.iter().map(|text| (text, false)));
     for (text, wanted) in conditions {
-        keep(selected_by(&run.catalogue.items, &run.catalogue.events, text)?, wanted);
+        let selected = selected_by(&run.catalogue.items, &run.catalogue.events, text)?;
+        if !wanted && !selected.contains(&true) {
+            notes.push(format!("the condition of `--exclude-where` is true for none of the {} items", selected.len()));
+        }
+        keep(selected, wanted);
     }
     expect_candidates(CandidateItems { allowed: Some(&allowed), removed: &[] }, allowed.len())?;
     Ok(Selection { allowed: Some(Arc::new(allowed)), notes })

@@ -75,6 +75,10 @@ pub fn read(path: &Path, format: Option<HistoryFormat>) -> Result<HistoriesFile,
     let is_input = path == Path::new(STANDARD_INPUT);
     let origin = if is_input { "standard input".to_owned() } else { path.display().to_string() };
     let refuse = |what: String| HistoriesError { origin: origin.clone(), what };
+    let is_gzip = !is_input && path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gz"));
+    if is_gzip {
+        return Err(refuse("it is compressed with gzip; unpack it".to_owned()));
+    }
     let format =
         format.or_else(|| if is_input { Some(HistoryFormat::Jsonl) } else { format_of(path) }).ok_or_else(|| {
             refuse(

@@ -162,18 +162,33 @@ impl LoadedRun {
 
     /// Warnings about the items that were added to the run, and about data and settings that have changed since its training.
     pub fn warnings(&self, layout: &Layout) -> Vec<String> {
-        let named: Vec<&str> = self.in_dataset.iter().map(String::as_str).collect();
-        let added = (!named.is_empty()).then(|| {
-            format!(
-                "{} items that were added to the run are in the dataset by now, which is used for them: {}; remove the added ones with \
-                 `mp4sr items remove`",
-                named.len(),
-                some_of(&named)
-            )
-        });
+        let items = &self.catalogue.items;
+        let is_described = |id: &str| {
+            let row = items.ids.iter().position(|own| own == id);
+            row.is_some_and(|row| !items.sentences[row].is_empty() || !items.images[row].is_empty())
+        };
+        let (described, bare): (Vec<&str>, Vec<&str>) =
+            self.in_dataset.iter().map(String::as_str).partition(|id| is_described(id));
+        let of = |named: &[&str], what: &str| {
+            (!named.is_empty()).then(|| {
+                format!(
+                    "items that were added to the run are in the dataset by now, which is used for them ({} of them: {}){what}",
+                    named.len(),
+                    some_of(named)
+                )
+            })
+        };
+        let added = [
+            of(&described, "; remove the added ones with `mp4sr items remove`"),
+            of(
+                &bare,
+                ", but there they have neither texts nor images; write lines for them into the files of items before you remove the added \
+                 ones with `mp4sr items remove`, which deletes what is known of them",
+            ),
+        ];
         let data = self.trained.checkpoint.trained_on_others(&self.files, FINETUNE);
         let settings = other_settings(layout, &self.config);
-        added.into_iter().chain(data).chain(settings).collect()
+        added.into_iter().flatten().chain(data).chain(settings).collect()
     }
 
     /// Computes the item matrix, and returns the run ready to answer requests.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use mp4sr_artifact::{Error, Items, Layout, Sequences, files};
@@ -34,11 +34,36 @@ impl CurrentItems {
     /// Reads the file, which does not exist if nothing was added to the run.
     pub fn read(layout: &Layout) -> anyhow::Result<Self> {
         let path = layout.new_items_pointer();
-        if !path.exists() {
-            return Ok(Self::default());
+        if !files::is_file(&path)? {
+            let Some(latest) = Self::generations(layout)?.pop() else { return Ok(Self::default()) };
+            let name = latest.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let reason = "it is missing, but items were added to the run".to_owned();
+            let remedy = format!(
+                "restore it, as with the content {{\"generation\": \"{name}\"}}, or remove the folder `{}` to give these items up",
+                layout.new_items().display()
+            );
+            return Err(Error::unusable(&path, reason, remedy).into());
         }
         serde_json::from_slice(&files::read(&path)?)
             .map_err(|error| Error::unreadable(&path, "its content", &error, remedy(layout)).into())
+    }
+
+    /// The folders of all generations, in their order. Only the file names the one in use.
+    pub fn generations(layout: &Layout) -> anyhow::Result<Vec<PathBuf>> {
+        let folder = layout.new_items();
+        if !files::is_dir(&folder)? {
+            return Ok(Vec::new());
+        }
+        let is_generation = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            name.len() >= 6 && name.bytes().all(|byte| byte.is_ascii_digit())
+        };
+        Ok(files::list(&folder)?.into_iter().filter(is_generation).collect())
+    }
+
+    /// Writes the file, from which on the run has these items.
+    pub fn write(&self, layout: &Layout) -> anyhow::Result<()> {
+        Ok(files::write_json(&layout.new_items_pointer(), self)?)
     }
 
     /// Reads the generation in use with `read`; `None` if the run has no new items. A generation that is replaced meanwhile may be removed
@@ -67,10 +92,18 @@ impl CurrentItems {
 
 /// Adds to an error about a file of new items how to recover, because the files know only of the stages that write those of a dataset.
 fn with_remedy(error: anyhow::Error, layout: &Layout) -> anyhow::Error {
+    // The features can be computed again from the table of the items.
+    let remedy = |path: &Path| {
+        let is_of_features = path.parent().and_then(Path::file_name).is_some_and(|folder| folder == "features");
+        match is_of_features {
+            true => "delete the file if it is there, and add an item with `mp4sr items add`, which encodes all added items again".to_owned(),
+            false => remedy(layout),
+        }
+    };
     match error.downcast::<Error>() {
-        Ok(Error::Unusable { path, reason, .. }) => Error::unusable(&path, reason, remedy(layout)).into(),
+        Ok(Error::Unusable { path, reason, .. }) => Error::unusable(&path, reason, remedy(&path)).into(),
         Ok(Error::Io { action, path, source }) if source.kind() == ErrorKind::NotFound => {
-            Error::unusable(&path, format!("failed to {action} it: {source}"), remedy(layout)).into()
+            Error::unusable(&path, format!("failed to {action} it: {source}"), remedy(&path)).into()
         }
         Ok(other) => other.into(),
         Err(other) => other,
@@ -247,5 +280,22 @@ mod tests {
         files::remove_if_present(&own("000002")).unwrap();
         let error = CurrentItems::read_with(&layout, read).unwrap_err().to_string();
         assert!(error.contains("000002") && error.contains("add the items again"), "{error}");
+    }
+
+    #[test]
+    fn items_whose_pointer_was_lost_are_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path(), "shop", "run");
+        assert_eq!(CurrentItems::read(&layout).unwrap(), CurrentItems::default(), "nothing was added");
+        for name in ["images", "000004", "000005"] {
+            files::create_dir_all(&layout.new_items().join(name)).unwrap();
+        }
+        let error = CurrentItems::read(&layout).unwrap_err().to_string();
+        assert!(
+            error.contains("{\"generation\": \"000005\"}") && error.contains("current.json` cannot be used"),
+            "{error}"
+        );
+        files::write_bytes(&layout.new_items_pointer(), b"{\"generation\": \"000005\"}").unwrap();
+        assert_eq!(CurrentItems::read(&layout).unwrap().generation.unwrap(), "000005");
     }
 }

@@ -257,6 +257,9 @@ fn record(item: NewItem) -> Result<ItemRecord> {
     if item_id.trim().is_empty() {
         return Err(ApiError::invalid("an item has an empty `item_id`"));
     }
+    if item_id.contains('\0') {
+        return Err(ApiError::invalid(format!("the `item_id` {} has a null character", quoted(&item_id))));
+    }
     if texts.len() > TEXTS {
         return Err(ApiError::invalid(format!("`texts` of the item {} has more than {TEXTS} texts", quoted(&item_id))));
     }
@@ -408,6 +411,9 @@ async fn search(
         ApiError::invalid(error.body_text().replace("Failed to deserialize query string", "the URL"))
     })?;
     let limit = within(&app, "limit", limit)?;
+    if q.contains(char::REPLACEMENT_CHARACTER) {
+        return Err(ApiError::invalid("`q` is not UTF-8".to_owned()));
+    }
     if q.len() > SEARCHED {
         return Err(ApiError::invalid(format!("`q` has more than {SEARCHED} bytes")));
     }

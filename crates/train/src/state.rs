@@ -11,15 +11,20 @@ use serde::{Deserialize, Serialize};
 
 const FORMAT: &str = "state";
 const VERSION: u32 = 2;
-const REMEDY: &str = "delete it to train from the start, or use another run";
+const REMEDY: &str = "delete it to train from the start, or train with `--restart`, or use another run";
 
 /// The error about the state at `path`, which has another setting or input `what`.
 pub(crate) fn other_state(path: &Path, what: &str) -> Error {
-    Error::unusable(
-        path,
-        format!("it is the state of an unfinished run with another `{what}`"),
-        "restore the old setting to resume, or train from the start with `--restart` or by deleting the file",
-    )
+    // Only keys of the configuration have sections.
+    let (reason, resume) = if what.contains('.') {
+        (
+            format!("it is the state of an unfinished run with another `{what}`"),
+            "restore the old setting to resume, or ",
+        )
+    } else {
+        (format!("it is the state of an unfinished run, and its input `{what}` has changed since"), "")
+    };
+    Error::unusable(path, reason, format!("{resume}train from the start with `--restart` or by deleting the file"))
 }
 
 /// Everything that the next step depends on: an unfinished run resumes from it and ends as if it had never been interrupted. Of tables that

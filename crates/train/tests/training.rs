@@ -86,7 +86,7 @@ fn train_with_log(
         settings,
         state_path: folder.join("state.safetensors"),
         log_path: folder.join("metrics.jsonl"),
-        identity: &StageSettings::of(serde_json::json!({"data": "x"})),
+        identity: &StageSettings::of(serde_json::json!({"own": {"data": "x"}})),
         inputs: BTreeMap::new(),
     };
     training.run(log, |_| ())
@@ -388,9 +388,9 @@ fn a_state_of_other_settings_or_data_or_a_damaged_one_is_refused_and_kept() {
         assert!(message.is_none() || model.x().to_bits() == 1.0f32.to_bits(), "a refused state changed the model");
         message
     };
-    let same = || serde_json::json!({"data": "x"});
-    let message = refusal(serde_json::json!({"data": "y"}), &rising()).unwrap();
-    assert!(message.contains("another `data`") && message.contains("state.safetensors"), "{message}");
+    let same = || serde_json::json!({"own": {"data": "x"}});
+    let message = refusal(serde_json::json!({"own": {"data": "y"}}), &rising()).unwrap();
+    assert!(message.contains("another `own.data`") && message.contains("state.safetensors"), "{message}");
     let message = refusal(same(), &sequences(&[&[1, 2, 3, 4]], 41)).unwrap();
     assert!(message.contains("different item list"), "{message}");
 

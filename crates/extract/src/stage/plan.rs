@@ -83,7 +83,11 @@ impl ExtractPlan {
     pub(super) fn stage(&self, context: &Context, files: &ImageFiles) -> anyhow::Result<Stage> {
         let inputs = self.inputs(context)?;
         let defaults = json!({"extract": Extract::default()});
-        let settings = StageSettings::new(self.recorded(context, files), defaults);
+        let settings = StageSettings::new(self.recorded(context, files), defaults).shown_as(&[
+            ("image_files", "the files of the images"),
+            ("sound_files", "the files of the sounds"),
+            ("visual_words", "the words that are built into the program"),
+        ]);
         Ok(Stage::new(NAME, VERSION, &context.layout.features(), settings, &inputs)?)
     }
 }
