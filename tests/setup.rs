@@ -1075,6 +1075,14 @@ fn doctor_reports_what_would_stop_a_run() {
         assert_eq!(code, Some(1), "{words:?}: {message}");
         assert!(message.contains(expected), "{words:?}: {message}");
     }
+    for (set, expected) in [
+        ("model.modalities=[{ name = \"txet\" }]", "name a modality that `extract` computes: text, image, audio"),
+        ("report.beside=[\"old\"]", "remove it from `report.beside`"),
+    ] {
+        let refused = project.run_failing("run", &["--pipeline", "laden.toml", "--set", set]);
+        assert!(refused.contains(expected), "{refused}");
+        assert!(!project.folder().join("artifacts").exists());
+    }
     // A run with a device that does not exist stops before its first stage.
     let refused = project.run_failing("run", &["--pipeline", "laden.toml", "--set", "run.device=cuda:0"]);
     assert!(refused.contains("`run.device` = \"cuda:0\" cannot be used"), "{refused}");

@@ -12,5 +12,5 @@ mod plan;
 mod sizes;
 
 pub use estimate::{Cost, Range};
-pub use plan::{Plan, Question, Scope, StagePlan, StageVerdict, check_states, expect_devices};
+pub use plan::{Plan, Question, Scope, StagePlan, StageVerdict, check_inputs, check_states, expect_devices};
 pub use sizes::DatasetSizes;

@@ -9,7 +9,7 @@ use mp4sr_extract::{
 use mp4sr_ops::ComputeDevice;
 use mp4sr_pipeline::config::{FINETUNE, ImageFeatures, Modality, ModelType, PRETRAIN, SplitBy};
 use mp4sr_pipeline::text::bytes;
-use mp4sr_pipeline::{Config, Context, StageName};
+use mp4sr_pipeline::{Config, Context, StageName, error_chain};
 use mp4sr_run::{Inputs, TrainedModel, other_added_items, other_data_settings, other_settings};
 
 use crate::estimate::{Cost, Estimator};
@@ -200,7 +200,7 @@ impl Plan {
         } else if raw_is_ok {
             match DatasetSizes::of_raw_files(context, &self.raw) {
                 Ok(sizes) => self.sizes = Some(sizes),
-                Err(error) => self.block(StageName::Preprocess, &format!("{error:#}")),
+                Err(error) => self.block(StageName::Preprocess, &error_chain(&error)),
             }
         }
     }
@@ -270,7 +270,7 @@ impl Plan {
         let runs = |why: String| match stage {
             StageName::Finetune => match mp4sr_train::command::check_start(context) {
                 Ok(()) => StageVerdict::Runs(why),
-                Err(error) => StageVerdict::Blocked(format!("{error:#}")),
+                Err(error) => StageVerdict::Blocked(error_chain(&error)),
             },
             _ => StageVerdict::Runs(why),
         };
@@ -284,7 +284,7 @@ impl Plan {
             Err(_) if stage == StageName::Extract => StageVerdict::Runs(
                 "its encoders are not in the cache; if they are those of its last run, nothing is computed".to_owned(),
             ),
-            Err(error) => StageVerdict::Blocked(format!("{error:#}")),
+            Err(error) => StageVerdict::Blocked(error_chain(&error)),
         }
     }
 
@@ -564,6 +564,17 @@ pub fn expect_devices(context: &Context, stages: &[StageName]) -> anyhow::Result
     }
 }
 
+/// Refuses a run of these stages if one of them needs a file that is missing and that none of them writes.
+pub fn check_inputs(context: &Context, stages: &[StageName]) -> anyhow::Result<()> {
+    let scope = Scope::Until(StageName::Report);
+    let question = Question { pipeline: Path::new(""), scope, online: false, is_sample_world: false };
+    let why = |&stage: &StageName| Some((stage, missing(context, question, stage, &reads(context, stage, &[]))?));
+    match stages.iter().find_map(why) {
+        Some((stage, why)) => Err(anyhow::Error::msg(format!("`{}` cannot run: {why}", stage.name()))),
+        None => Ok(()),
+    }
+}
+
 /// Refuses the states of unfinished trainings that these stages would refuse.
 pub fn check_states(context: &Context, stages: &[StageName]) -> anyhow::Result<()> {
     let mut phases = stages.iter().filter_map(|&stage| phase(stage));
@@ -587,7 +598,7 @@ fn precisions(context: &Context, stages: &[StageName]) -> Vec<String> {
     of_encoders
         .into_iter()
         .chain(of_training)
-        .filter_map(|checked| checked.err().map(|why| format!("{why:#}")))
+        .filter_map(|checked| checked.err().map(|why| error_chain(&why)))
         .collect()
 }
 

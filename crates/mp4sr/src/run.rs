@@ -45,6 +45,7 @@ pub fn run_until(args: &StageArgs, until: StageName, restart: bool, models: &Arc
     }
     let stages = until.path_for(&context.config, models);
     mp4sr_doctor::expect_devices(&context, &stages)?;
+    mp4sr_doctor::check_inputs(&context, &stages)?;
     if !restart {
         mp4sr_doctor::check_states(&context, &stages)?;
     }
