@@ -95,9 +95,10 @@ fn with_remedy(error: anyhow::Error, layout: &Layout) -> anyhow::Error {
     // The features can be computed again from the table of the items.
     let remedy = |path: &Path| {
         let is_of_features = path.parent().and_then(Path::file_name).is_some_and(|folder| folder == "features");
-        match is_of_features {
-            true => "delete the file if it is there, and add an item with `mp4sr items add`, which encodes all added items again".to_owned(),
-            false => remedy(layout),
+        if is_of_features {
+            "delete the file if it is there, and add an item with `mp4sr items add`, which encodes all added items again".to_owned()
+        } else {
+            remedy(layout)
         }
     };
     match error.downcast::<Error>() {
