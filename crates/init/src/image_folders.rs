@@ -19,7 +19,7 @@ pub fn unused(config: &Config, limits: RowLimits) -> Option<Doubt> {
     let root = Path::new(&config.dataset.data);
     folders_of_images(root).into_iter().take(FOLDERS).find_map(|folder| {
         let mut config = config.clone();
-        config.source.images = folder.strip_prefix(root).ok()?.to_str()?.to_owned();
+        folder.strip_prefix(root).ok()?.to_str()?.clone_into(&mut config.source.images);
         let statistics = trial(&config, limits).ok()?.statistics;
         let with_image =
             statistics.items.saturating_sub(statistics.items_without_image + statistics.items_with_urls_only);
