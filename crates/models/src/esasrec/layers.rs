@@ -17,10 +17,23 @@ use mp4sr_ops::{
     Dropout, PackedOffsets, Result, RngKey, ScoreFusion, SourceScope, SourceSizes, dropout, gather, linear, product,
     source_attention,
 };
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::{Config, LayerKind};
 use crate::maps::Norm;
 use crate::{Initial, Parameters, TransformerConfig, trace};
+
+/// The transformer layers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LayerKind {
+    /// Those of LiGR: residual branches with a LayerNorm before and a gate after them.
+    #[default]
+    Ligr,
+    /// Those of SASRec's authors. They use them with `feed_forward_bias`, `final_norm` and a `model.transformer.feed_forward` equal to the
+    /// width.
+    Sasrec,
+}
 
 /// A linear map with or without a bias.
 #[derive(Debug)]
@@ -128,13 +141,20 @@ struct FeedForward {
 }
 
 impl FeedForward {
-    fn new(p: &mut Parameters, name: &str, [d, f]: [usize; 2], config: &Config, key: RngKey) -> Result<Self> {
-        let bias = |inputs: usize| config.feed_forward_bias.then_some(Initial::Uniform(inputs));
+    fn new(
+        p: &mut Parameters,
+        name: &str,
+        [d, f]: [usize; 2],
+        kind: LayerKind,
+        has_bias: bool,
+        key: RngKey,
+    ) -> Result<Self> {
+        let bias = |inputs: usize| has_bias.then_some(Initial::Uniform(inputs));
         let mut map = |part: &str, sizes: [usize; 2]| {
             let deviation = glorot(sizes[0], sizes[1]);
             Map::new(p, &format!("{name}.{part}"), sizes, deviation, bias(sizes[0]), key)
         };
-        let switch = (config.layers == LayerKind::Ligr).then(|| map("switch", [d, f])).transpose()?;
+        let switch = (kind == LayerKind::Ligr).then(|| map("switch", [d, f])).transpose()?;
         Ok(Self { switch, up: map("up", [d, f])?, down: map("down", [f, d])? })
     }
 
@@ -170,7 +190,8 @@ impl Layer {
         p: &mut Parameters,
         l: usize,
         transformer: &TransformerConfig,
-        config: &Config,
+        kind: LayerKind,
+        has_bias: bool,
         key: RngKey,
     ) -> Result<Self> {
         let (d, f) = (transformer.width, transformer.feed_forward);
@@ -178,7 +199,7 @@ impl Layer {
         let gate = |p: &mut Parameters, branch: &str| {
             Map::new(p, &format!("{branch}.gate"), [d, d], glorot(d, d), Some(Initial::Uniform(d)), key)
         };
-        let gates = match config.layers {
+        let gates = match kind {
             LayerKind::Ligr => Some(Gates { attention: gate(p, &attention)?, feed_forward: gate(p, &feed_forward)? }),
             LayerKind::Sasrec => None,
         };
@@ -186,7 +207,7 @@ impl Layer {
             attention_norm: Norm::new(p, &format!("{attention}.norm"), d, key)?,
             attention: Attention::new(p, &attention, d, key)?,
             feed_forward_norm: Norm::new(p, &format!("{feed_forward}.norm"), d, key)?,
-            feed_forward: FeedForward::new(p, &feed_forward, [d, f], config, key)?,
+            feed_forward: FeedForward::new(p, &feed_forward, [d, f], kind, has_bias, key)?,
             gates,
         })
     }

@@ -3,7 +3,7 @@
 //! Tikhonovich et al., eSASRec: Enhancing Transformer-based Recommendations in a Modular Fashion, RecSys 2025 (arXiv 2508.06450), as in the
 //! authors' code (transformer_benchmark over RecTools 0.13). A sample is a user's whole sequence; the output after every item predicts the
 //! next one. The input is Dropout(e + p), where positions are counted back from the last item. The layers are those of LiGR, which are gated
-//! and have the LayerNorm first (the module [`layers`]). No LayerNorm follows the last layer. Logits are inner products with the item
+//! and have the LayerNorm first ([`LayerKind`]). No LayerNorm follows the last layer. Logits are inner products with the item
 //! embeddings that the input reads. The loss of a position is the cross-entropy of its target among itself and n items, drawn for that
 //! position with replacement from the whole catalogue, so the target can be among them; nothing corrects for the sampling. The mean is over
 //! all positions of a batch.
@@ -23,6 +23,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use layers::{Layer, Pass, glorot};
+
+pub use layers::LayerKind;
 
 use crate::data::distinct;
 use crate::graph::rows_of;
@@ -69,18 +71,6 @@ const PHASES: [Phase; 1] = [Phase {
     samples: Samples::Sequences { at_least: 2, batch: BatchUnit::Sequences },
     stop: Stop::Validation { warm_up: 0 },
 }];
-
-/// The transformer layers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum LayerKind {
-    /// Those of LiGR: residual branches with a LayerNorm before and a gate after them.
-    #[default]
-    Ligr,
-    /// Those of SASRec's authors. They use them with `feed_forward_bias`, `final_norm` and a `model.transformer.feed_forward` equal to the
-    /// width.
-    Sasrec,
-}
 
 /// The loss of a position.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -219,7 +209,7 @@ impl ESasRec {
         let (d, n) = (transformer.width, transformer.max_sequence_length);
         let items = p.add("item_embedding", &[data.items, d], Initial::Scaled(glorot(data.items, d)), key)?;
         let position = p.add("position", &[n, d], Initial::Scaled(glorot(n, d)), key)?;
-        let layer = |l| Layer::new(p, l, &transformer, &config, key);
+        let layer = |l| Layer::new(p, l, &transformer, config.layers, config.feed_forward_bias, key);
         let layers = (0..transformer.layers).map(layer).collect::<Result<_>>()?;
         let final_norm = config.final_norm.then(|| Norm::new(&mut parameters, "output_norm", d, key)).transpose()?;
         let samples = config.loss != Loss::Softmax;
