@@ -657,7 +657,9 @@ fn ranks_of_other_events_or_weights_are_refused() {
         let printed = String::from_utf8(world.output("compare", &["mp4sr"]).stderr).unwrap();
         assert!(
             printed.contains(what)
-                && printed.contains("has changed since the ranks were computed; run `mp4sr evaluate --run mp4sr`"),
+                && printed.contains(
+                    "has changed since the ranks were computed; delete it, and run `mp4sr evaluate --run mp4sr`"
+                ),
             "{printed}"
         );
     };

@@ -20,9 +20,17 @@ use mp4sr_artifact::files;
 use mp4sr_tests::{Project, stages};
 
 /// Files that depend on the clock, on file times or on what an earlier run computed: logs and records with times, locks, the number of
-/// vectors that came from the cache, and the page, which shows all of these.
-const FREE: [&str; 6] =
-    [".lock", ".manifest.json", "metrics.jsonl", ".timing.json", "features/report.json", "report/index.html"];
+/// vectors that came from the cache, and the page, which shows all of these. A killed stage may leave the records of its last run aside.
+const FREE: [&str; 8] = [
+    ".lock",
+    ".manifest.json",
+    ".manifest.earlier.json",
+    "metrics.jsonl",
+    ".timing.json",
+    ".timing.earlier.json",
+    "features/report.json",
+    "report/index.html",
+];
 /// The mark in the names of files that are not finished.
 const TEMPORARY: &str = ".mp4sr-tmp-";
 

@@ -357,12 +357,12 @@ impl Stage {
 
     /// Puts the manifest of the last run in its place if a run that was killed had set it aside. The outputs must be unchanged.
     pub fn keep(&self) -> Result<()> {
-        match &self.before {
-            Some(before) if !self.manifest_path().exists() => files::write_json(&self.manifest_path(), before)?,
-            _ => {}
-        }
         // On a disk that is mounted read-only, removing a missing file is an error, too.
-        if self.earlier_path().exists() { files::remove_if_present(&self.earlier_path()) } else { Ok(()) }
+        match (self.earlier_path().exists(), self.manifest_path().exists()) {
+            (false, _) => Ok(()),
+            (true, true) => files::remove_if_present(&self.earlier_path()),
+            (true, false) => files::rename(&self.earlier_path(), &self.manifest_path()),
+        }
     }
 
     /// Whether the stage has finished before, and its outputs are still those of that time.

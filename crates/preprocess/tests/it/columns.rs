@@ -530,7 +530,7 @@ fn the_first_rows_have_the_times_of_typed_columns_in_any_zone() {
         let kind = time.data_type().to_string();
         let project = parquet_of(text(), text(), time);
         for key in ["source.time=", "source.time=s"] {
-            let said = project.output("doctor", &["--set", "model.name=sasrec", "--set", key]);
+            let said = project.output("doctor", &["--set", "model.name=popularity", "--set", key]);
             assert!(said.status.success(), "{kind}, {key}: {}", mp4sr_tests::stderr_of(&said));
         }
         project.run_stderr("preprocess", &["--set", "source.time=s"]);

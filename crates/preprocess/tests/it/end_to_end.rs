@@ -91,7 +91,7 @@ fn a_stage_with_nothing_to_do_reports_it_and_runs_when_a_setting_an_image_or_a_f
     assert!(String::from_utf8(again.stderr).unwrap().contains("preprocess: up to date"));
     assert!(again.stdout.is_empty());
     world.write_raw("images/002.jpg", "x");
-    assert!(world.run_stderr("preprocess", &[]).contains("setting `image_names` changed"));
+    assert!(world.run_stderr("preprocess", &[]).contains("the names of the images changed"));
     assert_eq!(dataset_of(&world).report.statistics.items_with_urls_only, 3);
     assert!(
         world
