@@ -456,6 +456,23 @@ fn settings_that_are_changed_and_restored_leave_a_run_as_it_was() {
     assert!(!world.path("a/runs/mp4sr/report/curves.svg").exists());
 }
 
+/// A run without pre-training must not go on from a state that began with pre-trained weights.
+#[test]
+fn a_state_from_pretrained_weights_is_not_resumed_without_pretraining() {
+    let world = Project::small();
+    world.run("run", &["--until", "pretrain"]);
+    let endless = ["--set", "finetune.epochs=100000", "--set", "finetune.patience=100000"];
+    let mut training = world.command("finetune", &endless).stderr(Stdio::null()).spawn().unwrap();
+    wait_for("the first state", || world.path("a/runs/mp4sr/state.finetune.safetensors").exists());
+    training.kill().unwrap();
+    training.wait().unwrap();
+    let without = ["--set", "pretrain.enabled=false"];
+    let refused = world.run_failing("finetune", &without);
+    assert!(refused.contains("its input `pre-trained weights` has changed since"), "{refused}");
+    let anew = world.run_stderr("finetune", &[&without[..], &["--restart"]].concat());
+    assert!(anew.contains("training from the start") && !anew.contains("resuming"), "{anew}");
+}
+
 /// The seed decides which items lose their features, so weights and ranks belong to one seed.
 #[test]
 fn features_with_noise_are_those_of_the_seed_of_training() {

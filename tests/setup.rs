@@ -1064,7 +1064,7 @@ fn doctor_reports_what_would_stop_a_run() {
                 "--set",
                 "model.name=sasrec",
             ],
-            "no user has more than 3 events, and training needs users with four",
+            "no user has more than 3 events, and `sasrec` needs users with 4: 2 for training",
         ),
         (
             &["--set", "model.name=difsr", "--set", "model.difsr.attributes=categories"],
@@ -1087,6 +1087,18 @@ fn doctor_reports_what_would_stop_a_run() {
     let refused = project.run_failing("run", &["--pipeline", "laden.toml", "--set", "run.device=cuda:0"]);
     assert!(refused.contains("`run.device` = \"cuda:0\" cannot be used"), "{refused}");
     assert!(!project.folder().join("artifacts").exists());
+    // Of a user with three events, models of users and items have a training event.
+    let (code, message) = doctor(&[
+        "--set",
+        "preprocess.recent=3",
+        "--set",
+        "preprocess.user_core=0",
+        "--set",
+        "preprocess.item_core=0",
+        "--set",
+        "model.name=lightgcn",
+    ]);
+    assert_eq!(code, Some(0), "{message}");
     // A model of the hub that is not in the cache is downloaded when it is needed; `doctor` does not use the network.
     let (code, message) = doctor(&["--set", "extract.text.model=sentence-transformers/all-MiniLM-L6-v2"]);
     assert_eq!(code, Some(0), "{message}");

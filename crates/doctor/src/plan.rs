@@ -386,19 +386,20 @@ impl Plan {
         }
     }
 
-    /// Reports histories that are too short for training in epochs: each has a training event beside the targets of the three sets.
+    /// Reports histories that are too short for training with leave-one-out, which takes two events of each for validation and test.
     fn judge_lengths(&mut self, context: &Context) {
         let config = &context.config;
         let trains = self.runs(StageName::Pretrain) || self.runs(StageName::Finetune);
-        let has_epochs = context.models.model(&config.model.name).is_some_and(|model| model.has_epochs(config));
+        let needed = context.models.model(&config.model.name).map_or(0, |model| model.training_events(config));
         let is_left_out = config.preprocess.split == SplitBy::LeaveOneOut;
-        let Some(sizes) = self.sizes.filter(|sizes| sizes.longest < 4 && trains && has_epochs && is_left_out) else {
-            return;
-        };
+        let is_short = |sizes: &DatasetSizes| needed > 0 && sizes.longest < needed as u64 + 2;
+        let Some(sizes) = self.sizes.filter(|sizes| trains && is_left_out && is_short(sizes)) else { return };
         let sentence = format!(
-            "no user has more than {} events, and training needs users with four: two for training, and one each for validation and test; \
+            "no user has more than {} events, and `{}` needs users with {}: {needed} for training, and one each for validation and test; \
              use data with longer histories, or a model without training (`model.name = \"popularity\"`)",
-            sizes.longest
+            sizes.longest,
+            config.model.name,
+            needed + 2
         );
         if sizes.basis == SizeBasis::Sample { self.notes.push(sentence) } else { self.problems.push(sentence) }
     }

@@ -22,7 +22,7 @@ const SAMPLE: DatasetSizes = DatasetSizes {
     items: (1542.0, 1542.0),
     events: (42_978.0, 42_978.0),
     length: 10.24,
-    longest: 40,
+    longest: 43,
     sentences: 6.62,
     images: 0.97,
     image_urls: 0.0,

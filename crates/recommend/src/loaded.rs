@@ -1,6 +1,6 @@
 //! A trained run that answers requests for any history, by the original ids of users and items.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -162,33 +162,32 @@ impl LoadedRun {
 
     /// Warnings about the items that were added to the run, and about data and settings that have changed since its training.
     pub fn warnings(&self, layout: &Layout) -> Vec<String> {
-        let items = &self.catalogue.items;
-        let is_described = |id: &str| {
-            let row = items.ids.iter().position(|own| own == id);
-            row.is_some_and(|row| !items.sentences[row].is_empty() || !items.images[row].is_empty())
-        };
-        let (described, bare): (Vec<&str>, Vec<&str>) =
-            self.in_dataset.iter().map(String::as_str).partition(|id| is_described(id));
-        let of = |named: &[&str], what: &str| {
-            (!named.is_empty()).then(|| {
-                format!(
-                    "items that were added to the run are in the dataset by now, which is used for them ({} of them: {}){what}",
-                    named.len(),
-                    some_of(named)
-                )
-            })
-        };
-        let added = [
-            of(&described, "; remove the added ones with `mp4sr items remove`"),
-            of(
-                &bare,
-                ", but there they have neither texts nor images; write lines for them into the files of items before you remove the added \
-                 ones with `mp4sr items remove`, which deletes what is known of them",
-            ),
-        ];
         let data = self.trained.checkpoint.trained_on_others(&self.files, FINETUNE);
         let settings = other_settings(layout, &self.config);
-        added.into_iter().flatten().chain(data).chain(settings).collect()
+        self.in_dataset_warnings().into_iter().chain(data).chain(settings).collect()
+    }
+
+    /// Warnings about items that were added to the run and are in the dataset by now.
+    fn in_dataset_warnings(&self) -> Vec<String> {
+        if self.in_dataset.is_empty() {
+            return Vec::new();
+        }
+        let items = &self.catalogue.items;
+        let is_bare = |row: &usize| items.sentences[*row].is_empty() && items.images[*row].is_empty();
+        let all_bare: HashSet<&str> = (0..items.len()).filter(is_bare).map(|row| items.ids[row].as_str()).collect();
+        let (bare, described): (Vec<&str>, Vec<&str>) =
+            self.in_dataset.iter().map(String::as_str).partition(|id| all_bare.contains(id));
+        let bare_remedy = ", but there they have neither texts nor images; write lines for them into the files of items before you remove \
+                           the added ones with `mp4sr items remove`, which deletes what is known of them";
+        let groups = [(described, "; remove the added ones with `mp4sr items remove`"), (bare, bare_remedy)];
+        let warning = |(named, remedy): (Vec<&str>, &str)| {
+            format!(
+                "items that were added to the run are in the dataset by now, which is used for them ({} of them: {}){remedy}",
+                named.len(),
+                some_of(&named)
+            )
+        };
+        groups.into_iter().filter(|(named, _)| !named.is_empty()).map(warning).collect()
     }
 
     /// Computes the item matrix, and returns the run ready to answer requests.

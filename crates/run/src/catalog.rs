@@ -115,9 +115,15 @@ impl ModelType for RecipeEntry {
         phases.unwrap_or_default().iter().map(|phase| phase.name).collect()
     }
 
-    fn has_epochs(&self, config: &Config) -> bool {
-        let phases = with_settings(config, |settings| (self.0.phases)(settings));
-        phases.unwrap_or_default().last().is_some_and(|phase| phase.samples != Samples::None)
+    fn training_events(&self, config: &Config) -> usize {
+        let phases = with_settings(config, |settings| (self.0.phases)(settings)).unwrap_or_default();
+        let needed = phases.iter().map(|phase| match phase.samples {
+            Samples::None => 0,
+            Samples::Events => 1,
+            Samples::Prefixes => 2,
+            Samples::Sequences { at_least, .. } => at_least,
+        });
+        needed.max().unwrap_or(0)
     }
 
     fn phase_reads(&self, config: &Config, phase: &str, key: &str) -> bool {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 const FORMAT: &str = "state";
 const VERSION: u32 = 2;
-const REMEDY: &str = "delete it to train from the start, or train with `--restart`, or use another run";
+const REMEDY: &str = "delete it to train from the start, or use another run";
 
 /// The error about the state at `path`, which has another setting or input `what`.
 pub(crate) fn other_state(path: &Path, what: &str) -> Error {
@@ -124,7 +124,9 @@ impl StateIdentity<'_> {
             (progress.identity["inputs"][role] != serde_json::json!(now)).then(|| role.clone())
         };
         let settings = self.settings.changed_since(&recorded).or_else(|| self.limits.passed(progress));
-        settings.or_else(|| self.inputs.iter().find_map(changed))
+        let recorded = progress.identity["inputs"].as_object();
+        let unused = || recorded?.keys().find(|role| !self.inputs.contains_key(*role)).cloned();
+        settings.or_else(|| self.inputs.iter().find_map(changed)).or_else(unused)
     }
 }
 

@@ -53,7 +53,11 @@ pub trait ModelType: Debug + Send + Sync {
     /// The names of the model's phases under the given settings.
     fn phases(&self, config: &Config) -> Vec<&'static str>;
     /// Whether the last phase is trained in epochs. Popularity, for example, is not.
-    fn has_epochs(&self, config: &Config) -> bool;
+    fn has_epochs(&self, config: &Config) -> bool {
+        self.training_events(config) > 0
+    }
+    /// The number of training events that a user must have for a sample in every phase; 0 for a model that is not trained in epochs.
+    fn training_events(&self, config: &Config) -> usize;
     /// Whether a phase reads a key of the model's own section.
     fn phase_reads(&self, config: &Config, phase: &str, key: &str) -> bool;
 }
